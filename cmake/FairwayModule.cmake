@@ -1,0 +1,58 @@
+# fairway_module(NAME [DEPS room...] [LIBS target...] [TEST_LIBS target...])
+#
+# One room, one static library `fairway_NAME`, made from the folder's own files:
+#   foo.cc        -> the library
+#   foo_test.cc   -> one test program `NAME_test` (label: unit)
+#   foo_bench.cc  -> one benchmark program `NAME_bench` (with FAIRWAY_BENCH)
+# and from its folder plugins/ where there is one.
+# A new file is picked up by its name; nothing has to be listed.
+add_library(fairway_options INTERFACE)
+target_include_directories(fairway_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
+# Designated initialisers leave fields at their defaults on purpose.
+target_compile_options(fairway_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # g++ 12 warns wrongly on std::string operator+ (GCC bug 105329) and, under sanitizers, on optionals it cannot follow.
+  target_compile_options(fairway_options INTERFACE -Wno-restrict)
+endif()
+target_compile_definitions(fairway_options INTERFACE FAIRWAY_VERSION="${PROJECT_VERSION}"
+  BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_DISABLE_CONCEPTS)
+if(FAIRWAY_SANITIZE)
+  target_compile_options(fairway_options INTERFACE -fsanitize=${FAIRWAY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(fairway_options INTERFACE -fsanitize=${FAIRWAY_SANITIZE})
+  if(FAIRWAY_SANITIZE STREQUAL "thread")
+    # g++ 12 says that fences are invisible to TSan; we use none ourselves, Asio does.
+    target_compile_options(fairway_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-tsan>)
+  endif()
+endif()
+
+function(fairway_module NAME)
+  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;TEST_LIBS" ${ARGN})
+  file(GLOB SOURCES CONFIGURE_DEPENDS *.cc plugins/*.cc)
+  set(TESTS ${SOURCES})
+  set(BENCHES ${SOURCES})
+  list(FILTER TESTS INCLUDE REGEX "_test\\.cc$")
+  list(FILTER BENCHES INCLUDE REGEX "_bench\\.cc$")
+  list(FILTER SOURCES EXCLUDE REGEX "_(test|bench)\\.cc$")
+  list(TRANSFORM ARG_DEPS PREPEND fairway_)
+
+  if(SOURCES)
+    add_library(fairway_${NAME} STATIC ${SOURCES})
+    target_link_libraries(fairway_${NAME} PUBLIC fairway_options ${ARG_DEPS} PRIVATE ${ARG_LIBS})
+  else()
+    add_library(fairway_${NAME} INTERFACE)
+    target_link_libraries(fairway_${NAME} INTERFACE fairway_options ${ARG_DEPS} ${ARG_LIBS})
+  endif()
+
+  if(FAIRWAY_TESTS AND TESTS)
+    add_executable(${NAME}_test ${TESTS})
+    target_link_libraries(${NAME}_test PRIVATE fairway_${NAME} ${ARG_LIBS} ${ARG_TEST_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
+    target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
+    add_test(NAME ${NAME} COMMAND ${NAME}_test)
+    set_tests_properties(${NAME} PROPERTIES LABELS unit TIMEOUT 120)
+  endif()
+  if(FAIRWAY_BENCH AND BENCHES)
+    add_executable(${NAME}_bench ${BENCHES})
+    target_link_libraries(${NAME}_bench PRIVATE fairway_${NAME} ${ARG_LIBS} benchmark::benchmark_main)
+    target_include_directories(${NAME}_bench PRIVATE ${PROJECT_SOURCE_DIR})
+  endif()
+endfunction()

@@ -1,0 +1,161 @@
+#include <gtest/gtest.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/published.h"
+#include "base/random.h"
+#include "base/result.h"
+#include "base/strings.h"
+
+namespace fairway::base {
+namespace {
+
+TEST(Result, CarriesTheError) {
+  const Result<int> failed = Fail(ErrorCode::kNotFound, "no such pool");
+  ASSERT_FALSE(failed.has_value());
+  EXPECT_EQ(failed.error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(failed.error().message, "no such pool");
+}
+
+TEST(Random, SameSeedSameNumbersAndUniformBelow) {
+  Random a(7), b(7), other(8);
+  EXPECT_EQ(a.Next(), b.Next());
+  EXPECT_NE(a.Next(), other.Next());
+  std::array<int, 6> seen{};
+  for (int i = 0; i < 60'000; ++i) ++seen[a.Below(6)];
+  for (const int n : seen) EXPECT_NEAR(n, 10'000, 4 * 92);  // 4 sigma of a binomial(60000, 1/6)
+  for (int i = 0; i < 1000; ++i) {
+    const double d = a.NextDouble();
+    EXPECT_GE(d, 0);
+    EXPECT_LT(d, 1);
+  }
+}
+
+TEST(Published, ReaderSeesTheNewestAndKeepsWhatItPinned) {
+  Published<int> value(std::make_shared<const int>(1));
+  Published<int>::Reader reader(value);
+  const auto pinned = reader.Get();
+  value.Publish(std::make_shared<const int>(2));
+  EXPECT_EQ(*pinned, 1);
+  EXPECT_EQ(*reader.Get(), 2);
+  EXPECT_EQ(*value.Load(), 2);
+}
+
+TEST(Published, ReadersNeverGoBackWhileAWriterPublishes) {
+  Published<int> value(std::make_shared<const int>(0));
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 3; ++i) {
+    readers.emplace_back([&value] {
+      Published<int>::Reader reader(value);
+      int last = 0;
+      while (last < 2000) {
+        const int now = *reader.Get();
+        ASSERT_GE(now, last);
+        last = now;
+      }
+    });
+  }
+  for (int i = 1; i <= 2000; ++i) value.Publish(std::make_shared<const int>(i));
+  for (auto& reader : readers) reader.join();
+}
+
+TEST(Strings, ParseDurationTakesGoSyntaxOnly) {
+  EXPECT_EQ(ParseDuration("50ms"), 50 * kMillisecond);
+  EXPECT_EQ(ParseDuration("1m30s"), 90 * kSecond);
+  EXPECT_EQ(ParseDuration("2.5s"), 2500 * kMillisecond);
+  EXPECT_EQ(ParseDuration("0"), 0);
+  for (const char* bad : {"", "5", "ms", "-1s", "1x", "1s ", "nan", "1e3s", "999999999h"})
+    EXPECT_FALSE(ParseDuration(bad)) << bad;
+}
+
+TEST(Strings, ParseQuantity) {
+  EXPECT_EQ(ParseQuantity("4Mi"), 4u << 20);
+  EXPECT_EQ(ParseQuantity("10MiB"), 10u << 20);
+  EXPECT_EQ(ParseQuantity("1G"), 1'000'000'000u);
+  EXPECT_EQ(ParseQuantity("512k"), 512'000u);
+  EXPECT_EQ(ParseQuantity("17"), 17u);
+  for (const char* bad : {"", "Mi", "-1", "1Q", "1Mx", "1 M"}) EXPECT_FALSE(ParseQuantity(bad)) << bad;
+}
+
+TEST(Strings, NearestSuggestsWhatWasMeant) {
+  const std::vector<std::string> names{"vllm-llama2-7b-pool", "mistral", "qwen-coder"};
+  EXPECT_EQ(Nearest("vllm-llama2-7b", names), "vllm-llama2-7b-pool");
+  EXPECT_EQ(Nearest("mistrall", names), "mistral");
+  EXPECT_EQ(Nearest("Qwen-Coder", names), "qwen-coder");
+  EXPECT_FALSE(Nearest("gemma", names));
+}
+
+TEST(Strings, JsonStringIsAlwaysValidJson) {
+  EXPECT_EQ(JsonString("a\"b\\c\n\x01"), R"("a\"b\\c\n\u0001")");
+  EXPECT_EQ(JsonString("h\xc3\xa9"), "\"h\xc3\xa9\"");
+  EXPECT_EQ(JsonString("\xff\xc3"), R"("\ufffd\ufffd")");
+}
+
+TEST(Log, WritesTextAndJson) {
+  std::string out;
+  const Log text(LogLevel::kInfo, LogFormat::kText, [&](std::string_view line) { out = line; });
+  text.Warn("scrape failed", {{"endpoint", "10.0.0.1:8000"}, {"error", "connection refused"}});
+  EXPECT_NE(out.find(R"(WARN  scrape failed endpoint=10.0.0.1:8000 error="connection refused")"),
+            std::string::npos)
+      << out;
+  out.clear();
+  text.Debug("not shown");
+  EXPECT_TRUE(out.empty());
+  const Log json(LogLevel::kDebug, LogFormat::kJson, [&](std::string_view line) { out = line; });
+  json.Error("bad \"file\"", {{"line", "3"}});
+  EXPECT_NE(out.find(R"("level":"error","msg":"bad \"file\"","line":"3"})"), std::string::npos) << out;
+}
+
+TEST(Log, LimitHoldsBackAndCounts) {
+  LogLimit limit(kSecond);
+  uint64_t suppressed = 9;
+  EXPECT_TRUE(limit.Allow(kSecond, &suppressed));
+  EXPECT_EQ(suppressed, 0u);
+  EXPECT_FALSE(limit.Allow(kSecond + 1));
+  EXPECT_FALSE(limit.Allow(kSecond + 2));
+  EXPECT_TRUE(limit.Allow(2 * kSecond, &suppressed));
+  EXPECT_EQ(suppressed, 2u);
+}
+
+TEST(Metrics, PageWithTwinsHistogramsAndEscapes) {
+  Registry registry;
+  auto& requests = registry.AddCounter(
+      {.name = "new_total",
+       .help = "[ALPHA] Requests.",
+       .labels = {"model_name", "fairness_id"},
+       .twins = {{.name = "old_total", .help = "old", .labels = {{"model_name", "model"}}}}});
+  requests.With({"a\"b", "x"}).Add(2);
+  requests.With({"a\"b", "y"}).Add(3);
+  auto& latency =
+      registry.AddHistogram({.name = "latency_seconds", .help = "l", .buckets = {0.1, 1, 1048576}});
+  latency.With({}).Observe(0.1);
+  latency.With({}).Observe(0.5);
+  latency.With({}).Observe(1e9);
+  EXPECT_EQ(registry.Render(),
+            "# HELP latency_seconds l\n# TYPE latency_seconds histogram\n"
+            "latency_seconds_bucket{le=\"0.1\"} 1\nlatency_seconds_bucket{le=\"1\"} 2\n"
+            "latency_seconds_bucket{le=\"1.048576e+06\"} 2\nlatency_seconds_bucket{le=\"+Inf\"} 3\n"
+            "latency_seconds_sum 1.0000000006e+09\nlatency_seconds_count 3\n"
+            "# HELP new_total [ALPHA] Requests.\n# TYPE new_total counter\n"
+            "new_total{model_name=\"a\\\"b\",fairness_id=\"x\"} "
+            "2\nnew_total{model_name=\"a\\\"b\",fairness_id=\"y\"} 3\n"
+            "# HELP old_total old\n# TYPE old_total counter\nold_total{model=\"a\\\"b\"} 5\n");
+}
+
+TEST(Metrics, SeriesAreBounded) {
+  Registry registry;
+  auto& requests = registry.AddCounter({.name = "t", .help = "h", .labels = {"model"}, .max_series = 3});
+  for (int i = 0; i < 100; ++i) requests.With({"m" + std::to_string(i)}).Add();
+  EXPECT_EQ(requests.With({"other"}).value(), 97u);
+}
+
+}  // namespace
+}  // namespace fairway::base

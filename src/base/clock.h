@@ -1,0 +1,48 @@
+// Time as a thing that is handed in, so that every decision can be replayed and no test sleeps.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+
+namespace fairway::base {
+
+// Nanoseconds on a monotonic axis with an arbitrary origin. 0 means "never".
+using Nanos = int64_t;
+
+constexpr Nanos kMicrosecond = 1'000;
+constexpr Nanos kMillisecond = 1'000'000;
+constexpr Nanos kSecond = 1'000'000'000;
+
+inline constexpr double ToSeconds(Nanos n) { return static_cast<double>(n) * 1e-9; }
+
+// Thread-safe: implementations may be read from any thread.
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual Nanos Now() const noexcept = 0;
+};
+
+// CLOCK_MONOTONIC; about 20 ns a call.
+class SystemClock final : public Clock {
+ public:
+  Nanos Now() const noexcept override {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  }
+};
+
+// A clock that moves when it is told to: tests and virtual time.
+class ManualClock final : public Clock {
+ public:
+  explicit ManualClock(Nanos start = kSecond) : now_(start) {}
+  Nanos Now() const noexcept override { return now_.load(std::memory_order_relaxed); }
+  void Advance(Nanos by) { now_.fetch_add(by, std::memory_order_relaxed); }
+  void Set(Nanos to) { now_.store(to, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<Nanos> now_;
+};
+
+}  // namespace fairway::base

@@ -1,0 +1,99 @@
+#include "base/log.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <ctime>
+#include <utility>
+
+#include "base/strings.h"
+
+namespace fairway::base {
+namespace {
+
+std::string Timestamp() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  tm parts{};
+  gmtime_r(&now.tv_sec, &parts);
+  std::array<char, 64> out{};
+  std::snprintf(out.data(), out.size(), "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ", parts.tm_year + 1900,
+                parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
+                now.tv_nsec / 1'000'000);
+  return out.data();
+}
+
+bool NeedsQuotes(std::string_view value) {
+  if (value.empty()) return true;
+  for (const char c : value) {
+    if (static_cast<unsigned char>(c) <= 0x20 || c == '"' || c == '=' || c == '\\' || c == 0x7f) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Log::Log(LogLevel level, LogFormat format, Sink sink)
+    : level_(level), format_(format), sink_(std::move(sink)) {}
+
+void Log::Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const {
+  if (!Enabled(level) || level == LogLevel::kOff) return;
+  static constexpr std::array<std::string_view, 4> kUpper{"DEBUG", "INFO ", "WARN ", "ERROR"};
+  static constexpr std::array<std::string_view, 4> kLower{"debug", "info", "warn", "error"};
+  const auto index = static_cast<size_t>(level);
+  std::string line;
+  line.reserve(160 + message.size());
+  if (format_ == LogFormat::kJson) {
+    line += R"({"time":")";
+    line += Timestamp();
+    line += R"(","level":")";
+    line += kLower[index];
+    line += R"(","msg":)";
+    AppendJsonString(line, message);
+    for (const LogField& field : fields) {
+      line += ',';
+      AppendJsonString(line, field.key);
+      line += ':';
+      AppendJsonString(line, field.value);
+    }
+    line += "}\n";
+  } else {
+    line += Timestamp();
+    line += ' ';
+    line += kUpper[index];
+    line += ' ';
+    line += message;
+    for (const LogField& field : fields) {
+      line += ' ';
+      line += field.key;
+      line += '=';
+      if (NeedsQuotes(field.value)) {
+        AppendJsonString(line, field.value);
+      } else {
+        line += field.value;
+      }
+    }
+    line += '\n';
+  }
+  if (sink_) return sink_(line);
+  std::string_view rest = line;
+  while (!rest.empty()) {
+    const ssize_t n = ::write(STDERR_FILENO, rest.data(), rest.size());
+    if (n <= 0) return;  // nobody reads our log: that must not stop the service
+    rest.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+bool LogLimit::Allow(Nanos now, uint64_t* suppressed) {
+  Nanos next = next_.load(std::memory_order_relaxed);
+  if (now < next || !next_.compare_exchange_strong(next, now + interval_, std::memory_order_relaxed)) {
+    held_.fetch_add(1, std::memory_order_relaxed);
+    return false;
+  }
+  const uint64_t held = held_.exchange(0, std::memory_order_relaxed);
+  if (suppressed != nullptr) *suppressed = held;
+  return true;
+}
+
+}  // namespace fairway::base
