@@ -1,0 +1,77 @@
+// The fleet as one decision sees it: immutable, pinned once per request.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "api/manifests.h"
+#include "base/strings.h"
+#include "fleet/cell.h"
+
+namespace fairway::fleet {
+
+// One model server of a pool. Its number is its place in PoolSnapshot::endpoints and means nothing outside that snapshot.
+struct Endpoint {
+  std::string id;              // stable while the server lives: "namespace/name" and its address
+  std::string name;            // the pod's or the file's name
+  std::string namespace_name;
+  std::string host;            // IP literal without brackets
+  uint16_t port = 0;
+  std::string address;         // "ip:port", IPv6 in brackets: what headers and metadata carry
+  std::string metrics_host;
+  uint16_t metrics_port = 0;
+  std::map<std::string, std::string> labels;
+  std::shared_ptr<EndpointCell> cell;  // never null; the same object in every snapshot that has this id
+};
+
+// What an InferenceModel says, ready for the request path.
+struct Model {
+  struct Target {
+    std::string name;
+    uint64_t cumulative_weight = 0;  // sum of the weights up to and with this one
+  };
+  std::string name;
+  bool critical = false;        // only `Critical` is; Standard, Sheddable and unset can be shed (protocol.md 2.3)
+  std::vector<Target> targets;  // never empty
+  uint64_t total_weight = 0;    // equals the last cumulative weight
+};
+
+using ModelMap = std::unordered_map<std::string, Model, base::StringHash, std::equal_to<>>;
+using AdapterMap = std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>>;
+
+struct PoolSnapshot {
+  std::string key;  // "namespace/name"
+  std::string name;
+  std::string namespace_name;
+  api::FailureMode failure_mode = api::FailureMode::kFailClose;
+  api::AppProtocol app_protocol = api::AppProtocol::kHttp;
+
+  std::vector<Endpoint> endpoints;
+  std::vector<const EndpointCell*> cells;  // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
+
+  ModelMap models;  // empty: the pool has no InferenceModels, any model goes
+  AdapterMap adapters;  // name -> id in the cells' AdapterSets
+
+  std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address;
+  std::unordered_multimap<std::string, uint32_t, base::StringHash, std::equal_to<>> by_host;
+
+  uint32_t AdapterId(std::string_view name) const {
+    const auto found = adapters.find(name);
+    return found == adapters.end() ? kNoAdapter : found->second;
+  }
+};
+
+struct Snapshot {
+  uint64_t version = 0;
+  std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools;  // by key
+
+  // The pool "namespace/name"; with an empty key the only pool there is. Null: no such pool, or not clear which.
+  const PoolSnapshot* FindPool(std::string_view key) const;
+};
+
+}  // namespace fairway::fleet
