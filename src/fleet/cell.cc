@@ -8,9 +8,11 @@ void EndpointCell::BeginScrape() noexcept {
   uint64_t word = ledger_.load(std::memory_order_relaxed);
   uint64_t next = 0;
   do {
-    // After kUncoveredMax failed scrapes in a row generations are no longer told apart: reservations just keep counting.
+    // After kUncoveredMax failed scrapes in a row generations are no longer told apart: reservations just
+    // keep counting.
     if (Uncovered(word) == kUncoveredMax) return;
-    const uint32_t older = static_cast<uint32_t>(std::min<uint64_t>(kCounterMax, Older(word) + Current(word)));
+    const uint32_t older =
+        static_cast<uint32_t>(std::min<uint64_t>(kCounterMax, Older(word) + Current(word)));
     next = Pack(0, older, Generation(word) + 1, Uncovered(word) + 1);
   } while (!ledger_.compare_exchange_weak(word, next, std::memory_order_relaxed));
 }
@@ -32,7 +34,8 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) noexcept
   }
   scraped_at_.store(now, std::memory_order_relaxed);
   uint64_t word = ledger_.load(std::memory_order_relaxed);
-  while (!ledger_.compare_exchange_weak(word, Pack(Current(word), 0, Generation(word), 0), std::memory_order_relaxed)) {
+  while (!ledger_.compare_exchange_weak(word, Pack(Current(word), 0, Generation(word), 0),
+                                        std::memory_order_relaxed)) {
   }
 }
 

@@ -1,8 +1,9 @@
 // What is known of one model server right now: the last scrape, and our own reservations since.
 //
-// A cell is a few cache lines of atomics. It outlives snapshots: a scrape or a pick rebuilds nothing. One thread (the control
-// loop) writes scrapes; any thread reserves, releases and reads. Fields are read one by one with relaxed loads, so a reader may see a queue
-// of this scrape beside a KV use of the last: each is true, and the difference is one scrape interval.
+// A cell is a few cache lines of atomics. It outlives snapshots: a scrape or a pick rebuilds nothing. One
+// thread (the control loop) writes scrapes; any thread reserves, releases and reads. Fields are read one by
+// one with relaxed loads, so a reader may see a queue of this scrape beside a KV use of the last: each is
+// true, and the difference is one scrape interval.
 #pragma once
 
 #include <array>
@@ -24,22 +25,23 @@ inline void AddAdapter(AdapterSet& set, uint32_t id) { set[id / 64] |= uint64_t{
 
 // One page's worth of signals. What the page did not have keeps its last value.
 struct Signals {
-  std::optional<uint32_t> waiting;   // requests queued in the engine
-  std::optional<uint32_t> running;   // requests in the engine's batch
-  std::optional<float> kv_usage;     // 0..1
+  std::optional<uint32_t> waiting;  // requests queued in the engine
+  std::optional<uint32_t> running;  // requests in the engine's batch
+  std::optional<float> kv_usage;    // 0..1
   struct Lora {
-    AdapterSet running{};            // adapters resident and in use
-    AdapterSet waiting{};            // adapters that queued requests wait for
-    uint32_t resident_count = 0;     // |running|, also those beyond kMaxAdapters
+    AdapterSet running{};         // adapters resident and in use
+    AdapterSet waiting{};         // adapters that queued requests wait for
+    uint32_t resident_count = 0;  // |running|, also those beyond kMaxAdapters
     uint32_t waiting_count = 0;
-    uint32_t max = 0;                // slots; 0 means no room, as in the reference
+    uint32_t max = 0;  // slots; 0 means no room, as in the reference
   };
   std::optional<Lora> lora;
   std::optional<uint32_t> block_size;  // tokens per KV block
   std::optional<uint32_t> num_blocks;
 };
 
-// A place taken on an endpoint by one request of ours. A plain value; given back exactly once with EndpointCell::Release.
+// A place taken on an endpoint by one request of ours. A plain value; given back exactly once with
+// EndpointCell::Release.
 struct Reservation {
   uint32_t generation = 0;
   uint32_t tokens = 0;
@@ -62,8 +64,9 @@ class alignas(64) EndpointCell {
   void FailScrape() noexcept {}
 
   // ---- Any thread.
-  // Takes a place if nobody changed the number of pending reservations since `expected` was read by pending(): so that two workers
-  // which picked the same least loaded endpoint at once do not both get it. Nothing when somebody did.
+  // Takes a place if nobody changed the number of pending reservations since `expected` was read by
+  // pending(): so that two workers which picked the same least loaded endpoint at once do not both get it.
+  // Nothing when somebody did.
   std::optional<Reservation> TryReserve(uint32_t expected, uint32_t tokens) noexcept;
   Reservation Reserve(uint32_t tokens) noexcept;
   void Release(Reservation reservation, ReleaseKind kind) noexcept;
@@ -88,7 +91,9 @@ class alignas(64) EndpointCell {
 
   bool adapter_running(uint32_t id) const noexcept { return Has(running_adapters_, id); }
   bool adapter_waiting(uint32_t id) const noexcept { return Has(waiting_adapters_, id); }
-  uint32_t lora_used() const noexcept { return lora_used_.load(std::memory_order_relaxed); }  // running + waiting adapters
+  uint32_t lora_used() const noexcept {
+    return lora_used_.load(std::memory_order_relaxed);
+  }  // running + waiting adapters
   uint32_t lora_max() const noexcept { return lora_max_.load(std::memory_order_relaxed); }
   bool lora_has_room() const noexcept { return lora_used() < lora_max(); }
 
@@ -107,7 +112,8 @@ class alignas(64) EndpointCell {
   static uint32_t Generation(uint64_t word) { return static_cast<uint32_t>(word >> 32) & kGenerationMask; }
   static uint32_t Uncovered(uint64_t word) { return static_cast<uint32_t>(word >> 58); }
   static uint64_t Pack(uint32_t current, uint32_t older, uint32_t generation, uint32_t uncovered) {
-    return uint64_t{current} | uint64_t{older} << 16 | uint64_t{generation & kGenerationMask} << 32 | uint64_t{uncovered} << 58;
+    return uint64_t{current} | uint64_t{older} << 16 | uint64_t{generation & kGenerationMask} << 32 |
+           uint64_t{uncovered} << 58;
   }
 
   using AtomicAdapterSet = std::array<std::atomic<uint64_t>, kMaxAdapters / 64>;

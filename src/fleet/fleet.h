@@ -1,5 +1,5 @@
-// The writer's side: turns what sources say into published snapshots, and keeps each endpoint's live cell for as long as the
-// endpoint lives.
+// The writer's side: turns what sources say into published snapshots, and keeps each endpoint's live cell for
+// as long as the endpoint lives.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "api/manifests.h"
 #include "base/published.h"
@@ -17,18 +18,21 @@ namespace fairway::fleet {
 // Owned by the control loop; `published()` is what the workers read.
 class Fleet {
  public:
-  // Host names of endpoints -> IP literals. An endpoint whose name is missing here is left out (and listed in unresolved()).
+  // Host names of endpoints -> IP literals. An endpoint whose name is missing here is left out and listed in
+  // unresolved().
   using Addresses = std::map<std::string, std::string, std::less<>>;
 
+  // Publishes an empty snapshot: no pool yet.
   Fleet();
 
-  // Replaces pools, models and endpoints. Endpoints that stay keep their cells (signals, reservations); an endpoint belongs to every pool
-  // whose selector its labels match in its namespace.
-  // REQUIRES: the manifests had no errors.
-  void Apply(const api::Manifests& manifests, const Addresses& addresses);
+  // Replaces pools, models and endpoints, and publishes. An endpoint belongs to every pool of its namespace
+  // whose selector its labels match, with a cell for each. Endpoints that stay (same name, address and port)
+  // keep their cells: signals and reservations go on. REQUIRES: the manifests had no errors.
+  void Apply(const api::Manifests& manifests, const Addresses& addresses = {});
 
-  // The number of adapter `name` in `pool_key`'s cells; a new name publishes a snapshot. kNoAdapter when the pool is gone
-  // or kMaxAdapters names are in use: then affinity to this adapter is not seen, and adapter_overflow() counts it.
+  // The number of adapter `name` in `pool_key`'s cells; a new name publishes a snapshot. kNoAdapter when the
+  // pool is gone or kMaxAdapters names are in use: then affinity to this adapter is not seen, and
+  // adapter_overflow() counts it.
   uint32_t InternAdapter(std::string_view pool_key, std::string_view name);
   uint64_t adapter_overflow() const { return adapter_overflow_; }
 
@@ -36,10 +40,9 @@ class Fleet {
   const base::Published<Snapshot>& published() const { return published_; }
 
  private:
-  void Publish();
+  void Publish(std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools);
 
   base::Published<Snapshot> published_;
-  std::shared_ptr<Snapshot> next_;
   uint64_t version_ = 0;
   uint64_t adapter_overflow_ = 0;
   std::vector<std::string> unresolved_;

@@ -15,14 +15,15 @@
 
 namespace fairway::fleet {
 
-// One model server of a pool. Its number is its place in PoolSnapshot::endpoints and means nothing outside that snapshot.
+// One model server of a pool. Its number is its place in PoolSnapshot::endpoints and means nothing outside
+// that snapshot.
 struct Endpoint {
-  std::string id;              // stable while the server lives: "namespace/name" and its address
-  std::string name;            // the pod's or the file's name
+  std::string id;    // stable while the server lives: "namespace/name" and its address
+  std::string name;  // the pod's or the file's name
   std::string namespace_name;
-  std::string host;            // IP literal without brackets
+  std::string host;  // IP literal without brackets
   uint16_t port = 0;
-  std::string address;         // "ip:port", IPv6 in brackets: what headers and metadata carry
+  std::string address;  // "ip:port", IPv6 in brackets: what headers and metadata carry
   std::string metrics_host;
   uint16_t metrics_port = 0;
   std::map<std::string, std::string> labels;
@@ -36,7 +37,7 @@ struct Model {
     uint64_t cumulative_weight = 0;  // sum of the weights up to and with this one
   };
   std::string name;
-  bool critical = false;        // only `Critical` is; Standard, Sheddable and unset can be shed (protocol.md 2.3)
+  bool critical = false;  // only `Critical` is; Standard, Sheddable and unset can be shed (protocol.md 2.3)
   std::vector<Target> targets;  // never empty
   uint64_t total_weight = 0;    // equals the last cumulative weight
 };
@@ -52,9 +53,10 @@ struct PoolSnapshot {
   api::AppProtocol app_protocol = api::AppProtocol::kHttp;
 
   std::vector<Endpoint> endpoints;
-  std::vector<const EndpointCell*> cells;  // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
+  std::vector<const EndpointCell*>
+      cells;  // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
 
-  ModelMap models;  // empty: the pool has no InferenceModels, any model goes
+  ModelMap models;      // empty: the pool has no InferenceModels, any model goes
   AdapterMap adapters;  // name -> id in the cells' AdapterSets
 
   std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address;
@@ -70,7 +72,8 @@ struct Snapshot {
   uint64_t version = 0;
   std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools;  // by key
 
-  // The pool "namespace/name"; with an empty key the only pool there is. Null: no such pool, or not clear which.
+  // The pool "namespace/name"; with an empty key the only pool there is. Null: no such pool, or not clear
+  // which.
   const PoolSnapshot* FindPool(std::string_view key) const;
 };
 

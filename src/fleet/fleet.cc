@@ -1,0 +1,163 @@
+#include "fleet/fleet.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace fairway::fleet {
+namespace {
+
+std::string FormatAddress(const std::string& host, uint16_t port) {
+  const bool v6 = host.find(':') != std::string::npos;
+  return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+bool IsIpLiteral(std::string_view host) {
+  return host.find(':') != std::string_view::npos ||
+         (!host.empty() && host.find_first_not_of("0123456789.") == std::string_view::npos);
+}
+
+Model MakeModel(const api::InferenceModel& source) {
+  Model model;
+  model.name = source.model_name;
+  model.critical = source.criticality == api::Criticality::kCritical;
+  uint64_t total = 0;
+  for (const auto& target : source.targets) {
+    // All weights or none are set (the CRD's rule); none is a uniform draw.
+    total += static_cast<uint64_t>(target.weight.value_or(1));
+    model.targets.push_back({target.name, total});
+  }
+  if (model.targets.empty()) {
+    total = 1;
+    model.targets.push_back({source.model_name, total});
+  }
+  model.total_weight = total;
+  return model;
+}
+
+// Of two objects for one model name the older counts, then the one read first (protocol.md 2.3).
+bool IsOlder(const api::InferenceModel& a, const api::InferenceModel& b) {
+  if (a.meta.creation_timestamp.empty() || b.meta.creation_timestamp.empty()) return false;
+  return a.meta.creation_timestamp < b.meta.creation_timestamp;
+}
+
+ModelMap ModelsOf(const api::InferencePool& pool, const std::vector<api::InferenceModel>& all) {
+  std::map<std::string, const api::InferenceModel*> winners;
+  for (const auto& model : all) {
+    if (model.pool_name != pool.meta.name || model.meta.namespace_name != pool.meta.namespace_name) continue;
+    auto [slot, fresh] = winners.try_emplace(model.model_name, &model);
+    if (!fresh && IsOlder(model, *slot->second)) slot->second = &model;
+  }
+  ModelMap models;
+  for (const auto& [name, model] : winners) models.emplace(name, MakeModel(*model));
+  return models;
+}
+
+}  // namespace
+
+const PoolSnapshot* Snapshot::FindPool(std::string_view key) const {
+  if (key.empty()) return pools.size() == 1 ? pools.begin()->second.get() : nullptr;
+  const auto found = pools.find(key);
+  return found == pools.end() ? nullptr : found->second.get();
+}
+
+Fleet::Fleet() : published_(std::make_shared<const Snapshot>()) {}
+
+void Fleet::Publish(std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools) {
+  auto next = std::make_shared<Snapshot>();
+  next->version = ++version_;
+  next->pools = std::move(pools);
+  published_.Publish(std::move(next));
+}
+
+void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
+  const auto before = published_.Load();
+  unresolved_.clear();
+  std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools;
+  for (const auto& source : manifests.pools) {
+    auto pool = std::make_shared<PoolSnapshot>();
+    pool->key = api::Key(source.meta);
+    pool->name = source.meta.name;
+    pool->namespace_name = source.meta.namespace_name;
+    if (source.picker) pool->failure_mode = source.picker->failure_mode;
+    pool->app_protocol = source.app_protocol;
+    pool->models = ModelsOf(source, manifests.models);
+
+    std::map<std::string_view, std::shared_ptr<EndpointCell>> cells;
+    if (const auto old = before->pools.find(pool->key); old != before->pools.end()) {
+      pool->adapters = old->second->adapters;
+      for (const auto& endpoint : old->second->endpoints) cells.emplace(endpoint.id, endpoint.cell);
+    }
+    for (const auto& entry : manifests.endpoints) {
+      if (entry.namespace_name != pool->namespace_name || !api::Matches(source.selector, entry.labels))
+        continue;
+      Endpoint endpoint;
+      endpoint.host = entry.address;
+      if (!IsIpLiteral(entry.address)) {
+        const auto resolved = addresses.find(entry.address);
+        if (resolved == addresses.end()) {
+          if (std::find(unresolved_.begin(), unresolved_.end(), entry.address) == unresolved_.end()) {
+            unresolved_.push_back(entry.address);
+          }
+          continue;
+        }
+        endpoint.host = resolved->second;
+      }
+      endpoint.name = entry.name;
+      endpoint.namespace_name = entry.namespace_name;
+      endpoint.port = entry.port;
+      endpoint.address = FormatAddress(endpoint.host, endpoint.port);
+      if (pool->by_address.contains(endpoint.address)) continue;  // one server named twice is one candidate
+      endpoint.metrics_host = endpoint.host;
+      endpoint.metrics_port = entry.metrics_port != 0 ? entry.metrics_port : entry.port;
+      endpoint.labels = entry.labels;
+      endpoint.id = api::Key(entry.namespace_name, entry.name) + "@" + endpoint.address;
+      const auto kept = cells.find(endpoint.id);
+      endpoint.cell = kept != cells.end() ? kept->second : std::make_shared<EndpointCell>();
+      const auto number = static_cast<uint32_t>(pool->endpoints.size());
+      pool->by_address.emplace(endpoint.address, number);
+      pool->by_host.emplace(endpoint.host, number);
+      pool->cells.push_back(endpoint.cell.get());
+      pool->endpoints.push_back(std::move(endpoint));
+    }
+    pools.emplace(pool->key, std::move(pool));
+  }
+  Publish(std::move(pools));
+}
+
+uint32_t Fleet::InternAdapter(std::string_view pool_key, std::string_view name) {
+  const auto now = published_.Load();
+  const auto found = now->pools.find(pool_key);
+  if (found == now->pools.end()) return kNoAdapter;
+  const PoolSnapshot& pool = *found->second;
+  if (const uint32_t known = pool.AdapterId(name); known != kNoAdapter) return known;
+
+  std::array<bool, kMaxAdapters> used{};
+  for (const auto& [known, id] : pool.adapters) used[id] = true;
+  auto next = std::make_shared<PoolSnapshot>(pool);
+  auto free_id = std::find(used.begin(), used.end(), false);
+  if (free_id == used.end()) {
+    // Full: names that no endpoint bears any more make room. A worker with an older snapshot may take the new
+    // name for the old one once; that costs one pick its affinity.
+    std::erase_if(next->adapters, [&](const auto& entry) {
+      const bool borne = std::any_of(pool.cells.begin(), pool.cells.end(), [&](const EndpointCell* cell) {
+        return cell->adapter_running(entry.second) || cell->adapter_waiting(entry.second);
+      });
+      if (!borne) used[entry.second] = false;
+      return !borne;
+    });
+    free_id = std::find(used.begin(), used.end(), false);
+    if (free_id == used.end()) {
+      ++adapter_overflow_;
+      return kNoAdapter;
+    }
+  }
+  const auto id = static_cast<uint32_t>(free_id - used.begin());
+  next->adapters.emplace(name, id);
+  auto pools = now->pools;
+  pools.find(pool_key)->second = std::move(next);
+  Publish(std::move(pools));
+  return id;
+}
+
+}  // namespace fairway::fleet

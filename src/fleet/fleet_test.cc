@@ -1,0 +1,218 @@
+#include "fleet/fleet.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace fairway::fleet {
+namespace {
+
+api::Manifests OnePool(int endpoints) {
+  api::Manifests m;
+  api::InferencePool pool;
+  pool.meta.name = "pool";
+  pool.selector = {{"app", "vllm"}};
+  pool.target_ports = {8000};
+  m.pools.push_back(pool);
+  for (int i = 0; i < endpoints; ++i) {
+    api::Endpoint endpoint;
+    endpoint.name = "e" + std::to_string(i);
+    endpoint.address = "10.0.0." + std::to_string(i + 1);
+    endpoint.port = 8000;
+    endpoint.labels = {{"app", "vllm"}, {"extra", "x"}};
+    m.endpoints.push_back(endpoint);
+  }
+  return m;
+}
+
+TEST(Fleet, EndpointsJoinThePoolsThatSelectThemAndKeepTheirCells) {
+  Fleet fleet;
+  EXPECT_EQ(fleet.published().Load()->FindPool(""), nullptr);
+  api::Manifests m = OnePool(3);
+  m.endpoints[1].labels = {{"app", "other"}};
+  m.endpoints[2].address = "fd00::1";
+  m.endpoints[2].metrics_port = 9100;
+  fleet.Apply(m);
+  auto snapshot = fleet.published().Load();
+  const PoolSnapshot* pool = snapshot->FindPool("");
+  ASSERT_NE(pool, nullptr);
+  EXPECT_EQ(pool, snapshot->FindPool("default/pool"));
+  ASSERT_EQ(pool->endpoints.size(), 2u);
+  EXPECT_EQ(pool->endpoints[0].address, "10.0.0.1:8000");
+  EXPECT_EQ(pool->endpoints[1].address, "[fd00::1]:8000");
+  EXPECT_EQ(pool->endpoints[1].metrics_port, 9100);
+  const auto cell = pool->endpoints[1].cell;
+  cell->Reserve(10);
+
+  m.endpoints.erase(m.endpoints.begin());
+  fleet.Apply(m);
+  const auto after = fleet.published().Load();
+  ASSERT_EQ(after->FindPool("")->endpoints.size(), 1u);
+  EXPECT_EQ(after->FindPool("")->endpoints[0].cell, cell);
+  EXPECT_EQ(cell->inflight(), 1u);
+  EXPECT_EQ(pool->endpoints.size(), 2u) << "a pinned snapshot does not change";
+
+  m.endpoints[1].port = 8001;  // another server on that host: a new cell
+  fleet.Apply(m);
+  EXPECT_NE(fleet.published().Load()->FindPool("")->endpoints[0].cell, cell);
+}
+
+TEST(Fleet, HostNamesNeedAnAddress) {
+  Fleet fleet;
+  api::Manifests m = OnePool(2);
+  m.endpoints[0].address = "gpu-1.example";
+  m.endpoints[1].address = "gpu-2.example";
+  fleet.Apply(m, {{"gpu-2.example", "10.1.1.1"}});
+  const auto snapshot = fleet.published().Load();
+  ASSERT_EQ(snapshot->FindPool("")->endpoints.size(), 1u);
+  EXPECT_EQ(snapshot->FindPool("")->endpoints[0].address, "10.1.1.1:8000");
+  EXPECT_EQ(fleet.unresolved(), std::vector<std::string>{"gpu-1.example"});
+}
+
+TEST(Fleet, OldestInferenceModelOfANameWins) {
+  Fleet fleet;
+  api::Manifests m = OnePool(1);
+  api::InferenceModel young;
+  young.meta.name = "young";
+  young.meta.creation_timestamp = "2026-01-02T00:00:00Z";
+  young.model_name = "llama2";
+  young.pool_name = "pool";
+  young.targets = {{"young-target", {}}};
+  api::InferenceModel old = young;
+  old.meta.name = "old";
+  old.meta.creation_timestamp = "2025-01-02T00:00:00Z";
+  old.criticality = api::Criticality::kCritical;
+  old.targets = {{"a", 75}, {"b", 25}};
+  api::InferenceModel elsewhere = old;
+  elsewhere.pool_name = "another";
+  elsewhere.model_name = "not-here";
+  m.models = {young, old, elsewhere};
+  fleet.Apply(m);
+  const auto snapshot = fleet.published().Load();
+  const ModelMap& models = snapshot->FindPool("")->models;
+  ASSERT_EQ(models.size(), 1u);
+  const Model& model = models.at("llama2");
+  EXPECT_TRUE(model.critical);
+  ASSERT_EQ(model.targets.size(), 2u);
+  EXPECT_EQ(model.targets[0].cumulative_weight, 75u);
+  EXPECT_EQ(model.total_weight, 100u);
+}
+
+TEST(Fleet, AdapterNumbersAreStableBoundedAndReused) {
+  Fleet fleet;
+  fleet.Apply(OnePool(1));
+  EXPECT_EQ(fleet.InternAdapter("default/nope", "x"), kNoAdapter);
+  const uint32_t x = fleet.InternAdapter("default/pool", "x");
+  EXPECT_EQ(fleet.InternAdapter("default/pool", "x"), x);
+  fleet.Apply(OnePool(1));
+  EXPECT_EQ(fleet.published().Load()->FindPool("")->AdapterId("x"), x);
+
+  // Everything in use: no room. Then one goes: its number is given again.
+  Signals signals;
+  signals.lora.emplace();
+  AddAdapter(signals.lora->running, x);
+  for (uint32_t i = 1; i < kMaxAdapters; ++i) {
+    AddAdapter(signals.lora->running, fleet.InternAdapter("default/pool", "a" + std::to_string(i)));
+  }
+  const auto cell = fleet.published().Load()->FindPool("")->endpoints[0].cell;
+  cell->ApplyScrape(signals, 1);
+  EXPECT_EQ(fleet.InternAdapter("default/pool", "one too many"), kNoAdapter);
+  EXPECT_EQ(fleet.adapter_overflow(), 1u);
+  signals.lora->running[x / 64] &= ~(uint64_t{1} << (x % 64));
+  cell->ApplyScrape(signals, 2);
+  EXPECT_EQ(fleet.InternAdapter("default/pool", "one too many"), x);
+}
+
+TEST(Cell, ScrapeForgetsWhatItHasSeenAndKeepsWhatCameLater) {
+  EndpointCell cell;
+  const Reservation before = cell.Reserve(100);
+  cell.BeginScrape();
+  const Reservation during = cell.Reserve(50);
+  EXPECT_EQ(cell.pending(), 2u);
+  cell.ApplyScrape({.waiting = 7, .kv_usage = 0.5f}, 42);
+  EXPECT_EQ(cell.pending(), 1u) << "the scrape saw the first, not the second";
+  EXPECT_EQ(cell.waiting(), 7u);
+  EXPECT_EQ(cell.inflight(), 2u);
+  EXPECT_EQ(cell.inflight_tokens(), 150u);
+  cell.Release(before, ReleaseKind::kEnded);
+  EXPECT_EQ(cell.pending(), 1u) << "its end shows in the next scrape";
+  cell.Release(during, ReleaseKind::kEnded);
+  EXPECT_EQ(cell.pending(), 0u);
+  EXPECT_EQ(cell.inflight(), 0u);
+  EXPECT_EQ(cell.inflight_tokens(), 0u);
+  cell.ApplyScrape({.running = 3}, 43);
+  EXPECT_EQ(cell.waiting(), 7u) << "a page without a family keeps the last value";
+}
+
+TEST(Cell, FailedScrapesKeepReservationsCounting) {
+  EndpointCell cell;
+  const Reservation first = cell.Reserve(1);
+  cell.BeginScrape();
+  cell.FailScrape();
+  const Reservation second = cell.Reserve(1);
+  cell.BeginScrape();
+  cell.FailScrape();
+  EXPECT_EQ(cell.pending(), 2u);
+  cell.Release(first, ReleaseKind::kEnded);
+  EXPECT_EQ(cell.pending(), 1u);
+  cell.BeginScrape();
+  cell.ApplyScrape({}, 1);
+  EXPECT_EQ(cell.pending(), 0u);
+  cell.Release(second, ReleaseKind::kEnded);
+  EXPECT_EQ(cell.pending(), 0u);
+  EXPECT_EQ(cell.inflight(), 0u);
+}
+
+TEST(Cell, ManyFailedScrapesNeverLoseOrInventReservations) {
+  EndpointCell cell;
+  std::vector<Reservation> open;
+  for (int i = 0; i < 1000; ++i) {
+    open.push_back(cell.Reserve(1));
+    cell.BeginScrape();
+    cell.FailScrape();
+  }
+  EXPECT_EQ(cell.pending(), 1000u);
+  for (const auto& r : open) cell.Release(r, ReleaseKind::kEnded);
+  EXPECT_EQ(cell.pending(), 0u);
+}
+
+TEST(Cell, DetachedRequestsStayPendingUntilTheNextScrape) {
+  EndpointCell cell;
+  cell.Release(cell.Reserve(1), ReleaseKind::kDetached);
+  EXPECT_EQ(cell.inflight(), 0u);
+  EXPECT_EQ(cell.pending(), 1u);
+  cell.BeginScrape();
+  cell.ApplyScrape({.running = 1}, 1);
+  EXPECT_EQ(cell.pending(), 0u);
+}
+
+TEST(Cell, TryReserveRefusesWhenSomebodyWasFaster) {
+  EndpointCell cell;
+  const uint32_t seen = cell.pending();
+  EXPECT_TRUE(cell.TryReserve(seen, 1));
+  EXPECT_FALSE(cell.TryReserve(seen, 1));
+  EXPECT_EQ(cell.pending(), 1u);
+}
+
+TEST(Cell, CountsAreExactUnderConcurrency) {
+  EndpointCell cell;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&cell] {
+      for (int i = 0; i < 20'000; ++i) cell.Release(cell.Reserve(3), ReleaseKind::kEnded);
+    });
+  }
+  for (int i = 0; i < 5'000; ++i) {
+    cell.BeginScrape();
+    if (i % 3 != 0) cell.ApplyScrape({.waiting = 1}, i + 1);
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(cell.inflight(), 0u);
+  EXPECT_EQ(cell.inflight_tokens(), 0u);
+  EXPECT_EQ(cell.pending(), 0u);
+}
+
+}  // namespace
+}  // namespace fairway::fleet
