@@ -1,0 +1,50 @@
+// A lean HTTP/1.1 GET client over one kept-alive connection: scraping metrics pages by the thousand a second.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "net/loop.h"
+
+namespace fairway::net {
+
+struct HttpFetchOptions {
+  std::string host;             // IPv4, IPv6 or a name (resolved off the loop, again after each failure to connect)
+  uint16_t port = 0;
+  std::string target = "/metrics";
+  base::Nanos timeout = base::kSecond;   // for connect + request + whole answer
+  size_t max_body = 8u << 20;            // larger: an error, the connection is closed
+};
+
+// One endpoint's page. Owned by its loop's thread.
+class HttpFetcher {
+ public:
+  // `body` is valid during the call only. On failure `error` says what happened ("connection refused", "timeout", "HTTP 302
+  // redirect to /x is not followed", "page larger than 8388608 bytes", ...) and `status` is 0 where there was none.
+  struct Outcome {
+    bool ok = false;  // a 200 with a whole body
+    int status = 0;
+    std::string_view body;
+    std::string_view error;
+  };
+  using Done = std::function<void(const Outcome&)>;
+
+  HttpFetcher(Loop& loop, HttpFetchOptions options);
+  ~HttpFetcher();  // an open fetch is dropped, its Done never called
+  HttpFetcher(const HttpFetcher&) = delete;
+  HttpFetcher& operator=(const HttpFetcher&) = delete;
+
+  // REQUIRES: no fetch under way. Done runs on the loop, never inside Fetch.
+  void Fetch(Done done);
+  bool busy() const;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace fairway::net

@@ -1,0 +1,501 @@
+#include "net/http_server.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <stdexcept>
+#include <thread>
+
+namespace fairway::net {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+// A blocking client that sends and sees bytes as they are.
+class RawClient {
+ public:
+  explicit RawClient(uint16_t port, int receive_buffer = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_buffer > 0) ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    connected_ = ::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    const timeval limit{10, 0};
+    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  }
+  ~RawClient() { Close(); }
+  RawClient(const RawClient&) = delete;
+  RawClient& operator=(const RawClient&) = delete;
+
+  bool connected() const { return connected_; }
+  void Close() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+  void ShutdownSend() { ::shutdown(fd_, SHUT_WR); }
+  void Send(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (n <= 0) return;
+      bytes.remove_prefix(static_cast<size_t>(n));
+    }
+  }
+  // Reads until what was read ends with `end`, the connection's end or 10 s of silence.
+  std::string ReadUntil(std::string_view end) {
+    std::string got;
+    while (!got.ends_with(end) && Take(got)) {
+    }
+    return got;
+  }
+  std::string ReadAll() {
+    std::string got;
+    while (Take(got)) {
+    }
+    return got;
+  }
+  bool Take(std::string& got) {
+    char piece[65536];
+    const ssize_t n = ::recv(fd_, piece, sizeof piece, 0);
+    if (n <= 0) return false;
+    got.append(piece, static_cast<size_t>(n));
+    return true;
+  }
+
+ private:
+  int fd_;
+  bool connected_ = false;
+};
+
+class HttpServerTest : public ::testing::Test {
+ protected:
+  void Listen(HttpHandler handler, HttpServerOptions options = {}) {
+    auto server = HttpServer::Listen(std::move(options), thread_.loop(), std::move(handler), log_);
+    ASSERT_TRUE(server) << server.error().message;
+    server_ = std::move(*server);
+  }
+  void ListenEcho(HttpServerOptions options = {}) {
+    Listen(
+        [](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+          responder->Send({.content_type = "text/plain",
+                           .body = request.method + " " + request.target + " " + request.body + "|"});
+        },
+        std::move(options));
+  }
+  void TearDown() override {
+    thread_.Join();
+    server_.reset();
+  }
+  // Runs `task` on the loop and waits for it.
+  void OnLoop(const std::function<void()>& task) {
+    std::promise<void> done;
+    thread_.loop().Post([&] {
+      task();
+      done.set_value();
+    });
+    done.get_future().get();
+  }
+
+  base::Log log_{base::LogLevel::kOff, base::LogFormat::kText};
+  LoopThread thread_{"http-test"};
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(HttpServerTest, AnswersWholeAndKeepsTheConnection) {
+  Listen([](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+    EXPECT_EQ(request.path(), "/a");
+    EXPECT_EQ(request.header("x-thing"), "1");
+    EXPECT_EQ(request.header("X-Absent"), "");
+    EXPECT_THAT(request.local_address, StartsWith("127.0.0.1:"));
+    responder->Send(
+        {.status = 200, .headers = {{"x-a", "b"}, {"x-bad", "1\r\ninjected: 2"}}, .body = "hello"});
+  });
+  RawClient client(server_->port());
+  for (int i = 0; i < 3; ++i) {
+    client.Send("GET /a?b=c HTTP/1.1\r\nHost: x\r\nX-Thing: 1\r\n\r\n");
+    const std::string answer = client.ReadUntil("hello");
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-a: b\r\n"));
+    EXPECT_THAT(answer, HasSubstr("x-bad: 1  injected: 2\r\n"));
+    EXPECT_THAT(answer, HasSubstr("\r\ncontent-length: 5\r\n"));
+  }
+}
+
+TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrderAlsoWhenTheFirstIsSlow) {
+  std::shared_ptr<HttpResponder> first;
+  std::promise<void> came;
+  Listen([&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+    if (request.target == "/1") {
+      first = std::move(responder);
+      came.set_value();
+      return;
+    }
+    responder->Send({.body = request.target});
+  });
+  RawClient client(server_->port());
+  client.Send(
+      "GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\nGET /3 HTTP/1.1\r\nHost: "
+      "x\r\n\r\n");
+  came.get_future().get();
+  OnLoop([&] {
+    first->Send({.body = "/1"});
+    first.reset();
+  });
+  const std::string all = client.ReadUntil("/3");
+  EXPECT_LT(all.find("\r\n\r\n/1"), all.find("\r\n\r\n/2"));
+  EXPECT_LT(all.find("\r\n\r\n/2"), all.find("\r\n\r\n/3"));
+}
+
+TEST_F(HttpServerTest, TakesBodiesWithLengthChunkedAndOneByteAtATime) {
+  ListenEcho();
+  RawClient client(server_->port());
+  client.Send("POST /l HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+  EXPECT_THAT(client.ReadUntil("|"), EndsWith("POST /l abc|"));
+  client.Send(
+      "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+      "chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n");
+  EXPECT_THAT(client.ReadUntil("|"), EndsWith("POST /c abcdefg|"));
+  const std::string dripped =
+      "POST /d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+  for (char c : dripped) client.Send({&c, 1});
+  EXPECT_THAT(client.ReadUntil("|"), EndsWith("POST /d hi|"));
+  const std::string large(3 << 20, 'z');
+  client.Send("POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(large.size()) + "\r\n\r\n" +
+              large);
+  EXPECT_THAT(client.ReadUntil("|"), EndsWith("zzz|"));
+}
+
+TEST_F(HttpServerTest, StreamsEachChunkWhenWritten) {
+  std::shared_ptr<HttpResponder> open;
+  std::promise<void> came;
+  Listen([&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+    EXPECT_TRUE(responder->Start({.content_type = "text/event-stream", .body = "ignored"}));
+    open = std::move(responder);
+    came.set_value();
+  });
+  RawClient client(server_->port());
+  client.Send("GET /s HTTP/1.1\r\nHost: x\r\n\r\n");
+  came.get_future().get();
+  const std::string head = client.ReadUntil("\r\n\r\n");
+  EXPECT_THAT(head, HasSubstr("transfer-encoding: chunked\r\n"));
+  EXPECT_THAT(head, Not(HasSubstr("content-length")));
+  OnLoop([&] { EXPECT_TRUE(open->Write("data: one\n\n")); });
+  EXPECT_EQ(client.ReadUntil("one\n\n\r\n"), "b\r\ndata: one\n\n\r\n");  // before anything else is written
+  OnLoop([&] {
+    EXPECT_TRUE(open->Write(""));
+    EXPECT_TRUE(open->Write("x"));
+    open->End();
+    EXPECT_FALSE(open->Write("after the end"));
+  });
+  EXPECT_EQ(client.ReadUntil("0\r\n\r\n"), "1\r\nx\r\n0\r\n\r\n");
+  client.Send("GET /again HTTP/1.1\r\nHost: x\r\n\r\n");
+  OnLoop([&] { open.reset(); });
+  EXPECT_THAT(client.ReadUntil("\r\n\r\n"), StartsWith("HTTP/1.1 200"));
+  OnLoop([&] { open.reset(); });
+}
+
+TEST_F(HttpServerTest, TellsWhenTheClientGoesAwayWithNothingBeingWritten) {
+  std::shared_ptr<HttpResponder> open;
+  std::promise<void> came;
+  std::promise<void> gone;
+  Listen([&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+    responder->OnGone([&] { gone.set_value(); });
+    responder->Start({});
+    open = std::move(responder);
+    came.set_value();
+  });
+  RawClient client(server_->port());
+  client.Send("GET /s HTTP/1.1\r\nHost: x\r\n\r\n");
+  came.get_future().get();
+  client.Close();
+  EXPECT_EQ(gone.get_future().wait_for(std::chrono::seconds(5)), std::future_status::ready);
+  OnLoop([&] {
+    EXPECT_FALSE(open->Write("x"));
+    open->End();
+    bool late = false;
+    open->OnGone([&late] { late = true; });
+    open.reset();
+    EXPECT_FALSE(late);  // not inside the call
+  });
+  OnLoop([] {});
+}
+
+TEST_F(HttpServerTest, GoneIsNotToldAfterTheEnd) {
+  bool gone = false;
+  Listen([&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+    responder->OnGone([&] { gone = true; });
+    responder->Send({.body = "done"});
+  });
+  {
+    RawClient client(server_->port());
+    client.Send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    EXPECT_THAT(client.ReadAll(), EndsWith("done"));
+  }
+  OnLoop([] {});
+  OnLoop([&] { EXPECT_FALSE(gone); });
+}
+
+TEST_F(HttpServerTest, ClosesAClientThatDoesNotReadItsStream) {
+  std::promise<size_t> written;
+  std::promise<void> gone;
+  Listen(
+      [&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+        responder->OnGone([&] { gone.set_value(); });
+        responder->Start({});
+        const std::string chunk(64 << 10, 'x');
+        size_t total = 0;
+        while (total < (256u << 20) && responder->Write(chunk)) total += chunk.size();
+        written.set_value(total);
+      },
+      {.max_unsent = 1 << 20});
+  RawClient client(server_->port(), 16 << 10);
+  client.Send("GET /s HTTP/1.1\r\nHost: x\r\n\r\n");
+  const size_t total = written.get_future().get();
+  EXPECT_GE(total, 1u << 20);
+  EXPECT_LT(total, 64u << 20);  // the bound and what the kernel holds
+  EXPECT_EQ(gone.get_future().wait_for(std::chrono::seconds(5)), std::future_status::ready);
+}
+
+TEST_F(HttpServerTest, SendsLargeAnswersToSlowReaders) {
+  const std::string body(8 << 20, 'y');
+  Listen(
+      [&](HttpRequest, std::shared_ptr<HttpResponder> responder) { responder->Send({.body = body + "|"}); });
+  RawClient client(server_->port(), 16 << 10);
+  client.Send("GET /s HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_GT(client.ReadUntil("|").size(), body.size());
+}
+
+TEST_F(HttpServerTest, HeadGetsLengthAndNoBody) {
+  Listen([](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+    if (request.target == "/stream") {
+      responder->Start({});
+      EXPECT_TRUE(responder->Write("not sent"));
+      responder->End();
+    } else {
+      responder->Send({.body = "12345"});
+    }
+  });
+  RawClient client(server_->port());
+  client.Send(
+      "HEAD / HTTP/1.1\r\nHost: x\r\n\r\nHEAD /stream HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: "
+      "x\r\n\r\n");
+  const std::string all = client.ReadUntil("12345");
+  EXPECT_EQ(all.find("12345"), all.size() - 5);
+  EXPECT_EQ(all.find("not sent"), std::string::npos);
+  EXPECT_THAT(all, HasSubstr("content-length: 5\r\n\r\nHTTP/1.1"));
+}
+
+TEST_F(HttpServerTest, AsksForTheBodyOnExpectContinue) {
+  ListenEcho({.max_body = 100});
+  RawClient client(server_->port());
+  client.Send("POST /e HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+  EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  client.Send("ok");
+  EXPECT_THAT(client.ReadUntil("|"), EndsWith("POST /e ok|"));
+  client.Send("POST /e HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\nExpect: 100-continue\r\n\r\n");
+  EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 413 "));
+}
+
+TEST_F(HttpServerTest, RefusesWhatIsTooLarge) {
+  ListenEcho({.max_body = 1000, .max_header = 2000});
+  {
+    RawClient client(server_->port());
+    client.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + std::string(1000000, 'x'));
+    const std::string answer = client.ReadAll();
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 413 "));
+    EXPECT_THAT(answer, HasSubstr("connection: close"));
+    EXPECT_THAT(answer, HasSubstr("larger than 1000 bytes"));
+  }
+  {
+    RawClient client(server_->port());
+    client.Send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n" +
+                std::string(2000, 'x'));
+    EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 413 "));
+  }
+  {
+    RawClient client(server_->port());
+    client.Send("GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + std::string(5000, 'x') + "\r\n\r\n");
+    EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 431 "));
+  }
+  {
+    RawClient client(server_->port());  // one that never ends its head
+    client.Send("GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + std::string(5000, 'x'));
+    EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 431 "));
+  }
+}
+
+TEST_F(HttpServerTest, AnswersGarbageWith400) {
+  ListenEcho();
+  const std::string bad[] = {
+      "\r\n\r\n\r\n\r\n nonsense\r\n\r\n",
+      std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 15),  // TLS on a plain port
+      "GET / HTTP/9.9\r\n\r\n",
+      "GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+      "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: minus\r\n\r\n",
+      "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+      "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+  };
+  for (const std::string& bytes : bad) {
+    RawClient client(server_->port());
+    client.Send(bytes);
+    EXPECT_THAT(client.ReadAll(), StartsWith("HTTP/1.1 400 ")) << bytes;
+  }
+}
+
+TEST_F(HttpServerTest, ServesHttp10) {
+  Listen([](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+    if (request.target == "/stream") {
+      responder->Start({});
+      responder->Write("a");
+      responder->Write("b");
+      responder->End();
+    } else {
+      responder->Send({.body = "whole|"});
+    }
+  });
+  RawClient kept(server_->port());
+  kept.Send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+  EXPECT_THAT(kept.ReadUntil("|"), HasSubstr("connection: keep-alive"));
+  kept.Send("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+  const std::string streamed = kept.ReadAll();
+  EXPECT_THAT(streamed, EndsWith("\r\n\r\nab"));
+  EXPECT_THAT(streamed, Not(HasSubstr("chunked")));
+  RawClient once(server_->port());
+  once.Send("GET / HTTP/1.0\r\n\r\n");
+  EXPECT_THAT(once.ReadAll(), EndsWith("whole|"));
+}
+
+TEST_F(HttpServerTest, AnswersAClientThatShutItsSendingSide) {
+  ListenEcho();
+  RawClient client(server_->port());
+  client.Send("GET /half HTTP/1.1\r\nHost: x\r\n\r\n");
+  client.ShutdownSend();
+  EXPECT_THAT(client.ReadAll(), EndsWith("GET /half |"));
+}
+
+TEST_F(HttpServerTest, HandlerThatThrowsGets500AndOneThatForgetsIsClosed) {
+  std::vector<std::string> lines;
+  log_ = base::Log(base::LogLevel::kError, base::LogFormat::kText,
+                   [&](std::string_view line) { lines.emplace_back(line); });
+  Listen([](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+    if (request.target == "/throw") throw std::runtime_error("broken");
+    if (request.target == "/throw-late") {
+      responder->Start({});
+      throw 42;
+    }
+  });
+  RawClient client(server_->port());
+  client.Send("GET /throw HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadUntil("internal error\n"), StartsWith("HTTP/1.1 500 "));
+  client.Send("GET /throw-late HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadAll(), Not(HasSubstr("0\r\n\r\n")));  // an aborted stream does not look complete
+  RawClient forgotten(server_->port());
+  forgotten.Send("GET /forget HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(forgotten.ReadAll(), "");
+  OnLoop([&] {
+    ASSERT_EQ(lines.size(), 2u);
+    EXPECT_THAT(lines[0], HasSubstr("broken"));
+  });
+}
+
+TEST_F(HttpServerTest, ClosesSilentConnectionsButWaitsForSlowHandlers) {
+  std::shared_ptr<HttpResponder> open;
+  std::promise<void> came;
+  Listen(
+      [&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+        open = std::move(responder);
+        came.set_value();
+      },
+      {.idle_timeout = 50 * base::kMillisecond});
+  RawClient thinking(server_->port());
+  thinking.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  came.get_future().get();
+  RawClient silent(server_->port());
+  EXPECT_EQ(silent.ReadAll(), "");  // returns because the server closed
+  RawClient dripping(server_->port());
+  std::atomic<bool> closed{false};
+  std::thread drip([&] {
+    for (int i = 0; i < 5000 && !closed; ++i) {
+      dripping.Send(i == 0 ? "GET / HTTP/1.1\r\nX: " : "x");
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  });
+  EXPECT_EQ(dripping.ReadAll(), "");
+  closed = true;
+  drip.join();
+  OnLoop([&] {
+    open->Send({.body = "late|"});
+    open.reset();
+  });
+  EXPECT_THAT(thinking.ReadUntil("|"), EndsWith("late|"));
+}
+
+TEST_F(HttpServerTest, ClosesConnectionsBeyondTheLimit) {
+  ListenEcho({.max_connections = 2});
+  RawClient first(server_->port());
+  RawClient second(server_->port());
+  first.Send("GET /1 HTTP/1.1\r\nHost: x\r\n\r\n");
+  second.Send("GET /2 HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(first.ReadUntil("|"), EndsWith("/1 |"));
+  EXPECT_THAT(second.ReadUntil("|"), EndsWith("/2 |"));
+  RawClient third(server_->port());
+  EXPECT_EQ(third.ReadAll(), "");
+  first.Send("GET /1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  first.ReadAll();
+  first.Close();
+  for (int i = 0; i < 100; ++i) {  // the server has to see that the first is gone
+    RawClient fourth(server_->port());
+    fourth.Send("GET /4 HTTP/1.1\r\nHost: x\r\n\r\n");
+    if (fourth.ReadUntil("|").ends_with("/4 |")) return;
+  }
+  FAIL() << "a place that became free was not given away";
+}
+
+TEST_F(HttpServerTest, CloseFreesThePortAndTellsOpenAnswers) {
+  std::shared_ptr<HttpResponder> open;
+  std::promise<void> came;
+  std::promise<void> gone;
+  Listen([&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+    responder->OnGone([&] { gone.set_value(); });
+    open = std::move(responder);
+    came.set_value();
+  });
+  const uint16_t port = server_->port();
+  RawClient client(port);
+  client.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  came.get_future().get();
+  OnLoop([&] { server_->Close(); });
+  gone.get_future().get();
+  EXPECT_EQ(client.ReadAll(), "");
+  EXPECT_FALSE(RawClient(port).connected());
+  OnLoop([&] { server_.reset(); });
+  OnLoop([&] { open->Send({.body = "to nobody"}); });  // outlives its server
+  auto again = HttpServer::Listen({.port = port}, thread_.loop(), [](HttpRequest, auto) {}, log_);
+  ASSERT_TRUE(again) << again.error().message;
+  server_ = std::move(*again);
+}
+
+TEST_F(HttpServerTest, SaysWhyItCannotListen) {
+  ListenEcho();
+  const auto taken =
+      HttpServer::Listen({.port = server_->port()}, thread_.loop(), [](HttpRequest, auto) {}, log_);
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(taken.error().message,
+            "cannot listen on 127.0.0.1:" + std::to_string(server_->port()) + ": address already in use");
+  const auto bad =
+      HttpServer::Listen({.host = "no such host"}, thread_.loop(), [](HttpRequest, auto) {}, log_);
+  EXPECT_FALSE(bad);
+}
+
+}  // namespace
+}  // namespace fairway::net
