@@ -1,0 +1,54 @@
+// max-score-picker: the highest weighted total; among equals uniformly at random. Further choices follow by
+// score. No parameters. Source: the reference's picker of this name (scheduler.md section 2.2).
+#include <algorithm>
+
+#include "scheduling/plugin.h"
+
+namespace fairway::scheduling {
+namespace {
+
+class MaxScorePicker final : public Picker {
+ public:
+  std::string_view type() const noexcept override { return "max-score-picker"; }
+
+  size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float> scores,
+              std::span<uint32_t> out) const noexcept override {
+    const float best = *std::max_element(scores.begin(), scores.end());
+    const auto ties = static_cast<uint64_t>(std::count(scores.begin(), scores.end(), best));
+    uint64_t skip = ties > 1 ? context.random.Below(ties) : 0;
+    size_t first = 0;
+    for (size_t i = 0; i < in.size(); ++i) {
+      if (scores[i] == best && skip-- == 0) {
+        first = i;
+        break;
+      }
+    }
+    out[0] = in[first];
+    if (out.size() == 1) return 1;
+
+    // The next ones by score; equal ones in the order after the first choice, so that fallbacks do not herd
+    // either.
+    struct Entry {
+      float score;
+      uint32_t position;
+    };
+    Entry next[kMaxChoices];
+    const size_t wanted = std::min(out.size(), kMaxChoices) - 1;
+    size_t found = 0;
+    for (size_t step = 1; step < in.size(); ++step) {
+      const size_t i = first + step < in.size() ? first + step : first + step - in.size();
+      if (found == wanted && scores[i] <= next[found - 1].score) continue;
+      size_t at = found < wanted ? found++ : found - 1;
+      for (; at > 0 && next[at - 1].score < scores[i]; --at) next[at] = next[at - 1];
+      next[at] = {scores[i], in[i]};
+    }
+    for (size_t i = 0; i < found; ++i) out[i + 1] = next[i].position;
+    return found + 1;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Picker> MakeMaxScorePicker(Parameters&) { return std::make_unique<MaxScorePicker>(); }
+
+}  // namespace fairway::scheduling

@@ -1,0 +1,151 @@
+// Each plugin alone, on hand-made columns.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "scheduling/plugin.h"
+
+namespace fairway::scheduling {
+namespace {
+
+struct Fixture {
+  explicit Fixture(size_t n) : endpoint(n), queue(n), scraped_queue(n), running(n), kv(n), lora(n), all(n) {
+    for (size_t i = 0; i < n; ++i) endpoint[i] = all[i] = static_cast<uint32_t>(i);
+  }
+  std::vector<uint32_t> endpoint;
+  std::vector<float> queue, scraped_queue, running, kv;
+  std::vector<uint8_t> lora;
+  std::vector<uint32_t> all;
+  Request request;
+  base::Random random{5};
+
+  template <typename F>
+  auto With(F f) {
+    const Columns columns{endpoint, queue, scraped_queue, running, kv, lora};
+    return f(Context{columns, request, random});
+  }
+  std::vector<uint32_t> Keep(std::string_view type, std::map<std::string, double> parameters = {}) {
+    const auto filter = MakeFilter(type, Parameters(std::move(parameters))).value();
+    return With([&](const Context& context) {
+      std::vector<uint32_t> out(all.size());
+      out.resize(filter->Apply(context, all, out.data()));
+      return out;
+    });
+  }
+  std::vector<float> Scores(std::string_view type) {
+    const auto scorer = MakeScorer(type).value();
+    return With([&](const Context& context) {
+      std::vector<float> out(all.size());
+      scorer->Score(context, all, out.data());
+      return out;
+    });
+  }
+};
+
+using List = std::vector<uint32_t>;
+
+TEST(LeastQueueFilter, KeepsWithinTheFirstNthOfTheRange) {
+  // The classic scheduler's own cases {0, 3, 10} -> {0, 3}: 0 + 10/3 = 3.33; real division keeps 3.
+  Fixture f(3);
+  f.queue = {0, 3, 10};
+  EXPECT_EQ(f.Keep("least-queue-filter"), (List{0, 1}));
+  f.queue = {7, 7, 7};
+  EXPECT_EQ(f.Keep("least-queue-filter"), (List{0, 1, 2}));
+  f.queue = {1, 0, 1};
+  EXPECT_EQ(f.Keep("least-queue-filter"), (List{1}));
+}
+
+TEST(LeastKvCacheFilter, KeepsWithinTheFirstNthOfTheRange) {
+  Fixture f(3);
+  f.kv = {0, 0.3f, 1.0f};
+  EXPECT_EQ(f.Keep("least-kv-cache-filter"), (List{0, 1}));
+}
+
+TEST(QueueLimitFilter, ComparesTheScrapedQueueStrictly) {
+  Fixture f(3);
+  f.scraped_queue = {49, 50, 51};
+  f.queue = {1000, 0, 0};
+  EXPECT_EQ(f.Keep("queue-limit-filter"), (List{0}));
+  EXPECT_EQ(f.Keep("queue-limit-filter", {{"limit", 51}}), (List{0, 1}));
+  EXPECT_TRUE(f.Keep("queue-limit-filter", {{"limit", 1}}).empty());
+}
+
+TEST(CapacityFilter, NeedsBothQueueAndKvCache) {
+  Fixture f(4);
+  f.scraped_queue = {4, 5, 0, 0};
+  f.kv = {0.79f, 0.1f, 0.8f, 0};
+  EXPECT_EQ(f.Keep("capacity-filter"), (List{0, 3}));
+}
+
+TEST(CriticalRequestFilter, PassesAllOrNone) {
+  Fixture f(2);
+  f.request.critical = true;
+  EXPECT_EQ(f.Keep("critical-request-filter"), (List{0, 1}));
+  f.request.critical = false;
+  EXPECT_TRUE(f.Keep("critical-request-filter").empty());
+}
+
+TEST(LoraAffinityFilter, ResidentThenRoomElseFails) {
+  Fixture f(4);
+  f.lora = {kLoraRunning, kLoraWaiting | kLoraRoom, kLoraRoom, 0};
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}}), (List{0, 1}));
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 1}}), (List{2}));
+  f.lora = {0, kLoraRoom, kLoraRoom, 0};
+  EXPECT_EQ(f.Keep("lora-affinity-filter"), (List{1, 2}));
+  f.lora = {0, 0, 0, 0};
+  EXPECT_TRUE(f.Keep("lora-affinity-filter").empty());
+}
+
+TEST(Scorers, FollowTheirFormulas) {
+  Fixture f(3);
+  f.queue = {0, 5, 10};
+  EXPECT_EQ(f.Scores("queue-scorer"), (std::vector<float>{1, 0.5f, 0}));
+  f.queue = {4, 4, 4};
+  EXPECT_EQ(f.Scores("queue-scorer"), (std::vector<float>{1, 1, 1}));
+  f.running = {2, 0, 4};
+  EXPECT_EQ(f.Scores("running-requests-size-scorer"), (std::vector<float>{0.5f, 1, 0}));
+  f.kv = {0.25f, 0, 1.5f};
+  EXPECT_EQ(f.Scores("kv-cache-utilization-scorer"), (std::vector<float>{0.75f, 1, 0}));
+  f.lora = {kLoraRunning, kLoraRoom, kLoraWaiting};
+  EXPECT_EQ(f.Scores("lora-affinity-scorer"), (std::vector<float>{1.0f, 0.8f, 0.6f}));
+}
+
+TEST(MaxScorePicker, BestFirstTiesUniformFallbacksByScore) {
+  Fixture f(5);
+  const auto picker = MakePicker("max-score-picker").value();
+  const std::vector<float> scores{1, 3, 2, 3, 0};
+  int first_is_1 = 0;
+  for (int i = 0; i < 4000; ++i) {
+    std::vector<uint32_t> out(3);
+    const size_t n =
+        f.With([&](const Context& context) { return picker->Pick(context, f.all, scores, out); });
+    ASSERT_EQ(n, 3u);
+    ASSERT_TRUE((out[0] == 1 && out[1] == 3) || (out[0] == 3 && out[1] == 1));
+    ASSERT_EQ(out[2], 2u);
+    first_is_1 += out[0] == 1 ? 1 : 0;
+  }
+  EXPECT_NEAR(first_is_1, 2000, 4 * 32);
+  std::vector<uint32_t> many(8);
+  EXPECT_EQ(f.With([&](const Context& context) { return picker->Pick(context, f.all, scores, many); }), 5u);
+}
+
+TEST(RandomPicker, UniformWithoutRepetition) {
+  Fixture f(4);
+  const auto picker = MakePicker("random-picker").value();
+  const std::vector<float> scores(4);
+  std::map<uint32_t, int> first;
+  for (int i = 0; i < 8000; ++i) {
+    std::vector<uint32_t> out(6);
+    ASSERT_EQ(f.With([&](const Context& context) { return picker->Pick(context, f.all, scores, out); }), 4u);
+    out.resize(4);
+    ++first[out[0]];
+    std::sort(out.begin(), out.end());
+    ASSERT_EQ(out, f.all);
+  }
+  for (const auto& [position, n] : first) EXPECT_NEAR(n, 2000, 4 * 39) << position;
+}
+
+}  // namespace
+}  // namespace fairway::scheduling

@@ -1,0 +1,69 @@
+// The decision alone: gather, filters, scores, pick, reserve and release, at 8 to 10,000 endpoints.
+// Floor: reading the four signals of each endpoint's cell once.
+#include <benchmark/benchmark.h>
+
+#include <string>
+#include <vector>
+
+#include "scheduling/scheduler.h"
+#include "tests/support/pools.h"
+
+namespace fairway::scheduling {
+namespace {
+
+tests::TestPool MakePool(int64_t n, bool with_models) {
+  std::vector<tests::ServerState> servers;
+  base::Random random(9);
+  for (int64_t i = 0; i < n; ++i) {
+    servers.push_back({.name = "e" + std::to_string(i),
+                       .waiting = static_cast<uint32_t>(random.Below(60)),
+                       .kv_usage = static_cast<float>(random.NextDouble()),
+                       .adapters = {"lora-" + std::to_string(random.Below(10))},
+                       .max_adapters = 4,
+                       .running = static_cast<uint32_t>(random.Below(64))});
+  }
+  std::vector<api::InferenceModel> models;
+  if (with_models) models.push_back(tests::Model("chat", api::Criticality::kCritical));
+  return tests::TestPool(std::move(servers), std::move(models));
+}
+
+void Decide(benchmark::State& state, bool with_models, bool critical) {
+  tests::TestPool pool = MakePool(state.range(0), with_models);
+  const auto snapshot = pool.pool();
+  const Scheduler scheduler({}, 0);
+  Scratch scratch;
+  base::Random random(1);
+  const Request request{
+      .target_model = "lora-3", .adapter = snapshot->AdapterId("lora-3"), .critical = critical};
+  for (auto _ : state) {
+    const Outcome outcome = scheduler.Pick(*snapshot, request, std::nullopt, base::kSecond, scratch, random);
+    benchmark::DoNotOptimize(outcome);
+    if (outcome.kind == OutcomeKind::kPicked) {
+      snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded);
+    }
+  }
+}
+
+void BM_DefaultProfile(benchmark::State& state) { Decide(state, false, true); }
+void BM_TreeCritical(benchmark::State& state) { Decide(state, true, true); }
+void BM_TreeSheddable(benchmark::State& state) { Decide(state, true, false); }
+
+void BM_FloorReadCells(benchmark::State& state) {
+  tests::TestPool pool = MakePool(state.range(0), false);
+  const auto snapshot = pool.pool();
+  for (auto _ : state) {
+    float sum = 0;
+    for (const fleet::EndpointCell* cell : snapshot->cells) {
+      sum += static_cast<float>(cell->waiting() + cell->running() + cell->pending()) + cell->kv_usage();
+    }
+    benchmark::DoNotOptimize(sum);
+  }
+}
+
+BENCHMARK(BM_FloorReadCells)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
+BENCHMARK(BM_DefaultProfile)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
+BENCHMARK(BM_TreeCritical)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
+BENCHMARK(BM_TreeSheddable)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
+
+}  // namespace
+}  // namespace fairway::scheduling

@@ -1,0 +1,340 @@
+#include "scheduling/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "scheduling/plugin.h"
+#include "scheduling/program.h"
+#include "tests/support/pools.h"
+
+namespace fairway::scheduling {
+namespace {
+
+using base::kSecond;
+using tests::Model;
+using tests::ServerState;
+using tests::TestPool;
+
+constexpr base::Nanos kNow = kSecond + kSecond / 10;
+
+std::vector<api::InferenceModel> SomeModel() { return {Model("any", api::Criticality::kCritical)}; }
+
+class Picks {
+ public:
+  explicit Picks(SchedulerOptions options = {.lora_exploration = 0}) : scheduler_(options, 0) {}
+
+  Outcome Once(TestPool& pool, bool critical, std::string_view model = "", base::Nanos now = kNow) {
+    const auto snapshot = pool.pool();
+    return scheduler_.Pick(*snapshot, Ask(*snapshot, critical, model), std::nullopt, now, scratch_, random_,
+                           &why_);
+  }
+  // The name of the chosen endpoint; nothing stays reserved.
+  std::string Name(TestPool& pool, bool critical, std::string_view model = "", base::Nanos now = kNow) {
+    const Outcome outcome = Once(pool, critical, model, now);
+    if (outcome.kind == OutcomeKind::kShed) return "shed";
+    if (outcome.kind == OutcomeKind::kNoCandidates) return "none";
+    const auto& endpoint = pool.pool()->endpoints[outcome.choices[0]];
+    endpoint.cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded);
+    return endpoint.name;
+  }
+  static Request Ask(const fleet::PoolSnapshot& pool, bool critical, std::string_view model) {
+    return {
+        .target_model = model, .adapter = pool.AdapterId(model), .critical = critical, .prompt_tokens = 10};
+  }
+
+  Scheduler scheduler_;
+  Scratch scratch_;
+  base::Random random_{1};
+  Explanation why_;
+};
+
+// ---- The worked examples of the introduction: they hold whatever the seed.
+
+TEST(CriticalityTree, WorkedExample1AdapterBeatsAShorterQueue) {
+  TestPool pool(
+      {{"A", 10, 0.30f, {"lora-x"}, {}, 2}, {"B", 5, 0.70f, {}, {}, 2}, {"C", 60, 0.20f, {"lora-x"}, {}, 2}},
+      SomeModel());
+  Picks picks;
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(picks.Name(pool, true, "lora-x"), "A");
+  ASSERT_GE(picks.why_.steps.size(), 3u);
+  EXPECT_EQ(picks.why_.steps[1].name, "queue-limit-filter");
+  ASSERT_EQ(picks.why_.steps[1].drops.size(), 1u);
+  EXPECT_EQ(picks.why_.steps[1].drops[0].why, "queue 60 is not below 50");
+}
+
+TEST(CriticalityTree, WorkedExample2OnlyBHasRoom) {
+  TestPool pool({{"A", 6, 0.85f, {}, {}}, {"B", 4, 0.75f, {}, {}}, {"C", 7, 0.60f, {}, {}}}, SomeModel());
+  Picks picks;
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(picks.Name(pool, false), "B");
+  ASSERT_EQ(picks.why_.steps[1].name, "capacity-filter");
+  EXPECT_EQ(picks.why_.steps[1].drops[0].why, "queue 6 is not below 5 and KV use 85 % is not below 80 %");
+}
+
+TEST(CriticalityTree, WorkedExample3AllQueuesLongTheShortestWithTheAdapter) {
+  TestPool pool(
+      {{"A", 70, 0.40f, {"lora-y"}, {}, 2}, {"B", 80, 0.60f, {"lora-y"}, {}, 2}, {"C", 65, 0.70f, {}, {}, 2}},
+      SomeModel());
+  Picks picks;
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(picks.Name(pool, true, "lora-y"), "A");
+}
+
+TEST(CriticalityTree, ShedsWhenEveryEndpointIsBeyondALimit) {
+  TestPool pool({{"A", 5, 0.1f, {}, {}}, {"B", 0, 0.8f, {}, {}}}, SomeModel());
+  Picks picks;
+  EXPECT_EQ(picks.Name(pool, false), "shed");
+  EXPECT_EQ(picks.Name(pool, true), "B") << "a critical request is never shed";
+}
+
+TEST(CriticalityTree, LimitsAreStrict) {
+  TestPool at_limit({{"A", 50, 0, {}, {}}, {"B", 49, 0.9f, {}, {}}}, SomeModel());
+  Picks picks;
+  EXPECT_EQ(picks.Name(at_limit, true), "B");
+}
+
+TEST(CriticalityTree, OwnReservationsDoNotShed) {
+  // Thresholds compare the scraped queue: a burst between two scrapes is spread, not refused.
+  TestPool pool({{"A", 0, 0, {}, {}}, {"B", 0, 0, {}, {}}}, SomeModel());
+  Picks picks;
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(picks.Once(pool, false).kind, OutcomeKind::kPicked);
+  EXPECT_EQ(pool.pool()->endpoints[0].cell->pending(), 50u);
+  EXPECT_EQ(pool.pool()->endpoints[1].cell->pending(), 50u);
+}
+
+TEST(CriticalityTree, UnknownAdapterGoesWhereThereIsRoom) {
+  TestPool pool({{"A", 0, 0.1f, {"x", "y"}, {}, 2}, {"B", 9, 0.9f, {"x"}, {}, 2}}, SomeModel());
+  Picks picks;
+  EXPECT_EQ(picks.Name(pool, true, "z"), "B");
+}
+
+TEST(CriticalityTree, ExplorationTakesItsShare) {
+  TestPool pool({{"A", 0, 0.1f, {"x"}, {}, 2}, {"B", 0, 0.1f, {}, {}, 2}}, SomeModel());
+  Picks picks({.lora_exploration = 0.1});
+  int explored = 0;
+  for (int i = 0; i < 10'000; ++i) explored += picks.Name(pool, true, "x") == "B" ? 1 : 0;
+  EXPECT_NEAR(explored, 1000, 4 * 30);  // 4 sigma of binomial(10000, 0.1)
+}
+
+TEST(CriticalityTree, FallbacksOfASheddableRequestHaveRoomToo) {
+  TestPool pool({{"A", 0, 0.1f, {}, {}}, {"B", 9, 0.1f, {}, {}}, {"C", 1, 0.5f, {}, {}}}, SomeModel());
+  Picks picks;
+  const Outcome outcome = picks.Once(pool, false);
+  ASSERT_EQ(outcome.num_choices, 2u) << "B has no room and is no fallback";
+  EXPECT_EQ(outcome.choices[0], 0u);
+  EXPECT_EQ(outcome.choices[1], 2u);
+}
+
+// ---- Reservation in the pick.
+
+TEST(Reservation, AThousandAtOnceSpreadEvenlyOverEightIdleEndpoints) {
+  for (const bool with_models : {true, false}) {
+    TestPool pool(std::vector<ServerState>(8),
+                  with_models ? SomeModel() : std::vector<api::InferenceModel>{});
+    const auto snapshot = pool.pool();
+    const Scheduler scheduler({}, 0);
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        Scratch scratch;
+        base::Random random(t);
+        for (int i = 0; i < 250; ++i) {
+          const Outcome outcome =
+              scheduler.Pick(*snapshot, Picks::Ask(*snapshot, true, ""), std::nullopt, kNow, scratch, random);
+          ASSERT_EQ(outcome.kind, OutcomeKind::kPicked);
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    for (const auto& endpoint : snapshot->endpoints) EXPECT_NEAR(endpoint.cell->pending(), 125, 1);
+  }
+}
+
+TEST(Reservation, TiesAreBrokenUniformly) {
+  for (const bool with_models : {true, false}) {
+    TestPool pool(std::vector<ServerState>{{"A"}, {"B"}, {"C"}, {"D"}},
+                  with_models ? SomeModel() : std::vector<api::InferenceModel>{});
+    Picks picks;
+    std::map<std::string, int> seen;
+    for (int i = 0; i < 8000; ++i) ++seen[picks.Name(pool, true)];
+    for (const auto& [name, n] : seen) EXPECT_NEAR(n, 2000, 4 * 39) << name;
+    EXPECT_EQ(seen.size(), 4u);
+  }
+}
+
+TEST(Reservation, SameSeedSamePicks) {
+  std::vector<uint32_t> runs[2];
+  for (auto& run : runs) {
+    TestPool pool(std::vector<ServerState>(16), SomeModel());
+    Picks picks(SchedulerOptions{});
+    for (int i = 0; i < 200; ++i) run.push_back(picks.Once(pool, true).choices[0]);
+  }
+  EXPECT_EQ(runs[0], runs[1]);
+}
+
+// ---- The default profile.
+
+TEST(DefaultProfile, WeighsQueueKvAdapterAndRunning) {
+  TestPool idle({{"A", 8, 0.1f, {}, {}}, {"B", 0, 0.1f, {}, {}}});
+  Picks picks;
+  EXPECT_EQ(picks.Name(idle, true), "B");
+  TestPool kv({{"A", 0, 0.9f, {}, {}}, {"B", 0, 0.2f, {}, {}}});
+  EXPECT_EQ(picks.Name(kv, true), "B");
+  TestPool lora({{"A", 0, 0.2f, {"x"}, {}, 1}, {"B", 0, 0.2f, {}, {}, 1}});
+  EXPECT_EQ(picks.Name(lora, true, "x"), "A");
+  TestPool running({{"A", 0, 0.2f, {}, {}, 0, 9}, {"B", 0, 0.2f, {}, {}, 0, 1}});
+  EXPECT_EQ(picks.Name(running, true), "B");
+  // queue 2 * 0 + KV 2 * 0.9 + LoRA 0 + running 1 = 2.8 against 2 * 1 + 2 * 0.2 + 0 + 1 = 3.4
+  TestPool mixed({{"A", 3, 0.1f, {}, {}}, {"B", 1, 0.8f, {}, {}}});
+  EXPECT_EQ(picks.Name(mixed, true), "B");
+  EXPECT_NEAR(picks.why_.candidates[0].score, 2.8, 1e-5);
+  EXPECT_NEAR(picks.why_.candidates[1].score, 3.4, 1e-5);
+  EXPECT_EQ(picks.Name(mixed, false), "B") << "without InferenceModels nothing is shed";
+}
+
+TEST(DefaultProfile, FallbacksFollowByScore) {
+  TestPool pool(
+      {{"A", 9, 0.1f, {}, {}}, {"B", 0, 0.1f, {}, {}}, {"C", 3, 0.1f, {}, {}}, {"D", 1, 0.1f, {}, {}}});
+  Picks picks;
+  const Outcome outcome = picks.Once(pool, true);
+  ASSERT_EQ(outcome.num_choices, 3u);
+  EXPECT_EQ(outcome.choices[0], 1u);
+  EXPECT_EQ(outcome.choices[1], 3u);
+  EXPECT_EQ(outcome.choices[2], 2u);
+}
+
+TEST(Candidates, SubsetIsHonouredAndEmptyGivesNothing) {
+  TestPool pool({{"A", 0, 0, {}, {}}, {"B", 9, 0, {}, {}}, {"C", 5, 0, {}, {}}});
+  const auto snapshot = pool.pool();
+  const Scheduler scheduler({}, 0);
+  Scratch scratch;
+  base::Random random(1);
+  const std::vector<uint32_t> subset{1, 2};
+  const Outcome outcome =
+      scheduler.Pick(*snapshot, Picks::Ask(*snapshot, true, ""), subset, kNow, scratch, random);
+  EXPECT_EQ(outcome.choices[0], 2u);
+  EXPECT_EQ(outcome.num_choices, 2u);
+  const std::vector<uint32_t> none;
+  EXPECT_EQ(scheduler.Pick(*snapshot, Picks::Ask(*snapshot, true, ""), none, kNow, scratch, random).kind,
+            OutcomeKind::kNoCandidates);
+}
+
+// ---- The ladder: fresh, ledger, power of two, any ready.
+
+TEST(Ladder, FreshSignalsDecideWhileTheyAreFresh) {
+  TestPool pool({{"A", 0, 0, {}, {}}, {"B", 4, 0, {}, {}}});
+  Picks picks;
+  EXPECT_EQ(picks.Name(pool, true), "A");
+  EXPECT_EQ(picks.Once(pool, true).rung, Rung::kFresh);
+}
+
+TEST(Ladder, WithoutScrapesTheLedgerDecides) {
+  TestPool pool({{"A", 0, 0, {}, {}}, {"B", 40, 0.9f, {}, {}}}, SomeModel());
+  Picks picks;
+  auto& a = *pool.pool()->endpoints[0].cell;
+  for (int i = 0; i < 3; ++i) a.Reserve(1);
+  const base::Nanos later = 10 * kSecond;
+  const Outcome outcome = picks.Once(pool, false, "", later);
+  ASSERT_EQ(outcome.kind, OutcomeKind::kPicked) << "stale never means full";
+  EXPECT_EQ(outcome.choices[0], 1u) << "none of our requests is there";
+  EXPECT_EQ(outcome.rung, Rung::kLedger);
+}
+
+TEST(Ladder, AStaleEndpointAmongFreshOnesCountsAsAverage) {
+  TestPool pool({{"A", 2, 0.2f, {}, {}}, {"B", 4, 0.2f, {}, {}}, {"stale", 0, 0.2f, {}, {}}});
+  const base::Nanos later = 10 * kSecond;
+  pool.Scrape(0, {"A", 2, 0.2f, {}, {}}, later);
+  pool.Scrape(1, {"B", 4, 0.2f, {}, {}}, later);
+  Picks picks;
+  EXPECT_EQ(picks.Name(pool, true, "", later), "A");
+  EXPECT_FLOAT_EQ(picks.why_.candidates[2].queue, 3);
+  EXPECT_FALSE(picks.why_.candidates[2].fresh);
+}
+
+TEST(Ladder, LongSilenceMeansPowerOfTwoChoices) {
+  TestPool pool({{"A"}, {"B"}, {"C"}, {"D"}}, SomeModel());
+  Picks picks;
+  auto& a = *pool.pool()->endpoints[0].cell;
+  for (int i = 0; i < 3; ++i) a.Reserve(1);
+  const base::Nanos later = 100 * kSecond;
+  EXPECT_EQ(picks.Once(pool, false, "", later).rung, Rung::kPowerOfTwo);
+  std::map<std::string, int> seen;
+  for (int i = 0; i < 6000; ++i) ++seen[picks.Name(pool, false, "", later)];
+  EXPECT_EQ(seen["A"], 0) << "the loaded one loses each of its pairs";
+  EXPECT_GT(seen["B"], 1000);
+  EXPECT_GT(seen["C"], 1000);
+}
+
+TEST(Ladder, AYoungFleetIsNotALostOne) {
+  TestPool pool({{"A"}, {"B"}}, SomeModel(), 0);
+  const Scheduler scheduler({}, 95 * kSecond);
+  Scratch scratch;
+  base::Random random(1);
+  const auto snapshot = pool.pool();
+  EXPECT_EQ(
+      scheduler.Pick(*snapshot, Picks::Ask(*snapshot, true, ""), std::nullopt, 100 * kSecond, scratch, random)
+          .rung,
+      Rung::kLedger);
+}
+
+class DropEverything final : public Filter {
+ public:
+  std::string_view type() const noexcept override { return "drop-everything"; }
+  size_t Apply(const Context&, std::span<const uint32_t>, uint32_t*) const noexcept override { return 0; }
+  std::string Why(const Context&, uint32_t) const override { return "broken"; }
+};
+class PickNothing final : public Picker {
+ public:
+  std::string_view type() const noexcept override { return "pick-nothing"; }
+  size_t Pick(const Context&, std::span<const uint32_t>, std::span<const float>,
+              std::span<uint32_t>) const noexcept override {
+    return 0;
+  }
+};
+
+TEST(Ladder, AFaultyProgramFallsToAnyReadyEndpoint) {
+  Program broken;
+  broken.picker = std::make_unique<PickNothing>();
+  broken.nodes.push_back({std::make_unique<DropEverything>(), 0, 0});  // and it loops
+  TestPool pool({{"A"}, {"B"}});
+  const auto snapshot = pool.pool();
+  const Scheduler scheduler({}, 0, MakeCriticalityTree({}), std::move(broken));
+  Scratch scratch;
+  base::Random random(3);
+  std::set<uint32_t> seen;
+  for (int i = 0; i < 50; ++i) {
+    const Outcome outcome =
+        scheduler.Pick(*snapshot, Picks::Ask(*snapshot, true, ""), std::nullopt, kNow, scratch, random);
+    ASSERT_EQ(outcome.kind, OutcomeKind::kPicked);
+    ASSERT_EQ(outcome.rung, Rung::kAnyReady);
+    seen.insert(outcome.choices[0]);
+  }
+  EXPECT_EQ(seen.size(), 2u);
+}
+
+TEST(Options, AreChecked) {
+  EXPECT_TRUE(CheckOptions({}));
+  EXPECT_EQ(CheckOptions({.sheddable_kv_limit = 1.5f}).error().message,
+            "sheddable KV limit must be from 0 to 1, not 1.5");
+  EXPECT_FALSE(CheckOptions({.max_choices = 0}));
+  EXPECT_FALSE(CheckOptions({.lora_exploration = -1}));
+}
+
+TEST(Plugins, UnknownTypesAndParametersAreNamed) {
+  EXPECT_EQ(MakeFilter("least-queue-filtr").error().message,
+            "no filter of type least-queue-filtr; did you mean least-queue-filter?");
+  EXPECT_EQ(MakeFilter("queue-limit-filter", Parameters({{"limt", 3}})).error().message,
+            "queue-limit-filter: no parameter limt; did you mean limit?");
+  EXPECT_FALSE(MakeFilter("capacity-filter", Parameters({{"kvCacheLimit", 80}})));
+  EXPECT_TRUE(MakeScorer("queue-scorer"));
+  for (const auto& type : BuiltinFilters()) EXPECT_EQ(MakeFilter(type.type).value()->type(), type.type);
+  for (const auto& type : BuiltinScorers()) EXPECT_EQ(MakeScorer(type.type).value()->type(), type.type);
+  for (const auto& type : BuiltinPickers()) EXPECT_EQ(MakePicker(type.type).value()->type(), type.type);
+}
+
+}  // namespace
+}  // namespace fairway::scheduling
