@@ -1,0 +1,387 @@
+#include "net/http_client.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/execution_context.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "base/strings.h"
+#include "net/address.h"
+#include "net/http_response.h"
+
+namespace fairway::net {
+
+namespace asio = boost::asio;
+using tcp = asio::ip::tcp;
+using ErrorCode = boost::system::error_code;
+
+namespace {
+
+// A timer per fetch would be two heap operations and often a system call each; a deadline that is looked at
+// this often is one comparison.
+constexpr base::Nanos kTick = 20 * base::kMillisecond;
+constexpr size_t kReceiveSize = 256 << 10;
+constexpr size_t kSpares = 8;
+constexpr size_t kSpareCapacity = 1 << 20;
+
+std::string ReasonOf(int error) { return base::ToLower(std::strerror(error)); }
+std::string ReasonOf(const ErrorCode& error) { return base::ToLower(error.message()); }
+
+bool IsSafeText(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c != 0x7f; });
+}
+
+// What the hub knows of an open fetch.
+struct Watched {
+  base::Nanos deadline = 0;
+  size_t slot = 0;  // in the hub's list
+  virtual void TimedOut() = 0;
+  virtual std::shared_ptr<Watched> Share() = 0;
+
+ protected:
+  ~Watched() = default;
+};
+
+// What all fetchers of a loop share: the receive buffer (an answer that comes in one piece is read where it
+// lies), a few strings for answers in more pieces, and the tick that watches deadlines. So a fetcher at rest
+// holds a socket and little else.
+class FetchHub final : public asio::execution_context::service {
+ public:
+  static inline asio::execution_context::id id;  // NOLINT: Asio's name
+
+  explicit FetchHub(asio::execution_context& context)
+      : service(context),
+        timer_(static_cast<asio::io_context&>(context)),
+        receive_(std::make_unique_for_overwrite<char[]>(kReceiveSize)) {}
+
+  void shutdown() noexcept override { open_.clear(); }
+
+  void Add(Watched* fetch) {
+    fetch->slot = open_.size();
+    open_.push_back(fetch);
+    if (!ticking_) StartTick();
+  }
+  void Remove(Watched* fetch) {
+    open_[fetch->slot] = open_.back();
+    open_[fetch->slot]->slot = fetch->slot;
+    open_.pop_back();
+  }
+  char* receive() { return receive_.get(); }
+
+  std::string TakeSpare() {
+    if (spares_.empty()) return {};
+    std::string spare = std::move(spares_.back());
+    spares_.pop_back();
+    return spare;
+  }
+  void GiveSpare(std::string spare) {
+    if (spare.capacity() > 64 && spare.capacity() <= kSpareCapacity && spares_.size() < kSpares) {
+      spares_.push_back(std::move(spare));
+    }
+  }
+
+ private:
+  void StartTick() {
+    ticking_ = true;
+    timer_.expires_after(std::chrono::nanoseconds(kTick));
+    timer_.async_wait([this](const ErrorCode& error) {
+      if (error) return;
+      ticking_ = false;
+      Tick();
+      if (!open_.empty() && !ticking_) StartTick();
+    });
+  }
+
+  void Tick() {
+    const base::Nanos now = base::SystemClock().Now();
+    std::vector<std::shared_ptr<Watched>> late;  // what happens to one may change the list, or destroy others
+    for (Watched* fetch : open_) {
+      if (fetch->deadline <= now) late.push_back(fetch->Share());
+    }
+    for (const auto& fetch : late) fetch->TimedOut();
+  }
+
+  asio::steady_timer timer_;
+  bool ticking_ = false;
+  std::vector<Watched*> open_;
+  std::unique_ptr<char[]> receive_;
+  std::vector<std::string> spares_;
+};
+
+}  // namespace
+
+struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetcher::Impl> {
+  Impl(Loop& l, HttpFetchOptions o)
+      : options(std::move(o)),
+        io(l.io()),
+        hub(asio::use_service<FetchHub>(io)),
+        socket(io),
+        resolver(io),
+        reader(options.max_body) {
+    if (options.target.empty() || options.target.front() != '/' || !IsSafeText(options.target)) {
+      invalid = "bad path: it must begin with / and hold no blanks";
+    } else if (options.host.empty() || !IsSafeText(options.host)) {
+      invalid = "bad host name";
+    } else if (options.port == 0) {
+      invalid = "bad port 0";
+    }
+    request = "GET " + options.target + " HTTP/1.1\r\nHost: " + FormatHostPort(options.host, options.port) +
+              "\r\nUser-Agent: fairway/" FAIRWAY_VERSION
+              "\r\nAccept: text/plain;version=0.0.4\r\nAccept-Encoding: identity\r\n\r\n";
+    ErrorCode error;
+    const auto literal = asio::ip::make_address(options.host, error);
+    if (!error) {
+      is_literal = true;
+      addresses.emplace_back(literal, options.port);
+    }
+  }
+
+  void Begin(Done what) {
+    FAIRWAY_CHECK(!busy);
+    busy = true;
+    done = std::move(what);
+    ++fetch;
+    retried = false;
+    got_bytes = false;
+    deadline = base::SystemClock().Now() + options.timeout;
+    hub.Add(this);
+    beginning = true;
+    if (!invalid.empty()) {
+      FailLater(invalid);
+    } else if (connected) {
+      reused = true;
+      SendRequest();
+    } else {
+      Connect();
+    }
+    beginning = false;
+  }
+
+  void Drop() {
+    if (busy) hub.Remove(this);
+    busy = false;
+    done = nullptr;
+    CloseSocket();
+    resolver.cancel();
+  }
+
+  // ---- The connection. `connection` counts them: a handler of an older one does nothing.
+
+  void CloseSocket() {
+    ++connection;
+    connected = false;
+    waiting = false;
+    ErrorCode error;
+    socket.close(error);
+  }
+
+  void Connect() {
+    CloseSocket();
+    reused = false;
+    next_address = 0;
+    if (!addresses.empty()) return ConnectNext({});
+    phase = "resolving the name";
+    resolver.async_resolve(options.host, std::to_string(options.port), tcp::resolver::numeric_service,
+                           [self = shared_from_this(), mine = connection](
+                               const ErrorCode& error, const tcp::resolver::results_type& found) {
+                             if (self->connection != mine || !self->busy) return;
+                             if (error || found.empty())
+                               return self->Fail(0, "cannot resolve the name: " + ReasonOf(error));
+                             for (const auto& entry : found) self->addresses.push_back(entry.endpoint());
+                             self->ConnectNext({});
+                           });
+  }
+
+  void ConnectNext(const ErrorCode& last) {
+    if (next_address == addresses.size()) {
+      if (!is_literal) addresses.clear();  // the name may mean another address by now
+      return Fail(0, ReasonOf(last));
+    }
+    CloseSocket();
+    phase = "connecting";
+    socket.async_connect(addresses[next_address++],
+                         [self = shared_from_this(), mine = connection](const ErrorCode& error) {
+                           if (self->connection != mine || !self->busy) return;
+                           if (error) return self->ConnectNext(error);
+                           self->connected = true;
+                           ErrorCode ignored;
+                           self->socket.set_option(tcp::no_delay(true), ignored);
+                           self->socket.non_blocking(true, ignored);
+                           self->SendRequest();
+                         });
+  }
+
+  void SendRequest() {
+    phase = "waiting for the answer";
+    sent = 0;
+    SendMore();
+  }
+
+  void SendMore() {
+    while (sent < request.size()) {
+      const ssize_t n = ::send(socket.native_handle(), request.data() + sent, request.size() - sent,
+                               MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n >= 0) {
+        sent += static_cast<size_t>(n);
+      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        socket.async_wait(tcp::socket::wait_write,
+                          [self = shared_from_this(), mine = connection](const ErrorCode& error) {
+                            if (self->connection != mine || !self->busy || error) return;
+                            self->SendMore();
+                          });
+        break;
+      } else if (errno != EINTR) {
+        return Lost(ReasonOf(errno));
+      }
+    }
+    WaitReadable();
+  }
+
+  // Always one wait while connected, also at rest: that is how the end of an idle connection is seen before
+  // the next fetch would run into it.
+  void WaitReadable() {
+    if (waiting) return;
+    waiting = true;
+    socket.async_wait(tcp::socket::wait_read,
+                      [self = shared_from_this(), mine = connection](const ErrorCode& error) {
+                        if (self->connection != mine) return;
+                        self->waiting = false;
+                        if (error) return self->Lost(ReasonOf(error));
+                        self->Receive();
+                      });
+  }
+
+  void Receive() {
+    if (!busy) return CloseSocket();  // the end of an idle connection, or bytes nobody asked for
+    ssize_t n = 0;
+    do {
+      n = ::recv(socket.native_handle(), hub.receive(), kReceiveSize, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+      if (errno == EAGAIN || errno == EWOULDBLOCK) return WaitReadable();
+      return Lost(ReasonOf(errno));
+    }
+    if (!got_bytes) {
+      if (n == 0) return Lost("connection closed without an answer");
+      got_bytes = true;
+      reader.Reset(hub.TakeSpare());
+    }
+    const HttpParse parsed = n == 0 ? reader.FeedEnd() : reader.Feed({hub.receive(), static_cast<size_t>(n)});
+    if (parsed == HttpParse::kMore) return WaitReadable();
+    if (parsed == HttpParse::kBad) {
+      CloseSocket();
+      return Fail(reader.status(), reader.error());
+    }
+    if (n == 0 || !reader.keep_alive()) {
+      CloseSocket();
+    } else {
+      WaitReadable();
+    }
+    Answered();
+  }
+
+  // The connection failed before the answer was whole. On a kept-alive one that gave no byte this is most
+  // likely the server's idle time-out crossing our request: once, silently, a fresh one (RFC 9110
+  // section 9.2.2: GET may be repeated).
+  void Lost(std::string why) {
+    CloseSocket();
+    if (!busy) return;
+    if (reused && !retried && !got_bytes) {
+      retried = true;
+      return Connect();
+    }
+    Fail(0, std::move(why));
+  }
+
+  // ---- The end of a fetch.
+
+  void Answered() {
+    const int status = reader.status();
+    if (status == 200 && reader.content_encoding().empty()) return Finish({true, status, reader.body(), {}});
+    std::string why = "HTTP " + std::to_string(status);
+    if (status == 200) {
+      why = "content-encoding " + reader.content_encoding() + " was not asked for";
+    } else if (status >= 300 && status < 400 && !reader.location().empty()) {
+      why += " redirect to " + reader.location() + " is not followed";
+    }
+    Finish({false, status, reader.body(), why});
+  }
+
+  void Fail(int status, const std::string& why) {
+    CloseSocket();
+    // Begin itself may fail, and Done never runs inside it.
+    if (beginning) return FailLater(why);
+    Finish({false, status, {}, why});
+  }
+
+  void FailLater(const std::string& why) {
+    asio::post(io, [self = shared_from_this(), mine = fetch, why] {
+      if (self->busy && self->fetch == mine) self->Finish({false, 0, {}, why});
+    });
+  }
+
+  std::shared_ptr<Watched> Share() override { return shared_from_this(); }
+
+  void TimedOut() override {
+    if (!busy) return;
+    CloseSocket();
+    resolver.cancel();
+    Finish({false, 0, {}, std::string("timeout while ") + phase});
+  }
+
+  void Finish(const Outcome& outcome) {
+    const auto self = shared_from_this();  // Done may destroy the fetcher
+    hub.Remove(this);
+    busy = false;
+    const Done what = std::move(done);
+    done = nullptr;
+    what(outcome);
+    // Done may have begun the next fetch, but that one has not read anything yet.
+    hub.GiveSpare(reader.TakeStorage());
+  }
+
+  const HttpFetchOptions options;
+  asio::io_context& io;
+  FetchHub& hub;
+  tcp::socket socket;
+  tcp::resolver resolver;
+  HttpResponseReader reader;
+  std::string request;
+  std::string invalid;
+  std::vector<tcp::endpoint> addresses;
+  size_t next_address = 0;
+  size_t sent = 0;
+  Done done;
+  const char* phase = "";
+  uint64_t connection = 0;
+  uint64_t fetch = 0;
+  bool is_literal = false;
+  bool busy = false;
+  bool beginning = false;
+  bool connected = false;
+  bool waiting = false;
+  bool reused = false;
+  bool retried = false;
+  bool got_bytes = false;
+};
+
+HttpFetcher::HttpFetcher(Loop& loop, HttpFetchOptions options)
+    : impl_(std::make_shared<Impl>(loop, std::move(options))) {}
+
+HttpFetcher::~HttpFetcher() { impl_->Drop(); }
+
+void HttpFetcher::Fetch(Done done) { impl_->Begin(std::move(done)); }
+
+bool HttpFetcher::busy() const { return impl_->busy; }
+
+}  // namespace fairway::net

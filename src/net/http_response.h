@@ -1,0 +1,85 @@
+// One HTTP/1.1 answer put together from the pieces a socket gives: bytes in, a body out, no socket and no
+// allocation per answer.
+//
+// Own code and not Beast's parser: that one keeps every header in a list of its own (measured: README,
+// "HTTP/1.1").
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace fairway::net {
+
+// What the head of an answer says. Views point into the parsed bytes.
+struct HttpResponseHead {
+  int status = 0;
+  bool keep_alive = true;
+  bool chunked = false;
+  std::optional<uint64_t> content_length;
+  std::string_view location;
+  std::string_view content_encoding;  // "" for none
+  size_t size = 0;                    // of the head with its empty line
+};
+
+enum class HttpParse { kMore, kDone, kBad };
+
+// Parses a head at the begin of `bytes`. kBad: `error` says why (a literal). Bare LF ends a line as CRLF
+// does.
+HttpParse ParseHttpResponseHead(std::string_view bytes, HttpResponseHead& head, std::string_view& error);
+
+// Takes one answer after the other. Owned by one thread.
+class HttpResponseReader {
+ public:
+  static constexpr size_t kMaxHead = 64 << 10;
+
+  explicit HttpResponseReader(size_t max_body) : max_body_(max_body) {}
+
+  // Begins a new answer. `storage` is used for answers that come in more than one piece; TakeStorage gives it
+  // back.
+  void Reset(std::string storage = {});
+  std::string TakeStorage() { return std::move(held_); }
+
+  // The next bytes. At kDone body() is valid as long as `bytes` and until the next Reset or TakeStorage; at
+  // kBad error() says why.
+  HttpParse Feed(std::string_view bytes);
+  // The peer closed. kDone: the end of the connection was the end of the body.
+  HttpParse FeedEnd();
+
+  int status() const { return head_.status; }
+  const std::string& location() const { return location_; }
+  const std::string& content_encoding() const { return content_encoding_; }
+  bool keep_alive() const { return keep_alive_; }
+  std::string_view body() const { return body_; }
+  const std::string& error() const { return error_; }
+
+ private:
+  enum class Phase : uint8_t { kHead, kLength, kToEnd, kChunkSize, kChunkData, kChunkEnd, kTrailer };
+
+  HttpParse Bad(std::string_view why);
+  HttpParse FeedHead(std::string_view bytes);
+  HttpParse FeedBody(std::string_view bytes);
+  HttpParse FeedChunks(std::string_view bytes);
+  HttpParse Done(std::string_view body, bool extra_bytes);
+  bool Append(std::string_view bytes);
+
+  size_t max_body_;
+  HttpResponseHead head_;
+  std::string location_;
+  std::string content_encoding_;
+  std::string held_;  // the head until it is whole, then the body so far
+  std::string_view body_;
+  std::string error_;
+  uint64_t left_ = 0;     // of the chunk's data
+  size_t line_size_ = 0;  // of the chunk's or trailer's line so far
+  size_t trailer_size_ = 0;
+  uint8_t chunk_digits_ = 0;
+  bool chunk_extension_ = false;
+  Phase phase_ = Phase::kHead;
+  bool keep_alive_ = true;
+};
+
+}  // namespace fairway::net
