@@ -3,11 +3,11 @@
 //   Router router(fleet.published(), clock, registry, options);
 //   std::unique_ptr<Worker> worker = router.NewWorker(seed);     // one per worker thread
 //   auto begun = router.Begin(*worker, input);
-//   if (auto* rejection = std::get_if<Rejection>(&begun)) -> answer rejection->status with RejectionBody(*rejection)
-//   Ticket ticket = std::get<Ticket>(std::move(begun));
-//   -> ticket.destination() into the header, ticket.destinations() into the metadata, body spliced when ticket.rewrites()
-//   ticket.OnResponseHeaders(200, "10.0.0.7:8000"); ticket.OnResponseBody(n); ticket.OnUsage(usage);
-//   ~Ticket: outcome recorded, reservation given back exactly once.
+//   if (auto* rejection = std::get_if<Rejection>(&begun)) -> answer rejection->status with
+//   RejectionBody(*rejection) Ticket ticket = std::get<Ticket>(std::move(begun));
+//   -> ticket.destination() into the header, ticket.destinations() into the metadata, body spliced when
+//   ticket.rewrites() ticket.OnResponseHeaders(200, "10.0.0.7:8000"); ticket.OnResponseBody(n);
+//   ticket.OnUsage(usage); ~Ticket: outcome recorded, reservation given back exactly once.
 //
 // Nothing here blocks, does I/O or leaves the process.
 #pragma once
@@ -32,8 +32,8 @@
 
 namespace fairway::routing {
 
-// Which endpoints the gateway allows (metadata envoy.lb.subset_hint, protocol.md 1.1): "ip:port" or a bare "ip" for all its ports. Present but
-// empty allows none.
+// Which endpoints the gateway allows (metadata envoy.lb.subset_hint, protocol.md 1.1): "ip:port" or a bare
+// "ip" for all its ports. Present but empty allows none.
 using SubsetHint = std::vector<std::string>;
 
 // What a frontend knows of a request when it asks for an endpoint. All views are valid during Begin only.
@@ -43,19 +43,19 @@ struct RequestInput {
   // Null: no body was or will be seen (GET, body mode NONE): any model, scheduled by load.
   const payload::RequestScanner* body = nullptr;
   uint64_t body_bytes = 0;
-  bool body_complete = true;    // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
+  bool body_complete = true;       // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
   std::string_view fairness_id;    // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
   const SubsetHint* subset = nullptr;  // null: no hint
-  base::Nanos received_at = 0;  // when the request's headers came; 0: now
+  base::Nanos received_at = 0;         // when the request's headers came; 0: now
 };
 
 // A request that gets no endpoint. protocol.md 1.5.
 struct Rejection {
-  int status = 500;               // HTTP
-  std::string_view code;          // "BadRequest", "NotFound", "ResourceExhausted", "ServiceUnavailable", "Internal"
+  int status = 500;       // HTTP
+  std::string_view code;  // "BadRequest", "NotFound", "ResourceExhausted", "ServiceUnavailable", "Internal"
   std::string message;
-  std::string_view drop_reason;   // for x-llm-d-request-dropped-reason; "" is none
+  std::string_view drop_reason;  // for x-llm-d-request-dropped-reason; "" is none
 };
 // "inference error: <code> - <message>"
 std::string RejectionBody(const Rejection& rejection);
@@ -63,7 +63,8 @@ std::string RejectionBody(const Rejection& rejection);
 class Worker;
 class Router;
 
-// One request on its way, from the pick to the end of its answer. Movable; owned by one thread at a time, that of its worker.
+// One request on its way, from the pick to the end of its answer. Movable; owned by one thread at a time,
+// that of its worker.
 class Ticket {
  public:
   Ticket(Ticket&&) noexcept;
@@ -84,15 +85,17 @@ class Ticket {
   // Per-endpoint totals of the decision as pairs, only with RouterOptions::keep_scores.
   const std::vector<std::pair<std::string, float>>& scores() const;
 
-  // The response began. `served`: who really answered ("" when the gateway does not say): the reservation moves there when it
-  // is another endpoint of the pool (a retry). `event_stream`: content-type has text/event-stream.
+  // The response began. `served`: who really answered ("" when the gateway does not say): the reservation
+  // moves there when it is another endpoint of the pool (a retry). `event_stream`: content-type has
+  // text/event-stream.
   void OnResponseHeaders(int status, std::string_view served, bool event_stream);
   // A piece of the response's body came, of `bytes` bytes.
   void OnResponseBody(uint64_t bytes);
   void OnUsage(const payload::Usage& usage);
   // The response ended as it should.
   void OnComplete();
-  // The frontend will hear no more of this request although it may still run (body mode NONE on the response).
+  // The frontend will hear no more of this request although it may still run (body mode NONE on the
+  // response).
   void Detach();
   // The client or the gateway gave up.
   void Abort();
@@ -106,17 +109,18 @@ class Ticket {
 
 struct RouterOptions {
   scheduling::SchedulerOptions scheduling;
-  bool keep_scores = false;        // --emit-endpoint-scores
-  bool use_subset_hint = true;     // off: --disable-endpoint-subset-filter
+  bool keep_scores = false;                         // --emit-endpoint-scores
+  bool use_subset_hint = true;                      // off: --disable-endpoint-subset-filter
   base::Nanos ready_staleness = 2 * base::kSecond;  // --metrics-staleness-threshold, for the ready_* gauges
-  // Called for each decision (also rejections) with its explanation as text, on the worker's thread. Empty: no explanation is
-  // made and none costs anything.
+  // Called for each decision (also rejections) with its explanation as text, on the worker's thread. Empty:
+  // no explanation is made and none costs anything.
   std::function<void(std::string_view)> explain;
 };
 
 // Thread-safe: immutable after construction but for metrics. Worker objects are each owned by one thread.
 class Router {
  public:
+  // REQUIRES: `fleet` and `clock` outlive it; `registry` outlives it and is not rendered after it is gone.
   Router(const base::Published<fleet::Snapshot>& fleet, const base::Clock& clock, base::Registry& registry,
          RouterOptions options);
   ~Router();
@@ -126,7 +130,8 @@ class Router {
 
   std::variant<Ticket, Rejection> Begin(Worker& worker, const RequestInput& input) const;
 
-  // A request that was refused before Begin (malformed beyond what the scanner sees, too large, ...): counted in the metrics.
+  // A request that was refused before Begin (malformed beyond what the scanner sees, too large, ...): counted
+  // in the metrics.
   void CountRejection(Worker& worker, const RequestInput& input, const Rejection& rejection) const;
 
   // True once a snapshot with a pool was published: the condition of the health service ("pool synced").

@@ -1,0 +1,112 @@
+// The request, pool and scheduler series, under the reference's names and their deprecated twins (protocol.md
+// section 4).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/published.h"
+#include "base/strings.h"
+#include "fleet/snapshot.h"
+#include "scheduling/scheduler.h"
+
+namespace fairway::routing {
+
+// The series of one label set {model_name, target_model_name, fairness_id, priority}. References live as long
+// as the registry.
+struct RequestSeries {
+  base::Counter* requests;
+  base::Histogram* duration;
+  base::Histogram* request_size;
+  base::Histogram* response_size;
+  base::Histogram* input_tokens;
+  base::Histogram* output_tokens;
+  base::Histogram* cached_tokens;
+  base::Histogram* per_output_token;
+  base::Histogram* streaming_per_output_token;
+  base::Histogram* ttft[2];  // [streaming]
+  base::Gauge* running;
+};
+
+struct RequestLabels {
+  std::string_view model;
+  std::string_view target_model;
+  std::string_view fairness_id;
+  std::string_view priority;
+};
+
+// Registers everything in its constructor. Thread-safe; per-request look-ups go through a MetricsCache.
+class RouterMetrics {
+ public:
+  explicit RouterMetrics(base::Registry& registry);
+
+  RequestSeries Series(const RequestLabels& labels);
+  base::Counter& Errors(const RequestLabels& labels, std::string_view code);
+  base::Counter& Attempts(std::string_view target_model, const fleet::Endpoint* endpoint);  // null: failure
+  base::Counter& Decisions(std::string_view pool, scheduling::Rung rung);
+  base::Histogram& scheduler_duration() { return *scheduler_duration_; }
+  base::Counter& ServedElsewhere(std::string_view pool) { return served_elsewhere_.With({pool}); }
+
+  // Brings the pool gauges up to date: averages and deviations over endpoints with a scrape not older than
+  // `staleness`.
+  void CollectPools(const fleet::Snapshot& snapshot, base::Nanos now, base::Nanos staleness);
+
+ private:
+  base::CounterFamily& requests_;
+  base::CounterFamily& errors_;
+  base::HistogramFamily& duration_;
+  base::HistogramFamily& request_size_;
+  base::HistogramFamily& response_size_;
+  base::HistogramFamily& input_tokens_;
+  base::HistogramFamily& output_tokens_;
+  base::HistogramFamily& cached_tokens_;
+  base::HistogramFamily& per_output_token_;
+  base::HistogramFamily& streaming_per_output_token_;
+  base::HistogramFamily& ttft_;
+  base::GaugeFamily& running_;
+  base::CounterFamily& attempts_;
+  base::CounterFamily& decisions_;
+  base::CounterFamily& served_elsewhere_;
+  base::Histogram* scheduler_duration_;
+
+  // average and standard deviation of KV use, queue, running; then ready endpoints
+  std::array<base::GaugeFamily*, 3> average_;
+  std::array<base::GaugeFamily*, 3> deviation_;
+  base::GaugeFamily& ready_;
+  base::GaugeFamily& endpoint_queue_;
+  std::map<std::string, std::set<std::string>>
+      shown_;  // pool -> endpoints on the page; guarded by collect_mutex_
+  std::mutex collect_mutex_;
+};
+
+// What one worker has looked up, so that a request costs no mutex. Owned by one thread; bounded: beyond kMax
+// entries it starts anew.
+class MetricsCache {
+ public:
+  explicit MetricsCache(RouterMetrics& metrics) : metrics_(metrics) {}
+  const RequestSeries& Series(const RequestLabels& labels);
+  base::Counter& Attempts(std::string_view target_model, const fleet::Endpoint& endpoint);
+  base::Counter& Decisions(const std::string& pool, scheduling::Rung rung);
+
+ private:
+  static constexpr size_t kMax = 4096;
+  template <typename V>
+  using Map = std::unordered_map<std::string, V, base::StringHash, std::equal_to<>>;
+
+  RouterMetrics& metrics_;
+  std::string key_;  // reused
+  Map<RequestSeries> series_;
+  Map<base::Counter*> attempts_;
+  Map<base::Counter*> decisions_;
+};
+
+}  // namespace fairway::routing

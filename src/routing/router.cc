@@ -1,0 +1,221 @@
+#include "routing/router.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "routing/explain.h"
+#include "routing/metrics.h"
+#include "routing/worker.h"
+
+namespace fairway::routing {
+namespace {
+
+constexpr std::string_view kDefaultFlow = "default-flow";
+constexpr size_t kMaxFairnessId = 128;  // longer ones are cut in labels
+
+Rejection BadRequest(std::string message) { return {400, "BadRequest", std::move(message), ""}; }
+
+// Client text in an answer: bounded.
+std::string Quoted(std::string_view text) {
+  constexpr size_t kMax = 200;
+  return "\"" + std::string(text.substr(0, kMax)) + (text.size() > kMax ? "..." : "") + "\"";
+}
+
+Rejection UnknownModel(const fleet::PoolSnapshot& pool, std::string_view model) {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : pool.models) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  std::string message = "model " + Quoted(model) + " is not served here";
+  if (const auto near = base::Nearest(model, names)) message += "; did you mean " + Quoted(*near) + "?";
+  return {404, "NotFound", std::move(message), ""};
+}
+
+const std::string& DrawTarget(const fleet::Model& model, base::Random& random) {
+  if (model.targets.size() == 1) return model.targets[0].name;
+  const uint64_t drawn = random.Below(model.total_weight);
+  const auto found =
+      std::upper_bound(model.targets.begin(), model.targets.end(), drawn,
+                       [](uint64_t d, const auto& target) { return d < target.cumulative_weight; });
+  return found->name;
+}
+
+// The endpoints that a hint allows, each once, in the pool's order of mention. A port counts when it is
+// given.
+void SelectSubset(const fleet::PoolSnapshot& pool, const SubsetHint& hint, std::vector<uint32_t>& out) {
+  out.clear();
+  const auto add = [&out](uint32_t number) { out.push_back(number); };
+  for (const std::string& entry : hint) {
+    if (const auto exact = pool.by_address.find(entry); exact != pool.by_address.end()) {
+      add(exact->second);
+      continue;
+    }
+    std::string_view host = entry;
+    if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+    const auto [first, last] = pool.by_host.equal_range(host);
+    for (auto it = first; it != last; ++it) add(it->second);
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+}
+
+}  // namespace
+
+std::string RejectionBody(const Rejection& rejection) {
+  return "inference error: " + std::string(rejection.code) + " - " + rejection.message;
+}
+
+struct Router::Impl {
+  Impl(const base::Published<fleet::Snapshot>& f, const base::Clock& c, base::Registry& registry,
+       RouterOptions o)
+      : fleet(f), clock(c), options(std::move(o)), metrics(registry), scheduler(options.scheduling, c.Now()) {
+    registry.AddCollector(
+        [this] { metrics.CollectPools(*fleet.Load(), clock.Now(), options.ready_staleness); });
+  }
+
+  const base::Published<fleet::Snapshot>& fleet;
+  const base::Clock& clock;
+  RouterOptions options;
+  mutable RouterMetrics metrics;
+  scheduling::Scheduler scheduler;
+};
+
+Worker::Worker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Worker::~Worker() = default;
+
+Router::Router(const base::Published<fleet::Snapshot>& fleet, const base::Clock& clock,
+               base::Registry& registry, RouterOptions options)
+    : impl_(std::make_unique<Impl>(fleet, clock, registry, std::move(options))) {}
+Router::~Router() = default;
+
+std::unique_ptr<Worker> Router::NewWorker(uint64_t seed) const {
+  return std::unique_ptr<Worker>(
+      new Worker(std::make_unique<Worker::Impl>(impl_->fleet, impl_->clock, impl_->metrics, seed)));
+}
+
+bool Router::ready() const { return !impl_->fleet.Load()->pools.empty(); }
+
+void Router::CountRejection(Worker& worker, const RequestInput& input, const Rejection& rejection) const {
+  RequestLabels labels{
+      .fairness_id = input.fairness_id.empty() ? kDefaultFlow : input.fairness_id.substr(0, kMaxFairnessId),
+      .priority = "0"};
+  // An unknown model's name is the client's text: it would be a series each.
+  if (input.body != nullptr && input.body->ok() && rejection.status != 404) {
+    labels.model = labels.target_model = input.body->fields().model;
+  }
+  worker.impl_->metrics.Errors(labels, rejection.code).Add();
+}
+
+std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const RequestInput& input) const {
+  Worker::Impl& worker = *worker_handle.impl_;
+  const auto reject = [&](Rejection rejection) -> std::variant<Ticket, Rejection> {
+    CountRejection(worker_handle, input, rejection);
+    return rejection;
+  };
+  const auto no_endpoint = [] {
+    return Rejection{503, "ServiceUnavailable", "failed to find endpoint candidates for serving the request",
+                     "rejected-no-endpoints"};
+  };
+
+  const payload::RequestScanner* body = input.body;
+  if (body != nullptr && !body->ok()) return reject(BadRequest(body->error()));
+  const bool known_api = body != nullptr && body->api() != payload::Api::kUnknown;
+  const bool has_model = body != nullptr && body->fields().has_model && !body->fields().model.empty();
+  if (known_api && !has_model && input.body_complete) {
+    return reject(BadRequest("model not found in request body"));
+  }
+
+  // One picture of the fleet for the whole decision. The copy keeps it alive across a publish.
+  const std::shared_ptr<const fleet::Snapshot> snapshot = worker.reader.Get();
+  const fleet::PoolSnapshot* pool = snapshot->FindPool(input.pool_key);
+  if (pool == nullptr) return reject(no_endpoint());
+
+  auto state = std::make_unique<Ticket::State>();
+  state->worker = &worker;
+  state->pool_key = pool->key;
+  state->priority = "0";
+  state->fairness_id = input.fairness_id.empty() ? std::string(kDefaultFlow)
+                                                 : std::string(input.fairness_id.substr(0, kMaxFairnessId));
+  bool critical = true;  // what no InferenceModel declares is not shed
+  bool declared = false;
+  if (has_model) state->model = body->fields().model;
+  state->target_model = input.model_rewrite.empty() ? state->model : std::string(input.model_rewrite);
+  if (!pool->models.empty() && !state->model.empty()) {
+    const auto found = pool->models.find(state->model);
+    if (found != pool->models.end()) {
+      declared = true;
+      critical = found->second.critical;
+      // Below 0 is what may be shed, as with InferenceObjective.
+      state->priority = critical ? "1" : "-1";
+      state->target_model = DrawTarget(found->second, worker.random);
+    } else if (known_api) {
+      return reject(UnknownModel(*pool, state->model));
+    }
+  }
+  state->rewrites = has_model && !state->target_model.empty() && state->target_model != state->model;
+
+  std::optional<std::span<const uint32_t>> candidates;
+  if (input.subset != nullptr && impl_->options.use_subset_hint) {
+    SelectSubset(*pool, *input.subset, worker.candidates);
+    candidates = worker.candidates;
+  }
+
+  uint64_t tokens = 0;
+  if (body != nullptr) {
+    tokens = body->fields().prompt_bytes / 4;  // about 4 bytes a token
+    state->streaming = body->fields().stream;
+  }
+  const scheduling::Request request{
+      .target_model = state->target_model,
+      .adapter = pool->AdapterId(state->target_model),
+      .critical = critical,
+      .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
+  };
+  const bool explain = static_cast<bool>(impl_->options.explain);
+  const bool record = explain || impl_->options.keep_scores;
+  const base::Nanos start = impl_->clock.Now();
+  const scheduling::Outcome outcome =
+      impl_->scheduler.Pick(*pool, request, candidates, start, worker.scratch, worker.random,
+                            record ? &worker.explanation : nullptr);
+  const base::Nanos took = impl_->clock.Now() - start;
+  impl_->metrics.scheduler_duration().Observe(base::ToSeconds(took));
+  if (explain) {
+    if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) worker.explanation = {};
+    impl_->options.explain(Explain({.request_id = input.request_id,
+                                    .model = state->model,
+                                    .target_model = state->target_model,
+                                    .critical = critical,
+                                    .declared = declared,
+                                    .took = took},
+                                   *pool, outcome, worker.explanation));
+  }
+  if (outcome.kind != scheduling::OutcomeKind::kPicked) {
+    impl_->metrics.Attempts(state->target_model, nullptr).Add();
+    if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) return reject(no_endpoint());
+    return reject(
+        {429, "ResourceExhausted", "system saturated, sheddable request dropped", "rejected-saturated"});
+  }
+
+  const fleet::Endpoint& first = pool->endpoints[outcome.choices[0]];
+  state->cell = first.cell;
+  state->reservation = outcome.reservation;
+  state->received_at = input.received_at != 0 ? input.received_at : start;
+  for (uint32_t i = 0; i < outcome.num_choices; ++i) {
+    if (i > 0) state->destinations += ',';
+    state->destinations += pool->endpoints[outcome.choices[i]].address;
+  }
+  state->first_length = first.address.size();
+  if (impl_->options.keep_scores) {
+    for (const auto& c : worker.explanation.candidates) {
+      state->scores.emplace_back(pool->endpoints[c.endpoint].address, c.score);
+    }
+  }
+  worker.cache.Decisions(pool->key, outcome.rung).Add();
+  worker.cache.Attempts(state->target_model, first).Add();
+  state->series = worker.cache.Series(state->labels());
+  state->series.requests->Add();
+  state->series.request_size->Observe(static_cast<double>(input.body_bytes));
+  if (!state->model.empty()) state->series.running->Add(1);
+  return Ticket(std::move(state));
+}
+
+}  // namespace fairway::routing

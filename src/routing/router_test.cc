@@ -1,0 +1,351 @@
+#include "routing/router.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/support/pools.h"
+
+namespace fairway::routing {
+namespace {
+
+using base::kMillisecond;
+using base::kSecond;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using tests::Model;
+using tests::TestPool;
+
+class Scene {
+ public:
+  explicit Scene(std::vector<tests::ServerState> servers, std::vector<api::InferenceModel> models = {},
+                 RouterOptions options = {}, uint64_t seed = 1)
+      : pool(std::move(servers), std::move(models)), clock(kSecond + 20 * kMillisecond) {
+    options.scheduling.lora_exploration = 0;
+    router = std::make_unique<Router>(pool.fleet().published(), clock, registry, std::move(options));
+    worker = router->NewWorker(seed);
+  }
+
+  std::variant<Ticket, Rejection> Ask(std::string_view body, std::string_view path = "/v1/completions",
+                                      RequestInput input = {}) {
+    payload::RequestScanner scanner(payload::ApiOfPath(path));
+    scanner.Feed(body);
+    scanner.Finish();
+    input.body = &scanner;
+    input.body_bytes = body.size();
+    return router->Begin(*worker, input);
+  }
+  Ticket Get(std::string_view body, std::string_view path = "/v1/completions", RequestInput input = {}) {
+    auto begun = Ask(body, path, input);
+    if (auto* rejection = std::get_if<Rejection>(&begun)) ADD_FAILURE() << RejectionBody(*rejection);
+    return std::get<Ticket>(std::move(begun));
+  }
+  Rejection Refused(std::string_view body, std::string_view path = "/v1/completions",
+                    RequestInput input = {}) {
+    auto begun = Ask(body, path, input);
+    if (std::holds_alternative<Ticket>(begun)) {
+      ADD_FAILURE() << "not refused";
+      return {};
+    }
+    return std::get<Rejection>(begun);
+  }
+  fleet::EndpointCell& cell(size_t i) { return *pool.pool()->endpoints[i].cell; }
+
+  TestPool pool;
+  base::ManualClock clock;
+  base::Registry registry;
+  std::unique_ptr<Router> router;
+  std::unique_ptr<Worker> worker;
+};
+
+std::string Completion(std::string_view model) {
+  return R"({"model":")" + std::string(model) + R"(","prompt":"Say hi."})";
+}
+
+// ---- The worked examples, from request bytes to the destination.
+
+TEST(WorkedExamples, FromBytesToHeader) {
+  Scene first(
+      {{"A", 10, 0.30f, {"lora-x"}, {}, 2}, {"B", 5, 0.70f, {}, {}, 2}, {"C", 60, 0.20f, {"lora-x"}, {}, 2}},
+      {Model("chat", api::Criticality::kCritical, {{"lora-x", {}}})});
+  const Ticket ticket = first.Get(Completion("chat"));
+  EXPECT_EQ(ticket.destination(), "10.0.0.1:8000");
+  EXPECT_THAT(std::string(ticket.destinations()), testing::StartsWith("10.0.0.1:8000,"));
+  EXPECT_EQ(ticket.target_model(), "lora-x");
+  EXPECT_TRUE(ticket.rewrites());
+
+  Scene second({{"A", 6, 0.85f}, {"B", 4, 0.75f}, {"C", 7, 0.60f}},
+               {Model("batch", api::Criticality::kSheddable)});
+  EXPECT_EQ(second.Get(Completion("batch")).destination(), "10.0.0.2:8000");
+
+  Scene third(
+      {{"A", 70, 0.40f, {"lora-y"}, {}, 2}, {"B", 80, 0.60f, {"lora-y"}, {}, 2}, {"C", 65, 0.70f, {}, {}, 2}},
+      {Model("lora-y", api::Criticality::kCritical)});
+  const Ticket same_name = third.Get(Completion("lora-y"));
+  EXPECT_EQ(same_name.destination(), "10.0.0.1:8000");
+  EXPECT_FALSE(same_name.rewrites());
+}
+
+TEST(WorkedExamples, NotCriticalWithEveryEndpointBeyondALimitIs429) {
+  for (const auto criticality :
+       {api::Criticality::kSheddable, api::Criticality::kStandard, api::Criticality::kUnset}) {
+    Scene scene({{"A", 9, 0.1f}, {"B", 0, 0.9f}}, {Model("m", criticality)});
+    const Rejection refused = scene.Refused(Completion("m"));
+    EXPECT_EQ(refused.status, 429);
+    EXPECT_EQ(refused.drop_reason, "rejected-saturated");
+    EXPECT_EQ(RejectionBody(refused),
+              "inference error: ResourceExhausted - system saturated, sheddable request dropped");
+  }
+}
+
+TEST(TargetModels, WeightsHoldAndRepeatWithTheSeed) {
+  std::vector<std::string> runs[2];
+  for (auto& run : runs) {
+    Scene scene({{"A"}, {"B"}}, {Model("llama2", api::Criticality::kCritical, {{"v1", 75}, {"v2", 25}})}, {},
+                42);
+    int v1 = 0;
+    for (int i = 0; i < 10'000; ++i) {
+      const Ticket ticket = scene.Get(Completion("llama2"));
+      v1 += ticket.target_model() == "v1" ? 1 : 0;
+      run.emplace_back(std::string(ticket.target_model()) + "@" + std::string(ticket.destination()));
+    }
+    EXPECT_NEAR(v1, 7500, 4 * 43.3);  // 4 sigma of binomial(10000, 0.75)
+  }
+  EXPECT_EQ(runs[0], runs[1]) << "same seed, same picks";
+}
+
+TEST(TargetModels, UnsetWeightsAreUniform) {
+  Scene scene({{"A"}}, {Model("m", api::Criticality::kCritical, {{"a", {}}, {"b", {}}, {"c", {}}})});
+  std::map<std::string, int> seen;
+  for (int i = 0; i < 9'000; ++i) ++seen[std::string(scene.Get(Completion("m")).target_model())];
+  for (const auto& [name, n] : seen) EXPECT_NEAR(n, 3000, 4 * 44.7) << name;
+  EXPECT_EQ(seen.size(), 3u);
+}
+
+// ---- Refusals.
+
+TEST(Refusals, UnknownModelIs404WithTheNearestName) {
+  Scene scene({{"A"}}, {Model("llama2", api::Criticality::kCritical)});
+  const Rejection refused = scene.Refused(Completion("lama2"));
+  EXPECT_EQ(refused.status, 404);
+  EXPECT_EQ(RejectionBody(refused),
+            "inference error: NotFound - model \"lama2\" is not served here; did you mean \"llama2\"?");
+  EXPECT_LT(scene.Refused(Completion(std::string(3000, 'x'))).message.size(), 300u);
+}
+
+TEST(Refusals, AnyModelGoesWithoutInferenceModels) {
+  Scene scene({{"A"}});
+  EXPECT_EQ(scene.Get(Completion("whatever")).target_model(), "whatever");
+}
+
+TEST(Refusals, MalformedBodiesAre400BeforeAnythingElse) {
+  Scene empty_pool({});
+  EXPECT_EQ(empty_pool.Refused("{").status, 400);
+  EXPECT_EQ(empty_pool.Refused(R"({"prompt":"x"})").message, "model not found in request body");
+  EXPECT_EQ(empty_pool.Refused(R"({"model":"m"})").message,
+            "invalid completions request: must have prompt field");
+  EXPECT_EQ(empty_pool.Refused(Completion("m")).status, 503);
+}
+
+TEST(Refusals, EmptyOrUnknownPoolIs503) {
+  Scene scene({{"A"}});
+  const Rejection refused = scene.Refused(Completion("m"), "/v1/completions", {.pool_key = "default/other"});
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.drop_reason, "rejected-no-endpoints");
+  scene.pool.manifests().endpoints.clear();
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  EXPECT_EQ(scene.Refused(Completion("m")).status, 503);
+}
+
+TEST(PassThrough, UnknownPathsAndBodilessRequestsAreScheduledByLoad) {
+  Scene scene({{"A", 30}, {"B", 2}}, {Model("m", api::Criticality::kSheddable)});
+  EXPECT_EQ(scene.Get("not json", "/v1/audio").destination(), "10.0.0.2:8000");
+  EXPECT_EQ(scene.Get(R"({"model":"unknown"})", "/v1/audio").destination(), "10.0.0.2:8000");
+  auto begun = scene.router->Begin(*scene.worker, {});
+  EXPECT_EQ(std::get<Ticket>(begun).destination(), "10.0.0.2:8000");
+}
+
+// ---- Subset hints.
+
+TEST(Subset, AddressesWithAndWithoutPort) {
+  Scene scene({{"A", 0}, {"B", 5}, {"C", 3}});
+  const auto pick = [&](SubsetHint hint) -> std::string {
+    auto begun = scene.Ask(Completion("m"), "/v1/completions", {.subset = &hint});
+    if (auto* refused = std::get_if<Rejection>(&begun)) return std::to_string(refused->status);
+    return std::string(std::get<Ticket>(begun).destination());
+  };
+  EXPECT_EQ(pick({"10.0.0.2:8000", "10.0.0.3:8000"}), "10.0.0.3:8000");
+  EXPECT_EQ(pick({"10.0.0.2"}), "10.0.0.2:8000");
+  EXPECT_EQ(pick({"10.0.0.2:9999"}), "503") << "a port that is given counts";
+  EXPECT_EQ(pick({"10.9.9.9"}), "503");
+  EXPECT_EQ(pick({}), "503");
+  EXPECT_EQ(pick({"10.9.9.9", "10.0.0.2:8000", "10.0.0.2"}), "10.0.0.2:8000");
+}
+
+TEST(Subset, CanBeSwitchedOff) {
+  Scene scene({{"A", 0}, {"B", 5}}, {}, {.use_subset_hint = false});
+  const SubsetHint hint{"10.0.0.2"};
+  EXPECT_EQ(scene.Get(Completion("m"), "/v1/completions", {.subset = &hint}).destination(), "10.0.0.1:8000");
+}
+
+// ---- The reservation's life.
+
+TEST(Reservation, IsGivenBackExactlyOnceHoweverTheRequestEnds) {
+  Scene scene({{"A"}});
+  auto& cell = scene.cell(0);
+  {
+    Ticket ticket = scene.Get(Completion("m"));
+    EXPECT_EQ(cell.inflight(), 1u);
+    Ticket moved = std::move(ticket);
+    EXPECT_EQ(cell.inflight(), 1u);
+    moved.OnComplete();
+    EXPECT_EQ(cell.inflight(), 0u);
+    moved.Abort();
+    moved.OnComplete();
+  }
+  EXPECT_EQ(cell.inflight(), 0u);
+  {
+    Ticket dropped = scene.Get(Completion("m"));
+  }
+  EXPECT_EQ(cell.inflight(), 0u);
+  EXPECT_EQ(cell.pending(), 0u);
+  {
+    Ticket detached = scene.Get(Completion("m"));
+    detached.Detach();
+  }
+  EXPECT_EQ(cell.inflight(), 0u);
+  EXPECT_EQ(cell.pending(), 1u) << "it may still run: the next scrape tells";
+}
+
+TEST(Reservation, MovesToTheEndpointThatServed) {
+  Scene scene({{"A", 0}, {"B", 5}});
+  Ticket ticket = scene.Get(Completion("m"));
+  ASSERT_EQ(ticket.destination(), "10.0.0.1:8000");
+  ticket.OnResponseHeaders(200, "10.0.0.2:8000", false);
+  EXPECT_EQ(scene.cell(0).inflight(), 0u);
+  EXPECT_EQ(scene.cell(1).inflight(), 1u);
+  ticket.OnResponseHeaders(200, "1.2.3.4:1", false);
+  EXPECT_EQ(scene.cell(1).inflight(), 1u) << "an address nobody knows changes nothing";
+  ticket.OnComplete();
+  EXPECT_EQ(scene.cell(1).inflight(), 0u);
+  EXPECT_THAT(scene.registry.Render(), HasSubstr("fairway_served_elsewhere_total{pool=\"default/pool\"} 1"));
+}
+
+TEST(Reservation, OutlivesItsEndpointAndItsSnapshot) {
+  Scene scene({{"A"}});
+  Ticket ticket = scene.Get(Completion("m"));
+  scene.pool.manifests().endpoints.clear();
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  ticket.OnResponseHeaders(200, "10.0.0.1:8000", false);
+  ticket.OnComplete();
+}
+
+// ---- Metrics.
+
+TEST(Metrics, TheReferencesSeriesUnderBothNames) {
+  Scene scene({{"A", 4, 0.5f, {}, {}, 0, 2}, {"B", 8, 0.25f, {}, {}, 0, 3}},
+              {Model("chat", api::Criticality::kCritical, {{"lora-x", {}}})});
+  Ticket ticket = scene.Get(R"({"model":"chat","prompt":"hi","stream":true})");
+  EXPECT_THAT(scene.registry.Render(),
+              HasSubstr("inference_objective_running_requests{model_name=\"chat\"} 1\n"));
+  ticket.OnResponseHeaders(200, "", true);
+  scene.clock.Advance(30 * kMillisecond);
+  ticket.OnResponseBody(100);
+  scene.clock.Advance(100 * kMillisecond);
+  ticket.OnResponseBody(50);
+  ticket.OnUsage(
+      {.found = true, .input_tokens = 12, .output_tokens = 5, .total_tokens = 17, .cached_tokens = 8});
+  ticket.OnComplete();
+  scene.Refused(Completion("nope"));
+  const std::string page = scene.registry.Render();
+  const std::string labels =
+      R"({model_name="chat",target_model_name="lora-x",fairness_id="default-flow",priority="1"})";
+  for (
+      const std::string& line : {
+          "llm_d_epp_request_total" + labels + " 1\n",
+          std::string(
+              R"(inference_objective_request_total{model_name="chat",target_model_name="lora-x",priority="1"} 1)") +
+              "\n",
+          "llm_d_epp_request_running" + labels + " 0\n",
+          "llm_d_epp_request_duration_seconds_count" + labels + " 1\n",
+          "llm_d_epp_request_output_tokens_sum" + labels + " 5\n",
+          "llm_d_epp_request_input_tokens_sum" + labels + " 12\n",
+          "llm_d_epp_request_cached_tokens_sum" + labels + " 8\n",
+          "llm_d_epp_response_size_bytes_sum" + labels + " 150\n",
+          std::string(R"(llm_d_epp_request_streaming_tpot_seconds_sum)") + labels + " 0.025\n",
+          std::string(R"(llm_d_epp_average_queue_size{name="pool"} 6)") + "\n",
+          std::string(R"(inference_pool_average_kv_cache_utilization{name="pool"} 0.38)") + "\n",
+          std::string(R"(llm_d_epp_std_dev_queue_size{name="pool"} 2.83)") + "\n",
+          std::string(R"(inference_pool_ready_pods{name="pool"} 2)") + "\n",
+          std::string(R"(inference_pool_per_pod_queue_size{name="pool",model_server_pod="B"} 8)") + "\n",
+          std::string(R"(fairway_decisions_total{pool="default/pool",rung="fresh"} 1)") + "\n",
+          std::string(R"(,error_code="NotFound"} 1)") + "\n",
+          std::string(R"(llm_d_epp_scheduler_attempts_total{status="success",target_model_name="lora-x",)") +
+              R"(endpoint_name="A",namespace="default",port="8000"} 1)" + "\n",
+          std::string("llm_d_epp_scheduler_e2e_duration_seconds_count 1\n"),
+      }) {
+    EXPECT_THAT(page, HasSubstr(line));
+  }
+  EXPECT_THAT(
+      page,
+      HasSubstr("llm_d_epp_request_ttft_seconds_bucket{model_name=\"chat\",target_model_name=\"lora-x\","
+                "fairness_id=\"default-flow\",priority=\"1\",streaming=\"true\",le=\"0.05\"} 1\n"));
+  EXPECT_THAT(page, Not(HasSubstr("nope"))) << "a client's text is no label";
+}
+
+TEST(Metrics, StaleEndpointsAreNotReadyAndGoneOnesLeaveThePage) {
+  Scene scene({{"A", 4}, {"B", 8}});
+  EXPECT_THAT(scene.registry.Render(), HasSubstr("inference_pool_ready_pods{name=\"pool\"} 2\n"));
+  scene.clock.Advance(10 * kSecond);
+  EXPECT_THAT(scene.registry.Render(), HasSubstr("inference_pool_ready_pods{name=\"pool\"} 0\n"));
+  scene.pool.manifests().endpoints.pop_back();
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  EXPECT_THAT(scene.registry.Render(), Not(HasSubstr("model_server_pod=\"B\"")));
+}
+
+TEST(Metrics, ServerErrorsAndAbortsAreCountedOnce) {
+  Scene scene({{"A"}});
+  Ticket failed = scene.Get(Completion("m"));
+  failed.OnResponseHeaders(500, "", false);
+  failed.OnComplete();
+  Ticket gone = scene.Get(Completion("m"));
+  gone.Abort();
+  const std::string page = scene.registry.Render();
+  EXPECT_THAT(page, HasSubstr("error_code=\"ModelServerError\"} 1\n"));
+  EXPECT_THAT(page, HasSubstr("error_code=\"ClientClosedRequest\"} 1\n"));
+}
+
+// ---- Why.
+
+TEST(Explain, SaysWhatWasDroppedAndWhy) {
+  std::string why;
+  Scene scene(
+      {{"A", 10, 0.30f, {"lora-x"}, {}, 2}, {"B", 5, 0.70f, {}, {}, 2}, {"C", 60, 0.20f, {"lora-x"}, {}, 2}},
+      {Model("chat", api::Criticality::kCritical, {{"lora-x", {}}})},
+      {.explain = [&why](std::string_view text) { why = text; }});
+  scene.Get(Completion("chat"), "/v1/completions", {.request_id = "r-1"});
+  EXPECT_THAT(
+      why,
+      HasSubstr(
+          "request r-1 model chat -> lora-x (critical) pool default/pool: picked A 10.0.0.1:8000, then "));
+  EXPECT_THAT(why, HasSubstr("[fresh signals, criticality-tree, 0.0 us]"));
+  EXPECT_THAT(why, HasSubstr("queue-limit-filter: 3 -> 2: C: queue 60 is not below 50\n"));
+  EXPECT_THAT(why,
+              HasSubstr("lora-affinity-filter: 2 -> 1: B: the adapter is not loaded here, but elsewhere\n"));
+  EXPECT_THAT(why, HasSubstr("  A         10      0       30 %    resident  20 ms"));
+}
+
+TEST(Scores, AreKeptOnRequest) {
+  Scene scene({{"A", 0}, {"B", 5}}, {}, {.keep_scores = true});
+  const Ticket ticket = scene.Get(Completion("m"));
+  ASSERT_EQ(ticket.scores().size(), 2u);
+  EXPECT_EQ(ticket.scores()[0].first, "10.0.0.1:8000");
+  EXPECT_GT(ticket.scores()[0].second, ticket.scores()[1].second);
+}
+
+}  // namespace
+}  // namespace fairway::routing
