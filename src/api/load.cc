@@ -1,0 +1,174 @@
+// Reading files and folders, with bounds: nothing here waits for ever or grows without end, whatever the path
+// leads to.
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+#include "api/manifests.h"
+#include "api/text_rules.h"
+#include "api/value.h"
+#include "base/result.h"
+
+namespace fairway::api {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxFilesInFolder = 10'000;
+constexpr int kPipeTimeoutMs = 5000;
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ > STDERR_FILENO) ::close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+base::Result<std::string> ReadAll(int fd, bool wait_for_ever) {
+  std::string text;
+  std::array<char, 65536> chunk{};
+  for (;;) {
+    pollfd ready{fd, POLLIN, 0};
+    const int polled = ::poll(&ready, 1, wait_for_ever ? -1 : kPipeTimeoutMs);
+    if (polled < 0 && errno == EINTR) continue;
+    if (polled == 0) return base::Fail(base::ErrorCode::kIo, "no data came within 5 s");
+    const ssize_t got = ::read(fd, chunk.data(), chunk.size());
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (got < 0)
+      return base::Fail(base::ErrorCode::kIo, std::string("cannot be read: ") + std::strerror(errno));
+    if (got == 0) return text;
+    text.append(chunk.data(), static_cast<size_t>(got));
+    if (text.size() > kMaxFileBytes) {
+      return base::Fail(base::ErrorCode::kIo, "larger than 16 MiB; split it into files of one folder");
+    }
+  }
+}
+
+base::Result<std::string> ReadPath(const std::string& path) {
+  if (path == "-") return ReadAll(STDIN_FILENO, true);
+  // Not blocking: opening a pipe that nobody writes to must not hang.
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (file.get() < 0)
+    return base::Fail(base::ErrorCode::kIo, std::string("cannot be opened: ") + std::strerror(errno));
+  return ReadAll(file.get(), false);
+}
+
+bool IsManifestName(std::string_view name) {
+  if (name.starts_with('.') || name == "kustomization.yaml" || name == "kustomization.yml") return false;
+  return name.ends_with(".yaml") || name.ends_with(".yml") || name.ends_with(".json");
+}
+
+void Fail(LoadResult& result, const std::string& path, std::string message) {
+  result.problems.push_back({Severity::kError, {path, 0}, "", "", std::move(message)});
+}
+
+// "; did you mean \"examples/intro-pool.yaml\"?", from what stands in the folder of a path that does not
+// exist.
+std::string NearestPath(const std::string& path) {
+  const fs::path wanted(path);
+  const fs::path folder = wanted.has_parent_path() ? wanted.parent_path() : fs::path(".");
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end && names.size() < 1000;
+       it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name.starts_with('.')) continue;
+    names.push_back(wanted.has_parent_path() ? (wanted.parent_path() / name).string() : name);
+  }
+  std::sort(names.begin(), names.end());
+  return DidYouMean(path, names);
+}
+
+void Append(LoadResult& result, LoadResult&& part) {
+  const auto move_all = [](auto& from, auto& to) {
+    std::move(from.begin(), from.end(), std::back_inserter(to));
+  };
+  move_all(part.manifests.pools, result.manifests.pools);
+  move_all(part.manifests.models, result.manifests.models);
+  move_all(part.manifests.gateways, result.manifests.gateways);
+  move_all(part.manifests.routes, result.manifests.routes);
+  move_all(part.manifests.endpoints, result.manifests.endpoints);
+  move_all(part.problems, result.problems);
+  move_all(part.files, result.files);
+}
+
+void LoadFile(const std::string& path, LoadResult& result) {
+  const auto text = ReadPath(path);
+  if (!text) {
+    Fail(result, path, text.error().message);
+    return;
+  }
+  Append(result, ParseManifests(*text, path));
+}
+
+void LoadFolder(const std::string& folder, std::set<std::string>& seen, LoadResult& result) {
+  std::vector<std::string> files;
+  std::error_code error;
+  fs::directory_iterator it(folder, error);
+  for (const fs::directory_iterator end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    // What is named like a manifest but is a pipe, a device or a folder is none. A dangling link is reported
+    // by opening it.
+    std::error_code ignored;
+    const fs::file_status status = it->status(ignored);
+    if (!IsManifestName(name) || (fs::exists(status) && !fs::is_regular_file(status))) continue;
+    files.push_back((fs::path(folder) / name).string());
+    if (files.size() > kMaxFilesInFolder) {
+      Fail(result, folder, "more than 10000 manifest files in one folder");
+      return;
+    }
+  }
+  if (error) {
+    Fail(result, folder, "cannot be read: " + error.message());
+    return;
+  }
+  if (files.empty()) {
+    Fail(result, folder,
+         "no *.yaml, *.yml or *.json file in this folder (folders inside it are not looked into)");
+    return;
+  }
+  std::sort(files.begin(), files.end());
+  for (const std::string& file : files) {
+    if (seen.insert(fs::path(file).lexically_normal().string()).second) LoadFile(file, result);
+  }
+}
+
+}  // namespace
+
+LoadResult LoadManifests(const std::vector<std::string>& paths) {
+  LoadResult result;
+  std::set<std::string> seen;  // a file that is named twice is read once
+  for (const std::string& path : paths) {
+    struct stat info{};
+    if (path != "-" && ::stat(path.c_str(), &info) != 0) {
+      const bool missing = errno == ENOENT || errno == ENOTDIR;
+      Fail(result, path,
+           missing ? "no such file or folder" + NearestPath(path)
+                   : std::string("cannot be opened: ") + std::strerror(errno));
+    } else if (path != "-" && S_ISDIR(info.st_mode)) {
+      LoadFolder(path, seen, result);
+    } else if (seen.insert(path == "-" ? path : fs::path(path).lexically_normal().string()).second) {
+      LoadFile(path, result);
+    }
+  }
+  CheckReferences(result.manifests, result.problems);
+  return result;
+}
+
+}  // namespace fairway::api

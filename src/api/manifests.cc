@@ -1,0 +1,68 @@
+#include "api/manifests.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "api/decode.h"
+
+namespace fairway::api {
+
+std::string ToString(const Problem& problem) {
+  std::string out = problem.where.file;
+  const auto add = [&out](std::string_view part) {
+    if (!out.empty()) out += ": ";
+    out += part;
+  };
+  if (problem.where.line > 0) out += (out.empty() ? "line " : ":") + std::to_string(problem.where.line);
+  if (problem.severity == Severity::kWarning) add("warning");
+  if (!problem.object.empty()) add(problem.object);
+  if (!problem.field.empty()) add(problem.field);
+  add(problem.message);
+  return out;
+}
+
+std::string Key(std::string_view namespace_name, std::string_view name) {
+  std::string key(namespace_name);
+  key += '/';
+  key += name;
+  return key;
+}
+
+std::string Key(const ObjectMeta& meta) { return Key(meta.namespace_name, meta.name); }
+
+const InferencePool* Manifests::FindPool(std::string_view namespace_name, std::string_view name) const {
+  const auto found = std::find_if(pools.begin(), pools.end(), [&](const InferencePool& pool) {
+    return pool.meta.name == name && pool.meta.namespace_name == namespace_name;
+  });
+  return found == pools.end() ? nullptr : &*found;
+}
+
+std::vector<const InferenceModel*> ModelsOf(const Manifests& manifests, const InferencePool& pool) {
+  std::vector<const InferenceModel*> models;
+  std::unordered_map<std::string_view, size_t> by_name;
+  for (const InferenceModel& model : manifests.models) {
+    if (model.pool_name != pool.meta.name || model.meta.namespace_name != pool.meta.namespace_name) continue;
+    const auto [at, is_new] = by_name.emplace(model.model_name, models.size());
+    if (is_new) {
+      models.push_back(&model);
+    } else if (Older(model.meta, models[at->second]->meta)) {
+      models[at->second] = &model;
+    }
+  }
+  return models;
+}
+
+bool Matches(const std::map<std::string, std::string>& selector,
+             const std::map<std::string, std::string>& labels) {
+  return !selector.empty() && std::all_of(selector.begin(), selector.end(), [&](const auto& pair) {
+    const auto label = labels.find(pair.first);
+    return label != labels.end() && label->second == pair.second;
+  });
+}
+
+bool LoadResult::ok() const {
+  return std::none_of(problems.begin(), problems.end(),
+                      [](const Problem& problem) { return problem.severity == Severity::kError; });
+}
+
+}  // namespace fairway::api
