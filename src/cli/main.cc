@@ -1,0 +1,55 @@
+// fairway: parse the command line, run one subcommand, return its exit code.
+#include <malloc.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <functional>
+
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/sim_command.h"
+#include "cli/up_command.h"
+
+int main(int argc, char** argv) {
+  // Bodies of some 100 KB come and go with each request: without these glibc maps and unmaps each one, page
+  // by page.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  std::signal(SIGPIPE, SIG_IGN);  // a peer that is gone is an error of one write, not the end of the process
+
+  CLI::App app{"Fairway picks, for every LLM request, the model server that will answer it soonest.",
+               "fairway"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "fairway " FAIRWAY_VERSION);
+  app.footer(
+      "Examples:\n"
+      "  fairway up -f examples/intro-fixed        serve manifests on this machine through a real Envoy\n"
+      "  fairway up --endpoint 127.0.0.1:8000      serve model servers with no manifest at all\n"
+      "  fairway epp -f manifests/                 the endpoint picker alone, for a gateway with ext_proc\n"
+      "  fairway sim --listen 127.0.0.1:8000       a simulated model server\n"
+      "  fairway check -f manifests/               find mistakes before they are served\n\n"
+      "Exit codes: 0 done; 1 a manifest has errors; 2 wrong flags; 3 could not start; 4 stopped by a "
+      "failure.");
+  std::function<int()> run;
+  fairway::cli::AddEppCommand(app, run);
+  fairway::cli::AddUpCommand(app, run);
+  fairway::cli::AddSimCommand(app, run);
+  fairway::cli::AddCheckCommand(app, run);
+  fairway::cli::AddVersionCommand(app, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);  // --help, --version
+  } catch (const CLI::ParseError& e) {
+    app.exit(e);
+    return fairway::cli::kExitUsage;
+  }
+  try {
+    return run();
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "fairway: %s\n", e.what());
+    return fairway::cli::kExitFailure;
+  }
+}
