@@ -157,7 +157,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     hub.Add(this);
     beginning = true;
     if (!invalid.empty()) {
-      FailLater(invalid);
+      FailLater(HttpFailure::kOptions, invalid);
     } else if (connected) {
       reused = true;
       SendRequest();
@@ -196,7 +196,8 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
                                const ErrorCode& error, const tcp::resolver::results_type& found) {
                              if (self->connection != mine || !self->busy) return;
                              if (error || found.empty())
-                               return self->Fail(0, "cannot resolve the name: " + ReasonOf(error));
+                               return self->Fail(HttpFailure::kConnect,
+                                                 "cannot resolve the name: " + ReasonOf(error));
                              for (const auto& entry : found) self->addresses.push_back(entry.endpoint());
                              self->ConnectNext({});
                            });
@@ -205,7 +206,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   void ConnectNext(const ErrorCode& last) {
     if (next_address == addresses.size()) {
       if (!is_literal) addresses.clear();  // the name may mean another address by now
-      return Fail(0, ReasonOf(last));
+      return Fail(HttpFailure::kConnect, ReasonOf(last));
     }
     CloseSocket();
     phase = "connecting";
@@ -280,7 +281,10 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     if (parsed == HttpParse::kMore) return WaitReadable();
     if (parsed == HttpParse::kBad) {
       CloseSocket();
-      return Fail(reader.status(), reader.error());
+      return Fail(n == 0               ? HttpFailure::kClosed
+                  : reader.too_large() ? HttpFailure::kTooLarge
+                                       : HttpFailure::kProtocol,
+                  reader.error());
     }
     if (n == 0 || !reader.keep_alive()) {
       CloseSocket();
@@ -293,14 +297,14 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   // The connection failed before the answer was whole. On a kept-alive one that gave no byte this is most
   // likely the server's idle time-out crossing our request: once, silently, a fresh one (RFC 9110
   // section 9.2.2: GET may be repeated).
-  void Lost(std::string why) {
+  void Lost(const std::string& why) {
     CloseSocket();
     if (!busy) return;
     if (reused && !retried && !got_bytes) {
       retried = true;
       return Connect();
     }
-    Fail(0, std::move(why));
+    Fail(HttpFailure::kClosed, why);
   }
 
   // ---- The end of a fetch.
@@ -308,25 +312,27 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   void Answered() {
     const int status = reader.status();
     if (status == 200 && reader.content_encoding().empty()) return Finish({true, status, reader.body(), {}});
-    std::string why = "HTTP " + std::to_string(status);
     if (status == 200) {
-      why = "content-encoding " + reader.content_encoding() + " was not asked for";
-    } else if (status >= 300 && status < 400 && !reader.location().empty()) {
+      const std::string why = "content-encoding " + reader.content_encoding() + " was not asked for";
+      return Finish({false, status, {}, why, HttpFailure::kProtocol});
+    }
+    std::string why = "HTTP " + std::to_string(status);
+    if (status >= 300 && status < 400 && !reader.location().empty()) {
       why += " redirect to " + reader.location() + " is not followed";
     }
-    Finish({false, status, reader.body(), why});
+    Finish({false, status, reader.body(), why, HttpFailure::kStatus});
   }
 
-  void Fail(int status, const std::string& why) {
+  void Fail(HttpFailure failure, const std::string& why) {
     CloseSocket();
     // Begin itself may fail, and Done never runs inside it.
-    if (beginning) return FailLater(why);
-    Finish({false, status, {}, why});
+    if (beginning) return FailLater(failure, why);
+    Finish({false, 0, {}, why, failure});
   }
 
-  void FailLater(const std::string& why) {
-    asio::post(io, [self = shared_from_this(), mine = fetch, why] {
-      if (self->busy && self->fetch == mine) self->Finish({false, 0, {}, why});
+  void FailLater(HttpFailure failure, const std::string& why) {
+    asio::post(io, [self = shared_from_this(), mine = fetch, failure, why] {
+      if (self->busy && self->fetch == mine) self->Finish({false, 0, {}, why, failure});
     });
   }
 
@@ -336,7 +342,8 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     if (!busy) return;
     CloseSocket();
     resolver.cancel();
-    Finish({false, 0, {}, std::string("timeout while ") + phase});
+    const std::string why = std::string("timeout while ") + phase;
+    Finish({false, 0, {}, why, HttpFailure::kTimeout});
   }
 
   void Finish(const Outcome& outcome) {

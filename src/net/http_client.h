@@ -13,23 +13,40 @@
 namespace fairway::net {
 
 struct HttpFetchOptions {
-  std::string host;             // IPv4, IPv6 or a name (resolved off the loop, again after each failure to connect)
+  std::string host;  // IPv4, IPv6 or a name (resolved off the loop, again after each failure to connect)
   uint16_t port = 0;
   std::string target = "/metrics";
-  base::Nanos timeout = base::kSecond;   // for connect + request + whole answer
-  size_t max_body = 8u << 20;            // larger: an error, the connection is closed
+  base::Nanos timeout = base::kSecond;  // for connect + request + whole answer
+  size_t max_body = 8u << 20;           // larger: an error, the connection is closed
 };
 
-// One endpoint's page. Owned by its loop's thread.
+enum class HttpFailure {
+  kNone,
+  kOptions,  // the fetch could not be tried: bad path, host or port
+  kConnect,  // no address for the name, refused, unreachable
+  kTimeout,
+  kClosed,    // closed or reset before the answer was whole
+  kProtocol,  // the answer is no HTTP/1.1, or in an encoding that was not asked for
+  kTooLarge,
+  kStatus,  // not a 200
+};
+
+// One endpoint's page. Owned by its loop's thread. The deadline is looked at every 20 ms: a fetch may end
+// that much late.
+//
+// After a connection that was kept alive ends without a byte of answer the request is sent once more on a
+// fresh one.
 class HttpFetcher {
  public:
-  // `body` is valid during the call only. On failure `error` says what happened ("connection refused", "timeout", "HTTP 302
-  // redirect to /x is not followed", "page larger than 8388608 bytes", ...) and `status` is 0 where there was none.
+  // `body` is valid during the call only. On failure `error` says what happened ("connection refused",
+  // "timeout while connecting", "HTTP 302 redirect to /x is not followed", "page larger than 8388608 bytes",
+  // ...) and `status` is 0 where there was none.
   struct Outcome {
     bool ok = false;  // a 200 with a whole body
     int status = 0;
     std::string_view body;
     std::string_view error;
+    HttpFailure failure = HttpFailure::kNone;
   };
   using Done = std::function<void(const Outcome&)>;
 

@@ -140,6 +140,7 @@ struct Got {
   int status = 0;
   std::string body;
   std::string error;
+  HttpFailure failure = HttpFailure::kNone;
 };
 
 class HttpFetcherTest : public ::testing::Test {
@@ -162,8 +163,8 @@ class HttpFetcherTest : public ::testing::Test {
       fetcher_->Fetch([&, called](const HttpFetcher::Outcome& outcome) {
         *called = true;
         EXPECT_FALSE(fetcher_->busy());
-        promise.set_value(
-            {outcome.ok, outcome.status, std::string(outcome.body), std::string(outcome.error)});
+        promise.set_value({outcome.ok, outcome.status, std::string(outcome.body), std::string(outcome.error),
+                           outcome.failure});
       });
       EXPECT_FALSE(*called);
       EXPECT_TRUE(fetcher_->busy());
@@ -339,28 +340,38 @@ TEST_F(HttpFetcherTest, SurvivesARestartOfTheServer) {
 }
 
 TEST_F(HttpFetcherTest, SaysWhatIsWrongWithTheAnswer) {
-  const std::pair<std::string, std::string> answers[] = {
+  struct Case {
+    std::string bytes;
+    std::string error;
+    HttpFailure failure;
+  };
+  const Case answers[] = {
       {"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
-       "HTTP 302 redirect to /elsewhere is not followed"},
-      {"HTTP/1.1 500 Internal\r\nContent-Length: 4\r\n\r\noops", "HTTP 500"},
-      {"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP 404"},
-      {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", "connection closed in the middle of the answer"},
+       "HTTP 302 redirect to /elsewhere is not followed", HttpFailure::kStatus},
+      {"HTTP/1.1 500 Internal\r\nContent-Length: 4\r\n\r\noops", "HTTP 500", HttpFailure::kStatus},
+      {"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP 404",
+       HttpFailure::kStatus},
+      {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", "connection closed in the middle of the answer",
+       HttpFailure::kClosed},
       {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
-       "connection closed in the middle of the answer"},
+       "connection closed in the middle of the answer", HttpFailure::kClosed},
       {"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nzz",
-       "content-encoding gzip was not asked for"},
-      {"HTTP/1.1 200 OK\r\nContent-Length: 9000000000\r\n\r\n", "page larger than 1000000 bytes"},
-      {"HTTP/1.1 200 OK\r\n\r\n" + std::string(1000001, 'x'), "page larger than 1000000 bytes"},
-      {"\x15\x03\x01\x00\x02\x02\x50", "the answer is no HTTP/1.1"},
+       "content-encoding gzip was not asked for", HttpFailure::kProtocol},
+      {"HTTP/1.1 200 OK\r\nContent-Length: 9000000000\r\n\r\n", "page larger than 1000000 bytes",
+       HttpFailure::kTooLarge},
+      {"HTTP/1.1 200 OK\r\n\r\n" + std::string(1000001, 'x'), "page larger than 1000000 bytes",
+       HttpFailure::kTooLarge},
+      {"\x15\x03\x01\x00\x02\x02\x50", "the answer is no HTTP/1.1", HttpFailure::kProtocol},
   };
   RawTcpServer server([&](RawConnection& connection) {
-    if (connection.ReadRequest()) connection.Send(answers[connection.number()].first);
+    if (connection.ReadRequest()) connection.Send(answers[connection.number()].bytes);
   });
-  for (const auto& [bytes, error] : answers) {
+  for (const auto& [bytes, error, failure] : answers) {
     Make({.host = "127.0.0.1", .port = server.port(), .timeout = 10 * base::kSecond, .max_body = 1000000});
     const Got got = Fetch();
     EXPECT_FALSE(got.ok);
     EXPECT_EQ(got.error, error);
+    EXPECT_EQ(got.failure, failure) << error;
   }
 }
 

@@ -130,12 +130,18 @@ void HttpResponseReader::Reset(std::string storage) {
   line_size_ = trailer_size_ = 0;
   phase_ = Phase::kHead;
   keep_alive_ = true;
+  too_large_ = false;
 }
 
 HttpParse HttpResponseReader::Bad(std::string_view why) {
   error_ = why;
   keep_alive_ = false;
   return HttpParse::kBad;
+}
+
+HttpParse HttpResponseReader::TooLarge() {
+  too_large_ = true;
+  return Bad("page larger than " + std::to_string(max_body_) + " bytes");
 }
 
 HttpParse HttpResponseReader::Done(std::string_view body, bool extra_bytes) {
@@ -184,7 +190,7 @@ HttpParse HttpResponseReader::FeedHead(std::string_view bytes) {
     chunk_extension_ = false;
   } else if (head_.content_length) {
     const uint64_t length = *head_.content_length;
-    if (length > max_body_) return Bad("page larger than " + std::to_string(max_body_) + " bytes");
+    if (length > max_body_) return TooLarge();
     if (bytes.size() >= length && split.empty()) {
       return Done(bytes.substr(0, length), bytes.size() > length);  // the usual case: nothing is copied
     }
@@ -204,7 +210,7 @@ HttpParse HttpResponseReader::FeedBody(std::string_view bytes) {
     return bytes.size() < missing ? HttpParse::kMore : Done(held_, bytes.size() > missing);
   }
   if (phase_ == Phase::kToEnd) {
-    return Append(bytes) ? HttpParse::kMore : Bad("page larger than " + std::to_string(max_body_) + " bytes");
+    return Append(bytes) ? HttpParse::kMore : TooLarge();
   }
   return FeedChunks(bytes);
 }
@@ -213,8 +219,7 @@ HttpParse HttpResponseReader::FeedChunks(std::string_view bytes) {
   while (!bytes.empty()) {
     if (phase_ == Phase::kChunkData) {
       const size_t take = static_cast<size_t>(std::min<uint64_t>(left_, bytes.size()));
-      if (!Append(bytes.substr(0, take)))
-        return Bad("page larger than " + std::to_string(max_body_) + " bytes");
+      if (!Append(bytes.substr(0, take))) return TooLarge();
       bytes.remove_prefix(take);
       left_ -= take;
       if (left_ == 0) phase_ = Phase::kChunkEnd;

@@ -55,11 +55,13 @@ class HttpResponseReader {
   bool keep_alive() const { return keep_alive_; }
   std::string_view body() const { return body_; }
   const std::string& error() const { return error_; }
+  bool too_large() const { return too_large_; }  // what was bad is the body's size
 
  private:
   enum class Phase : uint8_t { kHead, kLength, kToEnd, kChunkSize, kChunkData, kChunkEnd, kTrailer };
 
   HttpParse Bad(std::string_view why);
+  HttpParse TooLarge();
   HttpParse FeedHead(std::string_view bytes);
   HttpParse FeedBody(std::string_view bytes);
   HttpParse FeedChunks(std::string_view bytes);
@@ -80,6 +82,7 @@ class HttpResponseReader {
   bool chunk_extension_ = false;
   Phase phase_ = Phase::kHead;
   bool keep_alive_ = true;
+  bool too_large_ = false;
 };
 
 }  // namespace fairway::net
