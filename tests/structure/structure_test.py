@@ -1,0 +1,78 @@
+"""That structure.py sees what it is there to see."""
+import pathlib
+import tempfile
+import unittest
+
+import structure
+
+
+class Includes(unittest.TestCase):
+    def problems(self, **files):
+        files = {name.replace("__", "/").replace("_DOT_", "."): text for name, text in files.items()}
+        return structure.check_includes(files)
+
+    def only(self, problems, text):
+        self.assertEqual(len(problems), 1, problems)
+        self.assertIn(text, problems[0])
+
+    def test_right_arrows_pass(self):
+        self.assertEqual(self.problems(
+            base__a_DOT_h="#include <string>\n", api__b_DOT_cc='#include "base/a.h"\n#include <yaml-cpp/yaml.h>\n'), [])
+
+    def test_a_wrong_arrow_is_told_with_its_line(self):
+        self.only(self.problems(base__a_DOT_h='// x\n#include "api/b.h"\n', api__b_DOT_h=""),
+                  "src/base/a.h:2: base/ may not use api/")
+
+    def test_core_may_not_use_net(self):
+        self.only(self.problems(routing__r_DOT_cc='#include "net/loop.h"', net__loop_DOT_h=""),
+                  "routing/ may not use net/")
+
+    def test_sources_and_frontends_do_not_know_each_other(self):
+        self.only(self.problems(sources__s_DOT_cc='#  include "frontends/f.h"', frontends__f_DOT_h=""), "may not use")
+
+    def test_tests_beside_sources_obey_but_see_test_support(self):
+        self.assertEqual(self.problems(net__n_test_DOT_cc='#include "tests/support/raw.h"\n#include <thread>'), [])
+        self.only(self.problems(net__n_DOT_cc='#include "tests/support/raw.h"'), "is in no room")
+        self.only(self.problems(net__n_test_DOT_cc='#include "api/b.h"', api__b_DOT_h=""), "may not use api/")
+
+    def test_no_threads_sockets_or_protocols_in_the_core(self):
+        for header in ("thread", "sys/socket.h", "boost/asio/io_context.hpp", "google/protobuf/message.h", "nghttp2/nghttp2.h"):
+            self.only(self.problems(fleet__f_DOT_cc=f"#include <{header}>\n"), "in the core")
+        self.assertEqual(self.problems(fleet__f_DOT_cc="#include <atomic>\n#include <mutex>\n"), [])
+
+    def test_a_heavy_header_stays_in_its_room(self):
+        private = dict(net__p_DOT_h="#include <boost/asio.hpp>\n", net__p_DOT_cc='#include "net/p.h"\n')
+        self.assertEqual(self.problems(**private), [])
+        self.only(self.problems(**private, net__q_DOT_h='#include "net/p.h"\n', cli__c_DOT_cc='#include "net/q.h"\n'),
+                  "reaches src/cli/c.cc")
+
+    def test_includes_are_rooted_at_src_and_exist(self):
+        self.only(self.problems(net__n_DOT_cc='#include "loop.h"'), "include from src/")
+        self.only(self.problems(net__n_DOT_cc='#include "net/gone.h"'), "there is no src/net/gone.h")
+        self.only(self.problems(nett__n_DOT_cc=""), "no room 'nett'")
+
+
+class Tree(unittest.TestCase):
+    def test_readmes_are_there_and_short(self):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            for room in ("base", "net"):
+                (root / "src" / room).mkdir(parents=True)
+            (root / "src/net/README.md").write_text("x\n" * 41)
+            self.assertEqual(structure.check_readmes(root),
+                             ["src/base: no README.md", "src/net/README.md: 41 lines, at most 40"])
+
+    def test_machine_paths(self):
+        slash = "/"
+        bad = {"a": f"see {slash}work/main/x", "b": f"ok\n'{slash}root/.cache'", "c": f"{slash}home/ann/src"}
+        self.assertEqual(len(structure.check_machine_paths(bad)), 3)
+        good = {"a": "route.route/prefix /workers/x $HOME/.cache ~/.cache/fairway /tmp/x https://x.org/root/y"}
+        self.assertEqual(structure.check_machine_paths(good), [])
+
+    def test_nothing_found_is_a_problem(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.assertIn("no sources found", structure.check(pathlib.Path(folder))[0])
+
+
+if __name__ == "__main__":
+    unittest.main()
