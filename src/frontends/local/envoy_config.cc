@@ -1,0 +1,522 @@
+#include "frontends/local/envoy_config.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "base/strings.h"
+#include "frontends/local/json_text.h"
+#include "frontends/local/route_table.h"
+
+namespace fairway::local {
+namespace {
+
+using api::HttpRoute;
+
+constexpr std::string_view kDestination = "x-gateway-destination-endpoint";
+constexpr std::string_view kPickerCluster = "fairway-picker";
+// A backend that does not exist gets its share of the requests and answers 500, as the Gateway API wants it.
+// No cluster has this name (those of pools have a slash).
+constexpr std::string_view kInvalidBackend = "fairway-invalid-backend";
+constexpr std::string_view kExtProc = "envoy.filters.http.ext_proc";
+
+Json Type(std::string_view name) { return JsonText("type.googleapis.com/" + std::string(name)); }
+Json Seconds(int64_t seconds) { return JsonText(std::to_string(seconds) + "s"); }
+Json Millis(int64_t ms) {
+  std::string fraction = std::to_string(1000 + ms % 1000).substr(1);
+  return JsonText(std::to_string(ms / 1000) + "." + fraction + "s");
+}
+
+Json Address(const net::HostPort& at) {
+  return JsonObject({{"socket_address",
+                      JsonObject({{"address", JsonText(at.host)}, {"port_value", JsonNumber(at.port)}})}});
+}
+
+// A name that several pools cannot share: '_' is in no Kubernetes name.
+std::string FileName(std::string_view pool_key) {
+  std::string name = "eds-";
+  for (const char c : pool_key) {
+    const bool plain =
+        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.';
+    name += plain ? c : '_';
+  }
+  return name + ".json";
+}
+
+class Writer {
+ public:
+  Writer(const api::Manifests& manifests, const PoolEndpoints& endpoints, const EnvoyOptions& options)
+      : manifests_(manifests), endpoints_(endpoints), options_(options) {}
+
+  EnvoyConfig Write(const RouteTable& table) {
+    EnvoyConfig config;
+    config.warnings = table.warnings;
+    const auto add = [&](std::string name, const Json& json) {
+      config.files.push_back({std::move(name), Indented(json)});
+    };
+    std::vector<Json> clusters;
+    std::vector<Json> listeners;
+    for (const api::InferencePool& pool : manifests_.pools) {
+      const std::string key = api::Key(pool.meta);
+      add(FileName(key), Resources({Endpoints(key)}));
+      clusters.push_back(PoolCluster(pool, key));
+    }
+    add("cds.json", Resources(clusters));
+    for (const TableListener& listener : table.listeners) {
+      const std::string routes = "rds-" + std::to_string(listener.address.port);
+      add(routes + ".json", Resources({Routes(routes, listener)}));
+      listeners.push_back(Listener(routes, listener));
+      config.listeners.push_back(listener.address);
+    }
+    add("lds.json", Resources(listeners));
+    add("bootstrap.json", Bootstrap());
+    return config;
+  }
+
+ private:
+  Json Resources(const std::vector<Json>& resources) const {
+    return JsonObject({{"resources", JsonArray(resources)}});
+  }
+
+  Json FileSource(const std::string& name) const {
+    return JsonObject(
+        {{"resource_api_version", JsonText("V3")},
+         {"path_config_source", JsonObject({{"path", JsonText(options_.directory + "/" + name)}})}});
+  }
+
+  // ---- endpoints and clusters
+
+  Json Endpoints(const std::string& key) const {
+    std::vector<Json> hosts;
+    if (const auto found = endpoints_.find(key); found != endpoints_.end()) {
+      for (const net::HostPort& at : found->second) {
+        hosts.push_back(JsonObject({{"endpoint", JsonObject({{"address", Address(at)}})}}));
+      }
+    }
+    return JsonObject({{"@type", Type("envoy.config.endpoint.v3.ClusterLoadAssignment")},
+                       {"cluster_name", JsonText(key)},
+                       {"endpoints", JsonArray({JsonObject({{"lb_endpoints", JsonArray(hosts)}})})}});
+  }
+
+  // Who may get how much is the picker's business: Envoy's own limits (1,024 of each, 3 retries) must not
+  // bite.
+  static Json NoLimits() {
+    const Json many = JsonNumber(1'000'000);
+    return JsonObject({{"thresholds", JsonArray({JsonObject({{"max_connections", many},
+                                                             {"max_pending_requests", many},
+                                                             {"max_requests", many},
+                                                             {"max_retries", many}})})}});
+  }
+
+  static Json Policies(std::string_view name, const Json& config) {
+    return JsonObject(
+        {{"policies",
+          JsonArray({JsonObject({{"typed_extension_config",
+                                  JsonObject({{"name", JsonText(name)}, {"typed_config", config}})}})})}});
+  }
+
+  // The picker's list in order: the first choice, then with each retry the next; then, and where there is no
+  // list (FailOpen), the endpoint with the fewest requests.
+  static Json OverrideHost() {
+    const Json metadata_key =
+        JsonObject({{"key", JsonText("envoy.lb")},
+                    {"path", JsonArray({JsonObject({{"key", JsonText(kDestination)}})})}});
+    const Json served_key = JsonObject(
+        {{"key", JsonText("envoy.lb")},
+         {"path", JsonArray({JsonObject({{"key", JsonText(std::string(kDestination) + "-served")}})})}});
+    constexpr std::string_view kFallback = "envoy.load_balancing_policies.least_request";
+    const Json fallback = JsonObject(
+        {{"@type", Type("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest")}});
+    return Policies(
+        "envoy.load_balancing_policies.override_host",
+        JsonObject({{"@type", Type("envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost")},
+                    {"override_host_sources", JsonArray({JsonObject({{"metadata", metadata_key}})})},
+                    {"selected_host_key", served_key},
+                    {"fallback_policy", Policies(kFallback, fallback)}}));
+  }
+
+  // `idle_s`: 0 is Envoy's default.
+  static Json Protocol(bool http2, const Json& http2_options, int64_t idle_s) {
+    constexpr std::string_view kName = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    const Json explicit_http = http2 ? JsonObject({{"http2_protocol_options", http2_options}})
+                                     : JsonObject({{"http_protocol_options", JsonObject({})}});
+    return JsonObject(
+        {{kName, JsonObject({{"@type", Type(kName)},
+                             {"common_http_protocol_options",
+                              idle_s > 0 ? JsonObject({{"idle_timeout", Seconds(idle_s)}}) : JsonNothing()},
+                             {"explicit_http_config", explicit_http}})}});
+  }
+
+  Json PoolCluster(const api::InferencePool& pool, const std::string& key) const {
+    const bool h2c = pool.app_protocol == api::AppProtocol::kH2c;
+    return JsonObject({{"@type", Type("envoy.config.cluster.v3.Cluster")},
+                       {"name", JsonText(key)},
+                       {"type", JsonText("EDS")},
+                       {"connect_timeout", Seconds(1)},
+                       {"eds_cluster_config", JsonObject({{"eds_config", FileSource(FileName(key))}})},
+                       {"load_balancing_policy", OverrideHost()},
+                       {"circuit_breakers", NoLimits()},
+                       // Python model servers (uvicorn) close idle connections after 5 s: be first, or a
+                       // request meets a connection that is just being closed.
+                       {"typed_extension_protocol_options", Protocol(h2c, JsonObject({}), h2c ? 0 : 4)},
+                       // A machine that vanished under a stream that is silent for long.
+                       {"upstream_connection_options",
+                        JsonObject({{"tcp_keepalive", JsonObject({{"keepalive_time", JsonNumber(30)},
+                                                                  {"keepalive_interval", JsonNumber(10)},
+                                                                  {"keepalive_probes", JsonNumber(3)}})}})}});
+  }
+
+  Json PickerCluster() const {
+    const bool literal = net::IsIpLiteral(options_.picker.host);
+    const Json assignment =
+        JsonObject({{"cluster_name", JsonText(kPickerCluster)},
+                    {"endpoints",
+                     JsonArray({JsonObject(
+                         {{"lb_endpoints",
+                           JsonArray({JsonObject(
+                               {{"endpoint", JsonObject({{"address", Address(options_.picker)}})}})})}})})}});
+    // Bodies pass through it: windows as wide as the picker's own.
+    const Json http2 = JsonObject({{"initial_stream_window_size", JsonNumber(1 << 20)},
+                                   {"initial_connection_window_size", JsonNumber(16 << 20)}});
+    const Json tls = JsonObject(
+        {{"name", JsonText("envoy.transport_sockets.tls")},
+         {"typed_config",
+          JsonObject(
+              {{"@type", Type("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext")},
+               {"common_tls_context", JsonObject({{"alpn_protocols", JsonArray({JsonText("h2")})}})}})}});
+    return JsonObject({{"name", JsonText(kPickerCluster)},
+                       {"type", JsonText(literal ? "STATIC" : "STRICT_DNS")},
+                       {"connect_timeout", Seconds(1)},
+                       {"load_assignment", assignment},
+                       {"circuit_breakers", NoLimits()},
+                       {"typed_extension_protocol_options", Protocol(true, http2, 0)},
+                       {"transport_socket", options_.picker_tls ? tls : JsonNothing()}});
+  }
+
+  // ---- routes
+
+  static Json StringMatch(const HttpRoute::ValueMatch& match) {
+    return match.regex ? JsonObject({{"safe_regex", JsonObject({{"regex", JsonText(match.value)}})}})
+                       : JsonObject({{"exact", JsonText(match.value)}});
+  }
+
+  static Json Match(const HttpRoute::Match& match) {
+    std::vector<Json> headers;
+    std::vector<Json> query;
+    if (!match.method.empty()) {
+      headers.push_back(JsonObject({{"name", JsonText(":method")},
+                                    {"string_match", JsonObject({{"exact", JsonText(match.method)}})}}));
+    }
+    for (const auto& header : match.headers) {
+      headers.push_back(JsonObject(
+          {{"name", JsonText(base::ToLower(header.name))}, {"string_match", StringMatch(header)}}));
+    }
+    for (const auto& parameter : match.query) {
+      query.push_back(
+          JsonObject({{"name", JsonText(parameter.name)}, {"string_match", StringMatch(parameter)}}));
+    }
+    const bool exact = match.path_type == HttpRoute::PathType::kExact;
+    const bool regex = match.path_type == HttpRoute::PathType::kRegex;
+    const bool all = !exact && !regex && (match.path.empty() || match.path == "/");
+    const Json path = JsonText(match.path);
+    return JsonObject({{"prefix", all ? JsonText("/") : JsonNothing()},
+                       {"path", exact ? path : JsonNothing()},
+                       {"safe_regex", regex ? JsonObject({{"regex", path}}) : JsonNothing()},
+                       // By whole segments: /v1 takes /v1/models and not /v10.
+                       {"path_separated_prefix", !exact && !regex && !all ? path : JsonNothing()},
+                       {"headers", headers.empty() ? JsonNothing() : JsonArray(headers)},
+                       {"query_parameters", query.empty() ? JsonNothing() : JsonArray(query)}});
+  }
+
+  // ext_proc is off but where a pool says whom to ask for: requests that no pool takes cost no exchange.
+  Json AskPicker(const api::InferencePool& pool) const {
+    const bool open = pool.picker && pool.picker->failure_mode == api::FailureMode::kFailOpen;
+    const Json metadata =
+        JsonObject({{"key", JsonText("x-fairway-pool")}, {"value", JsonText(api::Key(pool.meta))}});
+    return JsonObject(
+        {{kExtProc, JsonObject({{"@type", Type("envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute")},
+                                {"overrides", JsonObject({{"grpc_initial_metadata", JsonArray({metadata})},
+                                                          {"failure_mode_allow", JsonBool(open)}})}})}});
+  }
+
+  const api::InferencePool* PoolOf(const HttpRoute::Backend& backend) const {
+    return backend.kind == "InferencePool" ? manifests_.FindPool(backend.namespace_name, backend.name)
+                                           : nullptr;
+  }
+
+  static Json Answer(int status, std::string_view type, std::string_view message) {
+    const std::string body = JsonObject({{"error", JsonObject({{"message", JsonText(message)},
+                                                               {"type", JsonText(type)},
+                                                               {"code", JsonNumber(status)}})}})
+                                 .text;
+    return JsonObject(
+        {{"status", JsonNumber(status)}, {"body", JsonObject({{"inline_string", JsonText(body + "\n")}})}});
+  }
+
+  static Json JsonContent() {
+    return JsonArray({JsonObject(
+        {{"header", JsonObject({{"key", JsonText("content-type")}, {"value", JsonText("application/json")}})},
+         {"append_action", JsonText("OVERWRITE_IF_EXISTS_OR_ADD")}})});
+  }
+
+  // Only what the model server cannot have begun to answer: no connection, refused, reset or closed before
+  // the request went out, or its own 503. The next try takes the next of the picker's list.
+  static Json Retries() {
+    return JsonObject(
+        {{"retry_on", JsonText("connect-failure,refused-stream,reset-before-request,retriable-status-codes")},
+         {"retriable_status_codes", JsonArray({JsonNumber(503)})},
+         {"num_retries", JsonNumber(2)},
+         {"retry_back_off", JsonObject({{"base_interval", Millis(5)}, {"max_interval", Millis(50)}})},
+         {"retry_host_predicate",
+          JsonArray({JsonObject(
+              {{"name", JsonText("envoy.retry_host_predicates.previous_hosts")},
+               {"typed_config", JsonObject({{"@type", Type("envoy.extensions.retry.host.previous_hosts.v3."
+                                                           "PreviousHostsPredicate")}})}})})},
+         {"host_selection_retry_max_attempts", JsonText("5")}});
+  }
+
+  Json Route(const TableRoute& route) const {
+    struct Share {
+      const api::InferencePool* pool;
+      int64_t weight;
+    };
+    std::vector<Share> shares;
+    for (const HttpRoute::Backend& backend : route.backends) {
+      if (backend.weight > 0) shares.push_back({PoolOf(backend), backend.weight});
+    }
+    const Json name = JsonText(route.name);
+    const bool any_pool =
+        std::any_of(shares.begin(), shares.end(), [](const Share& s) { return s.pool != nullptr; });
+    if (!any_pool) {
+      return JsonObject(
+          {{"name", name},
+           {"match", Match(route.match)},
+           {"direct_response",
+            Answer(500, "configuration_error",
+                   "the HTTPRoute that matches this request has no backend that exists and has a weight")},
+           {"response_headers_to_add", JsonContent()}});
+    }
+    Json cluster;
+    Json weighted;
+    Json filters;
+    if (shares.size() == 1) {
+      cluster = JsonText(api::Key(shares[0].pool->meta));
+      filters = AskPicker(*shares[0].pool);
+    } else {
+      std::vector<Json> clusters;
+      for (const Share& share : shares) {
+        clusters.push_back(JsonObject(
+            {{"name",
+              JsonText(share.pool != nullptr ? api::Key(share.pool->meta) : std::string(kInvalidBackend))},
+             {"weight", JsonNumber(share.weight)},
+             {"typed_per_filter_config", share.pool != nullptr ? AskPicker(*share.pool) : JsonNothing()}}));
+      }
+      weighted = JsonObject({{"clusters", JsonArray(clusters)}});
+    }
+    return JsonObject(
+        {{"name", name},
+         {"match", Match(route.match)},
+         {"route", JsonObject({{"cluster", cluster},
+                               {"weighted_clusters", weighted},
+                               {"cluster_not_found_response_code", JsonText("INTERNAL_SERVER_ERROR")},
+                               // Long answers are the rule here: no limit but the one a user wrote.
+                               {"timeout", route.timeout_ms > 0 ? Millis(route.timeout_ms) : Seconds(0)},
+                               {"retry_policy", Retries()}})},
+         // The picker reads the whole body, so Envoy holds it; the listener's own limit is 1 MiB.
+         {"request_body_buffer_limit", JsonText(std::to_string(options_.max_body_bytes))},
+         {"typed_per_filter_config", filters}});
+  }
+
+  Json Routes(const std::string& name, const TableListener& listener) const {
+    std::vector<Json> hosts;
+    for (const VirtualHost& host : listener.hosts) {
+      std::vector<Json> routes;
+      for (const TableRoute& route : host.routes) routes.push_back(Route(route));
+      routes.push_back(JsonObject(
+          {{"match", JsonObject({{"prefix", JsonText("/")}})},
+           {"direct_response", Answer(404, "not_found_error", "no HTTPRoute matches this host and path")},
+           {"response_headers_to_add", JsonContent()}}));
+      hosts.push_back(JsonObject({{"name", JsonText(host.domain)},
+                                  {"domains", JsonArray({JsonText(host.domain)})},
+                                  {"routes", JsonArray(routes)}}));
+    }
+    return JsonObject({{"@type", Type("envoy.config.route.v3.RouteConfiguration")},
+                       {"name", JsonText(name)},
+                       {"virtual_hosts", JsonArray(hosts)},
+                       {"ignore_port_in_host_matching", JsonBool(true)}});
+  }
+
+  // ---- listeners
+
+  // What a client sends under these names would be taken for the picker's word.
+  static Json RemoveControlHeaders() {
+    const auto prefix = [](std::string_view text) {
+      return JsonObject(
+          {{"remove_on_match", JsonObject({{"key_matcher", JsonObject({{"prefix", JsonText(text)}})}})}});
+    };
+    return JsonObject(
+        {{"name", JsonText("envoy.filters.http.header_mutation")},
+         {"typed_config",
+          JsonObject(
+              {{"@type", Type("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation")},
+               {"mutations", JsonObject({{"request_mutations",
+                                          JsonArray({prefix(kDestination), prefix("x-fairway-")})}})}})}});
+  }
+
+  Json ProcessingMode() const {
+    std::string_view body;
+    switch (options_.body_mode) {
+      case BodyMode::kBuffered:
+        body = "BUFFERED";
+        break;
+      case BodyMode::kFullDuplex:
+        body = "FULL_DUPLEX_STREAMED";
+        break;
+      case BodyMode::kStreamed:
+        body = "STREAMED";
+        break;
+      case BodyMode::kPartial:
+        body = "BUFFERED_PARTIAL";
+        break;
+      case BodyMode::kNone:
+        body = "NONE";
+        break;
+    }
+    const bool trailers = options_.body_mode == BodyMode::kFullDuplex;  // Envoy insists on them there
+    const bool full = options_.response_mode == ResponseMode::kFull;
+    return JsonObject({{"request_header_mode", JsonText("SEND")},
+                       {"request_body_mode", JsonText(body)},
+                       {"request_trailer_mode", JsonText(trailers ? "SEND" : "SKIP")},
+                       {"response_header_mode", JsonText("SEND")},
+                       {"response_body_mode", JsonText(full ? "STREAMED" : "NONE")},
+                       {"response_trailer_mode", JsonText(full ? "SEND" : "SKIP")}});
+  }
+
+  Json ExtProc() const {
+    const auto untyped = [](std::vector<Json> names) { return JsonObject({{"untyped", JsonArray(names)}}); };
+    return JsonObject(
+        {{"name", JsonText(kExtProc)},
+         {"disabled", JsonBool(true)},  // see AskPicker
+         {"typed_config",
+          JsonObject(
+              {{"@type", Type("envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor")},
+               {"grpc_service",
+                JsonObject({{"envoy_grpc", JsonObject({{"cluster_name", JsonText(kPickerCluster)}})}})},
+               {"failure_mode_allow", JsonBool(false)},
+               {"processing_mode", ProcessingMode()},
+               {"message_timeout", Millis(options_.message_timeout_ms)},
+               // The pool is chosen before the picker is asked; choosing again could only cost time.
+               {"route_cache_action", JsonText("RETAIN")},
+               {"metadata_options",
+                JsonObject({{"forwarding_namespaces",
+                             untyped({JsonText("envoy.lb"), JsonText("envoy.lb.subset_hint")})},
+                            {"receiving_namespaces", untyped({JsonText("envoy.lb")})}})}})}});
+  }
+
+  Json Listener(const std::string& routes, const TableListener& listener) const {
+    const Json router = JsonObject(
+        {{"name", JsonText("envoy.filters.http.router")},
+         {"typed_config", JsonObject({{"@type", Type("envoy.extensions.filters.http.router.v3.Router")}})}});
+    const Json manager = JsonObject(
+        {{"@type", Type("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")},
+         {"stat_prefix", JsonText(routes)},
+         {"rds", JsonObject({{"route_config_name", JsonText(routes)},
+                             {"config_source", FileSource(routes + ".json")}})},
+         {"http_filters", JsonArray({RemoveControlHeaders(), ExtProc(), router})},
+         {"normalize_path", JsonBool(true)},
+         {"server_header_transformation", JsonText("PASS_THROUGH")},
+         {"request_headers_timeout", Seconds(30)},
+         // A long prompt is silent until its first token, a reasoning model until its answer: only what is
+         // silent for an hour is given up.
+         {"stream_idle_timeout", Seconds(3600)}});
+    return JsonObject(
+        {{"@type", Type("envoy.config.listener.v3.Listener")},
+         {"name", JsonText(routes)},
+         {"address", Address(listener.address)},
+         {"filter_chains",
+          JsonArray({JsonObject(
+              {{"filters",
+                JsonArray({JsonObject({{"name", JsonText("envoy.filters.network.http_connection_manager")},
+                                       {"typed_config", manager}})})}})})}});
+  }
+
+  static Json DownstreamLimit() {
+    constexpr std::string_view kType =
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
+    const Json config =
+        JsonObject({{"@type", Type(kType)}, {"max_active_downstream_connections", JsonText("50000")}});
+    return JsonObject({{"resource_monitors",
+                        JsonArray({JsonObject(
+                            {{"name", JsonText("envoy.resource_monitors.global_downstream_max_connections")},
+                             {"typed_config", config}})})}});
+  }
+
+  Json Bootstrap() const {
+    return JsonObject(
+        {{"node", JsonObject({{"id", JsonText("fairway-local")}, {"cluster", JsonText("fairway")}})},
+         {"admin", JsonObject({{"address", Address({"127.0.0.1", options_.admin_port})}})},
+         // A bound, and so no warning that there is none.
+         {"overload_manager", DownstreamLimit()},
+         {"dynamic_resources",
+          JsonObject({{"lds_config", FileSource("lds.json")}, {"cds_config", FileSource("cds.json")}})},
+         {"static_resources", JsonObject({{"clusters", JsonArray({PickerCluster()})}})}});
+  }
+
+  const api::Manifests& manifests_;
+  const PoolEndpoints& endpoints_;
+  const EnvoyOptions& options_;
+};
+
+}  // namespace
+
+base::Result<BodyMode> ParseBodyMode(std::string_view text) {
+  if (text == "buffered") return BodyMode::kBuffered;
+  if (text == "full-duplex") return BodyMode::kFullDuplex;
+  if (text == "streamed") return BodyMode::kStreamed;
+  if (text == "partial") return BodyMode::kPartial;
+  if (text == "none") return BodyMode::kNone;
+  return base::Fail(
+      base::ErrorCode::kInvalidArgument,
+      "body mode \"" + std::string(text) + "\": want buffered, full-duplex, streamed, partial or none");
+}
+
+base::Result<ResponseMode> ParseResponseMode(std::string_view text) {
+  if (text == "headers") return ResponseMode::kHeaders;
+  if (text == "full") return ResponseMode::kFull;
+  return base::Fail(base::ErrorCode::kInvalidArgument,
+                    "response mode \"" + std::string(text) + "\": want headers or full");
+}
+
+PoolEndpoints SelectEndpoints(const api::Manifests& manifests,
+                              const std::map<std::string, std::string, std::less<>>& addresses) {
+  PoolEndpoints selected;
+  for (const api::InferencePool& pool : manifests.pools) {
+    std::vector<net::HostPort>& hosts = selected[api::Key(pool.meta)];
+    for (const api::Endpoint& endpoint : manifests.endpoints) {
+      if (endpoint.namespace_name != pool.meta.namespace_name ||
+          !api::Matches(pool.selector, endpoint.labels))
+        continue;
+      if (net::IsIpLiteral(endpoint.address)) {
+        hosts.push_back({endpoint.address, endpoint.port});
+      } else if (const auto found = addresses.find(endpoint.address); found != addresses.end()) {
+        hosts.push_back({found->second, endpoint.port});
+      }
+    }
+    // In one order whatever the file's, and once each: Envoy refuses duplicates in places.
+    const auto key = [](const net::HostPort& at) { return std::tie(at.host, at.port); };
+    std::sort(hosts.begin(), hosts.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
+    hosts.erase(std::unique(hosts.begin(), hosts.end(),
+                            [&](const auto& a, const auto& b) { return key(a) == key(b); }),
+                hosts.end());
+  }
+  return selected;
+}
+
+base::Result<EnvoyConfig> MakeEnvoyConfig(const api::Manifests& manifests, const PoolEndpoints& endpoints,
+                                          const EnvoyOptions& options) {
+  auto table = MakeRouteTable(manifests, options.listen);
+  if (!table) return tl::make_unexpected(table.error());
+  return Writer(manifests, endpoints, options).Write(*table);
+}
+
+}  // namespace fairway::local
