@@ -32,6 +32,7 @@ class Includes(unittest.TestCase):
 
     def test_tests_beside_sources_obey_but_see_test_support(self):
         self.assertEqual(self.problems(net__n_test_DOT_cc='#include "tests/support/raw.h"\n#include <thread>'), [])
+        self.assertEqual(self.problems(net__n_test_DOT_cc='#include "ext_proc.pb.h"'), [])
         self.only(self.problems(net__n_DOT_cc='#include "tests/support/raw.h"'), "is in no room")
         self.only(self.problems(net__n_test_DOT_cc='#include "api/b.h"', api__b_DOT_h=""), "may not use api/")
 
