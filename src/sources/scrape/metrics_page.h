@@ -1,0 +1,143 @@
+// What a model server says of itself, out of its Prometheus text page: only the wanted families are parsed,
+// the other lines cost one search for their end.
+//
+//   const EngineReaders engines;
+//   EngineSample sample;                                  // one per loop, reused: no allocation once it has
+//   grown engines.Find("vllm")->Read(page, sample); if (sample.queued) ...
+//
+// Formats: text exposition format 0.0.4 and OpenMetrics 1.0 (exemplars and `# EOF`). What a line of a wanted
+// family has wrong makes that line not count and is counted; nothing a page holds is an error of the page.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace fairway::sources::scrape {
+
+// A family and the labels that a series of it must have.
+struct MetricSpec {
+  std::string name;
+  std::vector<std::pair<std::string, std::string>> labels;
+};
+
+// `name` or `name{label=value,...}`, quotes around values optional: the syntax of the reference's
+// engineConfigs.
+base::Result<MetricSpec> ParseMetricSpec(std::string_view text);
+
+// One engine's names. A list holds alternatives, the preferred first; empty: the engine does not have it.
+struct EngineSpec {
+  std::string name;
+  std::vector<MetricSpec> queued;
+  std::vector<MetricSpec> running;
+  std::vector<MetricSpec> kv_usage;
+  // vLLM's way: the labels carry the lists and the value is the time of the last change.
+  std::vector<MetricSpec> lora;
+  // Cache shape, in labels of an info metric ...
+  std::vector<MetricSpec> cache_info;
+  std::string block_size_label;
+  std::string num_blocks_label;
+  // ... or as values.
+  std::vector<MetricSpec> block_size;
+  std::vector<MetricSpec> num_blocks;
+};
+
+// What a page said. Absent: not on the page, or only in lines that do not count.
+struct EngineSample {
+  std::optional<double> queued;    // 0 .. 1e9
+  std::optional<double> running;   // 0 .. 1e9
+  std::optional<double> kv_usage;  // 0 .. 1
+
+  bool has_lora = false;
+  // Names in the page's order, unescaped, trimmed; they point into the page or into this sample, so they live
+  // until the next Read.
+  std::vector<std::string_view> running_adapters;
+  std::vector<std::string_view> waiting_adapters;
+  std::optional<uint32_t> max_lora;
+
+  std::optional<uint32_t> block_size;  // tokens
+  std::optional<uint32_t> num_blocks;
+
+  uint32_t families = 0;   // wanted lines that counted; 0: this page is of another engine, or of none
+  uint32_t garbage = 0;    // values that can not be: NaN, infinite, negative, beyond the range
+  uint32_t malformed = 0;  // wanted lines that are no samples
+  uint32_t missing = 0;    // of queued, running, KV use: what the engine has and the page did not say
+
+  std::string unescaped;  // storage of adapter names with escapes; not for callers
+};
+
+// Adapter names beyond this are not taken from a page (a page is untrusted): they count as garbage.
+inline constexpr size_t kMaxAdaptersPerList = 4096;
+
+// Immutable, so thread-safe. Reading costs little more than finding the page's line ends.
+class PageReader {
+ public:
+  explicit PageReader(EngineSpec spec);
+  PageReader(const PageReader&) = delete;
+  PageReader& operator=(const PageReader&) = delete;
+
+  // Overwrites `sample`. Of several series that match, the one with the highest exposition timestamp counts,
+  // else the first; of LoRA series the one with the largest value (the reference's rules, so that both see
+  // the same page alike).
+  void Read(std::string_view page, EngineSample& sample) const;
+
+  const std::string& engine() const { return spec_.name; }
+
+ private:
+  enum Field : uint8_t { kQueued, kRunning, kKvUsage, kLora, kCacheInfo, kBlockSize, kNumBlocks, kFields };
+  struct Use {
+    Field field;
+    uint8_t rank;  // place among the alternatives: lower wins
+    const MetricSpec* spec;
+  };
+  struct Family {
+    std::string name;
+    std::vector<Use> uses;
+  };
+  // The best line for a field so far.
+  struct Best {
+    bool set = false;
+    uint8_t rank = 0;
+    double timestamp = 0;
+    double value = 0;
+    std::string_view labels;
+  };
+  using BestLines = std::array<Best, kFields>;
+
+  void AddUses(Field field, const std::vector<MetricSpec>& alternatives);
+  void ReadLine(const Family& family, std::string_view rest, BestLines& best, EngineSample& sample) const;
+
+  EngineSpec spec_;
+  std::vector<Family> families_;
+  size_t common_ = 0;                    // length of the prefix that all names share
+  std::array<uint64_t, 256> by_byte_{};  // families by the byte after it (bit: number of the family)
+};
+
+// The engines of the reference (its names of engines, protocol.md section 5), or the ones given. Immutable,
+// so thread-safe.
+class EngineReaders {
+ public:
+  EngineReaders();
+  explicit EngineReaders(std::vector<EngineSpec> specs);  // REQUIRES: not empty; the first is the default
+
+  // Null: no engine has this name.
+  const PageReader* Find(std::string_view engine) const;
+  const PageReader& fallback() const { return *readers_.front(); }
+  // The engine whose families are on the page, for servers that carry no label; null: none. Costs a Read per
+  // engine, so it is for pages that the default could not read, and its answer is kept.
+  const PageReader* Detect(std::string_view page, EngineSample& scratch) const;
+
+ private:
+  std::vector<std::unique_ptr<PageReader>> readers_;
+};
+
+std::vector<EngineSpec> BuiltinEngines();
+
+}  // namespace fairway::sources::scrape

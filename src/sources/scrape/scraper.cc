@@ -1,0 +1,456 @@
+#include "sources/scrape/scraper.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "net/address.h"
+#include "net/http_client.h"
+
+namespace fairway::sources::scrape {
+namespace {
+
+using fleet::EndpointCell;
+
+// The reference's names of its plugins, which are the values of its labels.
+constexpr std::string_view kSourceType = "metrics-data-source";
+constexpr std::string_view kExtractorType = "core-metrics-extractor";
+
+// Endpoints are asked in turns spread over the interval, so that a thousand do not fire at once; more turns
+// would only mean more wake-ups.
+constexpr base::Nanos kTurn = 5 * base::kMillisecond;
+constexpr size_t kMaxTurns = 20;
+
+// A new adapter name copies a pool's snapshot: what untrusted pages can ask for is bounded. Further names
+// wait for a later page.
+constexpr int kNewAdaptersPerTurn = 32;
+constexpr base::Nanos kAdaptersFullPause = base::kSecond;
+
+constexpr base::Nanos kLogAgain = 30 * base::kSecond;
+
+std::string_view KindOf(net::HttpFailure failure) {
+  switch (failure) {
+    case net::HttpFailure::kOptions:
+      return "options";
+    case net::HttpFailure::kConnect:
+      return "connect";
+    case net::HttpFailure::kTimeout:
+      return "timeout";
+    case net::HttpFailure::kClosed:
+      return "closed";
+    case net::HttpFailure::kProtocol:
+      return "protocol";
+    case net::HttpFailure::kTooLarge:
+      return "too_large";
+    case net::HttpFailure::kStatus:
+      return "status";
+    case net::HttpFailure::kNone:
+      break;
+  }
+  return "content";
+}
+
+uint32_t Rounded(double count) { return static_cast<uint32_t>(std::lround(std::min(count, 4e9))); }
+
+// The metrics. The page may be rendered on another thread and after the scraper is gone, so it holds what it
+// needs.
+struct Meters {
+  Meters(base::Registry& registry)
+      : scrapes(registry.AddCounter({.name = "fairway_scrapes_total",
+                                     .help = "Metrics pages of model servers that were taken over.",
+                                     .labels = {"pool"}})),
+        errors(registry.AddCounter({.name = "fairway_scrape_errors_total",
+                                    .help = "Metrics pages of model servers that failed, by kind.",
+                                    .labels = {"pool", "kind"}})),
+        poll_errors(
+            registry
+                .AddCounter(
+                    {.name = "llm_d_epp_datalayer_poll_errors_total",
+                     .help = "[ALPHA] Errors while polling a data source.",
+                     .labels = {"source_type"},
+                     .twins = {{.name = "llm_d_inference_scheduler_datalayer_poll_errors_total",
+                                .help = "[ALPHA] [Deprecated: Use llm_d_epp_datalayer_poll_errors_total] "
+                                        "Errors while polling a data source.",
+                                .labels = {{"source_type", "source_type"}}}}})
+                .With({kSourceType})),
+        extract_errors(
+            registry
+                .AddCounter(
+                    {.name = "llm_d_epp_datalayer_extract_errors_total",
+                     .help = "[ALPHA] Errors while extracting values from polled data.",
+                     .labels = {"source_type", "extractor_type"},
+                     .twins = {{.name = "llm_d_inference_scheduler_datalayer_extract_errors_total",
+                                .help = "[ALPHA] [Deprecated: Use llm_d_epp_datalayer_extract_errors_total] "
+                                        "Errors while extracting values from polled data.",
+                                .labels = {{"source_type", "source_type"},
+                                           {"extractor_type", "extractor_type"}}}}})
+                .With({kSourceType, kExtractorType})),
+        age(registry.AddGauge({.name = "fairway_scrape_age_seconds",
+                               .help = "Age of the oldest last good metrics page among the pool's endpoints.",
+                               .labels = {"pool"}})),
+        failing(registry.AddGauge(
+            {.name = "fairway_scrape_failing_endpoints",
+             .help = "Endpoints whose last metrics page failed; they stay in use on their last values.",
+             .labels = {"pool"}})),
+        unscraped(registry.AddGauge({.name = "fairway_unscraped_endpoints",
+                                     .help = "Endpoints that never gave a metrics page.",
+                                     .labels = {"pool"}})) {}
+
+  base::CounterFamily& scrapes;
+  base::CounterFamily& errors;
+  base::Counter& poll_errors;
+  base::Counter& extract_errors;
+  base::GaugeFamily& age;
+  base::GaugeFamily& failing;
+  base::GaugeFamily& unscraped;
+};
+
+// Computes freshness when the page is rendered: kept gauges would be as old as their last update. The
+// registry can not forget a collector, so this outlives the scraper.
+struct Freshness {
+  Freshness(const base::Published<fleet::Snapshot>& published, const base::Clock& c, Meters& m)
+      : snapshots(&published), clock(c), meters(m) {}
+
+  void Collect() {
+    std::lock_guard lock(mutex);
+    if (snapshots == nullptr) return;
+    const auto snapshot = snapshots->Load();
+    const base::Nanos now = clock.Now();
+    for (const auto& [key, pool] : snapshot->pools) {
+      base::Nanos oldest = 0;
+      size_t never = 0;
+      for (const EndpointCell* cell : pool->cells) {
+        const base::Nanos at = cell->scraped_at();
+        if (at == 0) {
+          ++never;
+        } else {
+          oldest = std::max(oldest, now - at);
+        }
+      }
+      meters.age.With({key}).Set(base::ToSeconds(oldest));
+      meters.unscraped.With({key}).Set(static_cast<double>(never));
+    }
+  }
+  void Stop() {
+    std::lock_guard lock(mutex);
+    snapshots = nullptr;
+  }
+
+  std::mutex mutex;
+  const base::Published<fleet::Snapshot>* snapshots;
+  const base::Clock& clock;
+  Meters& meters;
+};
+
+// What the endpoints of a pool share. The references live as long as the registry does.
+struct PoolState {
+  std::string key;
+  base::Counter* scrapes = nullptr;
+  base::Gauge* failing = nullptr;
+  base::Nanos adapters_full_until = 0;
+  bool seen = false;
+};
+
+struct Target {
+  Target(net::Loop& loop, net::HttpFetchOptions options) : fetcher(loop, std::move(options)) {}
+
+  PoolState* pool = nullptr;
+  std::string address;
+  std::string metrics_host;
+  uint16_t metrics_port = 0;
+  std::string engine_label;
+  std::shared_ptr<EndpointCell> cell;
+  const PageReader* reader = nullptr;
+  net::HttpFetcher fetcher;
+  base::LogLimit limit{kLogAgain};
+  size_t turn = 0;
+  bool failing = false;
+  bool failure_logged = false;
+  bool had_lora = false;
+  bool seen = false;
+};
+
+}  // namespace
+
+struct Scraper::Impl {
+  Impl(ScraperOptions o, net::Loop& l, fleet::Fleet& f, const base::Clock& c, const base::Log& lg,
+       base::Registry& registry)
+      : options(std::move(o)),
+        loop(l),
+        fleet(f),
+        clock(c),
+        log(lg),
+        engines(options.engines.empty() ? BuiltinEngines() : options.engines),
+        meters(std::make_shared<Meters>(registry)),
+        freshness(std::make_shared<Freshness>(fleet.published(), clock, *meters)),
+        snapshot(fleet.published()),
+        timer(loop) {
+    registry.AddCollector([kept_meters = meters, kept = freshness] { kept->Collect(); });
+    const auto wanted = static_cast<size_t>(options.interval / kTurn);
+    turns.resize(std::clamp<size_t>(wanted, 1, kMaxTurns));
+  }
+  ~Impl() { freshness->Stop(); }
+
+  void Start() {
+    Sync();
+    timer.Every(options.interval / static_cast<base::Nanos>(turns.size()), [this] { Tick(); });
+  }
+
+  void Tick() {
+    if (fleet.published().version() != synced_version) Sync();
+    new_adapters_left = kNewAdaptersPerTurn;
+    turn = (turn + 1) % turns.size();
+    for (Target* target : turns[turn]) {
+      if (target->fetcher.busy()) continue;  // slow; its time-out runs
+      // What is reserved until now the answer will know of.
+      target->cell->BeginScrape();
+      target->fetcher.Fetch(
+          [this, target](const net::HttpFetcher::Outcome& outcome) { OnPage(*target, outcome); });
+    }
+  }
+
+  // ---- Membership.
+
+  void Sync() {
+    synced_version = fleet.published().version();
+    const auto now = snapshot.Get();
+    for (auto& [key, pool] : pools) pool.seen = false;
+    for (auto& [key, target] : targets) target->seen = false;
+    for (const auto& [key, pool] : now->pools) {
+      PoolState& state = pools[key];
+      if (state.scrapes == nullptr) {
+        state.key = key;
+        state.scrapes = &meters->scrapes.With({key});
+        state.failing = &meters->failing.With({key});
+      }
+      state.seen = true;
+      for (const fleet::Endpoint& endpoint : pool->endpoints) Keep(state, endpoint);
+    }
+    for (auto it = targets.begin(); it != targets.end();) {
+      if (it->second->seen) {
+        ++it;
+      } else {
+        Leave(*it->second);
+        it = targets.erase(it);
+      }
+    }
+    std::lock_guard lock(freshness->mutex);  // it sets what is removed here
+    for (auto it = pools.begin(); it != pools.end();) {
+      if (it->second.seen) {
+        ++it;
+        continue;
+      }
+      meters->age.Remove({it->first});
+      meters->failing.Remove({it->first});
+      meters->unscraped.Remove({it->first});
+      it = pools.erase(it);
+    }
+  }
+
+  void Keep(PoolState& pool, const fleet::Endpoint& endpoint) {
+    std::unique_ptr<Target>& slot = targets[{pool.key, endpoint.id}];
+    const std::string engine_label = EngineLabel(endpoint);
+    if (slot && slot->cell == endpoint.cell && slot->metrics_host == endpoint.metrics_host &&
+        slot->metrics_port == endpoint.metrics_port && slot->engine_label == engine_label) {
+      slot->seen = true;
+      return;
+    }
+    if (slot) Leave(*slot);
+    slot = std::make_unique<Target>(loop, net::HttpFetchOptions{.host = endpoint.metrics_host,
+                                                                .port = endpoint.metrics_port,
+                                                                .target = options.path,
+                                                                .timeout = options.timeout,
+                                                                .max_body = options.max_page});
+    Target& target = *slot;
+    target.seen = true;
+    target.pool = &pool;
+    target.address = endpoint.address;
+    target.metrics_host = endpoint.metrics_host;
+    target.metrics_port = endpoint.metrics_port;
+    target.engine_label = engine_label;
+    target.cell = endpoint.cell;
+    target.had_lora = endpoint.cell->lora_max() != 0;
+    target.reader = engines.Find(engine_label.empty() ? options.default_engine : engine_label);
+    if (target.reader == nullptr) {
+      target.reader = engines.Find(options.default_engine);
+      if (told_engines.size() < 100 && told_engines.insert(engine_label).second) {
+        log.Warn(
+            "unknown engine type; it is read as the default engine",
+            {{"endpoint", target.address}, {"engine", engine_label}, {"default", options.default_engine}});
+      }
+    }
+    const auto emptiest = std::min_element(turns.begin(), turns.end(),
+                                           [](const auto& a, const auto& b) { return a.size() < b.size(); });
+    target.turn = static_cast<size_t>(emptiest - turns.begin());
+    emptiest->push_back(&target);
+  }
+
+  void Leave(Target& target) {
+    std::erase(turns[target.turn], &target);
+    if (target.failing) target.pool->failing->Add(-1);
+  }
+
+  std::string EngineLabel(const fleet::Endpoint& endpoint) const {
+    for (const std::string& name : options.engine_labels) {
+      const auto found = endpoint.labels.find(name);
+      if (found != endpoint.labels.end() && !found->second.empty()) return found->second;
+    }
+    return {};
+  }
+
+  // ---- Pages.
+
+  void OnPage(Target& target, const net::HttpFetcher::Outcome& outcome) {
+    if (!outcome.ok) return Failed(target, KindOf(outcome.failure), outcome.error);
+    target.reader->Read(outcome.body, sample);
+    if (sample.families == 0 && !Redetect(target, outcome.body)) {
+      return Failed(target, "content", "the page has no metrics of engine " + target.reader->engine());
+    }
+    if (sample.missing + sample.garbage + sample.malformed > 0) meters->extract_errors.Add();
+    target.cell->ApplyScrape(SignalsOf(target), clock.Now());
+    target.pool->scrapes->Add();
+    if (target.failing) Recovered(target);
+  }
+
+  // A server without a label may still be of another engine than the default. A label is believed.
+  bool Redetect(Target& target, std::string_view page) {
+    if (!target.engine_label.empty() && engines.Find(target.engine_label) != nullptr) return false;
+    const PageReader* found = engines.Detect(page, sample);
+    if (found == nullptr) return false;
+    if (detected.insert({target.pool->key, found->engine()}).second) {
+      log.Info("engine type taken from the metrics page, as the endpoint has no label that says it",
+               {{"pool", target.pool->key}, {"endpoint", target.address}, {"engine", found->engine()}});
+    }
+    target.reader = found;
+    found->Read(page, sample);
+    return true;
+  }
+
+  void Failed(Target& target, std::string_view kind, std::string_view error) {
+    target.cell->FailScrape();
+    meters->errors.With({target.pool->key, kind}).Add();
+    meters->poll_errors.Add();
+    if (target.failing) return;
+    target.failing = true;
+    target.pool->failing->Add(1);
+    if (!target.limit.Allow(clock.Now())) return;  // a page that comes and goes
+    target.failure_logged = true;
+    log.Warn(
+        "metrics page failed; the endpoint stays in use on its last values",
+        {{"pool", target.pool->key},
+         {"endpoint", target.address},
+         {"url", "http://" + net::FormatHostPort(target.metrics_host, target.metrics_port) + options.path},
+         {"kind", std::string(kind)},
+         {"error", std::string(error)}});
+  }
+
+  void Recovered(Target& target) {
+    target.failing = false;
+    target.pool->failing->Add(-1);
+    if (!target.failure_logged) return;
+    target.failure_logged = false;
+    log.Info("metrics page is back", {{"pool", target.pool->key}, {"endpoint", target.address}});
+  }
+
+  fleet::Signals SignalsOf(Target& target) {
+    fleet::Signals signals;
+    if (sample.queued) signals.waiting = Rounded(*sample.queued);
+    if (sample.running) signals.running = Rounded(*sample.running);
+    if (sample.kv_usage) signals.kv_usage = static_cast<float>(*sample.kv_usage);
+    signals.block_size = sample.block_size;
+    signals.num_blocks = sample.num_blocks;
+    if (sample.has_lora) {
+      fleet::Signals::Lora& lora = signals.lora.emplace();
+      lora.max = sample.max_lora.value_or(0);
+      lora.resident_count = AddAdapters(target, sample.running_adapters, lora.running);
+      lora.waiting_count = AddAdapters(target, sample.waiting_adapters, lora.waiting);
+      target.had_lora = true;
+    } else if (target.had_lora) {
+      // A server that restarted and has loaded nothing yet: its adapters are gone, its slots are not.
+      signals.lora.emplace().max = target.cell->lora_max();
+    }
+    return signals;
+  }
+
+  // How many different ones there are, also those that got no number.
+  uint32_t AddAdapters(Target& target, const std::vector<std::string_view>& names, fleet::AdapterSet& set) {
+    uint32_t count = 0;
+    for (const std::string_view name : names) {
+      const uint32_t id = AdapterId(target, name);
+      if (id != fleet::kNoAdapter) {
+        if ((set[id / 64] >> (id % 64) & 1) != 0) continue;
+        fleet::AddAdapter(set, id);
+      }
+      ++count;
+    }
+    return count;
+  }
+
+  uint32_t AdapterId(Target& target, std::string_view name) {
+    const auto& pools_now = snapshot.Get()->pools;
+    const auto pool = pools_now.find(target.pool->key);
+    if (pool == pools_now.end()) return fleet::kNoAdapter;
+    const uint32_t known = pool->second->AdapterId(name);
+    if (known != fleet::kNoAdapter || new_adapters_left <= 0) return known;
+    const base::Nanos now = clock.Now();
+    if (now < target.pool->adapters_full_until) return fleet::kNoAdapter;
+    --new_adapters_left;
+    const uint32_t id = fleet.InternAdapter(target.pool->key, name);
+    if (id == fleet::kNoAdapter) target.pool->adapters_full_until = now + kAdaptersFullPause;
+    return id;
+  }
+
+  const ScraperOptions options;
+  net::Loop& loop;
+  fleet::Fleet& fleet;
+  const base::Clock& clock;
+  const base::Log log;
+  const EngineReaders engines;
+  std::shared_ptr<Meters> meters;
+  std::shared_ptr<Freshness> freshness;
+  base::Published<fleet::Snapshot>::Reader snapshot;
+  uint64_t synced_version = 0;
+  std::map<std::string, PoolState> pools;
+  std::map<std::pair<std::string, std::string>, std::unique_ptr<Target>> targets;  // by pool and endpoint id
+  std::vector<std::vector<Target*>> turns;
+  size_t turn = 0;
+  int new_adapters_left = kNewAdaptersPerTurn;
+  EngineSample sample;
+  std::set<std::string> told_engines;
+  std::set<std::pair<std::string, std::string>> detected;  // pool, engine: told
+  net::Timer timer;
+};
+
+Scraper::Scraper(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Scraper::~Scraper() = default;
+
+size_t Scraper::endpoints() const { return impl_->targets.size(); }
+
+base::Result<std::unique_ptr<Scraper>> Scraper::Create(ScraperOptions options, net::Loop& loop,
+                                                       fleet::Fleet& fleet, const base::Clock& clock,
+                                                       const base::Log& log, base::Registry& registry) {
+  const auto fail = [](std::string message) {
+    return base::Fail(base::ErrorCode::kInvalidArgument, std::move(message));
+  };
+  if (options.interval < base::kMillisecond) return fail("the metrics refresh interval must be at least 1ms");
+  if (options.timeout < base::kMillisecond) return fail("the metrics time-out must be at least 1ms");
+  if (options.path.empty() || options.path.front() != '/') {
+    return fail("the metrics path must begin with \"/\", not \"" + options.path + "\"");
+  }
+  const std::vector<EngineSpec> known = options.engines.empty() ? BuiltinEngines() : options.engines;
+  const bool found = std::any_of(known.begin(), known.end(),
+                                 [&](const EngineSpec& spec) { return spec.name == options.default_engine; });
+  if (!found) {
+    std::string names;
+    for (const EngineSpec& spec : known) names += (names.empty() ? "" : ", ") + spec.name;
+    return fail("no engine is named \"" + options.default_engine + "\"; known are " + names);
+  }
+  auto impl = std::make_unique<Impl>(std::move(options), loop, fleet, clock, log, registry);
+  impl->Start();
+  return std::unique_ptr<Scraper>(new Scraper(std::move(impl)));
+}
+
+}  // namespace fairway::sources::scrape

@@ -1,0 +1,472 @@
+#include "sources/scrape/scraper.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <future>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "net/http_server.h"
+#include "net/loop.h"
+#include "tests/support/raw_tcp_server.h"
+
+namespace fairway::sources::scrape {
+namespace {
+
+using test::RawConnection;
+using test::RawTcpServer;
+using ::testing::Each;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::string Page(int waiting, int running = 0, double kv = 0, const std::string& rest = "") {
+  return "vllm:num_requests_waiting{engine=\"0\"} " + std::to_string(waiting) +
+         "\nvllm:num_requests_running{engine=\"0\"} " + std::to_string(running) +
+         "\nvllm:kv_cache_usage_perc{engine=\"0\"} " + std::to_string(kv) + "\n" + rest;
+}
+
+std::string Lora(const std::string& running, const std::string& waiting = "", int max = 4, int at = 1) {
+  return "vllm:lora_requests_info{max_lora=\"" + std::to_string(max) + "\",running_lora_adapters=\"" +
+         running + "\",waiting_lora_adapters=\"" + waiting + "\"} " + std::to_string(at) + "\n";
+}
+
+std::string Answer(const std::string& body) {
+  return "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+}
+
+// A control loop with a fleet of one pool "default/pool", and a page server on another loop.
+class ScraperTest : public ::testing::Test {
+ protected:
+  ScraperTest() {
+    api::InferencePool pool;
+    pool.meta.name = "pool";
+    pool.selector = {{"app", "vllm"}};
+    manifests_.pools.push_back(pool);
+  }
+  void TearDown() override {
+    control_.Join();
+    scraper_.reset();
+    server_loop_.Join();
+    server_.reset();
+  }
+
+  void OnControl(const std::function<void()>& task) { RunOn(control_.loop(), task); }
+  static void RunOn(net::Loop& loop, const std::function<void()>& task) {
+    std::promise<void> done;
+    loop.Post([&] {
+      task();
+      done.set_value();
+    });
+    done.get_future().get();
+  }
+  // Asks on the control loop until it is so, at most 20 s.
+  bool Await(const std::function<bool()>& condition) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (std::chrono::steady_clock::now() < end) {
+      bool so = false;
+      OnControl([&] { so = condition(); });
+      if (so) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
+  }
+
+  // Serves page_ on every loopback address.
+  void Serve(uint16_t port = 0) {
+    RunOn(server_loop_.loop(), [&] {
+      auto server = net::HttpServer::Listen(
+          {.host = "0.0.0.0", .port = port}, server_loop_.loop(),
+          [this](net::HttpRequest request, std::shared_ptr<net::HttpResponder> responder) {
+            EXPECT_EQ(request.target, "/metrics");
+            ++requests_;
+            std::lock_guard lock(mutex_);
+            clients_.insert(request.local_address);
+            responder->Send({.content_type = "text/plain", .body = page_});
+          },
+          quiet_);
+      ASSERT_TRUE(server) << server.error().message;
+      server_ = std::move(*server);
+    });
+  }
+  void SetPage(std::string page) {
+    std::lock_guard lock(mutex_);
+    page_ = std::move(page);
+  }
+
+  void AddEndpoint(uint16_t port, std::map<std::string, std::string> labels = {},
+                   const std::string& address = "127.0.0.1", uint16_t metrics_port = 0) {
+    api::Endpoint endpoint;
+    endpoint.name = "e" + std::to_string(manifests_.endpoints.size());
+    endpoint.address = address;
+    endpoint.port = port;
+    endpoint.metrics_port = metrics_port;
+    endpoint.labels = std::move(labels);
+    endpoint.labels["app"] = "vllm";
+    manifests_.endpoints.push_back(endpoint);
+  }
+  void Apply() {
+    OnControl([&] { fleet_.Apply(manifests_, {}); });
+  }
+  void Start(ScraperOptions options = {.interval = 2 * base::kMillisecond}) {
+    OnControl([&] {
+      fleet_.Apply(manifests_, {});
+      auto scraper = Scraper::Create(std::move(options), control_.loop(), fleet_, clock_, log_, registry_);
+      ASSERT_TRUE(scraper) << scraper.error().message;
+      scraper_ = std::move(*scraper);
+    });
+  }
+  std::shared_ptr<fleet::EndpointCell> Cell(size_t i = 0) {
+    return fleet_.published().Load()->pools.at("default/pool")->endpoints.at(i).cell;
+  }
+  uint32_t Adapter(const std::string& name) {
+    return fleet_.published().Load()->pools.at("default/pool")->AdapterId(name);
+  }
+  bool HasMetric(const std::string& line) { return registry_.Render().find(line) != std::string::npos; }
+  std::vector<std::string> Lines() {
+    std::lock_guard lock(mutex_);
+    return lines_;
+  }
+  size_t CountLines(const std::string& part) {
+    size_t n = 0;
+    for (const std::string& line : Lines()) n += line.find(part) != std::string::npos ? 1 : 0;
+    return n;
+  }
+
+  std::mutex mutex_;
+  std::string page_;                // guarded by mutex_
+  std::set<std::string> clients_;   // guarded by mutex_
+  std::vector<std::string> lines_;  // guarded by mutex_
+  std::atomic<int> requests_{0};
+  base::Log quiet_{base::LogLevel::kOff, base::LogFormat::kText};
+  base::Log log_{base::LogLevel::kInfo, base::LogFormat::kText, [this](std::string_view line) {
+                   std::lock_guard lock(mutex_);
+                   lines_.emplace_back(line);
+                 }};
+  base::Registry registry_;
+  base::SystemClock clock_;
+  api::Manifests manifests_;
+  fleet::Fleet fleet_;
+  net::LoopThread server_loop_{"pages"};
+  std::unique_ptr<net::HttpServer> server_;
+  net::LoopThread control_{"control"};
+  std::unique_ptr<Scraper> scraper_;
+};
+
+TEST_F(ScraperTest, KeepsTheCellsUpToDate) {
+  SetPage(Page(3, 7, 0.5, "vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"100\"} 1\n"));
+  Serve();
+  AddEndpoint(server_->port());
+  Start();
+  ASSERT_TRUE(Await([&] { return Cell()->scraped_at() != 0; }));
+  EXPECT_EQ(Cell()->waiting(), 3u);
+  EXPECT_EQ(Cell()->running(), 7u);
+  EXPECT_FLOAT_EQ(Cell()->kv_usage(), 0.5f);
+  EXPECT_EQ(Cell()->block_size(), 16u);
+  EXPECT_EQ(Cell()->num_blocks(), 100u);
+  SetPage(Page(4));
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 4; }));
+  EXPECT_EQ(Cell()->running(), 0u);
+  EXPECT_EQ(Cell()->block_size(), 16u);  // not on the page: kept
+  EXPECT_TRUE(HasMetric("fairway_scrape_failing_endpoints{pool=\"default/pool\"} 0\n"));
+  EXPECT_TRUE(HasMetric("fairway_unscraped_endpoints{pool=\"default/pool\"} 0\n"));
+  EXPECT_FALSE(HasMetric("fairway_scrapes_total{pool=\"default/pool\"} 0\n"));
+  EXPECT_EQ(Lines().size(), 0u);
+}
+
+TEST_F(ScraperTest, ForgetsReservationsThatAPageContains) {
+  SetPage(Page(0));
+  Serve();
+  AddEndpoint(server_->port());
+  Start();
+  ASSERT_TRUE(Await([&] { return Cell()->scraped_at() != 0; }));
+  Cell()->Reserve(100);
+  Cell()->Reserve(100);
+  EXPECT_TRUE(Await([&] { return Cell()->pending() == 0; }));
+}
+
+TEST_F(ScraperTest, KeepsReservationsWhilePagesFail) {
+  RawTcpServer server([](RawConnection& connection) {
+    while (connection.ReadRequest()) {
+      if (!connection.Send("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")) return;
+    }
+  });
+  AddEndpoint(server.port());
+  Start();
+  Cell()->Reserve(100);
+  ASSERT_TRUE(Await([&] {
+    return HasMetric("kind=\"status\",pool=\"default/pool\"} 1") ||
+           HasMetric("fairway_scrape_errors_total{pool=\"default/pool\",kind=\"status\"} 1");
+  }));
+  EXPECT_EQ(Cell()->pending(), 1u);
+  EXPECT_EQ(Cell()->scraped_at(), 0);
+}
+
+TEST_F(ScraperTest, FollowsLoraResidency) {
+  SetPage(Page(0, 0, 0, Lora("a,b", "c", 4)));
+  Serve();
+  AddEndpoint(server_->port());
+  Start();
+  ASSERT_TRUE(Await([&] { return Cell()->scraped_at() != 0; }));
+  EXPECT_TRUE(Cell()->adapter_running(Adapter("a")));
+  EXPECT_TRUE(Cell()->adapter_running(Adapter("b")));
+  EXPECT_FALSE(Cell()->adapter_running(Adapter("c")));
+  EXPECT_TRUE(Cell()->adapter_waiting(Adapter("c")));
+  EXPECT_EQ(Cell()->lora_used(), 3u);
+  EXPECT_EQ(Cell()->lora_max(), 4u);
+  EXPECT_TRUE(Cell()->lora_has_room());
+
+  SetPage(Page(1, 0, 0, Lora("old", "", 4, 1) + Lora("b,c,d,e,e", "", 4, 2)));
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 1; }));
+  EXPECT_FALSE(Cell()->adapter_running(Adapter("a")));
+  EXPECT_TRUE(Cell()->adapter_running(Adapter("e")));
+  EXPECT_EQ(Cell()->lora_used(), 4u);
+  EXPECT_FALSE(Cell()->lora_has_room());
+
+  SetPage(Page(2));  // restarted, nothing loaded yet
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 2; }));
+  EXPECT_FALSE(Cell()->adapter_running(Adapter("e")));
+  EXPECT_EQ(Cell()->lora_used(), 0u);
+  EXPECT_EQ(Cell()->lora_max(), 4u);
+}
+
+TEST_F(ScraperTest, BoundsTheAdaptersThatPagesCanInvent) {
+  std::string names;
+  for (int i = 0; i < 3000; ++i) names += "adapter-" + std::to_string(i) + ",";
+  SetPage(Page(1, 0, 0, Lora(names, "", 9)));
+  Serve();
+  AddEndpoint(server_->port());
+  Start();
+  ASSERT_TRUE(Await([&] { return fleet_.adapter_overflow() > 0; }));
+  EXPECT_EQ(Cell()->lora_used(), 3000u);
+  EXPECT_FALSE(Cell()->lora_has_room());
+  const int before = requests_;
+  uint64_t overflow = 0;
+  OnControl([&] { overflow = fleet_.adapter_overflow(); });
+  ASSERT_TRUE(Await([&] { return requests_ > before + 20; }));
+  OnControl([&] { EXPECT_LE(fleet_.adapter_overflow(), overflow + 1); });  // asks again after a pause only
+}
+
+TEST_F(ScraperTest, StaysUsableAndSaysSoOnceWhenAPageFailsAndOnceWhenItIsBack) {
+  SetPage(Page(5, 0, 0.25));
+  Serve();
+  const uint16_t port = server_->port();
+  AddEndpoint(port);
+  Start();
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 5; }));
+  RunOn(server_loop_.loop(), [&] { server_.reset(); });
+  ASSERT_TRUE(
+      Await([&] { return HasMetric("fairway_scrape_failing_endpoints{pool=\"default/pool\"} 1\n"); }));
+  const base::Nanos last = Cell()->scraped_at();
+  ASSERT_TRUE(Await([&] { return clock_.Now() > last + 100 * base::kMillisecond; }));
+  EXPECT_EQ(Cell()->waiting(), 5u);
+  EXPECT_FLOAT_EQ(Cell()->kv_usage(), 0.25f);
+  EXPECT_EQ(fleet_.published().Load()->pools.at("default/pool")->endpoints.size(), 1u);
+  const std::string page = registry_.Render();
+  const size_t at = page.find("fairway_scrape_age_seconds{pool=\"default/pool\"} ");
+  ASSERT_NE(at, std::string::npos);
+  EXPECT_GE(std::stod(page.substr(page.find(' ', at))), 0.1);
+  EXPECT_EQ(CountLines("metrics page failed"), 1u);
+  EXPECT_EQ(CountLines("http://127.0.0.1:" + std::to_string(port) + "/metrics"), 1u);
+  SetPage(Page(6));
+  Serve(port);
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 6; }));
+  EXPECT_EQ(CountLines("metrics page is back"), 1u);
+  EXPECT_EQ(Lines().size(), 2u);
+  EXPECT_TRUE(HasMetric("fairway_scrape_failing_endpoints{pool=\"default/pool\"} 0\n"));
+}
+
+TEST_F(ScraperTest, CountsEachKindOfFailure) {
+  struct Case {
+    std::string kind;
+    std::string error;
+    RawTcpServer::Script script;
+  };
+  const auto answer = [](const std::string& bytes) {
+    return [bytes](RawConnection& connection) {
+      if (connection.ReadRequest()) connection.Send(bytes);
+    };
+  };
+  const Case cases[] = {
+      {"timeout", "timeout while waiting", [](RawConnection& connection) { connection.WaitForEnd(); }},
+      {"timeout", "timeout while waiting",
+       [](RawConnection& connection) {
+         connection.ReadRequest();
+         connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n");
+         while (connection.Send("v")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+       }},
+      {"protocol", "no HTTP/1.1", answer("garbage garbage garbage")},
+      {"status", "HTTP 302 redirect to /x is not followed",
+       answer("HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n")},
+      {"status", "HTTP 500", answer("HTTP/1.1 500 Internal\r\nContent-Length: 0\r\n\r\n")},
+      {"too_large", "page larger than 20000 bytes", answer(Answer(std::string(30000, 'x')))},
+      {"closed", "in the middle of the answer", answer(Answer(Page(1)).substr(0, 60))},
+      {"content", "no metrics of engine vllm", answer(Answer("process_cpu_seconds_total 5\n"))},
+      {"content", "no metrics of engine vllm", answer(Answer(std::string("\0\xff\x80\n\n\r", 6)))},
+  };
+  std::map<std::string, int> expected;
+  std::vector<std::unique_ptr<RawTcpServer>> servers;
+  for (const Case& c : cases) {
+    servers.push_back(std::make_unique<RawTcpServer>(c.script));
+    AddEndpoint(servers.back()->port());
+    ++expected[c.kind];
+  }
+  // A port where nobody listens.
+  uint16_t nobody = 0;
+  nobody = RawTcpServer([](RawConnection&) {}).port();
+  AddEndpoint(nobody);
+  ++expected["connect"];
+  Start({.interval = 5 * base::kMillisecond, .timeout = 100 * base::kMillisecond, .max_page = 20000});
+  const std::string all = "fairway_scrape_failing_endpoints{pool=\"default/pool\"} " +
+                          std::to_string(std::size(cases) + 1) + "\n";
+  ASSERT_TRUE(Await([&] { return HasMetric(all); })) << registry_.Render();
+  for (const auto& [kind, count] : expected) {
+    EXPECT_TRUE(HasMetric("fairway_scrape_errors_total{pool=\"default/pool\",kind=\"" + kind + "\"} "))
+        << kind;
+    EXPECT_EQ(CountLines("kind=" + kind), static_cast<size_t>(count)) << kind;
+  }
+  for (const Case& c : cases) EXPECT_GE(CountLines(c.error), 1u) << c.error;
+  EXPECT_EQ(CountLines("connection refused"), 1u);
+  EXPECT_TRUE(HasMetric("llm_d_epp_datalayer_poll_errors_total{source_type=\"metrics-data-source\"} "));
+  EXPECT_TRUE(HasMetric(
+      "llm_d_inference_scheduler_datalayer_poll_errors_total{source_type=\"metrics-data-source\"} "));
+  EXPECT_TRUE(HasMetric("fairway_unscraped_endpoints{pool=\"default/pool\"} 10\n"));
+}
+
+TEST_F(ScraperTest, TakesChunkedPagesAndOnesThatEndWithTheConnection) {
+  RawTcpServer chunked([](RawConnection& connection) {
+    while (connection.ReadRequest()) {
+      const std::string page = Page(11);
+      std::string bytes = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+      for (char c : page) bytes += std::string("1\r\n") + c + "\r\n";
+      if (!connection.Send(bytes + "0\r\n\r\n")) return;
+    }
+  });
+  RawTcpServer to_end([](RawConnection& connection) {
+    if (connection.ReadRequest()) connection.Send("HTTP/1.0 200 OK\r\n\r\n" + Page(12));
+  });
+  AddEndpoint(chunked.port());
+  AddEndpoint(to_end.port());
+  Start();
+  EXPECT_TRUE(Await([&] { return Cell(0)->waiting() == 11 && Cell(1)->waiting() == 12; }));
+  EXPECT_EQ(Lines().size(), 0u);
+}
+
+TEST_F(ScraperTest, TakesWhatAPageHasAndCountsWhatIsMissing) {
+  SetPage("vllm:num_requests_waiting NaN\nvllm:num_requests_running 5\n");
+  Serve();
+  AddEndpoint(server_->port());
+  Start();
+  ASSERT_TRUE(Await([&] { return Cell()->running() == 5; }));
+  EXPECT_EQ(Cell()->waiting(), 0u);
+  EXPECT_FALSE(
+      HasMetric("llm_d_epp_datalayer_extract_errors_total{source_type=\"metrics-data-source\",extractor_type="
+                "\"core-metrics-extractor\"} 0\n"));
+  EXPECT_TRUE(
+      HasMetric("llm_d_epp_datalayer_extract_errors_total{source_type=\"metrics-data-source\",extractor_type="
+                "\"core-metrics-extractor\"} "));
+}
+
+TEST_F(ScraperTest, ReadsEnginesByLabelAndDetectsThemWithout) {
+  SetPage("sglang:num_queue_reqs 3\nsglang:num_running_reqs 4\nsglang:token_usage 0.5\n");
+  Serve();
+  AddEndpoint(server_->port(), {{"llm-d.ai/engine-type", "sglang"}});
+  AddEndpoint(server_->port(), {{"inference.networking.k8s.io/engine-type", "sglang"}}, "127.0.0.2");
+  AddEndpoint(server_->port(), {}, "127.0.0.3");                                     // no label
+  AddEndpoint(server_->port(), {{"llm-d.ai/engine-type", "new-one"}}, "127.0.0.4");  // not known
+  AddEndpoint(server_->port(), {{"llm-d.ai/engine-type", "vllm"}},
+              "127.0.0.5");  // wrong: a label is believed
+  Start();
+  ASSERT_TRUE(Await([&] { return HasMetric("kind=\"content\""); }));
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_TRUE(Await([&] { return Cell(i)->waiting() == 3; })) << i;
+  }
+  EXPECT_EQ(Cell(4)->scraped_at(), 0);
+  EXPECT_EQ(CountLines("engine type taken from the metrics page"), 1u);
+  EXPECT_EQ(CountLines("unknown engine type"), 1u);
+  EXPECT_EQ(CountLines("no metrics of engine vllm"), 1u);
+}
+
+TEST_F(ScraperTest, UsesTheMetricsPort) {
+  SetPage(Page(9));
+  Serve();
+  AddEndpoint(1, {}, "127.0.0.1", server_->port());
+  Start();
+  EXPECT_TRUE(Await([&] { return Cell()->waiting() == 9; }));
+}
+
+TEST_F(ScraperTest, FollowsTheFleet) {
+  std::atomic<int> open{0};
+  RawTcpServer silent([&](RawConnection& connection) {
+    connection.ReadRequest();
+    ++open;
+    connection.WaitForEnd();  // until the scraper drops it
+    --open;
+  });
+  SetPage(Page(1));
+  Serve();
+  AddEndpoint(silent.port());
+  Start({.interval = 2 * base::kMillisecond, .timeout = 60 * base::kSecond});
+  ASSERT_TRUE(Await([&] { return open == 1; }));
+  const auto gone = Cell();
+  manifests_.endpoints.clear();
+  AddEndpoint(server_->port());
+  AddEndpoint(server_->port(), {}, "127.0.0.1", 1);  // the same server again: one candidate
+  Apply();
+  EXPECT_TRUE(
+      Await([&] { return open == 0 && Cell()->waiting() == 1; }));  // removed while its fetch was open
+  OnControl([&] { EXPECT_EQ(scraper_->endpoints(), 1u); });
+  EXPECT_EQ(gone->scraped_at(), 0);
+  const base::Nanos last = Cell()->scraped_at();
+  const auto cell = Cell();
+  manifests_.pools.clear();
+  Apply();
+  ASSERT_TRUE(Await([&] { return scraper_->endpoints() == 0; }));
+  EXPECT_FALSE(HasMetric("fairway_scrape_age_seconds{"));
+  EXPECT_GE(cell->scraped_at(), last);
+}
+
+TEST_F(ScraperTest, ScrapesManyEndpointsEachOverItsOwnConnection) {
+  SetPage(Page(2));
+  Serve();
+  for (int i = 0; i < 200; ++i) AddEndpoint(server_->port(), {}, "127.0.1." + std::to_string(i + 1));
+  Start({.interval = 20 * base::kMillisecond});
+  EXPECT_TRUE(Await([&] {
+    for (size_t i = 0; i < 200; ++i) {
+      if (Cell(i)->waiting() != 2) return false;
+    }
+    return true;
+  }));
+  std::lock_guard lock(mutex_);
+  EXPECT_EQ(clients_.size(), 200u);
+}
+
+TEST_F(ScraperTest, MetricsMayBeReadAfterItsEnd) {
+  AddEndpoint(1);
+  Start();
+  OnControl([&] { scraper_.reset(); });
+  EXPECT_TRUE(HasMetric("fairway_scrape_failing_endpoints{pool=\"default/pool\"}"));
+}
+
+TEST_F(ScraperTest, RefusesOptionsThatCanNotBe) {
+  const std::pair<ScraperOptions, std::string> bad[] = {
+      {{.interval = 1000}, "at least 1ms"},
+      {{.timeout = 0}, "at least 1ms"},
+      {{.path = "metrics"}, "must begin with"},
+      {{.default_engine = "vlm"}, "no engine is named \"vlm\"; known are vllm, sglang"},
+  };
+  for (const auto& [options, why] : bad) {
+    OnControl([&] {
+      const auto scraper = Scraper::Create(options, control_.loop(), fleet_, clock_, log_, registry_);
+      ASSERT_FALSE(scraper);
+      EXPECT_THAT(scraper.error().message, HasSubstr(why));
+    });
+  }
+}
+
+}  // namespace
+}  // namespace fairway::sources::scrape
