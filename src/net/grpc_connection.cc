@@ -1,0 +1,359 @@
+// The socket side of a connection: events, reading, writing, time and memory. The HTTP/2 side:
+// grpc_streams.cc.
+#include "net/grpc_connection.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "net/address.h"
+
+namespace fairway::net {
+namespace {
+
+// One connection gives way to others after reading this much.
+constexpr size_t kReadPerEvent = 1 << 20;
+// How long a closing connection waits for the client to take the last bytes: closing at once would make the
+// kernel reset the connection, and the reset may overtake them.
+constexpr base::Nanos kLinger = base::kSecond;
+// What an open call costs besides its bytes, about; so that calls without bytes are bounded too.
+constexpr size_t kCallCost = 1024;
+// The shared counter is brought up to date at the end of each event, or when it is off by this much.
+constexpr size_t kPublishStep = 64 << 10;
+
+std::string PeerOf(int descriptor) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  char text[INET6_ADDRSTRLEN] = "?";
+  if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&address), &size) != 0) return text;
+  if (address.ss_family == AF_INET) {
+    const auto* v4 = reinterpret_cast<const sockaddr_in*>(&address);
+    inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
+    return FormatHostPort(text, ntohs(v4->sin_port));
+  }
+  if (address.ss_family == AF_INET6) {
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&address);
+    inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+    return FormatHostPort(text, ntohs(v6->sin6_port));
+  }
+  return "local";
+}
+
+// +-10 %, so that clients that connected together do not all come back together.
+base::Nanos Spread(base::Nanos age, uint64_t serial) {
+  const auto share =
+      static_cast<double>((serial * 0x9E3779B97F4A7C15ull) >> 40) / static_cast<double>(1 << 24);
+  return static_cast<base::Nanos>(static_cast<double>(age) * (0.9 + 0.2 * share));
+}
+
+}  // namespace
+
+GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const TlsContext& tls)
+    : worker_(worker),
+      shared_(worker.shared()),
+      descriptor_(worker.loop().io()),
+      tls_(tls),
+      stream_(descriptor, tls),
+      out_(tls != nullptr),
+      handshaken_(tls == nullptr),
+      opened_(shared_->clock.Now()),
+      max_age_(Spread(shared_->options.max_connection_age, worker.NextSerial())),
+      last_read_(opened_),
+      reset_tokens_(shared_->options.reset_burst),
+      reset_at_(opened_) {
+  const int one = 1;
+  ::setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  boost::system::error_code error;
+  descriptor_.assign(descriptor, error);
+  if (error) {
+    ::close(descriptor);
+    failing_ = true;
+  }
+  OpenSession();
+}
+
+GrpcConnection::~GrpcConnection() { FAIRWAY_CHECK(closed_); }
+
+void GrpcConnection::Start() {
+  Event([this] {
+    if (!failing_) WaitReadable();
+  });
+}
+
+// Whatever happens on a connection happens in here: afterwards what is to be sent is sent, and a connection
+// that failed is closed, when nothing of ours or of nghttp2's is on the stack any more.
+template <typename Body>
+void GrpcConnection::Event(Body body) {
+  if (closed_) return;
+  in_event_ = true;
+  body();
+  if (!failing_) Pump();
+  PublishHeld();
+  in_event_ = false;
+  if (failing_) Close();
+}
+
+// Asio tells when; the calls themselves are ours: Asio could neither gather pieces by reference under its own
+// TLS nor share one read buffer between connections.
+void GrpcConnection::WaitReadable() {
+  descriptor_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                         [self = shared_from_this()](const boost::system::error_code& error) {
+                           if (!error) self->OnReadable();
+                         });
+}
+
+void GrpcConnection::WaitWritable() {
+  if (waiting_write_) return;
+  waiting_write_ = true;
+  descriptor_.async_wait(boost::asio::posix::stream_descriptor::wait_write,
+                         [self = shared_from_this()](const boost::system::error_code& error) {
+                           self->waiting_write_ = false;
+                           if (!error)
+                             self->Event([&self] {
+                               if (!self->handshaken_) {
+                                 self->Handshake();
+                               } else if (std::exchange(self->read_wants_write_, false)) {
+                                 self->ReadSome();
+                               }
+                             });
+                         });
+}
+
+void GrpcConnection::OnReadable() {
+  Event([this] {
+    if (Handshake()) ReadSome();
+    if (failing_) return;
+    if (stream_.HasPending()) {  // read, but not by us yet: the socket would not say so
+      boost::asio::post(descriptor_.get_executor(), [self = shared_from_this()] { self->OnReadable(); });
+    } else {
+      WaitReadable();
+    }
+  });
+}
+
+bool GrpcConnection::Handshake() {
+  if (handshaken_) return true;
+  switch (stream_.Handshake()) {
+    case SocketStream::Status::kOk:
+      break;
+    case SocketStream::Status::kWantRead:
+      return false;
+    case SocketStream::Status::kWantWrite:
+      WaitWritable();
+      return false;
+    case SocketStream::Status::kClosed:
+    case SocketStream::Status::kFailed:
+      shared_->log.Debug("TLS handshake failed",
+                         {{"peer", PeerOf(descriptor_.native_handle())}, {"error", stream_.error()}});
+      Fail();
+      return false;
+  }
+  // A client that sends no ALPN at all is taken at its word; one that sends it without h2 was refused by the
+  // context, unless that was made for other protocols too.
+  if (const std::string_view protocol = stream_.Protocol(); !protocol.empty() && protocol != "h2") {
+    Abort("the client chose another protocol than HTTP/2");
+    return false;
+  }
+  handshaken_ = true;
+  return true;
+}
+
+void GrpcConnection::ReadSome() {
+  char* const buffer = worker_.read_buffer();
+  for (size_t total = 0; total < kReadPerEvent && !failing_;) {
+    size_t got = 0;
+    switch (stream_.Read(buffer, GrpcWorker::kReadBuffer, got)) {
+      case SocketStream::Status::kOk:
+        total += got;
+        if (!lingering_) Receive({buffer, got});
+        if (!stream_.tls() && got < GrpcWorker::kReadBuffer) return;
+        break;
+      case SocketStream::Status::kWantRead:
+        return;
+      case SocketStream::Status::kWantWrite:
+        read_wants_write_ = true;
+        WaitWritable();
+        return;
+      case SocketStream::Status::kClosed:
+      case SocketStream::Status::kFailed:
+        Fail();
+        return;
+    }
+  }
+}
+
+void GrpcConnection::Receive(std::string_view bytes) {
+  last_read_ = shared_->clock.Now();
+  pinged_ = false;
+  const ssize_t n =
+      nghttp2_session_mem_recv(session_, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  if (n >= 0) return;
+  // Tell the client why, as far as the socket takes it now.
+  const bool flood = n == NGHTTP2_ERR_FLOODED;
+  nghttp2_session_terminate_session(session_, flood ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
+  RunDueEnds();
+  FlushAndFill();
+  Abort(n == NGHTTP2_ERR_BAD_CLIENT_MAGIC ? "the client does not speak HTTP/2"
+                                          : nghttp2_strerror(static_cast<int>(n)));
+}
+
+void GrpcConnection::Pump() {
+  if (!handshaken_) return;
+  do {
+    RunDueEnds();
+    if (lingering_ || failing_) return;
+    if (!FlushAndFill()) return;
+  } while (!due_.empty() && !failing_);
+  if (!failing_ && nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0)
+    Linger();
+}
+
+// True: all is written. False: the socket takes no more, or the connection failed.
+bool GrpcConnection::FlushAndFill() {
+  for (;;) {
+    switch (out_.Flush(stream_)) {
+      case OutputQueue::Status::kEmpty:
+        break;
+      case OutputQueue::Status::kBlocked:
+        WaitWritable();
+        return false;
+      case OutputQueue::Status::kBlockedOnRead:  // the next readable event pumps again
+        return false;
+      case OutputQueue::Status::kFailed:
+        Fail();
+        return false;
+    }
+    buried_.clear();
+    while (!out_.full()) {
+      const uint8_t* data = nullptr;
+      const ssize_t n = nghttp2_session_mem_send(session_, &data);
+      if (n < 0) {
+        Abort(nghttp2_strerror(static_cast<int>(n)));
+        return false;
+      }
+      if (n == 0) break;
+      out_.Copy({reinterpret_cast<const char*>(data), static_cast<size_t>(n)});
+    }
+    if (out_.empty()) return true;
+  }
+}
+
+// Says goodbye and reads on until the client closes too.
+void GrpcConnection::Linger() {
+  lingering_ = true;
+  linger_until_ = shared_->clock.Now() + kLinger;
+  stream_.CloseWrite();
+  DropCalls();
+}
+
+void GrpcConnection::Touch() {
+  if (in_event_ || pump_posted_ || closed_) return;
+  pump_posted_ = true;
+  boost::asio::post(descriptor_.get_executor(), [self = shared_from_this()] {
+    self->pump_posted_ = false;
+    self->Event([] {});
+  });
+}
+
+void GrpcConnection::Abort(std::string_view reason) {
+  if (failing_ || closed_) return;
+  failing_ = true;
+  ++shared_->stats.aborted_connections;
+  uint64_t held_back = 0;
+  if (shared_->abort_limit.Allow(shared_->clock.Now(), &held_back)) {
+    shared_->log.Warn("gRPC connection closed", {{"peer", PeerOf(descriptor_.native_handle())},
+                                                 {"reason", std::string(reason)},
+                                                 {"held_back", std::to_string(held_back)}});
+  }
+  Touch();
+}
+
+void GrpcConnection::Tick(base::Nanos now) {
+  const GrpcServerOptions& options = shared_->options;
+  Event([&] {
+    if (lingering_) {
+      if (now >= linger_until_) Fail();
+      return;
+    }
+    if (!greeted_ && options.handshake_timeout > 0 && now - opened_ > options.handshake_timeout) {
+      return Abort(handshaken_ ? "no HTTP/2 preface in time" : "no TLS handshake in time");
+    }
+    if (!handshaken_) return;
+    if (options.keepalive > 0) {
+      const base::Nanos silence = now - last_read_;
+      if (silence > 2 * options.keepalive) return Abort("the client is silent");
+      if (silence > options.keepalive && !pinged_) {
+        pinged_ = true;
+        nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
+      }
+    }
+    if (max_age_ > 0 && now - opened_ > max_age_) noticed_ ? SendGoAway() : SendGoAwayNotice();
+  });
+}
+
+void GrpcConnection::OnDeadline(int32_t stream) {
+  Event([&] {
+    State* state = Find(stream);
+    if (state == nullptr) return;
+    state->deadline = 0;  // the worker has forgotten it
+    End(*state, GrpcStatus::kDeadlineExceeded, "the deadline of the call has passed", NGHTTP2_CANCEL);
+    state->reader.Drop();
+    CountInput(*state);
+  });
+}
+
+void GrpcConnection::SendGoAwayNotice() {
+  if (noticed_ || closed_ || lingering_) return;
+  noticed_ = true;
+  nghttp2_submit_shutdown_notice(session_);
+  Touch();
+}
+
+void GrpcConnection::SendGoAway() {
+  if (gone_away_ || closed_ || lingering_) return;
+  noticed_ = gone_away_ = true;
+  nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session_),
+                        NGHTTP2_NO_ERROR, nullptr, 0);
+  Touch();
+}
+
+void GrpcConnection::Close() {
+  if (closed_) return;
+  closed_ = true;
+  const auto self = shared_from_this();
+  DropCalls();
+  buried_.clear();
+  nghttp2_session_del(session_);
+  session_ = nullptr;
+  input_ = unsent_ = reserved_ = 0;
+  out_ = OutputQueue(true);
+  PublishHeld();
+  boost::system::error_code ignored;
+  descriptor_.close(ignored);
+  worker_.Remove(*this);
+}
+
+size_t GrpcConnection::Held() const {
+  return input_ + unsent_ + reserved_ + out_.bytes() + call_count_ * kCallCost;
+}
+
+void GrpcConnection::PublishHeld() {
+  const size_t held = Held();
+  if (held == published_) return;
+  shared_->stats.buffered_bytes.fetch_add(held - published_, std::memory_order_relaxed);  // wraps when less
+  published_ = held;
+}
+
+bool GrpcConnection::OverBudget() {
+  const size_t held = Held();
+  const size_t off = held > published_ ? held - published_ : published_ - held;
+  if (off > kPublishStep) PublishHeld();
+  const uint64_t all = shared_->stats.buffered_bytes.load(std::memory_order_relaxed) + held - published_;
+  return all > shared_->options.max_buffered_bytes;
+}
+
+}  // namespace fairway::net

@@ -1,0 +1,280 @@
+#include "net/grpc_server.h"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "net/address.h"
+#include "net/grpc_worker.h"
+
+namespace fairway::net {
+namespace {
+
+using boost::asio::posix::stream_descriptor;
+
+constexpr int kBacklog = 4096;
+constexpr int kAcceptAtOnce = 64;
+// After running out of descriptors or memory. A waiting client stays in the backlog; asking at once again
+// would only burn CPU.
+constexpr base::Nanos kAcceptPause = 100 * base::kMillisecond;
+
+std::string ErrorText(int error) { return std::generic_category().message(error); }
+
+// Closed on every path on which no connection took it over: a task may be dropped with its loop.
+class Descriptor {
+ public:
+  explicit Descriptor(int value = -1) : value_(value) {}
+  ~Descriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  Descriptor(Descriptor&& other) noexcept : value_(std::exchange(other.value_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(value_, other.value_);
+    return *this;
+  }
+  int get() const { return value_; }
+  int release() { return std::exchange(value_, -1); }
+
+ private:
+  int value_;
+};
+
+struct Listening {
+  Descriptor descriptor;
+  uint16_t port = 0;
+};
+
+uint16_t PortOf(int descriptor) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
+  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&address)->sin6_port
+                                             : reinterpret_cast<sockaddr_in*>(&address)->sin_port);
+}
+
+// 0 or errno. No SO_REUSEPORT: it would hide a second server on the port.
+int TryListen(const addrinfo& address, bool both_families, Descriptor& out) {
+  Descriptor made(::socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (made.get() < 0) return errno;
+  const int one = 1;
+  ::setsockopt(made.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (address.ai_family == AF_INET6) {
+    const int only = both_families ? 0 : 1;
+    ::setsockopt(made.get(), IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
+  }
+  if (::bind(made.get(), address.ai_addr, address.ai_addrlen) != 0 || ::listen(made.get(), kBacklog) != 0)
+    return errno;
+  out = std::move(made);
+  return 0;
+}
+
+base::Result<Listening> ListenOn(const std::string& host, uint16_t port, const base::Log& log) {
+  const bool any = host.empty() || host == "::";
+  const std::string where = FormatHostPort(host.empty() ? "::" : host, port);
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  Listening out;
+  int error = EADDRNOTAVAIL;
+  for (const char* name : {any ? "::" : host.c_str(), "0.0.0.0"}) {
+    addrinfo* found = nullptr;
+    const int failed = ::getaddrinfo(name, std::to_string(port).c_str(), &hints, &found);
+    if (failed != 0) {
+      const bool system = failed == EAI_SYSTEM;
+      return base::Fail(
+          base::ErrorCode::kInvalidArgument,
+          "cannot listen on " + where + ": " + (system ? ErrorText(errno) : gai_strerror(failed)));
+    }
+    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, ::freeaddrinfo);
+    for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
+      error = TryListen(*at, any, out.descriptor);
+      if (error == 0) {
+        out.port = PortOf(out.descriptor.get());
+        return out;
+      }
+    }
+    // A kernel without IPv6: "::" then means all there is.
+    if (!any || (error != EAFNOSUPPORT && error != EADDRNOTAVAIL)) break;
+    log.Warn("no IPv6 here, listening on IPv4 only", {{"address", where}});
+  }
+  return base::Fail(base::ErrorCode::kIo, "cannot listen on " + where + ": " + ErrorText(error));
+}
+
+// Accepts on loop 0. Belongs to that loop's thread.
+class Listener : public std::enable_shared_from_this<Listener> {
+ public:
+  Listener(Loop& loop, Descriptor descriptor, std::vector<std::shared_ptr<GrpcWorker>> workers,
+           std::shared_ptr<GrpcShared> shared)
+      : loop_(loop), listening_(std::move(descriptor)), descriptor_(loop.io()), shared_(std::move(shared)) {
+    // The workers of other loops may be gone before a task of this loop is.
+    for (const auto& worker : workers) workers_.emplace_back(worker, &worker->loop());
+  }
+
+  void Start() {
+    if (listening_.get() < 0) return;
+    boost::system::error_code error;
+    descriptor_.assign(listening_.get(), error);
+    if (error) {
+      shared_->log.Error("cannot watch the listening socket", {{"error", error.message()}});
+      return Close();
+    }
+    (void)listening_.release();
+    pause_.emplace(loop_);
+    Wait();
+  }
+
+  void Close() {
+    boost::system::error_code ignored;
+    descriptor_.close(ignored);
+    listening_ = Descriptor();
+    pause_.reset();
+  }
+
+ private:
+  void Wait() {
+    descriptor_.async_wait(stream_descriptor::wait_read,
+                           [self = shared_from_this()](const boost::system::error_code& error) {
+                             if (!error && self->descriptor_.is_open()) self->Accept();
+                           });
+  }
+
+  void Accept() {
+    for (int i = 0; i < kAcceptAtOnce; ++i) {
+      Descriptor taken(
+          ::accept4(descriptor_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      if (taken.get() >= 0) {
+        HandOver(std::move(taken));
+        continue;
+      }
+      const int error = errno;
+      if (error == EAGAIN || error == EWOULDBLOCK) break;
+      if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
+        Complain("cannot accept a gRPC connection", ErrorText(error));
+        pause_->After(kAcceptPause, [this] { Wait(); });
+        return;
+      }
+      // The rest is the client's: it left while it waited.
+    }
+    Wait();
+  }
+
+  // To the loop with the fewest.
+  void HandOver(Descriptor taken) {
+    if (shared_->stats.connections >= shared_->options.max_connections) {
+      return Complain("too many gRPC connections",
+                      "limit " + std::to_string(shared_->options.max_connections));
+    }
+    std::shared_ptr<GrpcWorker> least;
+    Loop* loop = nullptr;
+    for (const auto& [weak, its_loop] : workers_) {
+      auto worker = weak.lock();
+      if (worker != nullptr && (least == nullptr || worker->load < least->load)) {
+        least = std::move(worker);
+        loop = its_loop;
+      }
+    }
+    if (least == nullptr) return;
+    ++least->load;
+    ++shared_->stats.connections;
+    if (loop == &loop_) return least->Adopt(taken.release());
+    auto held = std::make_shared<Descriptor>(std::move(taken));
+    loop->Post([held, weak = std::weak_ptr(least)] {
+      if (auto worker = weak.lock()) worker->Adopt(held->release());
+    });
+  }
+
+  void Complain(const char* what, const std::string& error) {
+    uint64_t held_back = 0;
+    if (!shared_->accept_limit.Allow(shared_->clock.Now(), &held_back)) return;
+    shared_->log.Warn(what, {{"error", error}, {"held_back", std::to_string(held_back)}});
+  }
+
+  Loop& loop_;
+  Descriptor listening_;  // until Start, when Asio takes it over
+  stream_descriptor descriptor_;
+  std::vector<std::pair<std::weak_ptr<GrpcWorker>, Loop*>> workers_;
+  std::shared_ptr<GrpcShared> shared_;
+  std::optional<Timer> pause_;
+};
+
+class Server final : public GrpcServer {
+ public:
+  Server(GrpcServerOptions options, const std::vector<Loop*>& loops, GrpcFactory factory,
+         const base::Log& log, Listening listening)
+      : shared_(std::make_shared<GrpcShared>(std::move(options), std::move(factory), log)),
+        port_(listening.port) {
+    for (size_t i = 0; i < loops.size(); ++i) {
+      workers_.push_back(std::make_shared<GrpcWorker>(*loops[i], i, shared_));
+      loops[i]->Post([weak = std::weak_ptr(workers_.back())] {
+        if (auto worker = weak.lock()) worker->Start();
+      });
+    }
+    listener_ = std::make_shared<Listener>(*loops[0], std::move(listening.descriptor), workers_, shared_);
+    loops[0]->Post([weak = std::weak_ptr(listener_)] {
+      if (auto listener = weak.lock()) listener->Start();
+    });
+  }
+
+  ~Server() override {
+    listener_->Close();
+    for (const auto& worker : workers_) worker->Close();
+  }
+
+  uint16_t port() const override { return port_; }
+  void SetTls(TlsContext tls) override { shared_->SetTls(std::move(tls)); }
+  const GrpcServerStats& stats() const override { return shared_->stats; }
+
+  void Shutdown(base::Nanos grace, std::function<void()> done) override {
+    struct Left {
+      size_t workers;  // of loop 0
+      std::function<void()> done;
+    };
+    auto left = std::make_shared<Left>(Left{workers_.size(), std::move(done)});
+    std::vector<std::pair<std::weak_ptr<GrpcWorker>, Loop*>> workers;
+    for (const auto& worker : workers_) workers.emplace_back(worker, &worker->loop());
+    Loop* const first = workers.front().second;
+    first->Post([left, workers = std::move(workers), listener = std::weak_ptr(listener_), first, grace] {
+      if (auto open = listener.lock()) open->Close();
+      const auto report = [left, first] {
+        first->Post([left] {
+          if (--left->workers == 0 && left->done) left->done();
+        });
+      };
+      for (const auto& [weak, loop] : workers) {
+        loop->Post([weak = weak, grace, report] {
+          if (auto worker = weak.lock()) worker->Drain(grace, report);
+        });
+      }
+    });
+  }
+
+ private:
+  std::shared_ptr<GrpcShared> shared_;
+  uint16_t port_;
+  std::vector<std::shared_ptr<GrpcWorker>> workers_;
+  std::shared_ptr<Listener> listener_;
+};
+
+}  // namespace
+
+base::Result<std::unique_ptr<GrpcServer>> GrpcServer::Listen(GrpcServerOptions options,
+                                                             std::vector<Loop*> loops, GrpcFactory factory,
+                                                             const base::Log& log) {
+  if (loops.empty()) return base::Fail(base::ErrorCode::kInvalidArgument, "a gRPC server needs a loop");
+  auto listening = ListenOn(options.host, options.port, log);
+  if (!listening) return tl::make_unexpected(listening.error());
+  return std::make_unique<Server>(std::move(options), loops, std::move(factory), log, std::move(*listening));
+}
+
+}  // namespace fairway::net

@@ -1,0 +1,299 @@
+#include "net/tls.h"
+
+#include <fcntl.h>
+#include <openssl/bio.h>
+#include <openssl/ec.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string_view>
+#include <system_error>
+
+namespace fairway::net {
+namespace {
+
+using base::ErrorCode;
+
+template <auto Free>
+struct Freer {
+  template <typename T>
+  void operator()(T* p) const {
+    Free(p);
+  }
+};
+using BioPtr = std::unique_ptr<BIO, Freer<BIO_free>>;
+using X509Ptr = std::unique_ptr<X509, Freer<X509_free>>;
+using KeyPtr = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
+
+constexpr size_t kMaxFile = 1 << 20;
+
+std::string TakeReason() {
+  const unsigned long code = ERR_peek_last_error();
+  ERR_clear_error();
+  const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
+  return reason == nullptr ? "unknown reason" : reason;
+}
+
+struct Suite {
+  const char* go_name;
+  const char* openssl_name;
+};
+
+// https://pkg.go.dev/crypto/tls#pkg-constants against openssl-ciphers(1).
+constexpr Suite kTls13[] = {
+    {"TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"},
+    {"TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"},
+    {"TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"},
+};
+constexpr Suite kTls12[] = {
+    {"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"},
+    {"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"},
+    {"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"},
+    {"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"},
+    {"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"},
+    {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"},
+    {"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", "ECDHE-ECDSA-CHACHA20-POLY1305"},
+    {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", "ECDHE-RSA-CHACHA20-POLY1305"},
+    {"TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256", "ECDHE-ECDSA-AES128-SHA256"},
+    {"TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256", "ECDHE-RSA-AES128-SHA256"},
+    {"TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA", "ECDHE-ECDSA-AES128-SHA"},
+    {"TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", "ECDHE-RSA-AES128-SHA"},
+    {"TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA", "ECDHE-ECDSA-AES256-SHA"},
+    {"TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA", "ECDHE-RSA-AES256-SHA"},
+    {"TLS_RSA_WITH_AES_128_GCM_SHA256", "AES128-GCM-SHA256"},
+    {"TLS_RSA_WITH_AES_256_GCM_SHA384", "AES256-GCM-SHA384"},
+};
+
+template <size_t N>
+const char* Find(const Suite (&table)[N], const std::string& name) {
+  for (const Suite& suite : table) {
+    if (name == suite.go_name) return suite.openssl_name;
+  }
+  return nullptr;
+}
+
+void Append(std::string& list, const char* name) {
+  if (!list.empty()) list += ':';
+  list += name;
+}
+
+// As in Go: TLS 1.2 suites leave TLS 1.3 as it is; a list of TLS 1.3 suites alone leaves nothing for TLS 1.2.
+base::Result<void> SetSuites(SSL_CTX* context, const std::vector<std::string>& names) {
+  if (names.empty()) return {};
+  std::string tls13;
+  std::string tls12;
+  for (const std::string& name : names) {
+    if (const char* suite = Find(kTls13, name)) {
+      Append(tls13, suite);
+    } else if (const char* older = Find(kTls12, name)) {
+      Append(tls12, older);
+    } else {
+      std::string known;
+      for (const Suite& s : kTls13) known += std::string(known.empty() ? "" : ", ") + s.go_name;
+      for (const Suite& s : kTls12) known += std::string(", ") + s.go_name;
+      return base::Fail(ErrorCode::kInvalidArgument,
+                        "unknown cipher suite \"" + name + "\"; known are " + known);
+    }
+  }
+  if (!tls13.empty() && SSL_CTX_set_ciphersuites(context, tls13.c_str()) != 1) {
+    return base::Fail(ErrorCode::kInvalidArgument, "cipher suites " + tls13 + ": " + TakeReason());
+  }
+  if (tls12.empty()) {
+    SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
+  } else if (SSL_CTX_set_cipher_list(context, tls12.c_str()) != 1) {
+    return base::Fail(ErrorCode::kInvalidArgument, "cipher suites " + tls12 + ": " + TakeReason());
+  }
+  return {};
+}
+
+// The protocol list lives as long as its context: connections keep the context after a reload.
+void FreeProtocols(void*, void* data, CRYPTO_EX_DATA*, int, long, void*) {
+  delete static_cast<std::string*>(data);
+}
+
+int ProtocolsIndex() {
+  static const int index = SSL_CTX_get_ex_new_index(0, nullptr, nullptr, nullptr, FreeProtocols);
+  return index;
+}
+
+int SelectProtocol(SSL* ssl, const unsigned char** out, unsigned char* size, const unsigned char* offered,
+                   unsigned offered_size, void*) {
+  const auto* ours =
+      static_cast<const std::string*>(SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), ProtocolsIndex()));
+  unsigned char* chosen = nullptr;
+  const int result =
+      SSL_select_next_proto(&chosen, size, reinterpret_cast<const unsigned char*>(ours->data()),
+                            static_cast<unsigned>(ours->size()), offered, offered_size);
+  *out = chosen;
+  return result == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+base::Result<void> SetAlpn(SSL_CTX* context, const std::vector<std::string>& names) {
+  if (names.empty()) return {};
+  auto wire = std::make_unique<std::string>();
+  for (const std::string& name : names) {
+    if (name.empty() || name.size() > 255) {
+      return base::Fail(ErrorCode::kInvalidArgument, "bad ALPN protocol name \"" + name + "\"");
+    }
+    *wire += static_cast<char>(name.size());
+    *wire += name;
+  }
+  SSL_CTX_set_ex_data(context, ProtocolsIndex(), wire.release());
+  SSL_CTX_set_alpn_select_cb(context, SelectProtocol, nullptr);
+  return {};
+}
+
+base::Result<TlsContext> NewContext(const TlsOptions& options) {
+  ERR_clear_error();
+  int version = TLS1_2_VERSION;
+  if (options.min_version == "VersionTLS13") {
+    version = TLS1_3_VERSION;
+  } else if (!options.min_version.empty() && options.min_version != "VersionTLS12") {
+    return base::Fail(ErrorCode::kInvalidArgument, "unknown TLS version \"" + options.min_version +
+                                                       "\"; known are VersionTLS12 and VersionTLS13");
+  }
+  TlsContext context(SSL_CTX_new(TLS_server_method()), SSL_CTX_free);
+  if (context == nullptr) return base::Fail(ErrorCode::kInternal, "no TLS context: " + TakeReason());
+  SSL_CTX_set_min_proto_version(context.get(), version);
+  SSL_CTX_set_options(context.get(),
+                      SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
+  SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                      SSL_MODE_RELEASE_BUFFERS);
+  // No client certificates are asked for, so resuming needs no session context; a cache would only hold
+  // memory.
+  SSL_CTX_set_session_cache_mode(context.get(), SSL_SESS_CACHE_OFF);
+  if (auto set = SetSuites(context.get(), options.cipher_suites); !set)
+    return tl::make_unexpected(set.error());
+  if (auto set = SetAlpn(context.get(), options.alpn); !set) return tl::make_unexpected(set.error());
+  return context;
+}
+
+base::Result<std::string> ReadWholeFile(const std::string& path) {
+  const auto fail = [&](const std::string& why) {
+    return base::Fail(ErrorCode::kIo, "cannot read " + path + ": " + why);
+  };
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return fail(std::generic_category().message(errno));
+  std::string text;
+  char buffer[16 << 10];
+  ssize_t n = 0;
+  while ((n = ::read(descriptor, buffer, sizeof buffer)) > 0 && text.size() <= kMaxFile) {
+    text.append(buffer, static_cast<size_t>(n));
+  }
+  const int error = errno;
+  ::close(descriptor);
+  if (n < 0) return fail(std::generic_category().message(error));
+  if (text.size() > kMaxFile) return fail("larger than 1 MiB");
+  return text;
+}
+
+base::Result<void> UseCertificates(SSL_CTX* context, const std::string& path) {
+  auto text = ReadWholeFile(path);
+  if (!text) return tl::make_unexpected(text.error());
+  const BioPtr bio(BIO_new_mem_buf(text->data(), static_cast<int>(text->size())));
+  const X509Ptr leaf(PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, nullptr));
+  if (leaf == nullptr) {
+    const bool none = text->find("-----BEGIN") == std::string::npos;
+    const std::string why = TakeReason();
+    return base::Fail(ErrorCode::kInvalidArgument,
+                      path + " holds no PEM certificate" + (none ? "" : ": " + why));
+  }
+  if (SSL_CTX_use_certificate(context, leaf.get()) != 1) {
+    return base::Fail(ErrorCode::kInvalidArgument,
+                      path + ": the certificate cannot be used: " + TakeReason());
+  }
+  for (;;) {
+    X509Ptr next(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
+    if (next == nullptr) break;
+    if (SSL_CTX_add0_chain_cert(context, next.get()) != 1) {
+      return base::Fail(ErrorCode::kInvalidArgument, path + ": the chain cannot be used: " + TakeReason());
+    }
+    (void)next.release();  // the context has it
+  }
+  const unsigned long last = ERR_peek_last_error();
+  if (last != 0 && ERR_GET_REASON(last) != PEM_R_NO_START_LINE) {
+    return base::Fail(ErrorCode::kInvalidArgument, path + ": the chain is damaged: " + TakeReason());
+  }
+  ERR_clear_error();
+  return {};
+}
+
+// Without this OpenSSL asks for the password on the terminal.
+int NoPassword(char*, int, int, void* asked) {
+  *static_cast<bool*>(asked) = true;
+  return -1;
+}
+
+base::Result<void> UseKey(SSL_CTX* context, const std::string& path, const std::string& cert_path) {
+  auto text = ReadWholeFile(path);
+  if (!text) return tl::make_unexpected(text.error());
+  const BioPtr bio(BIO_new_mem_buf(text->data(), static_cast<int>(text->size())));
+  bool asked = false;
+  const KeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, NoPassword, &asked));
+  OPENSSL_cleanse(text->data(), text->size());
+  if (key == nullptr) {
+    const std::string why = TakeReason();
+    return base::Fail(ErrorCode::kInvalidArgument,
+                      asked ? path + ": the private key is encrypted; store it without a password"
+                            : path + " holds no PEM private key: " + why);
+  }
+  if (SSL_CTX_use_PrivateKey(context, key.get()) != 1 || SSL_CTX_check_private_key(context) != 1) {
+    const std::string why = TakeReason();
+    return base::Fail(ErrorCode::kInvalidArgument,
+                      "the key in " + path + " does not match the certificate in " + cert_path + ": " + why);
+  }
+  return {};
+}
+
+X509Ptr MakeCertificate(EVP_PKEY* key) {
+  X509Ptr certificate(X509_new());
+  unsigned char serial[16];
+  if (certificate == nullptr || RAND_bytes(serial, sizeof serial) != 1) return nullptr;
+  serial[0] &= 0x7f;  // serial numbers are positive
+  const std::unique_ptr<BIGNUM, Freer<BN_free>> number(BN_bin2bn(serial, sizeof serial, nullptr));
+  constexpr long kTenYears = 3650L * 24 * 3600;
+  X509_NAME* name = X509_get_subject_name(certificate.get());
+  const auto* organization = reinterpret_cast<const unsigned char*>("Inference Ext");
+  const bool made = number != nullptr && X509_set_version(certificate.get(), X509_VERSION_3) == 1 &&
+                    BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate.get())) != nullptr &&
+                    X509_gmtime_adj(X509_getm_notBefore(certificate.get()), 0) != nullptr &&
+                    X509_gmtime_adj(X509_getm_notAfter(certificate.get()), kTenYears) != nullptr &&
+                    X509_NAME_add_entry_by_txt(name, "O", MBSTRING_ASC, organization, -1, -1, 0) == 1 &&
+                    X509_set_issuer_name(certificate.get(), name) == 1 &&
+                    X509_set_pubkey(certificate.get(), key) == 1 &&
+                    X509_sign(certificate.get(), key, EVP_sha256()) > 0;
+  return made ? std::move(certificate) : nullptr;
+}
+
+}  // namespace
+
+base::Result<TlsContext> LoadTlsServer(const std::string& cert_file, const std::string& key_file,
+                                       const TlsOptions& options) {
+  auto context = NewContext(options);
+  if (!context) return context;
+  if (auto used = UseCertificates(context->get(), cert_file); !used) return tl::make_unexpected(used.error());
+  if (auto used = UseKey(context->get(), key_file, cert_file); !used)
+    return tl::make_unexpected(used.error());
+  return context;
+}
+
+base::Result<TlsContext> SelfSignedTlsServer(const TlsOptions& options) {
+  auto context = NewContext(options);
+  if (!context) return context;
+  const KeyPtr key(EVP_EC_gen("P-256"));
+  const X509Ptr certificate = key == nullptr ? nullptr : MakeCertificate(key.get());
+  if (certificate == nullptr || SSL_CTX_use_certificate(context->get(), certificate.get()) != 1 ||
+      SSL_CTX_use_PrivateKey(context->get(), key.get()) != 1) {
+    return base::Fail(ErrorCode::kInternal, "cannot make a certificate: " + TakeReason());
+  }
+  return context;
+}
+
+}  // namespace fairway::net
