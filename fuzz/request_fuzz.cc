@@ -1,0 +1,98 @@
+// Any bytes as the body of any API: no crash, the same result wherever it is cut and whichever kernel runs,
+// and a replaced model is the one that is read back.
+//
+// Input: one byte for the API, one seed byte for the cuts, then the body.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/random.h"
+#include "base/result.h"
+#include "payload/request.h"
+#include "payload/string_kernel.h"
+
+namespace {
+
+using fairway::payload::Api;
+using fairway::payload::RequestFields;
+using fairway::payload::RequestScanner;
+
+RequestScanner ScanWhole(Api api, std::string_view body) {
+  RequestScanner scanner(api);
+  scanner.Feed(body);
+  scanner.Finish();
+  return scanner;
+}
+
+RequestScanner ScanCut(Api api, std::string_view body, uint64_t seed) {
+  fairway::base::Random random(seed);
+  const uint64_t most = 1 + random.Below(40);
+  RequestScanner scanner(api);
+  while (!body.empty()) {
+    // A copy of its own, so that the sanitizer sees a read beyond the chunk or after it.
+    const std::string chunk(body.substr(0, random.Below(most + 1)));
+    scanner.Feed(chunk);
+    body.remove_prefix(chunk.size());
+  }
+  scanner.Finish();
+  return scanner;
+}
+
+void CheckFields(std::string_view body, const RequestFields& fields) {
+  uint64_t last = 0;
+  FAIRWAY_CHECK(fields.prompt.size() <= RequestScanner::kMaxPromptSpans);
+  FAIRWAY_CHECK(fields.model.size() <= RequestScanner::kMaxModelBytes);
+  for (const auto& span : fields.prompt) {
+    FAIRWAY_CHECK(last <= span.begin && span.begin <= span.end && span.end <= body.size());
+    last = span.end;
+  }
+  if (!fields.has_model) return;
+  FAIRWAY_CHECK(body[fields.model_span.begin] == '"' && body[fields.model_span.end - 1] == '"');
+}
+
+void CheckSplice(Api api, std::string_view body, const RequestScanner& scanner, std::string_view model) {
+  const auto edit = fairway::payload::EditModel(scanner.fields(), model);
+  if (!edit) return;
+  std::string edited;
+  fairway::payload::AppendEdited(edited, body, 0, *edit);
+  FAIRWAY_CHECK(edited == std::string(body.substr(0, edit->at.begin)) + edit->text +
+                              std::string(body.substr(edit->at.end)));
+  if (scanner.fields().has_model) {
+    FAIRWAY_CHECK(fairway::payload::SpliceModel(body, scanner.fields(), model) == edited);
+  }
+  if (!scanner.ok()) return;
+  const RequestScanner again = ScanWhole(api, edited);
+  FAIRWAY_CHECK(again.ok() && again.fields().has_model && again.fields().model == model);
+  FAIRWAY_CHECK(again.fields().prompt_bytes == scanner.fields().prompt_bytes);
+  FAIRWAY_CHECK(again.fields().prompt.size() == scanner.fields().prompt.size());
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size < 2) return 0;
+  const Api api = static_cast<Api>(data[0] % 6);
+  const std::string_view body(reinterpret_cast<const char*>(data) + 2, size - 2);
+
+  const RequestScanner whole = ScanWhole(api, body);
+  CheckFields(body, whole.fields());
+  const RequestScanner cut = ScanCut(api, body, data[1]);
+  FAIRWAY_CHECK(whole.error() == cut.error());
+  FAIRWAY_CHECK(whole.fields() == cut.fields());
+  CheckSplice(api, body, whole, "m");
+  CheckSplice(api, body, whole, "llama-2 \"\\\n\xc3\xa4");
+
+  const auto kernels = fairway::payload::AllStringKernels();
+  const char* const end = body.data() + body.size();
+  for (const auto& kernel : kernels) {
+    FAIRWAY_CHECK(kernel.skip_plain(body.data(), end) == kernels.front().skip_plain(body.data(), end));
+    FAIRWAY_CHECK(kernel.skip_text(body.data(), end) == kernels.front().skip_text(body.data(), end));
+  }
+
+  RequestScanner part(api);
+  part.Feed(body.substr(0, body.size() / 2));
+  part.FinishPartial();
+  CheckFields(body, part.fields());
+  return 0;
+}

@@ -1,0 +1,509 @@
+#include "payload/request.h"
+
+#include <algorithm>
+
+#include "base/result.h"
+#include "base/strings.h"
+
+namespace fairway::payload {
+namespace {
+
+struct KnownPath {
+  std::string_view suffix;
+  Api api;
+};
+
+// Longest first among those that end alike.
+constexpr std::array<KnownPath, 8> kPaths = {{
+    {"chat/completions/render", Api::kChatCompletions},
+    {"chat/completions", Api::kChatCompletions},
+    {"completions/render", Api::kCompletions},
+    {"completions", Api::kCompletions},
+    {"embeddings", Api::kEmbeddings},
+    {"responses", Api::kResponses},
+    {"messages/count_tokens", Api::kMessages},
+    {"messages", Api::kMessages},
+}};
+
+constexpr uint64_t kBytesPerToken = 4;
+
+}  // namespace
+
+Api ApiOfPath(std::string_view path) {
+  path = path.substr(0, path.find('?'));
+  while (path.ends_with('/')) path.remove_suffix(1);
+  for (const KnownPath& known : kPaths) {
+    if (!path.ends_with(known.suffix)) continue;
+    const size_t before = path.size() - known.suffix.size();
+    if (before == 0 || path[before - 1] == '/') return known.api;
+  }
+  return Api::kUnknown;
+}
+
+std::string_view ToString(Api api) {
+  switch (api) {
+    case Api::kChatCompletions:
+      return "chat/completions";
+    case Api::kCompletions:
+      return "completions";
+    case Api::kEmbeddings:
+      return "embeddings";
+    case Api::kResponses:
+      return "responses";
+    case Api::kMessages:
+      return "messages";
+    case Api::kUnknown:
+      return "unknown";
+  }
+  return "unknown";
+}
+
+// The reference checks these types too; null counts as absent.
+constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembers = {{
+    {"cache_salt", Type::kString},
+    {"tools", Type::kArray},
+    {"documents", Type::kArray},
+    {"chat_template", Type::kString},
+    {"return_assistant_tokens_mask", Type::kBool},
+    {"continue_final_message", Type::kBool},
+    {"add_generation_prompt", Type::kBool},
+    {"chat_template_kwargs", Type::kObject},
+}};
+
+void RequestScanner::Feed(std::string_view chunk) {
+  if (chunk.empty() || json_.failed()) return;
+  json_.Feed(chunk, *this);
+  // Of an unknown API any bytes will do: what was found before they stopped to be JSON stays.
+  if (json_.failed() && api_ != Api::kUnknown)
+    error_ = "error unmarshaling request bodyMap: " + json_.error();
+}
+
+void RequestScanner::Finish() {
+  if (api_ == Api::kUnknown || !ok()) return;
+  if (!json_.Finish(*this)) {
+    error_ = "error unmarshaling request bodyMap: " + json_.error();
+    return;
+  }
+  if (MainIsValid() && typed_bad_ == 0) return;
+  switch (api_) {
+    case Api::kChatCompletions:
+      error_ = "invalid chat completions request: must have valid messages field";
+      break;
+    case Api::kCompletions:
+      error_ = "invalid completions request: must have prompt field";
+      break;
+    case Api::kEmbeddings:
+      error_ = "invalid embeddings request: must have input field";
+      break;
+    case Api::kResponses:
+      error_ = "invalid responses request: must have input field";
+      break;
+    default:
+      error_ = "invalid messages request: must have valid messages field";
+      break;
+  }
+}
+
+void RequestScanner::FinishPartial() {
+  const std::optional<uint64_t> begin = json_.open_string();
+  if (!begin) return;
+  if (IsPrompt(current_)) AddPrompt({*begin + 1, json_.offset()});
+}
+
+bool RequestScanner::MainIsValid() const {
+  if (!main_seen_ || main_bad_) return false;
+  const bool array = main_type_ == Type::kArray;
+  const bool string = main_type_ == Type::kString;
+  switch (api_) {
+    case Api::kChatCompletions:
+    case Api::kMessages:
+      return array && main_items_ > 0;
+    case Api::kCompletions: {
+      if (!array) return string && main_items_ > 0;
+      const auto only = [&](Type type) { return item_types_ == 1U << static_cast<unsigned>(type); };
+      return only(Type::kString) || only(Type::kNumber) || only(Type::kArray);
+    }
+    case Api::kEmbeddings:
+      return (array || string) && main_items_ > 0;
+    default:
+      return array || string;
+  }
+}
+
+RequestScanner::Place RequestScanner::Element(Place container) const {
+  switch (container) {
+    case Place::kMain:
+      return api_ == Api::kCompletions || api_ == Api::kEmbeddings ? Place::kPromptItem : Place::kMessage;
+    case Place::kSide:
+    case Place::kContent:
+      return Place::kBlock;
+    case Place::kBlockContent:
+      return Place::kInnerBlock;
+    case Place::kPromptItem:
+      return Place::kToken;
+    default:
+      return Place::kIgnored;
+  }
+}
+
+RequestScanner::Place RequestScanner::Member(Place object, std::string_view key) const {
+  switch (object) {
+    case Place::kRoot:
+      return TopMember(key);
+    case Place::kMessage:
+      return key == "content" ? Place::kContent : key == "role" ? Place::kRole : Place::kIgnored;
+    case Place::kBlock:
+      return key == "text" ? Place::kBlockText : key == "content" ? Place::kBlockContent : Place::kIgnored;
+    case Place::kInnerBlock:
+      return key == "text" ? Place::kInnerText : Place::kIgnored;
+    default:
+      return Place::kIgnored;
+  }
+}
+
+RequestScanner::Place RequestScanner::TopMember(std::string_view key) const {
+  if (key == "model") return Place::kModel;
+  if (key == "stream") return Place::kStream;
+  const bool chat = api_ == Api::kChatCompletions;
+  switch (api_) {
+    case Api::kUnknown:
+      return Place::kIgnored;
+    case Api::kChatCompletions:
+      if (key == "messages") return Place::kMain;
+      if (key == "max_completion_tokens") return Place::kPreferredLimit;
+      if (key == "max_tokens") return Place::kLimit;
+      break;
+    case Api::kMessages:
+      if (key == "messages") return Place::kMain;
+      if (key == "system") return Place::kSide;
+      if (key == "max_tokens") return Place::kLimit;
+      break;
+    case Api::kCompletions:
+      if (key == "prompt") return Place::kMain;
+      if (key == "max_tokens") return Place::kLimit;
+      break;
+    case Api::kEmbeddings:
+      if (key == "input") return Place::kMain;
+      break;
+    case Api::kResponses:
+      if (key == "input") return Place::kMain;
+      if (key == "instructions") return Place::kSide;
+      if (key == "max_output_tokens") return Place::kLimit;
+      break;
+  }
+  if (key == "cache_salt") return Place::kSalt;
+  if (!chat) return Place::kIgnored;
+  const auto typed = [&](const TypedMember& member) { return member.key == key; };
+  return std::ranges::any_of(kTypedMembers, typed) ? Place::kTyped : Place::kIgnored;
+}
+
+// Takes back the prompt strings of a member that a duplicate replaces. `sibling`: the other member beside it
+// that may have some; the same where there is none.
+void RequestScanner::Drop(Place gone, Place sibling) {
+  Part& part = *PartOf(gone);
+  if (part.count != 0) {
+    const auto first = fields_.prompt.begin() + static_cast<std::ptrdiff_t>(part.first);
+    fields_.prompt.erase(first, first + static_cast<std::ptrdiff_t>(part.count));
+    Part& other = *PartOf(sibling);
+    if (other.first > part.first) other.first -= part.count;
+  }
+  fields_.prompt_bytes -= part.bytes;
+  part = {};
+}
+
+void RequestScanner::OnKey(std::string_view key) {
+  const Place object = levels_[depth_ - 1].place;
+  if (object == Place::kRoot) fields_.empty_object = false;
+  current_ = Member(object, key);
+  if (current_ != Place::kIgnored) BeginMember(current_, key);
+}
+
+// Forgets what an earlier duplicate said: the last one counts.
+void RequestScanner::BeginMember(Place place, std::string_view key) {
+  switch (place) {
+    case Place::kModel:
+      fields_.has_model = false;
+      fields_.model.clear();
+      fields_.model_span = {};
+      break;
+    case Place::kStream:
+      fields_.stream = false;
+      break;
+    case Place::kLimit:
+    case Place::kPreferredLimit:
+      (place == Place::kLimit ? limit_ : preferred_limit_).reset();
+      fields_.max_tokens = preferred_limit_ ? preferred_limit_ : limit_;
+      break;
+    case Place::kSalt:
+    case Place::kTyped: {
+      if (place == Place::kSalt) fields_.cache_salt.clear();
+      const auto typed = [&](const TypedMember& member) { return member.key == key; };
+      typed_ = static_cast<size_t>(std::ranges::find_if(kTypedMembers, typed) - kTypedMembers.begin());
+      typed_bad_ &= ~(1U << typed_);
+      break;
+    }
+    case Place::kMain:
+      main_seen_ = true;
+      main_bad_ = false;
+      main_items_ = 0;
+      item_types_ = 0;
+      Drop(Place::kMain, Place::kSide);
+      break;
+    case Place::kSide:
+      Drop(Place::kSide, Place::kMain);
+      break;
+    case Place::kRole:
+      role_bad_ = false;
+      break;
+    case Place::kContent:
+      content_bad_ = false;
+      Drop(Place::kContent, Place::kContent);
+      break;
+    case Place::kBlockText:
+      Drop(Place::kBlockText, Place::kBlockContent);
+      break;
+    case Place::kBlockContent:
+      Drop(Place::kBlockContent, Place::kBlockText);
+      break;
+    case Place::kInnerText:
+      Drop(Place::kInnerText, Place::kInnerText);
+      break;
+    default:
+      break;
+  }
+}
+
+// Every value that is reported passes here first, when its type is known.
+void RequestScanner::BeginValue(Place place, Type type) {
+  if (levels_[depth_ - 1].array && levels_[depth_ - 1].place == Place::kMain) {
+    ++main_items_;
+    item_types_ |= 1U << static_cast<unsigned>(type);
+  }
+  if (place == Place::kIgnored) return;
+  switch (place) {
+    case Place::kTyped:
+    case Place::kSalt:
+      // Embeddings and Anthropic have no such member.
+      if (type != kTypedMembers[typed_].type && type != Type::kNull && api_ != Api::kEmbeddings &&
+          api_ != Api::kMessages) {
+        typed_bad_ |= 1U << typed_;
+      }
+      break;
+    case Place::kMain:
+      main_type_ = type;
+      break;
+    case Place::kMessage:
+      role_bad_ = content_bad_ = false;
+      *PartOf(Place::kContent) = {};
+      if (type != Type::kObject && api_ != Api::kResponses) main_bad_ = true;
+      break;
+    case Place::kRole:
+      role_bad_ = type != Type::kString && type != Type::kNull;
+      break;
+    case Place::kContent:
+      content_bad_ = type != Type::kString && type != Type::kArray && type != Type::kNull;
+      break;
+    case Place::kBlock:
+      *PartOf(Place::kBlockText) = *PartOf(Place::kBlockContent) = {};
+      if (type != Type::kObject && type != Type::kString) content_bad_ = true;
+      break;
+    case Place::kInnerBlock:
+      *PartOf(Place::kInnerText) = {};
+      break;
+    case Place::kToken:
+      if (type != Type::kNumber && api_ == Api::kCompletions) main_bad_ = true;
+      break;
+    default:
+      break;
+  }
+  if (Part* part = PartOf(place)) *part = {fields_.prompt.size(), 0, fields_.prompt_bytes};
+}
+
+void RequestScanner::EndValue(Place place) {
+  if (place == Place::kMessage && (role_bad_ || content_bad_) && api_ != Api::kResponses) main_bad_ = true;
+  if (Part* part = PartOf(place)) {
+    part->count = fields_.prompt.size() - part->first;
+    part->bytes = fields_.prompt_bytes - part->bytes;
+  }
+}
+
+bool RequestScanner::OnContainer(uint64_t begin, Type type) {
+  const Place place = current_;
+  const bool array = type == Type::kArray;
+  if (depth_ == 0) {
+    if (array) {
+      json_.Fail("invalid JSON at byte " + std::to_string(begin) +
+                 ": the body must be an object, found an array");
+      return false;
+    }
+    fields_.members.begin = begin + 1;
+  } else {
+    BeginValue(place, type);
+  }
+  if (place == Place::kModel) fields_.model_span.begin = begin;
+  const Place element = array ? Element(place) : Place::kIgnored;
+  levels_[depth_++] = {place, array, element};
+  current_ = element;
+  switch (place) {
+    case Place::kRoot:
+    case Place::kMessage:
+    case Place::kBlock:
+    case Place::kInnerBlock:
+      return !array;
+    case Place::kMain:
+    case Place::kSide:
+    case Place::kContent:
+    case Place::kBlockContent:
+    case Place::kPromptItem:
+      return array;
+    default:
+      return false;
+  }
+}
+
+void RequestScanner::OnClose(uint64_t end) {
+  const Place place = levels_[--depth_].place;
+  if (place == Place::kRoot) {
+    fields_.members.end = end - 1;
+    return;
+  }
+  const Level& outer = levels_[depth_ - 1];
+  current_ = outer.array ? outer.element : Place::kIgnored;
+  if (place == Place::kModel) fields_.model_span.end = end;
+  EndValue(place);
+}
+
+size_t RequestScanner::OnString(uint64_t begin) {
+  const Place place = current_;
+  if (depth_ == 0) {
+    json_.Fail("invalid JSON at byte " + std::to_string(begin) +
+               ": the body must be an object, found a string");
+    return 0;
+  }
+  BeginValue(place, Type::kString);
+  return place == Place::kModel ? kMaxModelBytes : place == Place::kSalt ? kMaxSaltBytes : 0;
+}
+
+void RequestScanner::OnStringEnd(Span span, std::string_view text, bool truncated) {
+  const Place place = current_;
+  const Span inside{span.begin + 1, span.end - 1};
+  switch (place) {
+    case Place::kModel:
+      if (truncated) {
+        json_.Fail("model name at byte " + std::to_string(span.begin) + " is longer than " +
+                   std::to_string(kMaxModelBytes) + " bytes");
+        return;
+      }
+      fields_.has_model = true;
+      fields_.model = text;
+      fields_.model_span = span;
+      break;
+    case Place::kSalt:
+      if (truncated) {
+        json_.Fail("cache_salt at byte " + std::to_string(span.begin) + " is longer than " +
+                   std::to_string(kMaxSaltBytes) + " bytes");
+        return;
+      }
+      fields_.cache_salt = text;
+      break;
+    case Place::kMain:
+      main_items_ = inside.end - inside.begin;
+      break;
+    default:
+      break;
+  }
+  if (IsPrompt(place)) AddPrompt(inside);
+  EndValue(place);
+}
+
+void RequestScanner::OnNumber(Span span, std::string_view text) {
+  const Place place = current_;
+  if (depth_ == 0) {
+    json_.Fail("invalid JSON at byte " + std::to_string(span.begin) +
+               ": the body must be an object, found a number");
+    return;
+  }
+  BeginValue(place, Type::kNumber);
+  switch (place) {
+    case Place::kModel:
+      fields_.model_span = span;
+      break;
+    case Place::kLimit:
+    case Place::kPreferredLimit:
+      (place == Place::kLimit ? limit_ : preferred_limit_) = WholeNumber(text);
+      fields_.max_tokens = preferred_limit_ ? preferred_limit_ : limit_;
+      break;
+    case Place::kPromptItem:
+    case Place::kToken:
+      fields_.prompt_bytes += kBytesPerToken;
+      if (api_ == Api::kCompletions && !base::ParseInteger<uint32_t>(text)) main_bad_ = true;
+      break;
+    default:
+      break;
+  }
+  EndValue(place);
+}
+
+void RequestScanner::OnLiteral(Span span, char first) {
+  const Place place = current_;
+  if (depth_ == 0) {
+    json_.Fail("invalid JSON at byte " + std::to_string(span.begin) + ": the body must be an object");
+    return;
+  }
+  BeginValue(place, first == 'n' ? Type::kNull : Type::kBool);
+  if (place == Place::kModel) fields_.model_span = span;
+  if (place == Place::kStream) fields_.stream = first == 't';
+  EndValue(place);
+}
+
+bool RequestScanner::IsPrompt(Place place) const {
+  switch (place) {
+    case Place::kMain:
+      return api_ != Api::kChatCompletions && api_ != Api::kMessages;  // there it must be an array
+    case Place::kSide:
+    case Place::kContent:
+    case Place::kBlock:
+    case Place::kBlockText:
+    case Place::kBlockContent:
+    case Place::kInnerBlock:
+    case Place::kInnerText:
+    case Place::kPromptItem:
+      return true;
+    default:
+      return false;
+  }
+}
+
+void RequestScanner::AddPrompt(Span text) {
+  if (fields_.prompt.size() < kMaxPromptSpans) fields_.prompt.push_back(text);
+  fields_.prompt_bytes += text.end - text.begin;
+}
+
+std::string ModelReplacement(std::string_view model) { return base::JsonString(model); }
+
+std::string SpliceModel(std::string_view body, const RequestFields& fields, std::string_view model) {
+  FAIRWAY_CHECK(fields.has_model && fields.model_span.end <= body.size());
+  std::string out;
+  out.reserve(body.size() + model.size() + 2);
+  AppendEdited(out, body, 0, {fields.model_span, ModelReplacement(model)});
+  return out;
+}
+
+std::optional<BodyEdit> EditModel(const RequestFields& fields, std::string_view model) {
+  if (fields.model_span.end != 0) return BodyEdit{fields.model_span, ModelReplacement(model)};
+  if (fields.members.end == 0) return std::nullopt;  // no object, or the model may come yet
+  std::string text = "\"model\":" + ModelReplacement(model);
+  if (!fields.empty_object) text += ',';
+  return BodyEdit{{fields.members.begin, fields.members.begin}, std::move(text)};
+}
+
+void AppendEdited(std::string& out, std::string_view chunk, uint64_t offset, const BodyEdit& edit) {
+  const auto within = [&](uint64_t at) {
+    return at <= offset ? 0 : static_cast<size_t>(std::min<uint64_t>(at - offset, chunk.size()));
+  };
+  out.append(chunk.substr(0, within(edit.at.begin)));
+  if (edit.at.begin >= offset && edit.at.begin - offset < chunk.size()) out += edit.text;
+  out.append(chunk.substr(within(edit.at.end)));
+}
+
+}  // namespace fairway::payload

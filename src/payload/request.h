@@ -1,0 +1,188 @@
+// What a client asks for, found in one pass over the bytes of its body, as they come, without a document
+// tree.
+//
+//   RequestScanner scanner(ApiOfPath(":path of the request"));
+//   scanner.Feed(chunk1); scanner.Feed(chunk2);      // any cuts; nothing is kept of a chunk but the few
+//   fields below scanner.Finish(); if (!scanner.ok()) -> 400 with scanner.error()
+//
+// The whole body is checked as JSON (RFC 8259) on the way: strings, numbers, literals, nesting, UTF-8.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "payload/json_scanner.h"
+
+namespace fairway::payload {
+
+enum class Api {
+  kChatCompletions,  // .../chat/completions
+  kCompletions,      // .../completions
+  kEmbeddings,       // .../embeddings
+  kResponses,        // .../responses
+  kMessages,         // Anthropic .../messages
+  kUnknown,          // anything else: passes through, model read where the body is a JSON object with one
+};
+
+// The longest known path suffix wins; query and trailing "/" are ignored; a segment boundary is required
+// (docs/compatibility.md).
+Api ApiOfPath(std::string_view path);
+std::string_view ToString(Api api);
+
+struct RequestFields {
+  bool has_model = false;  // a string; it may be empty
+  std::string model;    // decoded; of duplicate keys the last counts, as every engine's JSON library has it
+  Span model_span;      // the JSON value with its quotes, for SpliceModel; also of a model of a wrong type
+  bool stream = false;  // only when literally true
+  std::optional<int64_t>
+      max_tokens;  // max_completion_tokens, max_tokens or max_output_tokens, as the API has it
+  // Raw bytes of the strings that make the prompt (without quotes, escapes as sent), in the order of the
+  // body: message contents and the texts in their blocks, system and instructions, prompt or input.
+  std::vector<Span> prompt;
+  uint64_t prompt_bytes = 0;  // sum over `prompt`, spans beyond kMaxPromptSpans included, and 4 per token id
+  std::string cache_salt;
+  Span members;              // inside of the body's braces: [behind '{', begin of '}' or 0 when not seen)
+  bool empty_object = true;  // no member was seen
+  bool operator==(const RequestFields&) const = default;
+};
+
+// Owned by one thread; may be moved between chunks. Memory: the fields, and one nesting bit per level up to
+// the limit. No exceptions, any bytes, linear time.
+class RequestScanner : private JsonSink {
+ public:
+  static constexpr int kMaxDepth = JsonScanner::kMaxDepth;  // deeper nesting is an error
+  static constexpr size_t kMaxModelBytes = 4096;            // a longer model name is an error
+  static constexpr size_t kMaxSaltBytes = 4096;             // so is a longer cache_salt
+  static constexpr size_t kMaxPromptSpans = 4096;           // further ones count in prompt_bytes only
+
+  explicit RequestScanner(Api api) : api_(api) {}
+  void Feed(std::string_view chunk);
+  // The body is complete. Unknown APIs accept any bytes; the others need a JSON object with the field that
+  // makes a prompt. Whether a model is needed is not decided here: see has_model.
+  void Finish();
+  // The rest of the body will not come (BUFFERED_PARTIAL): keeps what was found, also the begin of a prompt
+  // string that is cut, and checks nothing more.
+  void FinishPartial();
+
+  bool ok() const { return error_.empty(); }
+  // "" when ok; else as the reference words it: "error unmarshaling request bodyMap: invalid JSON at byte 17:
+  // ...", "invalid completions request: must have prompt field".
+  const std::string& error() const { return error_; }
+  const RequestFields& fields() const { return fields_; }
+  Api api() const { return api_; }
+
+ private:
+  // What a value is, from where it stands.
+  enum class Place : uint8_t {
+    kMain,  // messages, prompt or input; from here on members with a Part
+    kSide,  // system or instructions
+    kContent,
+    kBlockText,
+    kBlockContent,  // Anthropic: what a tool returned
+    kInnerText,
+    kRoot,  // from here on others
+    kIgnored,
+    kModel,
+    kStream,
+    kLimit,           // max tokens
+    kPreferredLimit,  // chat: max_completion_tokens, which wins over max_tokens
+    kSalt,
+    kTyped,    // checked for its type only, see typed_
+    kMessage,  // also: item of responses' input
+    kRole,
+    kBlock,
+    kInnerBlock,
+    kPromptItem,  // element of prompt, or of embeddings' input
+    kToken,
+  };
+  static constexpr size_t kParts = 6;
+  enum class Type : uint8_t { kString, kNumber, kBool, kNull, kObject, kArray };
+  struct Level {
+    Place place = Place::kRoot;
+    bool array = false;
+    Place element = Place::kIgnored;  // what the elements of an array are
+  };
+  // The prompt strings of one member, so that a later duplicate of it can take them back.
+  struct Part {
+    uint64_t first = 0;
+    uint64_t count = 0;
+    uint64_t bytes = 0;
+  };
+  // A member of `chat/completions` and the like whose type is checked.
+  struct TypedMember {
+    std::string_view key;
+    Type type;
+  };
+  static const std::array<TypedMember, 8> kTypedMembers;
+
+  bool OnObject(uint64_t begin) override { return OnContainer(begin, Type::kObject); }
+  bool OnArray(uint64_t begin) override { return OnContainer(begin, Type::kArray); }
+  void OnClose(uint64_t end) override;
+  void OnKey(std::string_view key) override;
+  size_t OnString(uint64_t begin) override;
+  void OnStringEnd(Span span, std::string_view text, bool truncated) override;
+  void OnNumber(Span span, std::string_view text) override;
+  void OnLiteral(Span span, char first) override;
+
+  bool OnContainer(uint64_t begin, Type type);
+  Place Element(Place container) const;
+  Place Member(Place object, std::string_view key) const;
+  Place TopMember(std::string_view key) const;
+  void BeginMember(Place place, std::string_view key);
+  void BeginValue(Place place, Type type);
+  void EndValue(Place place);
+  Part* PartOf(Place place) { return place < Place::kRoot ? &parts_[static_cast<size_t>(place)] : nullptr; }
+  void Drop(Place gone, Place sibling);
+  void AddPrompt(Span text);
+  bool IsPrompt(Place place) const;  // of a string
+  bool MainIsValid() const;
+
+  Api api_;
+  JsonScanner json_;
+  RequestFields fields_;
+  std::string error_;
+
+  // Where we are in the document; only the levels above a kIgnored one are followed, never more than these.
+  std::array<Level, 9> levels_;
+  size_t depth_ = 0;
+  Place current_ = Place::kRoot;  // of the value that is next or being read
+
+  std::array<Part, kParts> parts_;
+  std::optional<int64_t> preferred_limit_, limit_;
+  Type main_type_ = Type::kNull;
+  bool main_seen_ = false;
+  bool main_bad_ = false;    // a message or item is wrong
+  uint64_t main_items_ = 0;  // elements, or bytes of a string
+  unsigned item_types_ = 0;  // bit per Type of prompt's elements
+  bool role_bad_ = false;    // of this message
+  bool content_bad_ = false;
+  size_t typed_ = 0;        // which of kTypedMembers
+  unsigned typed_bad_ = 0;  // bit per kTypedMembers
+};
+
+// The JSON bytes (with quotes) that take the place of fields.model_span to name `model`. Invalid UTF-8 in it
+// becomes U+FFFD.
+std::string ModelReplacement(std::string_view model);
+
+// `body` with the model replaced; every other byte stays. REQUIRES: fields came from this body and has_model.
+std::string SpliceModel(std::string_view body, const RequestFields& fields, std::string_view model);
+
+// One change of a body: `text` takes the place of the bytes `at`.
+struct BodyEdit {
+  Span at;
+  std::string text;
+};
+
+// The change that makes a body name `model`, also where it had none (a member is inserted) or one of a wrong
+// type. Nothing where the body is no object.
+std::optional<BodyEdit> EditModel(const RequestFields& fields, std::string_view model);
+
+// For a body that is sent on in chunks: appends to `out` the chunk that begins at `offset` of the body, with
+// the change where it falls into it. Stateless; the chunks may be cut anywhere.
+void AppendEdited(std::string& out, std::string_view chunk, uint64_t offset, const BodyEdit& edit);
+
+}  // namespace fairway::payload

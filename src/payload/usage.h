@@ -1,0 +1,105 @@
+// What a model server says it used, found in JSON bodies and in SSE streams that are cut at any byte.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "payload/json_scanner.h"
+#include "payload/request.h"
+
+namespace fairway::payload {
+
+struct Usage {
+  bool found = false;
+  int64_t input_tokens = 0;   // usage.prompt_tokens | input_tokens
+  int64_t output_tokens = 0;  // usage.completion_tokens | output_tokens
+  int64_t total_tokens = 0;   // as sent, else the sum
+  int64_t cached_tokens = 0;  // prompt_tokens_details.cached_tokens | input_tokens_details.cached_tokens |
+                              // cache_read_input_tokens
+  bool operator==(const Usage&) const = default;
+};
+
+// Finds the last `usage` object of one JSON document: at its top, or in its `response` (Responses API events)
+// or `message` (Anthropic's message_start). One in a string, or deeper, is none.
+class UsageSink final : public JsonSink {
+ public:
+  // Which fields were sent; -1: not.
+  struct Counts {
+    int64_t input = -1;
+    int64_t output = -1;
+    int64_t total = -1;
+    int64_t cached = -1;
+  };
+
+  void Reset() { *this = UsageSink(); }
+  bool found() const { return found_; }
+  const Counts& counts() const { return counts_; }
+
+  bool OnObject(uint64_t begin) override;
+  bool OnArray(uint64_t begin) override;
+  void OnClose(uint64_t end) override;
+  void OnKey(std::string_view key) override;
+  size_t OnString(uint64_t begin) override;
+  void OnStringEnd(Span span, std::string_view text, bool truncated) override;
+  void OnNumber(Span span, std::string_view text) override;
+  void OnLiteral(Span span, char first) override;
+
+ private:
+  enum class Place : uint8_t { kRoot, kIgnored, kHolder, kUsage, kDetails, kInput, kOutput, kTotal, kCached };
+
+  Place levels_[5] = {};  // root, holder, usage, details, and an ignored one
+  size_t depth_ = 0;
+  Place member_ = Place::kRoot;
+  bool found_ = false;
+  Counts current_;  // of the usage object that is open
+  Counts counts_;
+};
+
+// Reads a response as it comes. Plain OpenAI and Responses JSON, Anthropic JSON, and their event streams
+// (the last usage wins; Anthropic's message_start and message_delta are merged; "[DONE]" is skipped). Broken
+// JSON just yields no usage. Owned by one thread; keeps at most kMaxEvent bytes of an unfinished event, and
+// copies only what a cut leaves unfinished. Not a byte of a plain JSON body is kept.
+class UsageScanner {
+ public:
+  static constexpr size_t kMaxEvent = 256 << 10;  // a longer event is skipped
+
+  // `event_stream`: the response's content-type contains text/event-stream.
+  UsageScanner(Api api, bool event_stream) : api_(api), event_stream_(event_stream) {}
+  void Feed(std::string_view chunk);
+  // The response is complete: a JSON body counts only now, an event also without the empty line behind it.
+  void Finish();
+  const Usage& usage() const { return usage_; }
+  uint64_t events() const { return events_; }  // SSE events with data seen, "[DONE]" left out
+
+ private:
+  void FeedEvents(std::string_view chunk);
+  void EndLine(std::string_view line);
+  void KeepLine(std::string_view part);
+  void AddData(std::string_view data);
+  void KeepEvent();
+  void EndEvent();
+  std::string_view EventData() const { return kept_ ? std::string_view(event_) : view_; }
+  void Merge(const UsageSink::Counts& counts);
+
+  Api api_;
+  bool event_stream_;
+  Usage usage_;
+  uint64_t events_ = 0;
+  JsonScanner json_;
+  UsageSink sink_;
+
+  // The data of the event so far: a part of the chunk that is being fed, or event_.
+  std::string_view view_;
+  std::string event_;
+  bool kept_ = false;
+  bool has_data_ = false;
+  bool too_long_ = false;
+  std::string line_;            // the begin of a line that was cut
+  bool line_too_long_ = false;  // line_ lacks a part
+  bool line_open_ = false;
+  bool first_line_ = true;
+  bool skip_newline_ = false;  // the chunk ended with '\r'
+};
+
+}  // namespace fairway::payload
