@@ -1,0 +1,53 @@
+// The admin pages: metrics for Prometheus, health for probes, and a look inside.
+//
+//   /metrics          Prometheus text
+//   /healthz          200 while the process runs
+//   /readyz           200 when it can route, else 503
+//   /debug/fleet      JSON of pools, endpoints and what is known of them
+//   /debug/pprof/...  404: profiles are taken from outside (perf)
+//
+// Plain HTTP, no credentials: it binds to loopback unless told otherwise.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "net/http_server.h"
+#include "net/loop.h"
+
+namespace fairway::admin {
+
+struct Options {
+  std::string host = "127.0.0.1";
+  uint16_t port = 9090;  // 0: a free one
+};
+
+// What the pages show. Called on the loop, one at a time.
+struct Content {
+  const base::Registry* registry = nullptr;  // REQUIRES: set, outlives the server
+  std::function<bool()> ready;               // empty: always ready
+  std::function<std::string()> fleet;        // JSON; empty: no such page
+};
+
+// Owned by any thread; destroyed on the loop, or after it stopped.
+class AdminServer {
+ public:
+  // The error names the address and the reason.
+  static base::Result<std::unique_ptr<AdminServer>> Listen(const Options& options, Content content,
+                                                           net::Loop& loop, const base::Log& log);
+  uint16_t port() const { return server_->port(); }
+
+ private:
+  explicit AdminServer(std::unique_ptr<net::HttpServer> server) : server_(std::move(server)) {}
+  std::unique_ptr<net::HttpServer> server_;
+};
+
+// The answer to one request, without the network.
+net::HttpResponse Answer(const net::HttpRequest& request, const Content& content);
+
+}  // namespace fairway::admin

@@ -1,0 +1,155 @@
+#include "frontends/ext_proc/health.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "frontends/ext_proc/wire.h"
+
+namespace fairway::ext_proc {
+
+namespace {
+
+constexpr std::string_view kService = "/grpc.health.v1.Health/";
+constexpr base::Nanos kWatchPeriod = 100 * base::kMillisecond;
+constexpr size_t kMaxServiceName = 1024;
+
+enum class Status { kUnknown = 0, kServing = 1, kNotServing = 2, kServiceUnknown = 3 };
+
+}  // namespace
+
+// The watchers of one loop.
+struct HealthService::Worker {
+  explicit Worker(net::Loop& its_loop) : loop(its_loop) {}
+
+  void Add(HealthCall* call);
+  void Remove(HealthCall* call);
+  void Tell();
+
+  net::Loop& loop;
+  std::vector<HealthCall*> watchers;
+  std::unique_ptr<net::Timer> timer;  // runs while somebody watches
+};
+
+class HealthCall final : public net::GrpcCall {
+ public:
+  enum class Method { kCheck, kWatch, kList };
+
+  HealthCall(const HealthService& service, std::shared_ptr<HealthService::Worker> worker, Method method)
+      : service_(service), worker_(std::move(worker)), method_(method) {}
+  ~HealthCall() override {
+    if (watching_) worker_->Remove(this);
+  }
+
+  void OnMessage(std::string_view message) override {
+    if (answered_) return Finish(net::GrpcStatus::kInvalidArgument, "one message is enough");
+    answered_ = true;
+    WireReader r(message);
+    std::string_view name;
+    while (r.Next()) {
+      if (r.field() == 1 && r.is_bytes()) name = r.bytes();
+    }
+    if (!r.ok() || name.size() > kMaxServiceName)
+      return Finish(net::GrpcStatus::kInvalidArgument, "malformed request");
+    known_ = service_.Knows(name);
+    switch (method_) {
+      case Method::kCheck:
+        if (!known_) return Finish(net::GrpcStatus::kNotFound, "unknown service");
+        Tell();
+        return Finish(net::GrpcStatus::kOk);
+      case Method::kWatch:
+        watching_ = true;
+        worker_->Add(this);
+        return Tell();
+      case Method::kList:
+        List();
+        return Finish(net::GrpcStatus::kOk);
+    }
+  }
+
+  // A watcher goes on watching after its half-close.
+  void OnHalfClose() override {
+    if (!answered_) Finish(net::GrpcStatus::kInvalidArgument, "no request");
+  }
+
+  // Sends the status when it is another one than before.
+  void Tell() {
+    const Status now = !known_                     ? Status::kServiceUnknown
+                       : service_.state_.serving() ? Status::kServing
+                                                   : Status::kNotServing;
+    if (told_ == now) return;
+    told_ = now;
+    WireWriter w;
+    w.Number(1, static_cast<uint64_t>(now));
+    w.GrpcHeader();
+    Write(w.view());
+  }
+
+ private:
+  // HealthListResponse{map<string, HealthCheckResponse> statuses = 1}
+  void List() {
+    const Status now = service_.state_.serving() ? Status::kServing : Status::kNotServing;
+    WireWriter w;
+    for (const std::string_view name : {kExternalProcessor, std::string_view()}) {
+      const size_t entry = w.Mark();
+      w.Number(1, static_cast<uint64_t>(now));
+      w.EndMessage(2, entry);
+      w.Bytes(1, name);
+      w.EndMessage(1, entry);
+    }
+    w.GrpcHeader();
+    Write(w.view());
+  }
+
+  const HealthService& service_;
+  std::shared_ptr<HealthService::Worker> worker_;
+  Method method_;
+  bool answered_ = false;
+  bool known_ = false;
+  bool watching_ = false;
+  Status told_ = Status::kUnknown;
+};
+
+void HealthService::Worker::Add(HealthCall* call) {
+  watchers.push_back(call);
+  if (timer) return;
+  timer = std::make_unique<net::Timer>(loop);
+  timer->Every(kWatchPeriod, [this] { Tell(); });
+}
+
+void HealthService::Worker::Remove(HealthCall* call) {
+  std::erase(watchers, call);
+  if (watchers.empty()) timer.reset();
+}
+
+void HealthService::Worker::Tell() {
+  // A copy: a write may end a call, which then takes itself off the list.
+  const std::vector<HealthCall*> now = watchers;
+  for (HealthCall* call : now) {
+    if (std::find(watchers.begin(), watchers.end(), call) != watchers.end()) call->Tell();
+  }
+}
+
+HealthService::HealthService(const HealthState& state, HealthNames names,
+                             const std::vector<net::Loop*>& loops)
+    : state_(state), names_(names) {
+  for (net::Loop* loop : loops) workers_.push_back(std::make_shared<Worker>(*loop));
+}
+
+HealthService::~HealthService() = default;
+
+std::unique_ptr<net::GrpcCall> HealthService::NewCall(const net::GrpcRequest& request) {
+  std::string_view method = request.path;
+  if (!method.starts_with(kService)) return nullptr;
+  method.remove_prefix(kService.size());
+  const std::shared_ptr<Worker>& worker = workers_.at(request.worker);
+  if (method == "Check") return std::make_unique<HealthCall>(*this, worker, HealthCall::Method::kCheck);
+  if (method == "Watch") return std::make_unique<HealthCall>(*this, worker, HealthCall::Method::kWatch);
+  if (method == "List") return std::make_unique<HealthCall>(*this, worker, HealthCall::Method::kList);
+  return nullptr;
+}
+
+void HealthService::Announce() {
+  for (const auto& worker : workers_) worker->loop.Post([worker] { worker->Tell(); });
+}
+
+}  // namespace fairway::ext_proc

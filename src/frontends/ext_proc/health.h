@@ -1,0 +1,65 @@
+// grpc.health.v1.Health: Check, Watch and List
+// (https://github.com/grpc/grpc/blob/master/doc/health-checking.md).
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "net/grpc_server.h"
+#include "net/loop.h"
+#include "routing/router.h"
+
+namespace fairway::ext_proc {
+
+inline constexpr std::string_view kExternalProcessor = "envoy.service.ext_proc.v3.ExternalProcessor";
+
+// Thread-safe.
+class HealthState {
+ public:
+  explicit HealthState(const routing::Router& router) : router_(router) {}
+  // A pool is known and we are not on our way out.
+  bool serving() const { return !draining_.load(std::memory_order_relaxed) && router_.ready(); }
+  void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
+
+ private:
+  const routing::Router& router_;
+  std::atomic<bool> draining_{false};
+};
+
+// Which names are known (protocol.md 3.3).
+enum class HealthNames {
+  kAny,          // the health port: every name answers for the whole process
+  kExtProcOnly,  // the ext_proc port: "" and the ExternalProcessor
+};
+
+class HealthCall;
+
+// Makes the calls of one server. Calls and watchers belong to the loop they came in on.
+class HealthService {
+ public:
+  // REQUIRES: `state` and the loops outlive it.
+  HealthService(const HealthState& state, HealthNames names, const std::vector<net::Loop*>& loops);
+  ~HealthService();  // REQUIRES: the loops are stopped, or no call is open and Stop has run on each loop
+
+  // Null: not a method of ours.
+  std::unique_ptr<net::GrpcCall> NewCall(const net::GrpcRequest& request);
+  // Tells watchers now what is otherwise told within a tenth of a second. Thread-safe.
+  void Announce();
+
+ private:
+  friend class HealthCall;
+  struct Worker;
+
+  bool Knows(std::string_view service) const {
+    return names_ == HealthNames::kAny || service.empty() || service == kExternalProcessor;
+  }
+
+  const HealthState& state_;
+  HealthNames names_;
+  std::vector<std::shared_ptr<Worker>> workers_;  // one per loop
+};
+
+}  // namespace fairway::ext_proc

@@ -1,0 +1,187 @@
+#include "frontends/ext_proc/service.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <utility>
+
+namespace fairway::ext_proc {
+
+namespace {
+constexpr std::string_view kProcess = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+constexpr size_t kMaxPoolKey = 512;
+}  // namespace
+
+class ExtProcCall;
+
+// One loop's share. Instead of a timer per exchange, which would cost more than the exchange, one timer looks
+// at the deadlines of all of them a few times a second; it runs while there are any.
+struct ExtProcService::Worker {
+  Worker(ExtProcService& service, const routing::Router& router, net::Loop& its_loop, uint64_t seed)
+      : loop(its_loop),
+        router_worker(router.NewWorker(seed)),
+        shared{router,           *router_worker,     service.clock_, service.options_.session,
+               service.metrics_, base::Random(~seed)} {
+    const SessionOptions& o = service.options_.session;
+    sweep_period = std::clamp(std::min({o.body_timeout, o.buffered_timeout, o.mode_timeout}) / 8,
+                              base::kMillisecond * 5, base::kMillisecond * 250);
+  }
+
+  void Add(ExtProcCall* call);
+  void Remove(ExtProcCall* call);
+  void Sweep();
+
+  net::Loop& loop;
+  std::unique_ptr<routing::Worker> router_worker;
+  SessionShared shared;
+  base::Nanos sweep_period;
+  ExtProcCall* calls = nullptr;  // a list through the calls themselves
+  ExtProcCall* sweep_next = nullptr;
+  std::unique_ptr<net::Timer> timer;
+};
+
+class ExtProcCall final : public net::GrpcCall, private Sink {
+ public:
+  ExtProcCall(ExtProcService& service, ExtProcService::Worker& worker, std::string pool_key)
+      : service_(service),
+        worker_(worker),
+        session_(worker.shared, *this, std::move(pool_key)),
+        started_(service.clock_.Now()) {
+    worker_.Add(this);
+    service_.metrics_.StreamStarted();
+  }
+  ~ExtProcCall() override {
+    worker_.Remove(this);
+    service_.metrics_.StreamEnded(code_, service_.clock_.Now() - started_);
+  }
+
+  void OnMessage(std::string_view message) override {
+    Guard([&] { session_.OnMessage(message); });
+  }
+  bool OnHead(std::string_view first, size_t length, size_t& body, size_t& tail) override {
+    if (!session_.TakesBodyPieces()) return false;
+    const auto head = ParseBodyHead(first, length);
+    if (!head) return false;
+    body = head->body_left;
+    tail = head->tail;
+    inner_tail_ = head->inner_tail;
+    Guard([&] { session_.OnBodyPiece(head->body); });
+    return true;
+  }
+  void OnPart(std::string_view bytes) override {
+    Guard([&] { session_.OnBodyPiece(bytes); });
+  }
+  void OnTail(std::string_view tail) override {
+    Guard([&] { session_.OnBodyTail(tail, inner_tail_); });
+  }
+  void OnHalfClose() override {
+    Guard([&] { session_.OnHalfClose(); });
+  }
+  void OnCancel(bool) override {
+    if (code_.empty()) code_ = "Canceled";
+    session_.OnGone();
+  }
+
+  void Sweep(base::Nanos now) {
+    const base::Nanos deadline = session_.deadline();
+    if (deadline != 0 && now >= deadline) Guard([&] { session_.OnDeadline(); });
+    if (session_.holds_sent_body() && sent()) session_.DropSentBody();
+  }
+
+  ExtProcCall* next = nullptr;
+  ExtProcCall* previous = nullptr;
+
+ private:
+  // A fault of ours ends the call with an error, so that the gateway does what its failure mode says.
+  template <typename Body>
+  void Guard(Body body) {
+    try {
+      body();
+    } catch (const std::exception& fault) {
+      service_.metrics_.InternalFault();
+      if (service_.fault_limit_.Allow(service_.clock_.Now())) {
+        service_.log_.Error("ext_proc exchange failed", {{"error", fault.what()}});
+      }
+      session_.OnGone();
+      Finish(net::GrpcStatus::kInternal, "internal error");
+    }
+  }
+
+  // Sink.
+  void Send(std::string_view prefix, std::string_view body) override { Write(prefix, body); }
+  void Finish(net::GrpcStatus status, std::string_view message) override {
+    if (code_.empty()) {
+      code_ = status == net::GrpcStatus::kOk                ? "OK"
+              : status == net::GrpcStatus::kInvalidArgument ? "InvalidArgument"
+                                                            : "Internal";
+    }
+    net::GrpcCall::Finish(status, message);
+  }
+  bool Reserve(size_t bytes) override { return net::GrpcCall::Reserve(bytes); }
+  void Release(size_t bytes) override { net::GrpcCall::Release(bytes); }
+
+  ExtProcService& service_;
+  ExtProcService::Worker& worker_;
+  Session session_;
+  base::Nanos started_;
+  std::string_view code_;  // of the gRPC status, once ended
+  size_t inner_tail_ = 0;
+};
+
+void ExtProcService::Worker::Add(ExtProcCall* call) {
+  call->next = calls;
+  if (calls != nullptr) calls->previous = call;
+  calls = call;
+  if (timer) return;
+  timer = std::make_unique<net::Timer>(loop);
+  timer->Every(sweep_period, [this] { Sweep(); });
+}
+
+void ExtProcService::Worker::Remove(ExtProcCall* call) {
+  if (sweep_next == call) sweep_next = call->next;
+  if (call->next != nullptr) call->next->previous = call->previous;
+  (call->previous != nullptr ? call->previous->next : calls) = call->next;
+}
+
+void ExtProcService::Worker::Sweep() {
+  const base::Nanos now = shared.clock.Now();
+  // A call may go away while it is looked at.
+  for (ExtProcCall* call = calls; call != nullptr; call = sweep_next) {
+    sweep_next = call->next;
+    call->Sweep(now);
+  }
+  if (calls == nullptr) timer.reset();
+}
+
+ExtProcService::ExtProcService(ServiceOptions options, const routing::Router& router,
+                               const base::Clock& clock, base::Registry& registry, const base::Log& log,
+                               const std::vector<net::Loop*>& loops)
+    : options_(std::move(options)), clock_(clock), log_(log), metrics_(registry, options_.stream_metrics) {
+  uint64_t seed = options_.seed;
+  for (net::Loop* loop : loops) {
+    workers_.push_back(std::make_unique<Worker>(*this, router, *loop, base::SplitMix64(seed)));
+  }
+}
+
+ExtProcService::~ExtProcService() = default;
+
+void ExtProcService::StopTimers(std::function<void()> done) {
+  auto left = std::make_shared<std::atomic<size_t>>(workers_.size());
+  auto finished = std::make_shared<std::function<void()>>(std::move(done));
+  for (const auto& worker : workers_) {
+    worker->loop.Post([worker = worker.get(), left, finished] {
+      worker->timer.reset();
+      if (left->fetch_sub(1) == 1) (*finished)();
+    });
+  }
+}
+
+std::unique_ptr<net::GrpcCall> ExtProcService::NewCall(const net::GrpcRequest& request) {
+  if (request.path != kProcess) return nullptr;
+  std::string_view pool = request.metadata ? request.metadata(kPoolMetadata) : std::string_view();
+  if (pool.empty()) pool = options_.default_pool;
+  return std::make_unique<ExtProcCall>(*this, *workers_.at(request.worker),
+                                       std::string(pool.substr(0, kMaxPoolKey)));
+}
+
+}  // namespace fairway::ext_proc

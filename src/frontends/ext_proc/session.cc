@@ -1,0 +1,161 @@
+#include "frontends/ext_proc/session.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace fairway::ext_proc {
+
+Session::Session(SessionShared& shared, Sink& sink, std::string pool_key)
+    : shared_(shared), sink_(sink), pool_key_(std::move(pool_key)) {}
+
+Session::~Session() = default;
+
+BodyMode Session::request_mode() const {
+  if (modes_) return modes_->request_body;
+  return guessed_ ? BodyMode::kStreamed : BodyMode::kFullDuplexStreamed;
+}
+
+BodyMode Session::response_mode() const {
+  if (modes_) return modes_->response_body;
+  return guessed_ ? BodyMode::kStreamed : BodyMode::kFullDuplexStreamed;
+}
+
+void Session::OnMessage(std::string_view bytes) {
+  if (finished_) return;
+  RequestMessage message;
+  if (!ParseRequest(bytes, message)) {
+    shared_.metrics.MalformedMessage();
+    Close(net::GrpcStatus::kInvalidArgument, "malformed ProcessingRequest");
+    return;
+  }
+  Handle(message);
+}
+
+bool Session::TakesBodyPieces() const {
+  return !finished_ && !request_ended_ && request_ != RequestPhase::kDone;
+}
+
+void Session::OnBodyPiece(std::string_view bytes) {
+  if (!TakesBodyPieces()) return;
+  message_at_ = shared_.clock.Now();
+  if (request_ == RequestPhase::kStart) StartWithoutHeaders();
+  if (TakeBody(bytes)) WaitForBody();
+}
+
+void Session::OnBodyTail(std::string_view tail, size_t inner_tail) {
+  if (finished_) return;
+  RequestMessage message;
+  if (!ParseBodyTail(tail, inner_tail, message)) {
+    shared_.metrics.MalformedMessage();
+    Close(net::GrpcStatus::kInvalidArgument, "malformed ProcessingRequest");
+    return;
+  }
+  Handle(message);
+}
+
+void Session::Handle(const RequestMessage& message) {
+  message_at_ = shared_.clock.Now();
+  if (first_message_) {
+    first_message_ = false;
+    modes_ = message.protocol_config;
+  }
+  // The gateway throws away what it is answered; there is nobody to pick for.
+  if (message.observability_mode) return;
+  decided_ = false;
+  switch (message.kind) {
+    case MessageKind::kNone:
+      break;
+    case MessageKind::kRequestHeaders:
+      ReadSubsetHint(message.metadata);
+      OnRequestHeaders(message);
+      break;
+    case MessageKind::kRequestBody:
+      ReadSubsetHint(message.metadata);
+      OnRequestBody(message);
+      break;
+    case MessageKind::kRequestTrailers:
+      ReadSubsetHint(message.metadata);
+      OnRequestTrailers();
+      break;
+    case MessageKind::kResponseHeaders:
+      OnResponseHeaders(message);
+      break;
+    case MessageKind::kResponseBody:
+      OnResponseBody(message);
+      break;
+    case MessageKind::kResponseTrailers:
+      OnResponseTrailers();
+      break;
+  }
+  if (decided_) shared_.metrics.RequestProcessed(shared_.clock.Now() - message_at_);
+}
+
+void Session::OnHalfClose() {
+  half_closed_ = true;
+  if (finished_) return;
+  Close(net::GrpcStatus::kOk, {});
+}
+
+void Session::OnGone() {
+  finished_ = true;
+  EndTicket();
+}
+
+void Session::EndTicket() {
+  if (!ticket_) return;
+  // What was seen of the answer decides: to the end (then OnComplete came before, and this does nothing), its
+  // beginning, or nothing. A gateway that does not send us responses half-closes in its own time; one that
+  // resets gave up.
+  if (response_ != ResponsePhase::kStart || half_closed_) {
+    ticket_->Detach();
+  } else {
+    ticket_->Abort();
+  }
+  ticket_.reset();
+}
+
+void Session::DropSentBody() {
+  if (!holds_sent_body()) return;
+  std::string().swap(body_);
+  sink_.Release(std::exchange(reserved_, 0));
+}
+
+void Session::Violation(std::string_view what) {
+  shared_.metrics.ProtocolViolation();
+  Close(net::GrpcStatus::kInvalidArgument, what);
+}
+
+void Session::Close(net::GrpcStatus status, std::string_view message) {
+  finished_ = true;
+  deadline_ = 0;
+  EndTicket();
+  sink_.Finish(status, message);
+}
+
+// ---- Replies.
+
+void Session::Send(const Reply& reply, std::string_view body, bool by_reference) {
+  WriteReply(shared_.writer, reply);
+  if (by_reference || body.empty()) {
+    sink_.Send(shared_.writer.view(), body);
+    return;
+  }
+  sink_.Send(shared_.writer.view(), {});
+  sink_.Send(body, {});
+}
+
+void Session::SendPlain(ReplyKind kind) { Send({.kind = kind}); }
+
+void Session::SendPieces(ReplyKind kind, std::string_view body, bool end_of_stream, bool by_reference) {
+  do {
+    const std::string_view piece = body.substr(0, kMaxBodyPiece);
+    body.remove_prefix(piece.size());
+    Send({.kind = kind,
+          .body = Reply::Body::kStreamed,
+          .body_size = piece.size(),
+          .end_of_stream = end_of_stream && body.empty()},
+         piece, by_reference);
+  } while (!body.empty());
+}
+
+}  // namespace fairway::ext_proc

@@ -1,0 +1,475 @@
+// The request's half of a session: headers, body, decision.
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <utility>
+
+#include "base/strings.h"
+#include "frontends/ext_proc/session.h"
+
+namespace fairway::ext_proc {
+
+namespace {
+
+constexpr std::string_view kDestination = "x-gateway-destination-endpoint";
+constexpr std::string_view kHintNamespace = "envoy.lb.subset_hint";
+constexpr std::string_view kHintKey = "x-gateway-destination-endpoint-subset";
+constexpr std::string_view kDefaultPath = "/v1/completions";  // as the reference has it
+constexpr uint64_t kMaxBodyReserve = 4u << 20;                // a content-length is only a claim
+constexpr size_t kMaxHintEntries = 100'000;
+
+// What the client may have said to us and no model server is to hear: the picker's own headers, and those
+// that tell a prefill/decode side-car where to connect to. (x-gateway-destination-endpoint itself is
+// overwritten.)
+constexpr std::array kControlHeaders = {
+    std::string_view("x-llm-d-inference-objective"),   std::string_view("x-gateway-inference-objective"),
+    std::string_view("x-llm-d-inference-fairness-id"), std::string_view("x-gateway-inference-fairness-id"),
+    std::string_view("x-llm-d-model-name-rewrite"),    std::string_view("x-gateway-model-name-rewrite"),
+    std::string_view("x-prefiller-host-port"),         std::string_view("x-encoder-hosts-ports"),
+    std::string_view("x-data-parallel-host-port"),     std::string_view("x-kv-cache-source-host-port"),
+};
+
+bool IsControlHeader(std::string_view name) {
+  if (name.starts_with(kDestination)) return true;
+  return std::find(kControlHeaders.begin(), kControlHeaders.end(), name) != kControlHeaders.end();
+}
+
+void AddHints(std::string_view text, routing::SubsetHint& hint) {
+  for (const std::string_view piece : base::Split(text, ',')) {
+    const std::string_view entry = base::Trim(piece);
+    if (!entry.empty() && hint.size() < kMaxHintEntries) hint.emplace_back(entry);
+  }
+}
+
+std::string UuidV4(base::Random& random) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  constexpr std::string_view kShape = "xxxxxxxx-xxxx-4xxx-Yxxx-xxxxxxxxxxxx";  // RFC 9562
+  std::string id(kShape);
+  uint64_t bits = 0;
+  int left = 0;
+  for (char& c : id) {
+    if (c != 'x' && c != 'Y') continue;
+    if (left == 0) {
+      bits = random.Next();
+      left = 16;
+    }
+    const uint64_t nibble = bits & 15;
+    bits >>= 4;
+    --left;
+    c = c == 'x' ? kHex[nibble] : kHex[8 | (nibble & 3)];
+  }
+  return id;
+}
+
+}  // namespace
+
+// ---- What the gateway says of the request.
+
+void Session::ReadSubsetHint(std::string_view metadata) {
+  if (metadata.empty()) return;
+  const auto hints = FindMetadata(metadata, kHintNamespace);
+  if (!hints) return;
+  const auto value = FindField(*hints, kHintKey);
+  if (!value) return;
+  if (value->kind == ValueView::Kind::kString) {
+    subset_.emplace();
+    AddHints(value->bytes, *subset_);
+  } else if (value->kind == ValueView::Kind::kList) {
+    subset_.emplace();
+    ForEachValue(value->bytes, [this](const ValueView& entry) {
+      if (entry.kind == ValueView::Kind::kString) AddHints(entry.bytes, *subset_);
+    });
+  }
+}
+
+bool Session::ReadRequestHeaders(std::string_view header_map) {
+  std::string_view path;
+  std::string_view original_path;
+  std::string_view forwarded_path;
+  bool fairness_by_new_name = false;
+  bool rewrite_by_new_name = false;
+  const bool ok = ForEachHeader(header_map, [&](std::string_view name, std::string_view value) {
+    if (name.empty()) return;
+    if (name[0] == ':') {
+      if (name == ":path") path = value;
+      return;
+    }
+    if (name[0] == 'c') {
+      if (name != "content-length") return;
+      has_content_length_ = true;
+      content_length_ = base::ParseInteger<uint64_t>(value).value_or(0);
+      return;
+    }
+    if (name[0] != 'x') return;
+    if (name == "x-request-id") {
+      request_id_ = value;
+    } else if (name == "x-original-path") {
+      original_path = value;
+    } else if (name == "x-forwarded-path") {
+      forwarded_path = value;
+    } else if (IsControlHeader(name)) {
+      // Of an alias the new name counts, in whatever order they come.
+      if (name == "x-llm-d-inference-fairness-id") {
+        fairness_id_ = value;
+        fairness_by_new_name = true;
+      } else if (name == "x-gateway-inference-fairness-id" && !fairness_by_new_name) {
+        fairness_id_ = value;
+      } else if (name == "x-llm-d-model-name-rewrite") {
+        model_rewrite_ = value;
+        rewrite_by_new_name = true;
+      } else if (name == "x-gateway-model-name-rewrite" && !rewrite_by_new_name) {
+        model_rewrite_ = value;
+      }
+      if (name != kDestination &&
+          std::find(remove_headers_.begin(), remove_headers_.end(), name) == remove_headers_.end()) {
+        remove_headers_.emplace_back(name);
+      }
+    }
+  });
+  if (path.empty())
+    path = !original_path.empty() ? original_path : !forwarded_path.empty() ? forwarded_path : kDefaultPath;
+  api_ = payload::ApiOfPath(path);
+  if (request_id_.empty()) {
+    request_id_ = UuidV4(shared_.random);
+    generated_id_ = true;
+  }
+  return ok;
+}
+
+// ---- Messages.
+
+void Session::OnRequestHeaders(const RequestMessage& message) {
+  if (headers_seen_ || request_ != RequestPhase::kStart)
+    return Violation("request headers came twice or after the body");
+  headers_seen_ = true;
+  received_at_ = message_at_;
+  if (!ReadRequestHeaders(message.headers)) {
+    shared_.metrics.MalformedMessage();
+    return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
+  }
+  request_ended_ = message.end_of_stream;
+  if (message.end_of_stream || request_mode() == BodyMode::kNone) return DecideByLoad();
+
+  if (api_ != payload::Api::kUnknown || request_mode() != BodyMode::kStreamed) scanner_.emplace(api_);
+  switch (request_mode()) {
+    case BodyMode::kNone:
+      break;
+    case BodyMode::kStreamed:
+      if (modes_ && modes_->send_body_without_waiting) {
+        if (!scanner_) scanner_.emplace(api_);
+        request_ = RequestPhase::kCollect;
+        return WaitForBody();
+      }
+      // Envoy sends no body before it has our answer to the headers.
+      {
+        routing::RequestInput input = Input();
+        input.body = nullptr;
+        input.body_complete = false;
+        if (!Decide(input)) return;
+        SendDecision(ReplyKind::kRequestHeaders, false, scanner_ ? Length::kRemove : Length::kKeep);
+      }
+      if (scanner_) {
+        request_ = RequestPhase::kPass;
+        WaitForBody();
+      }
+      return;
+    case BodyMode::kBuffered:
+    case BodyMode::kBufferedPartial:
+      // The decision comes with the body, and its header mutations then still count. What the client must not
+      // say is taken away now: with trailers and no body there is no second chance.
+      {
+        std::vector<std::string_view> remove(remove_headers_.begin(), remove_headers_.end());
+        remove.push_back(kDestination);
+        Send({.kind = ReplyKind::kRequestHeaders, .remove_headers = remove});
+        headers_answered_ = true;
+      }
+      request_ = RequestPhase::kCollect;
+      return WaitForBody();
+    case BodyMode::kFullDuplexStreamed:
+      request_ = RequestPhase::kCollect;
+      return WaitForBody();
+  }
+}
+
+void Session::StartWithoutHeaders() {
+  received_at_ = message_at_;
+  api_ = payload::ApiOfPath(kDefaultPath);
+  scanner_.emplace(api_);
+  request_ = RequestPhase::kCollect;
+}
+
+void Session::WaitForBody() {
+  const SessionOptions& options = shared_.options;
+  base::Nanos wait = options.body_timeout;
+  if (request_ == RequestPhase::kCollect) {
+    const BodyMode mode = request_mode();
+    if (mode == BodyMode::kBuffered || mode == BodyMode::kBufferedPartial) wait = options.buffered_timeout;
+    if (!modes_ && !body_seen_ && body_bytes_ == 0) wait = options.mode_timeout;
+  }
+  deadline_ = message_at_ + wait;
+}
+
+bool Session::TakeBody(std::string_view bytes) {
+  if (bytes.empty()) return true;
+  if (bytes.size() > shared_.options.max_body - std::min(shared_.options.max_body, body_bytes_)) {
+    RefuseUncounted({413, "RequestTooLarge",
+                     "request body is larger than " + std::to_string(shared_.options.max_body) + " bytes",
+                     ""});
+    return false;
+  }
+  if (!sink_.Reserve(bytes.size())) {
+    finished_ = true;
+    return false;
+  }
+  reserved_ += bytes.size();
+  if (body_bytes_ == 0)
+    body_.reserve(std::max<size_t>(bytes.size(), std::min(content_length_, kMaxBodyReserve)));
+  body_bytes_ += bytes.size();
+  body_.append(bytes);
+  if (scanner_) scanner_->Feed(bytes);
+  return true;
+}
+
+void Session::OnRequestBody(const RequestMessage& message) {
+  if (request_ended_) return Violation("request body after the end of the request");
+  request_ended_ = message.end_of_stream;
+  if (request_ == RequestPhase::kDone) {
+    if (request_mode() != BodyMode::kFullDuplexStreamed) return SendPlain(ReplyKind::kRequestBody);
+    // An answer from elsewhere came first: nobody waits for this body any more.
+    if (!ticket_) return;
+    return Violation("request body after its answer");
+  }
+  if (request_ == RequestPhase::kStart) StartWithoutHeaders();
+  body_seen_ = true;
+  if (!TakeBody(message.body)) return;
+  ++unanswered_chunks_;
+  if (request_ == RequestPhase::kPass) {
+    PassChunk(message.end_of_stream);
+  } else {
+    AfterChunk(message.end_of_stream);
+  }
+}
+
+void Session::AfterChunk(bool end_of_stream) {
+  const End end = end_of_stream ? End::kBody : End::kPartial;
+  switch (request_mode()) {
+    case BodyMode::kFullDuplexStreamed:
+      if (end_of_stream) return FinishRequest(End::kBody);
+      return WaitForBody();
+    case BodyMode::kBuffered:
+      return FinishRequest(End::kBody);  // without end_of_stream when trailers follow
+    case BodyMode::kBufferedPartial:
+    case BodyMode::kNone:
+      return FinishRequest(end);
+    case BodyMode::kStreamed:
+      if (end_of_stream || scanner_->fields().has_model || !scanner_->ok() ||
+          body_bytes_ >= shared_.options.max_streamed_wait) {
+        return FinishRequest(end);
+      }
+      return WaitForBody();
+  }
+}
+
+void Session::OnRequestTrailers() {
+  if (request_ended_) return Violation("request trailers after the end of the request");
+  request_ended_ = true;
+  switch (request_) {
+    case RequestPhase::kCollect:
+      return FinishRequest(End::kTrailers);
+    case RequestPhase::kPass:
+      if (!body_.empty()) {  // what is held back has no message left to go with
+        return RefuseUncounted(
+            {400, "BadRequest", "the request ended in trailers before its body named a model", ""});
+      }
+      request_ = RequestPhase::kDone;
+      deadline_ = 0;
+      return SendPlain(ReplyKind::kRequestTrailers);
+    case RequestPhase::kStart:
+    case RequestPhase::kDone:
+      return SendPlain(ReplyKind::kRequestTrailers);
+  }
+}
+
+void Session::OnDeadline() {
+  if (finished_ || deadline_ == 0) return;
+  message_at_ = shared_.clock.Now();
+  decided_ = false;
+  deadline_ = 0;
+  if (request_ == RequestPhase::kCollect && !modes_ && headers_seen_ && !body_seen_ && body_bytes_ == 0) {
+    shared_.metrics.ModeGuessed();
+    guessed_ = true;
+    scanner_.reset();
+    return DecideByLoad();
+  }
+  shared_.metrics.TimedOut();
+  RefuseUncounted({408, "RequestTimeout", "the request's body did not come in time", ""});
+}
+
+// ---- The decision.
+
+routing::RequestInput Session::Input() const {
+  routing::RequestInput input;
+  input.pool_key = pool_key_;
+  input.request_id = request_id_;
+  input.body = scanner_ ? &*scanner_ : nullptr;
+  input.body_bytes = body_bytes_;
+  input.fairness_id = fairness_id_;
+  input.model_rewrite = model_rewrite_;
+  input.subset = subset_ ? &*subset_ : nullptr;
+  input.received_at = received_at_;
+  return input;
+}
+
+bool Session::Decide(const routing::RequestInput& input) {
+  request_ = RequestPhase::kDone;
+  deadline_ = 0;
+  auto begun = shared_.router.Begin(shared_.worker, input);
+  if (auto* rejection = std::get_if<routing::Rejection>(&begun)) {
+    Refuse(*rejection);
+    return false;
+  }
+  ticket_.emplace(std::get<routing::Ticket>(std::move(begun)));
+  decided_ = true;
+  if (body_seen_) shared_.metrics.BodyWaited(message_at_ - received_at_);
+  return true;
+}
+
+void Session::DecideByLoad() {
+  routing::RequestInput input = Input();
+  input.body = nullptr;
+  if (Decide(input)) SendDecision(ReplyKind::kRequestHeaders, false, Length::kKeep);
+}
+
+void Session::FinishRequest(End end) {
+  const bool complete = end != End::kPartial;
+  if (complete) {
+    scanner_->Finish();
+  } else {
+    scanner_->FinishPartial();
+  }
+  routing::RequestInput input = Input();
+  input.body_complete = complete;
+  if (!Decide(input)) return;
+  const bool rewritten = SpliceModel();
+  switch (request_mode()) {
+    case BodyMode::kFullDuplexStreamed:
+      SendDecision(ReplyKind::kRequestHeaders, false, Length::kKeep);  // Envoy drops content-length itself
+      if (end == End::kBody || !body_.empty())
+        SendPieces(ReplyKind::kRequestBody, body_, end == End::kBody, true);
+      break;
+    case BodyMode::kStreamed:
+      if (headers_seen_) {
+        SendDecision(ReplyKind::kRequestHeaders, false, rewritten ? Length::kRemove : Length::kKeep);
+      } else if (unanswered_chunks_ == 0) {
+        return SendDecision(ReplyKind::kRequestTrailers, false, Length::kKeep);
+      }
+      for (size_t i = 0; i < unanswered_chunks_; ++i) {
+        const bool last = i + 1 == unanswered_chunks_;
+        if (!headers_answered_) {
+          SendDecision(ReplyKind::kRequestBody, rewritten && last, Length::kKeep);
+        } else if (!rewritten) {
+          SendPlain(ReplyKind::kRequestBody);
+        } else if (last) {
+          Send({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kReplace, .body_size = body_.size()},
+               body_);
+        } else {
+          Send({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kClear});
+        }
+      }
+      break;
+    case BodyMode::kNone:
+    case BodyMode::kBuffered:
+    case BodyMode::kBufferedPartial: {
+      if (end == End::kTrailers) {
+        // No body message ever came: only metadata can say where to go.
+        SendDecision(ReplyKind::kRequestTrailers, false, Length::kKeep);
+        return;
+      }
+      const bool whole = request_mode() == BodyMode::kBuffered && has_content_length_;
+      SendDecision(ReplyKind::kRequestBody, rewritten,
+                   !rewritten ? Length::kKeep
+                   : whole    ? Length::kSet
+                              : Length::kRemove);
+      break;
+    }
+  }
+  if (end == End::kTrailers) SendPlain(ReplyKind::kRequestTrailers);
+}
+
+// STREAMED: the endpoint is chosen, the body passes by. It is held back until its model is known.
+void Session::PassChunk(bool end_of_stream) {
+  if (!end_of_stream && !scanner_->fields().has_model && scanner_->ok()) {
+    ++cleared_chunks_;
+    Send({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kClear});
+    return WaitForBody();
+  }
+  const bool held = cleared_chunks_ > 0;
+  if (!SettleModel(end_of_stream)) return;
+  if (SpliceModel() || held) {
+    Send({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kReplace, .body_size = body_.size()}, body_);
+  } else {
+    SendPlain(ReplyKind::kRequestBody);
+  }
+}
+
+bool Session::SettleModel(bool complete) {
+  if (complete) {
+    scanner_->Finish();
+  } else {
+    scanner_->FinishPartial();
+  }
+  // The same endpoint again, now with a name: the gateway has connected to it already.
+  const routing::SubsetHint chosen = {std::string(ticket_->destination())};
+  ticket_.reset();
+  routing::RequestInput input = Input();
+  input.body_complete = complete;
+  input.subset = &chosen;
+  return Decide(input);
+}
+
+bool Session::SpliceModel() {
+  return ticket_->rewrites() && scanner_ && PutModel(body_, scanner_->fields(), ticket_->target_model());
+}
+
+void Session::SendDecision(ReplyKind kind, bool replace_body, Length length) {
+  std::array<SetHeader, 3> set;
+  size_t count = 0;
+  set[count++] = {kDestination, ticket_->destination()};
+  if (generated_id_) set[count++] = {"x-request-id", request_id_};
+  const std::string size = length == Length::kSet ? std::to_string(body_.size()) : std::string();
+  if (length == Length::kSet) set[count++] = {"content-length", size};
+  std::vector<std::string_view> remove;
+  if (!headers_answered_) remove.assign(remove_headers_.begin(), remove_headers_.end());
+  if (length == Length::kRemove && has_content_length_) remove.emplace_back("content-length");
+  const LbMetadata metadata = {ticket_->destinations(), ticket_->scores()};
+  Send({.kind = kind,
+        .set_headers = std::span(set.data(), count),
+        .remove_headers = remove,
+        .clear_route_cache = true,
+        .body = replace_body ? Reply::Body::kReplace : Reply::Body::kUnchanged,
+        .body_size = replace_body ? body_.size() : 0,
+        .metadata = &metadata},
+       replace_body ? std::string_view(body_) : std::string_view());
+  headers_answered_ = true;
+}
+
+void Session::Refuse(const routing::Rejection& rejection) {
+  std::array<SetHeader, 1> header = {SetHeader{"x-llm-d-request-dropped-reason", rejection.drop_reason}};
+  const std::string body = routing::RejectionBody(rejection);
+  WriteImmediate(shared_.writer, {.status = rejection.status,
+                                  .headers = std::span(header.data(), rejection.drop_reason.empty() ? 0 : 1),
+                                  .body = body,
+                                  .details = rejection.code});
+  sink_.Send(shared_.writer.view(), {});
+  // A request that was let go to an endpoint before it was refused has not run there.
+  ticket_.reset();
+  Close(net::GrpcStatus::kOk, {});
+}
+
+void Session::RefuseUncounted(routing::Rejection rejection) {
+  routing::RequestInput input = Input();
+  shared_.router.CountRejection(shared_.worker, input, rejection);
+  Refuse(rejection);
+}
+
+}  // namespace fairway::ext_proc

@@ -1,0 +1,127 @@
+// The response's half of a session: who served, how it ended, what it used; bodies pass as they are.
+#include <array>
+
+#include "base/strings.h"
+#include "frontends/ext_proc/session.h"
+
+namespace fairway::ext_proc {
+
+namespace {
+
+constexpr std::string_view kLbNamespace = "envoy.lb";
+constexpr std::string_view kServed = "x-gateway-destination-endpoint-served";
+
+}  // namespace
+
+void Session::OnResponseHeaders(const RequestMessage& message) {
+  if (response_ != ResponsePhase::kStart) return Violation("response headers came twice or after the body");
+  response_ = ResponsePhase::kOpen;
+  if (request_ == RequestPhase::kCollect || request_ == RequestPhase::kPass) {
+    // Somebody answered before the request was complete: the wait for its body is over.
+    request_ = RequestPhase::kDone;
+    deadline_ = 0;
+  }
+  int status = 0;
+  bool event_stream = false;
+  bool encoded = false;
+  const bool ok = ForEachHeader(message.headers, [&](std::string_view name, std::string_view value) {
+    if (name == ":status") {
+      status = base::ParseInteger<int>(value).value_or(0);
+    } else if (name == "content-type") {
+      event_stream = base::ToLower(value).find("text/event-stream") != std::string::npos;
+    } else if (name == "content-encoding") {
+      encoded = !base::EqualsIgnoreCase(base::Trim(value), "identity");
+    } else if (name == "content-length") {
+      response_has_length_ = true;
+    }
+  });
+  if (!ok) {
+    shared_.metrics.MalformedMessage();
+    return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
+  }
+  std::string_view served;
+  if (const auto lb = FindMetadata(message.metadata, kLbNamespace)) {
+    const auto value = FindField(*lb, kServed);
+    if (value && value->kind == ValueView::Kind::kString) served = value->bytes;
+  }
+  const BodyMode mode = response_mode();
+  if (ticket_) {
+    ticket_->OnResponseHeaders(status, served, event_stream);
+    const bool body_follows = !message.end_of_stream && mode != BodyMode::kNone;
+    if (body_follows && !encoded && status < 400) {
+      usage_.emplace(api_, event_stream);
+      if (ticket_->rewrites() && mode != BodyMode::kBufferedPartial) {
+        renamer_.emplace(ticket_->target_model(), ticket_->model(), mode == BodyMode::kFullDuplexStreamed);
+      }
+    }
+  }
+  const std::array<SetHeader, 1> set = {SetHeader{"x-went-into-resp-headers", "true"}};
+  std::array<std::string_view, 1> remove = {"content-length"};
+  const bool drop_length = renamer_ && response_has_length_ && mode != BodyMode::kBuffered;
+  Send({.kind = ReplyKind::kResponseHeaders,
+        .set_headers = set,
+        .remove_headers = std::span(remove.data(), drop_length ? 1 : 0)});
+  response_time_ += shared_.clock.Now() - message_at_;
+  if (message.end_of_stream) EndResponse();
+}
+
+void Session::OnResponseBody(const RequestMessage& message) {
+  if (response_ == ResponsePhase::kEnded) return Violation("response body after the end of the response");
+  response_ = ResponsePhase::kOpen;
+  if (ticket_) {
+    ticket_->OnResponseBody(message.body.size());
+    if (usage_) usage_->Feed(message.body);
+  }
+  ReplyToResponseBody(message.body, message.end_of_stream);
+  response_time_ += shared_.clock.Now() - message_at_;
+  if (message.end_of_stream) EndResponse();
+}
+
+void Session::ReplyToResponseBody(std::string_view body, bool end_of_stream) {
+  if (response_mode() == BodyMode::kFullDuplexStreamed) {
+    if (!renamer_) return SendPieces(ReplyKind::kResponseBody, body, end_of_stream, false);
+    const std::string_view renamed = renamer_->Feed(body);
+    if (!end_of_stream) {
+      // All of it may be held back.
+      if (!renamed.empty() || body.empty()) SendPieces(ReplyKind::kResponseBody, renamed, false, false);
+      return;
+    }
+    std::string last(renamed);  // the view ends with the next call
+    last += renamer_->Finish();
+    return SendPieces(ReplyKind::kResponseBody, last, true, false);
+  }
+  if (!renamer_) return SendPlain(ReplyKind::kResponseBody);
+  const std::string_view renamed = renamer_->Feed(body);
+  if (renamed.data() == body.data()) return SendPlain(ReplyKind::kResponseBody);
+  Reply reply = {
+      .kind = ReplyKind::kResponseBody, .body = Reply::Body::kReplace, .body_size = renamed.size()};
+  const std::string size = std::to_string(renamed.size());
+  const std::array<SetHeader, 1> length = {SetHeader{"content-length", size}};
+  // Envoy refuses a buffered body that is not as long as its header says.
+  if (response_mode() == BodyMode::kBuffered && response_has_length_) reply.set_headers = length;
+  Send(reply, renamed, false);
+}
+
+void Session::OnResponseTrailers() {
+  if (response_ == ResponsePhase::kEnded) return Violation("response trailers after the end of the response");
+  if (renamer_ && response_mode() == BodyMode::kFullDuplexStreamed) {
+    const std::string held(renamer_->Finish());
+    if (!held.empty()) SendPieces(ReplyKind::kResponseBody, held, false, false);
+  }
+  SendPlain(ReplyKind::kResponseTrailers);
+  response_time_ += shared_.clock.Now() - message_at_;
+  EndResponse();
+}
+
+void Session::EndResponse() {
+  response_ = ResponsePhase::kEnded;
+  shared_.metrics.ResponseProcessed(response_time_);
+  if (!ticket_) return;
+  if (usage_) {
+    usage_->Finish();
+    if (usage_->usage().found) ticket_->OnUsage(usage_->usage());
+  }
+  ticket_->OnComplete();
+}
+
+}  // namespace fairway::ext_proc
