@@ -19,9 +19,9 @@ using fleet::EndpointCell;
 constexpr std::string_view kSourceType = "metrics-data-source";
 constexpr std::string_view kExtractorType = "core-metrics-extractor";
 
-// Endpoints are asked in turns spread over the interval, so that a thousand do not fire at once; more turns
-// would only mean more wake-ups.
-constexpr base::Nanos kTurn = 5 * base::kMillisecond;
+// Endpoints are asked in turns spread over the interval, so that a thousand do not fire at once. Small fleets
+// have few turns: the wake-ups of a turn cost as much as several pages.
+constexpr size_t kPerTurn = 25;
 constexpr size_t kMaxTurns = 20;
 
 // A new adapter name copies a pool's snapshot: what untrusted pages can ask for is bounded. Further names
@@ -189,13 +189,15 @@ struct Scraper::Impl {
         snapshot(fleet.published()),
         timer(loop) {
     registry.AddCollector([kept_meters = meters, kept = freshness] { kept->Collect(); });
-    const auto wanted = static_cast<size_t>(options.interval / kTurn);
-    turns.resize(std::clamp<size_t>(wanted, 1, kMaxTurns));
   }
   ~Impl() { freshness->Stop(); }
 
   void Start() {
     Sync();
+    SetTimer();
+  }
+
+  void SetTimer() {
     timer.Every(options.interval / static_cast<base::Nanos>(turns.size()), [this] { Tick(); });
   }
 
@@ -237,6 +239,7 @@ struct Scraper::Impl {
         it = targets.erase(it);
       }
     }
+    Rebalance();
     std::lock_guard lock(freshness->mutex);  // it sets what is removed here
     for (auto it = pools.begin(); it != pools.end();) {
       if (it->second.seen) {
@@ -282,10 +285,26 @@ struct Scraper::Impl {
             {{"endpoint", target.address}, {"engine", engine_label}, {"default", options.default_engine}});
       }
     }
+    TakeTurn(target);
+  }
+
+  void TakeTurn(Target& target) {
     const auto emptiest = std::min_element(turns.begin(), turns.end(),
                                            [](const auto& a, const auto& b) { return a.size() < b.size(); });
     target.turn = static_cast<size_t>(emptiest - turns.begin());
     emptiest->push_back(&target);
+  }
+
+  // As many turns as the fleet's size asks for, none shorter than 1 ms.
+  void Rebalance() {
+    const auto most =
+        std::clamp<size_t>(static_cast<size_t>(options.interval / base::kMillisecond), 1, kMaxTurns);
+    const size_t wanted = std::clamp<size_t>((targets.size() + kPerTurn - 1) / kPerTurn, 1, most);
+    if (wanted == turns.size()) return;
+    turns.assign(wanted, {});
+    turn = 0;
+    for (auto& [key, target] : targets) TakeTurn(*target);
+    SetTimer();
   }
 
   void Leave(Target& target) {
@@ -415,7 +434,7 @@ struct Scraper::Impl {
   uint64_t synced_version = 0;
   std::map<std::string, PoolState> pools;
   std::map<std::pair<std::string, std::string>, std::unique_ptr<Target>> targets;  // by pool and endpoint id
-  std::vector<std::vector<Target*>> turns;
+  std::vector<std::vector<Target*>> turns = std::vector<std::vector<Target*>>(1);
   size_t turn = 0;
   int new_adapters_left = kNewAdaptersPerTurn;
   EngineSample sample;
