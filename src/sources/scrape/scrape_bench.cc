@@ -5,7 +5,6 @@
 #include <cstring>
 #include <string>
 
-#include "net/http_response.h"
 #include "sources/scrape/metrics_page.h"
 #include "tests/support/idle_scrape.h"
 
@@ -44,21 +43,6 @@ void BM_FindLineEnds(benchmark::State& state) {
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * page.size()));
 }
 BENCHMARK(BM_FindLineEnds)->Arg(2 << 10)->Arg(40 << 10)->Arg(400 << 10);
-
-void BM_ReadAnswer(benchmark::State& state) {
-  const std::string body = fairway::test::VllmPage(40 << 10);
-  const std::string answer =
-      "HTTP/1.1 200 OK\r\ndate: Sun, 22 Nov 2026 20:00:00 GMT\r\nserver: uvicorn\r\ncontent-length: " +
-      std::to_string(body.size()) + "\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n\r\n" +
-      body;
-  fairway::net::HttpResponseReader reader(8 << 20);
-  for (auto _ : state) {
-    reader.Reset();
-    if (reader.Feed(answer) != fairway::net::HttpParse::kDone) state.SkipWithError("the answer was not read");
-    benchmark::DoNotOptimize(reader.body());
-  }
-}
-BENCHMARK(BM_ReadAnswer);
 
 void Report(benchmark::State& state, const fairway::test::IdleScrapeCost& cost) {
   state.counters["cpu_ms_per_s"] = cost.cpu_ms_per_second;
