@@ -1,0 +1,226 @@
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/strings.h"
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/flags.h"
+#include "cli/picker.h"
+
+namespace fairway::cli {
+namespace {
+
+// The reference's flags by its names and defaults. What has no meaning here yet is taken with a warning, so
+// that its command lines work unchanged.
+struct EppFlags {
+  CommonFlags common;
+  uint16_t grpc_port = 9002;
+  uint16_t health_port = 9003;
+  uint16_t metrics_port = 9090;
+  std::string metrics_host = "127.0.0.1";
+  std::string pool_name;
+  std::string pool_namespace;
+  std::string metrics_staleness = "2s";
+  std::string drain_timeout = "30s";
+  bool disable_subset = false;
+  bool emit_scores = false;
+  bool health_checking = false;
+  bool secure_serving = true;
+  std::string cert_path;
+  bool cert_reload = false;
+  std::string tls_min_version;
+  std::vector<std::string> cipher_suites;
+  bool stream_metrics = false;
+  std::string max_receive;
+  std::string max_send;
+  std::string body_timeout = "30s";
+};
+
+// name -> why it has no effect. Their values are read and dropped.
+const std::vector<std::pair<const char*, const char*>> kNotYet{
+    {"--pool-group", "pools of both groups are read from the manifests"},
+    {"--endpoint-selector", "pods are not read from the Kubernetes API yet"},
+    {"--endpoint-target-ports", "pods are not read from the Kubernetes API yet"},
+    {"--refresh-prometheus-metrics-interval", "gauges are computed when the page is read"},
+    {"--ha-enable-leader-election", "there is no leader election yet: every replica serves"},
+    {"--tracing", "there is no tracing yet"},
+    {"--enable-pprof", "profiles are taken from outside, see CONTRIBUTING.md"},
+    {"--metrics-endpoint-auth",
+     "the metrics port has no authentication yet; it binds to loopback unless --metrics-host says otherwise"},
+    {"--metrics-cert-dir", "the metrics port is plain HTTP"},
+    {"--metrics-client-ca-file", "the metrics port is plain HTTP"},
+    {"--config-file", "EndpointPickerConfig is not read yet: the built-in profiles decide"},
+    {"--config-text", "EndpointPickerConfig is not read yet: the built-in profiles decide"},
+    {"--allow-experimental-plugins", "EndpointPickerConfig is not read yet"},
+    {"-v,--v", "use --log-level"},
+    {"--zap-devel", "use --log-format and --log-level"},
+    {"--zap-encoder", "use --log-format"},
+    {"--zap-log-level", "use --log-level"},
+    {"--zap-stacktrace-level", "there are no stack traces in the log"},
+    {"--zap-time-encoding", "times are RFC 3339 with milliseconds"},
+};
+// They parse, but the reference fails on them, and so do we: their effect would be missed.
+const std::vector<const char*> kRejected{"--total-queued-requests-metric", "--total-running-requests-metric",
+                                         "--kv-cache-usage-percentage-metric", "--lora-info-metric",
+                                         "--cache-info-metric"};
+
+int Epp(const EppFlags& f) {
+  BlockStopSignals();
+  const base::Log log = MakeLog(f.common);
+  PickerOptions options = MakePickerOptions(f.common);
+  if (options.files.empty()) {
+    std::fprintf(stderr,
+                 "fairway epp: no manifests. Give them with -f FILE; pools and pods are not read from the "
+                 "Kubernetes API yet.\n");
+    return kExitUsage;
+  }
+  options.admin_host = f.metrics_host;
+  options.admin_port = f.metrics_port;
+  options.router.keep_scores = f.emit_scores;
+  options.router.use_subset_hint = !f.disable_subset;
+  options.router.ready_staleness = Duration(f.metrics_staleness);
+  ext_proc::ServerOptions& server = options.ext_proc;
+  server.grpc_port = f.grpc_port;
+  server.health_port = f.health_port;
+  server.health_checking = f.health_checking;
+  server.secure_serving = f.secure_serving;
+  server.cert_path = f.cert_path;
+  server.enable_cert_reload = f.cert_reload;
+  server.tls.min_version = f.tls_min_version;
+  server.tls.cipher_suites = f.cipher_suites;
+  server.service.stream_metrics = f.stream_metrics;
+  server.service.session.body_timeout = Duration(f.body_timeout);
+  if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0)
+    server.transport.max_message = *bytes;
+  if (!f.pool_name.empty()) {
+    std::string space = f.pool_namespace;
+    if (space.empty()) {
+      const char* environment = std::getenv("NAMESPACE");
+      space = environment != nullptr && *environment != '\0' ? environment : "default";
+    }
+    server.service.default_pool = api::Key(space, f.pool_name);
+    // Named but not there is a mistake now, and a pool that went away later.
+    const api::LoadResult loaded = api::LoadManifests(options.files);
+    if (loaded.ok() && loaded.manifests.FindPool(space, f.pool_name) == nullptr) {
+      std::vector<std::string> names;
+      for (const auto& pool : loaded.manifests.pools) names.push_back(api::Key(pool.meta));
+      const auto near = base::Nearest(server.service.default_pool, names);
+      std::fprintf(stderr, "fairway epp: --pool-name: the manifests have no InferencePool %s%s\n",
+                   server.service.default_pool.c_str(),
+                   near ? ("; did you mean " + *near + "?").c_str() : "");
+      return kExitInput;
+    }
+  }
+
+  auto picker = Picker::Start(std::move(options), log, {});
+  if (!picker) {
+    std::fprintf(stderr, "fairway epp: %s\n", picker.error().message.c_str());
+    return picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
+  }
+  log.Info("serving", {{"ext_proc", std::to_string((*picker)->grpc_port())},
+                       {"health", std::to_string((*picker)->health_port())},
+                       {"metrics", f.metrics_host + ":" + std::to_string((*picker)->admin_port())}});
+  WaitForStopSignal();
+  log.Info("stopping", {{"grace", f.drain_timeout}});
+  ExitOnSecondSignal();
+  (*picker)->Drain(Duration(f.drain_timeout));
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddEppCommand(CLI::App& app, std::function<int()>& run) {
+  auto* command = app.add_subcommand("epp", "Serve as endpoint picker of a gateway with ext_proc");
+  auto f = std::make_shared<EppFlags>();
+  AddCommonFlags(*command, f->common, "--refresh-metrics-interval");
+  command->add_option("--grpc-port", f->grpc_port, "ext_proc port; 0 is a free one")->capture_default_str();
+  command->add_option("--grpc-health-port", f->health_port, "gRPC health port; 0 is a free one")
+      ->capture_default_str();
+  command
+      ->add_option("--metrics-port", f->metrics_port, "Port of /metrics and the admin pages; 0 is a free one")
+      ->capture_default_str();
+  command->add_option("--metrics-host", f->metrics_host, "Address that the metrics port binds to")
+      ->capture_default_str();
+  command->add_option("--pool-name", f->pool_name, "Pool of calls that name none; needed with several pools");
+  command->add_option("--pool-namespace", f->pool_namespace, "Its namespace; else $NAMESPACE, else default");
+  AddDuration(*command, "--metrics-staleness-threshold", f->metrics_staleness,
+              "Age from which an endpoint no longer counts as ready in the gauges");
+  AddDuration(*command, "--drain-timeout", f->drain_timeout, "From SIGTERM to the end");
+  command->add_flag("--disable-endpoint-subset-filter", f->disable_subset,
+                    "Ignore the gateway's subset hint");
+  command->add_flag("--emit-endpoint-scores", f->emit_scores,
+                    "Put every candidate's score into the metadata");
+  command->add_flag("--health-checking", f->health_checking, "Serve gRPC health on the ext_proc port, too");
+  command->add_flag("--secure-serving", f->secure_serving,
+                    "TLS on the ext_proc port (default true; --secure-serving=false)");
+  command->add_option("--cert-path", f->cert_path,
+                      "Folder with tls.crt and tls.key; empty: a self-signed certificate");
+  command->add_flag("--enable-cert-reload", f->cert_reload, "Follow changes of the certificate");
+  command->add_option("--tls-min-version", f->tls_min_version, "VersionTLS12 or VersionTLS13");
+  command->add_option("--tls-cipher-suites", f->cipher_suites, "Cipher suites by their Go names")
+      ->delimiter(',');
+  command->add_flag("--enable-grpc-stream-metrics", f->stream_metrics, "Also the extproc_streams_* series");
+  const auto quantity = [](const std::string& text) -> std::string {
+    return base::ParseQuantity(text) ? "" : "\"" + text + "\" is not a size; write it like 10MiB or 4Mi";
+  };
+  command
+      ->add_option("--grpc-max-recv-msg-size", f->max_receive,
+                   "Largest message of a gateway, e.g. 10MiB (default 4MiB)")
+      ->check(quantity);
+  command
+      ->add_option("--grpc-max-send-msg-size", f->max_send,
+                   "Accepted; answers are never larger than 64 KiB a message")
+      ->check(quantity);
+  AddDuration(*command, "--body-timeout", f->body_timeout,
+              "The longest silence while a request's body is awaited");
+
+  // Read as text with an optional value, so that "--tracing", "--tracing=false" and "--pool-group x" all
+  // parse.
+  for (const auto& [name, why] : kNotYet) {
+    const std::string flag = name;
+    const std::string reason = why;
+    const bool is_switch = flag == "--ha-enable-leader-election" || flag == "--tracing" ||
+                           flag == "--enable-pprof" || flag == "--metrics-endpoint-auth" ||
+                           flag == "--allow-experimental-plugins" || flag == "--zap-devel";
+    const auto warn = [flag, reason](const std::string&) {
+      std::fprintf(stderr, "fairway epp: warning: %s has no effect: %s\n", flag.c_str(), reason.c_str());
+    };
+    CLI::Option* option = nullptr;
+    if (is_switch) {
+      option = command->add_flag_function(flag, [warn](int64_t) { warn(""); }, "No effect: " + reason);
+    } else {
+      option = command->add_option_function<std::string>(flag, warn, "No effect: " + reason);
+    }
+    option->group("Accepted for compatibility");
+  }
+  for (const char* name : kRejected) {
+    command
+        ->add_option_function<std::string>(
+            name,
+            [name](const std::string&) {
+              throw CLI::ValidationError(
+                  name,
+                  "is no longer supported, as in the reference: engines are told apart by the label "
+                  "llm-d.ai/engine-type");
+            },
+            "Rejected")
+        ->group("");
+  }
+  command->footer(
+      "SIGTERM: health says NOT_SERVING, open exchanges end within --drain-timeout, then exit 0; a second "
+      "one ends at once.\n\n"
+      "Examples:\n"
+      "  fairway epp -f manifests/ --pool-name vllm-llama2-7b-pool\n"
+      "  fairway epp -f manifests/ --secure-serving=false --grpc-port 9002 --explain\n"
+      "  fairway epp -f pool.yaml -f endpoints.yaml --cert-path /etc/tls --enable-cert-reload");
+  command->callback([f, &run] { run = [f] { return Epp(*f); }; });
+}
+
+}  // namespace fairway::cli

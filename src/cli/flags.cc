@@ -1,0 +1,100 @@
+#include "cli/flags.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <string_view>
+
+#include "base/strings.h"
+
+namespace fairway::cli {
+namespace {
+
+// Explanations go to standard output, whole, so that they can be piped while problems stay on standard error.
+void PrintExplanation(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (n <= 0) return;
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+}  // namespace
+
+void AddDuration(CLI::App& app, const std::string& name, std::string& value, const std::string& help) {
+  app.add_option(name, value, help)->capture_default_str()->check([](const std::string& text) -> std::string {
+    if (base::ParseDuration(text)) return "";
+    return "\"" + text + "\" is not a duration; write it like 50ms, 2s or 1m30s";
+  });
+}
+
+base::Nanos Duration(const std::string& text) { return base::ParseDuration(text).value_or(0); }
+
+void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_flag) {
+  app.add_option("-f,--file", f.files,
+                 "Manifest files or folders (YAML or JSON), or - for standard input; watched while running");
+  app.add_flag("--explain", f.explain,
+               "Print each decision to standard output: candidates, filters, scores, the choice");
+  app.add_option("--log-format", f.log_format, "text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+  app.add_option("--log-level", f.log_level, "debug, info, warn, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.add_option("--workers", f.workers, "Worker threads; 0 is one per core")->capture_default_str();
+  app.add_option("--seed", f.seed, "Seed of every random choice; 0 takes one from the system")
+      ->capture_default_str();
+  AddDuration(app, interval_flag, f.scrape_interval, "How often each endpoint's metrics page is read");
+  AddDuration(app, "--scrape-timeout", f.scrape_timeout, "The longest that one metrics page may take");
+  app.add_option("--max-endpoints", f.choices,
+                 "First choice and fallbacks that the gateway gets in the metadata")
+      ->check(CLI::Range(1, 8))
+      ->capture_default_str();
+  app.add_option("--lora-exploration", f.lora_exploration,
+                 "Share of picks that load an adapter on a further endpoint")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--critical-queue-limit", f.critical_queue_limit,
+                 "Critical requests prefer endpoints with a shorter queue")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  app.add_option("--sheddable-queue-limit", f.sheddable_queue_limit,
+                 "Other requests need an endpoint with a shorter queue")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  app.add_option("--sheddable-kv-limit", f.sheddable_kv_limit, "... and with less of its KV cache in use")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+}
+
+base::Log MakeLog(const CommonFlags& flags) {
+  base::LogLevel level = base::LogLevel::kInfo;
+  if (flags.log_level == "debug") level = base::LogLevel::kDebug;
+  if (flags.log_level == "warn") level = base::LogLevel::kWarn;
+  if (flags.log_level == "error") level = base::LogLevel::kError;
+  if (flags.log_level == "off") level = base::LogLevel::kOff;
+  return {level, flags.log_format == "json" ? base::LogFormat::kJson : base::LogFormat::kText};
+}
+
+PickerOptions MakePickerOptions(const CommonFlags& f) {
+  PickerOptions options;
+  options.files = f.files;
+  options.workers = f.workers;
+  options.seed = f.seed;
+  // The reference clamps at 50 ms; shorter is possible here.
+  options.scrape.interval = std::max(Duration(f.scrape_interval), base::kMillisecond);
+  options.scrape.timeout = std::max(Duration(f.scrape_timeout), base::kMillisecond);
+  auto& scheduling = options.router.scheduling;
+  scheduling.max_choices = f.choices;
+  scheduling.lora_exploration = f.lora_exploration;
+  scheduling.critical_queue_limit = f.critical_queue_limit;
+  scheduling.sheddable_queue_limit = f.sheddable_queue_limit;
+  scheduling.sheddable_kv_limit = f.sheddable_kv_limit;
+  // A page may come late by a few intervals and still be fresh.
+  scheduling.fresh_for = std::max(base::kSecond, 4 * options.scrape.interval);
+  if (f.explain) options.router.explain = PrintExplanation;
+  return options;
+}
+
+}  // namespace fairway::cli

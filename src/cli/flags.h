@@ -1,0 +1,46 @@
+// Flags that `epp` and `up` share, and small readers for their values.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "cli/picker.h"
+
+namespace CLI {
+class App;
+}
+
+namespace fairway::cli {
+
+// As the user wrote them; Read* turn them into options and say what is wrong.
+struct CommonFlags {
+  std::vector<std::string> files;
+  std::string log_format = "text";
+  std::string log_level = "info";
+  bool explain = false;
+  uint64_t seed = 0;
+  size_t workers = 0;
+  std::string scrape_interval = "50ms";
+  std::string scrape_timeout = "1s";
+  uint32_t choices = 3;
+  double lora_exploration = 0.001;
+  float critical_queue_limit = 50;
+  float sheddable_queue_limit = 5;
+  float sheddable_kv_limit = 0.8f;
+};
+
+void AddCommonFlags(CLI::App& app, CommonFlags& flags, const std::string& interval_flag);
+
+// Adds a flag that holds a duration in Go's syntax; parsing fails on anything else.
+void AddDuration(CLI::App& app, const std::string& name, std::string& value, const std::string& help);
+// REQUIRES: checked by AddDuration.
+base::Nanos Duration(const std::string& text);
+
+base::Log MakeLog(const CommonFlags& flags);
+// Everything but ports and certificates.
+PickerOptions MakePickerOptions(const CommonFlags& flags);
+
+}  // namespace fairway::cli

@@ -1,0 +1,76 @@
+// The picker as a process runs it: sources on the control loop, the ext_proc server on worker loops, the
+// admin server, and what connects them. `fairway epp` is this alone; `fairway up` puts an Envoy in front.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api/manifests.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/result.h"
+#include "frontends/ext_proc/server.h"
+#include "net/loop.h"
+#include "routing/router.h"
+#include "sources/files/name_resolver.h"
+#include "sources/scrape/scraper.h"
+
+namespace fairway::cli {
+
+struct PickerOptions {
+  // Manifest files and folders, watched while running; "-" is read once. Empty: `manifests` is served and
+  // nothing is watched.
+  std::vector<std::string> files;
+  api::Manifests manifests;
+
+  bool serve_ext_proc = true;  // off where another picker decides (`fairway up --picker`)
+  ext_proc::ServerOptions ext_proc;
+  std::string admin_host = "127.0.0.1";
+  uint16_t admin_port = 9090;
+  sources::scrape::ScraperOptions scrape;
+  routing::RouterOptions router;
+  size_t workers = 0;  // 0: as many as cores
+  uint64_t seed = 0;   // 0: from the system's entropy
+};
+
+// Created, used and destroyed on one thread, that is none of its loops.
+class Picker {
+ public:
+  // On the control loop, for the first good state and each one after it.
+  using ManifestsChanged =
+      std::function<void(const api::Manifests&, const sources::NameResolver::Addresses&)>;
+
+  // Loads the manifests, listens and serves. Problems of the manifests are printed to standard error; the
+  // error then only says so, with code kInvalidArgument. `changed` may be empty.
+  static base::Result<std::unique_ptr<Picker>> Start(PickerOptions options, const base::Log& log,
+                                                     ManifestsChanged changed);
+  ~Picker();  // at once, without grace: see Drain
+
+  // Health says NOT_SERVING, streams go on for up to `grace`, then everything is closed. Blocks until done.
+  void Drain(base::Nanos grace);
+
+  net::Loop& control_loop();
+  uint16_t grpc_port() const;    // 0 without ext_proc
+  uint16_t health_port() const;  // 0 without ext_proc
+  uint16_t admin_port() const;
+
+ private:
+  struct Impl;
+  explicit Picker(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Blocks SIGINT and SIGTERM in this thread and those it starts; call it before any thread.
+void BlockStopSignals();
+// Waits for one of them.
+int WaitForStopSignal();
+// From now on a further one ends the process with exit code 0, whatever it waits for: the user has lost
+// patience.
+void ExitOnSecondSignal();
+
+// Prints each problem to standard error. True when none is an error.
+bool PrintProblems(const std::vector<api::Problem>& problems);
+
+}  // namespace fairway::cli

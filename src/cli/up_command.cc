@@ -1,0 +1,264 @@
+#include "cli/up_command.h"
+
+#include <signal.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cstdio>
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/exit_codes.h"
+#include "cli/flags.h"
+#include "cli/picker.h"
+#include "frontends/local/envoy_binary.h"
+#include "frontends/local/local_gateway.h"
+#include "net/address.h"
+
+namespace fairway::cli {
+namespace {
+
+struct UpFlags {
+  CommonFlags common;
+  std::vector<std::string> endpoints;
+  std::string listen;
+  std::string envoy;
+  std::string picker;
+  std::string body_mode = "buffered";
+  std::string response_mode = "headers";
+  bool print_config = false;
+  uint16_t admin_port = 0;
+  unsigned envoy_concurrency = 0;
+  std::string stop_grace = "5s";
+};
+
+// `--endpoint a:1 --endpoint b:2`: one pool of these, no models, no routes.
+base::Result<api::Manifests> ManifestsOf(const std::vector<std::string>& endpoints) {
+  api::Manifests manifests;
+  api::InferencePool pool;
+  pool.meta.name = "endpoints";
+  pool.group = "inference.networking.k8s.io";
+  pool.selector = {{"fairway", "endpoint"}};
+  for (const auto& text : endpoints) {
+    const auto parsed = net::ParseHostPort(text);
+    if (!parsed)
+      return base::Fail(base::ErrorCode::kInvalidArgument, "--endpoint: " + parsed.error().message);
+    api::Endpoint endpoint;
+    endpoint.name = text;
+    endpoint.address = parsed->host;
+    endpoint.port = parsed->port;
+    endpoint.labels = pool.selector;
+    manifests.endpoints.push_back(std::move(endpoint));
+  }
+  pool.target_ports = {manifests.endpoints.front().port};
+  manifests.pools.push_back(std::move(pool));
+  return manifests;
+}
+
+int PrintConfig(const api::Manifests& manifests, const local::EnvoyOptions& options) {
+  const auto config = local::MakeEnvoyConfig(manifests, local::SelectEndpoints(manifests), options);
+  if (!config) {
+    std::fprintf(stderr, "fairway up: %s\n", config.error().message.c_str());
+    return kExitInput;
+  }
+  for (const auto& warning : config->warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
+  for (const auto& file : config->files) std::printf("# %s\n%s\n", file.name.c_str(), file.text.c_str());
+  return kExitOk;
+}
+
+// Envoy and what it follows; the control loop's but for the two atomics.
+struct Front {
+  Front(local::LocalGatewayOptions o, const base::Log& l) : options(std::move(o)), log(l) {}
+
+  void OnManifests(const api::Manifests& manifests, const sources::NameResolver::Addresses& addresses) {
+    latest = manifests;
+    endpoints = local::SelectEndpoints(manifests, addresses);
+    if (gateway == nullptr) return;
+    if (auto updated = gateway->Update(latest, endpoints); !updated) {
+      log.Error("Envoy keeps its configuration", {{"reason", updated.error().message}});
+    }
+  }
+
+  local::LocalGatewayOptions options;
+  const base::Log& log;
+  api::Manifests latest;
+  local::PoolEndpoints endpoints;
+  std::unique_ptr<local::LocalGateway> gateway;
+  std::atomic<bool> failed{false};
+  bool announced = false;
+};
+
+void Announce(const Front& front, const Picker& picker) {
+  std::string where;
+  for (const auto& listener : front.gateway->listeners()) {
+    where += " http://" + net::FormatHostPort(listener.host, listener.port);
+  }
+  std::printf("ready:%s  (metrics http://127.0.0.1:%u/metrics)\n", where.c_str(), picker.admin_port());
+  std::fflush(stdout);
+}
+
+int Up(const UpFlags& f) {
+  BlockStopSignals();
+  const base::Log log = MakeLog(f.common);
+  const auto usage = [](const std::string& message) {
+    std::fprintf(stderr, "fairway up: %s\n", message.c_str());
+    return kExitUsage;
+  };
+
+  local::LocalGatewayOptions local_options;
+  local::EnvoyOptions& envoy = local_options.envoy;
+  local_options.concurrency = f.envoy_concurrency;
+  const auto body_mode = local::ParseBodyMode(f.body_mode);
+  if (!body_mode) return usage("--body-mode: " + body_mode.error().message);
+  envoy.body_mode = *body_mode;
+  const auto response_mode = local::ParseResponseMode(f.response_mode);
+  if (!response_mode) return usage("--response-mode: " + response_mode.error().message);
+  envoy.response_mode = *response_mode;
+  if (!f.listen.empty()) {
+    const auto parsed = net::ParseHostPort(f.listen, true);
+    if (!parsed) return usage("--listen: " + parsed.error().message);
+    envoy.listen = *parsed;
+  }
+
+  PickerOptions options = MakePickerOptions(f.common);
+  if (options.files.empty() == f.endpoints.empty()) {
+    return usage(f.endpoints.empty()
+                     ? "nothing to serve: give manifests with -f, or model servers with --endpoint"
+                     : "give either manifests with -f or model servers with --endpoint, not both");
+  }
+  if (!f.endpoints.empty()) {
+    auto manifests = ManifestsOf(f.endpoints);
+    if (!manifests) return usage(manifests.error().message);
+    options.manifests = std::move(*manifests);
+  }
+  if (f.print_config) {
+    envoy.directory = "/etc/fairway";
+    if (options.files.empty()) return PrintConfig(options.manifests, envoy);
+    const api::LoadResult loaded = api::LoadManifests(options.files);
+    return PrintProblems(loaded.problems) ? PrintConfig(loaded.manifests, envoy) : kExitInput;
+  }
+
+  const auto binary = local::FindEnvoy(f.envoy);
+  if (!binary) {
+    std::fprintf(stderr, "fairway up: %s\n", binary.error().message.c_str());
+    return kExitStart;
+  }
+  local_options.binary = binary->path;
+
+  options.admin_port = f.admin_port;
+  options.ext_proc.host = "127.0.0.1";
+  options.ext_proc.grpc_port = 0;
+  options.ext_proc.serve_health_port = false;
+  options.ext_proc.secure_serving = false;  // loopback, and both ends are ours
+  // A whole body comes as one message in the buffered modes.
+  options.ext_proc.transport.max_message = envoy.max_body_bytes + (1 << 20);
+  if (!f.picker.empty()) {
+    const auto parsed = net::ParseHostPort(f.picker);
+    if (!parsed) return usage("--picker: " + parsed.error().message);
+    envoy.picker = *parsed;
+    options.serve_ext_proc = false;
+  }
+
+  Front front(std::move(local_options), log);
+  auto picker = Picker::Start(
+      std::move(options), log,
+      [&front](const auto& manifests, const auto& addresses) { front.OnManifests(manifests, addresses); });
+  if (!picker) {
+    std::fprintf(stderr, "fairway up: %s\n", picker.error().message.c_str());
+    return picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
+  }
+  if (f.picker.empty()) front.options.envoy.picker = {"127.0.0.1", (*picker)->grpc_port()};
+
+  net::Loop& control = (*picker)->control_loop();
+  std::promise<base::Result<void>> started;
+  control.Post([&] {
+    local::EnvoyProcessEvents events;
+    events.on_ready = [&front, &picker](uint16_t) {
+      if (std::exchange(front.announced, true)) return;
+      Announce(front, **picker);
+    };
+    events.on_failed = [&front](const std::string& reason) {
+      std::fprintf(stderr, "fairway up: Envoy does not start: %s\n", reason.c_str());
+      front.failed = true;
+      kill(getpid(), SIGTERM);  // wakes the main thread, which waits for exactly that
+    };
+    auto gateway = local::LocalGateway::Create(control, front.options, front.latest, front.endpoints,
+                                               std::move(events), front.log);
+    if (!gateway) {
+      started.set_value(tl::make_unexpected(gateway.error()));
+      return;
+    }
+    front.gateway = std::move(*gateway);
+    front.gateway->Start();
+    started.set_value({});
+  });
+  const base::Result<void> outcome = started.get_future().get();
+  int code = kExitOk;
+  if (outcome) {
+    WaitForStopSignal();
+    code = front.failed ? kExitStart : kExitOk;
+    ExitOnSecondSignal();
+    // Envoy first: it ends what clients have open, and with it the picker's exchanges.
+    std::promise<void> stopped;
+    control.Post([&] { front.gateway->Stop([&] { stopped.set_value(); }); });
+    stopped.get_future().wait();
+  } else {
+    std::fprintf(stderr, "fairway up: %s\n", outcome.error().message.c_str());
+    code = outcome.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
+  }
+  (*picker)->Drain(Duration(f.stop_grace));
+  std::promise<void> cleared;
+  control.Post([&] {
+    front.gateway.reset();
+    cleared.set_value();
+  });
+  cleared.get_future().wait();
+  return code;
+}
+
+}  // namespace
+
+void AddUpCommand(CLI::App& app, std::function<int()>& run) {
+  auto* command = app.add_subcommand("up", "Serve manifests on this machine through a real Envoy");
+  auto f = std::make_shared<UpFlags>();
+  AddCommonFlags(*command, f->common, "--scrape-interval");
+  command->add_option("--endpoint", f->endpoints,
+                      "A model server HOST:PORT, any number of times; needs no manifest");
+  command->add_option(
+      "--listen", f->listen,
+      "Where clients connect, e.g. 127.0.0.1:8080; default: the Gateways' ports on 127.0.0.1, else 8080");
+  command->add_option("--envoy", f->envoy, "Envoy's binary; default: on PATH, else the one ./demo installed");
+  command->add_option("--envoy-concurrency", f->envoy_concurrency,
+                      "Envoy's worker threads; 0 is one per core, at most 4");
+  command->add_option("--picker", f->picker,
+                      "Ask the picker at HOST:PORT (plain text) instead of the built-in one");
+  command->add_option("--metrics-port", f->admin_port,
+                      "Port of /metrics and the admin pages on 127.0.0.1; 0 is a free one");
+  command
+      ->add_option("--body-mode", f->body_mode,
+                   "How Envoy hands over bodies: buffered, full-duplex, streamed, partial, none")
+      ->capture_default_str();
+  command
+      ->add_option("--response-mode", f->response_mode,
+                   "headers: no work per token; full: responses pass through the picker, for token metrics")
+      ->capture_default_str();
+  command->add_flag("--print-envoy-config", f->print_config,
+                    "Print the generated Envoy configuration and exit");
+  command->footer(
+      "Prints one line \"ready: http://...\" once requests are served. Changed manifests are taken over "
+      "while running; a broken\n"
+      "change is reported and the last good state stays. An Envoy that dies is started again; it ends with "
+      "this process.\n\n"
+      "Examples:\n"
+      "  fairway up -f examples/intro-fixed --explain\n"
+      "  fairway up --endpoint 127.0.0.1:8000 --endpoint 127.0.0.1:8001 --listen 127.0.0.1:8080\n"
+      "  fairway up -f manifests/ --response-mode full --metrics-port 9090");
+  command->callback([f, &run] { run = [f] { return Up(*f); }; });
+}
+
+}  // namespace fairway::cli
