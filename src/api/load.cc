@@ -40,16 +40,18 @@ class FileDescriptor {
   int fd_;
 };
 
-base::Result<std::string> ReadAll(int fd, bool wait_for_ever) {
+base::Result<std::string> ReadAll(int fd) {
   std::string text;
   std::array<char, 65536> chunk{};
   for (;;) {
-    pollfd ready{fd, POLLIN, 0};
-    const int polled = ::poll(&ready, 1, wait_for_ever ? -1 : kPipeTimeoutMs);
-    if (polled < 0 && errno == EINTR) continue;
-    if (polled == 0) return base::Fail(base::ErrorCode::kIo, "no data came within 5 s");
     const ssize_t got = ::read(fd, chunk.data(), chunk.size());
-    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) {
+      pollfd ready{fd, POLLIN, 0};
+      if (::poll(&ready, 1, kPipeTimeoutMs) == 0)
+        return base::Fail(base::ErrorCode::kIo, "no data came within 5 s");
+      continue;
+    }
     if (got < 0)
       return base::Fail(base::ErrorCode::kIo, std::string("cannot be read: ") + std::strerror(errno));
     if (got == 0) return text;
@@ -61,12 +63,12 @@ base::Result<std::string> ReadAll(int fd, bool wait_for_ever) {
 }
 
 base::Result<std::string> ReadPath(const std::string& path) {
-  if (path == "-") return ReadAll(STDIN_FILENO, true);
+  if (path == "-") return ReadAll(STDIN_FILENO);
   // Not blocking: opening a pipe that nobody writes to must not hang.
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0)
     return base::Fail(base::ErrorCode::kIo, std::string("cannot be opened: ") + std::strerror(errno));
-  return ReadAll(file.get(), false);
+  return ReadAll(file.get());
 }
 
 bool IsManifestName(std::string_view name) {

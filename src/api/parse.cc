@@ -1,7 +1,7 @@
 // From a text to objects: which document is what.
 #include <algorithm>
 #include <array>
-#include <functional>
+#include <map>
 
 #include "api/decode.h"
 #include "api/manifests.h"
@@ -99,7 +99,7 @@ class TextReader {
     const auto api_version = reader.Require("apiVersion").Text();
     const auto kind = reader.Require("kind").Text();
     if (!api_version || !kind) return;
-    if (kind->size() > 4 && kind->ends_with("List") && root.Child("items").Is(Value::Kind::kList)) {
+    if (kind->ends_with("List") && root.Child("items").Is(Value::Kind::kList)) {
       for (const ValuePtr& item : root.Child("items").value().items) ReadDocument(*item);
       return;
     }
@@ -198,6 +198,15 @@ class TextReader {
   ProblemList& problems_;
 };
 
+// In the order of the lines, as a reader goes through the file.
+void SortByLine(std::vector<Problem>& problems) {
+  std::map<int, std::vector<Problem>> by_line;
+  for (Problem& problem : problems) by_line[problem.where.line].push_back(std::move(problem));
+  problems.clear();
+  for (auto& [line, of_line] : by_line)
+    std::move(of_line.begin(), of_line.end(), std::back_inserter(problems));
+}
+
 }  // namespace
 
 LoadResult ParseManifests(std::string_view text, std::string_view file_name) {
@@ -220,9 +229,7 @@ LoadResult ParseManifests(std::string_view text, std::string_view file_name) {
                   [](const ValuePtr& document) { return document->kind == Value::Kind::kNull; });
   if (nothing && parsed.problems.empty())
     problems.Add(Severity::kWarning, 0, "", "", "there is no object in this file");
-  // In the order of the lines, as a reader goes through the file.
-  std::stable_sort(result.problems.begin(), result.problems.end(),
-                   [](const Problem& a, const Problem& b) { return a.where.line < b.where.line; });
+  SortByLine(result.problems);
   return result;
 }
 

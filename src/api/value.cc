@@ -115,6 +115,10 @@ ParsedText ParseText(std::string_view text, std::string_view file_name) {
   if (first == std::string_view::npos || (text[first] != '{' && text[first] != '[')) return ParseYaml(text);
   // JSON by its looks. YAML's flow style looks alike, so what is no JSON gets a second chance unless the name
   // says JSON.
+  if (text.substr(first).starts_with("{{")) {
+    out.problems.push_back({1, "begins with {{, as a template does; render it first (helm template)"});
+    return out;
+  }
   out = ParseJson(text);
   if (out.problems.empty() || file_name.ends_with(".json")) return out;
   ParsedText yaml = ParseYaml(text);

@@ -15,6 +15,7 @@
 #include "api/builder.h"
 #include "api/text_rules.h"
 #include "api/value.h"
+#include "base/strings.h"
 
 namespace fairway::api {
 namespace {
@@ -28,22 +29,79 @@ class ViewBuffer final : public std::streambuf {
   }
 };
 
+// yaml-cpp keeps all tokens of a flow collection, some 70 bytes each, until it is closed. This bounds the
+// memory for them and is far above what a file of kMaxValues values needs.
+constexpr size_t kMaxIndicators = 2'000'000;
+
+// yaml-cpp takes the end of the text for the closing quote, so that a file cut off in the middle would pass.
+// `at` is where a scalar begins, its anchor and tag included.
+bool QuoteStaysOpen(std::string_view text, size_t at) {
+  while (at < text.size() && (text[at] == '&' || text[at] == '!')) {
+    at = text.find_first_of(" \t\r\n", at);
+    at = at == std::string_view::npos ? text.size()
+                                      : std::min(text.find_first_not_of(" \t\r\n", at), text.size());
+  }
+  if (at >= text.size() || (text[at] != '"' && text[at] != '\'')) return false;
+  const bool is_double = text[at] == '"';
+  for (++at;; ++at) {
+    at = text.find_first_of(is_double ? "\"\\" : "'", at);
+    if (at == std::string_view::npos) return true;
+    if (text[at] == '\\' || (!is_double && text.substr(at + 1).starts_with('\''))) {
+      ++at;  // an escaped character, or '' for a quote
+    } else {
+      return false;
+    }
+  }
+}
+
+// Does `at` begin a line, and does the line before it, blank lines and comments left out, end the document
+// above?
+bool FollowsDocumentEnd(std::string_view text, size_t at) {
+  size_t end = at == 0 ? std::string_view::npos : text.rfind('\n', at - 1);
+  const size_t line_begin = end == std::string_view::npos ? 0 : end + 1;
+  if (!base::Trim(text.substr(line_begin, at - line_begin)).empty()) return false;
+  while (end != std::string_view::npos) {
+    const size_t begin = end == 0 ? std::string_view::npos : text.rfind('\n', end - 1);
+    const size_t first = begin == std::string_view::npos ? 0 : begin + 1;
+    const std::string_view line = base::Trim(text.substr(first, end - first));
+    if (!line.empty() && line[0] != '#') return line.starts_with("...");
+    end = begin;
+  }
+  return true;
+}
+
 constexpr std::string_view kYamlTag = "tag:yaml.org,2002:";
 
 class Handler final : public YAML::EventHandler {
  public:
-  Handler(ValueBuilder& builder, ParsedText& out, int first_line)
-      : builder_(builder), out_(out), first_line_(first_line) {}
+  Handler(std::string_view text, ValueBuilder& builder, ParsedText& out, int first_line)
+      : text_(text), builder_(builder), out_(out), first_line_(first_line) {}
 
-  void OnDocumentStart(const YAML::Mark&) override {
+  void OnDocumentStart(const YAML::Mark& mark) override {
     builder_.StartDocument();
     anchors_.clear();
+    open_.clear();
+    const size_t at = Offset(mark);
+    if (!first_ && !text_.substr(at).starts_with("---") && !FollowsDocumentEnd(text_, at)) {
+      throw ValueBuilder::Stop{
+          Line(mark),
+          "not valid YAML: this does not fit what is above it; check its indentation, or begin a new "
+          "document with a line of ---"};
+    }
+    first_ = false;
   }
   void OnDocumentEnd() override {
     if (ValuePtr root = builder_.TakeDocument()) out_.documents.push_back(std::move(root));
   }
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-    AddScalar(mark, anchor, Value::Kind::kNull, "", false);
+    // Of an empty list item the mark is that of what comes next.
+    size_t at = Offset(mark);
+    int line = Line(mark);
+    for (; at > 0 && (text_[at - 1] == '\n' || text_[at - 1] == ' ' || text_[at - 1] == '\r'); --at) {
+      if (text_[at - 1] == '\n') --line;
+    }
+    if (at == 0 || text_[at - 1] != '-') line = Line(mark);
+    AddScalar(line, anchor, Value::Kind::kNull, "", false);
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     const auto found = anchors_.find(anchor);
@@ -56,6 +114,9 @@ class Handler final : public YAML::EventHandler {
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
+    if (QuoteStaysOpen(text_, Offset(mark))) {
+      throw ValueBuilder::Stop{Line(mark), "not valid YAML: a quote is opened here and never closed"};
+    }
     Value::Kind kind = Value::Kind::kString;
     if (tag == "?" || tag.empty()) {
       kind = ResolvePlain(value);
@@ -64,7 +125,7 @@ class Handler final : public YAML::EventHandler {
     } else if (tag != "!" && !tag.starts_with(kYamlTag)) {
       builder_.Report(Line(mark), "the tag " + Quote(tag) + " means nothing in a manifest; leave it out");
     }
-    AddScalar(mark, anchor, kind, value, tag == "?" && value == "<<");
+    AddScalar(Line(mark), anchor, kind, value, tag == "?" && value == "<<");
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value) override {
@@ -84,19 +145,19 @@ class Handler final : public YAML::EventHandler {
     ValuePtr value;
     bool open = false;
   };
-  void AddScalar(const YAML::Mark& mark, YAML::anchor_t anchor, Value::Kind kind, const std::string& text,
-                 bool merge) {
+  void AddScalar(int line, YAML::anchor_t anchor, Value::Kind kind, const std::string& text, bool merge) {
     if (builder_.WantsKey()) {
-      builder_.Key(text, Line(mark), merge);
+      builder_.Key(text, line, merge);
       return;
     }
-    ValuePtr value = builder_.Scalar(kind, Line(mark), text);
+    ValuePtr value = builder_.Scalar(kind, line, text);
     if (anchor != 0) anchors_[anchor] = {std::move(value), false};
   }
   void Open(const YAML::Mark& mark, YAML::anchor_t anchor, Value::Kind kind) {
     if (builder_.WantsKey()) {
-      throw ValueBuilder::Stop{Line(mark),
-                               "a key must be a text, not a list or map; is a {{ }} of a template left?"};
+      throw ValueBuilder::Stop{
+          Line(mark),
+          "a key must be a text, not a list or map; is a [ or { not closed, or a {{ }} of a template left?"};
     }
     ValuePtr value = builder_.Open(kind, Line(mark));
     if (anchor != 0) anchors_[anchor] = {std::move(value), true};
@@ -109,9 +170,15 @@ class Handler final : public YAML::EventHandler {
     if (anchor != 0) anchors_[anchor].open = false;
   }
 
+  size_t Offset(const YAML::Mark& mark) const {
+    return mark.pos < 0 ? text_.size() : std::min(static_cast<size_t>(mark.pos), text_.size());
+  }
+
+  std::string_view text_;
   ValueBuilder& builder_;
   ParsedText& out_;
   int first_line_;
+  bool first_ = true;
   std::unordered_map<YAML::anchor_t, Anchor> anchors_;
   std::vector<YAML::anchor_t> open_;
 };
@@ -165,10 +232,18 @@ std::string Explain(const YAML::Exception& error, std::string_view line_text) {
 
 ParsedText ParseYaml(std::string_view text) {
   ParsedText out;
+  constexpr std::string_view kIndicators = ",:[]{}!&*?";
+  const auto indicators = std::count_if(
+      text.begin(), text.end(), [&](char c) { return kIndicators.find(c) != std::string_view::npos; });
+  if (static_cast<size_t>(indicators) > kMaxIndicators) {
+    out.problems.push_back(
+        {0, "more than 2000000 commas, colons and brackets in one file; split it into files of one folder"});
+    return out;
+  }
   ValueBuilder builder(out);
   int first_line = 1;
   while (!text.empty()) {
-    Handler handler(builder, out, first_line);
+    Handler handler(text, builder, out, first_line);
     ValueBuilder::Stop stop;
     try {
       ViewBuffer buffer(text);
@@ -190,7 +265,10 @@ ParsedText ParseYaml(std::string_view text) {
     builder.StartDocument();
     // Each new start costs a pass over what is left, so their number is bounded.
     if (out.problems.size() >= kMaxSyntaxProblems / 4) stop.file = true;
-    out.problems.push_back({stop.line, std::move(stop.message)});
+    // An error on a line of "---" itself is met again when that document is read by itself.
+    const bool again = !out.problems.empty() && out.problems.back().line == stop.line &&
+                       out.problems.back().message == stop.message;
+    if (!again) out.problems.push_back({stop.line, std::move(stop.message)});
     if (stop.file) return out;
     // The next document may be fine: all problems of a file are told at once.
     for (;;) {
@@ -198,7 +276,7 @@ ParsedText ParseYaml(std::string_view text) {
       if (end == std::string_view::npos) return out;
       text.remove_prefix(end + 1);
       ++first_line;
-      if (first_line > stop.line && text.starts_with("---")) break;
+      if (first_line >= stop.line && text.starts_with("---")) break;
     }
   }
   return out;
