@@ -20,8 +20,6 @@ constexpr size_t kReadPerEvent = 1 << 20;
 // How long a closing connection waits for the client to take the last bytes: closing at once would make the
 // kernel reset the connection, and the reset may overtake them.
 constexpr base::Nanos kLinger = base::kSecond;
-// What an open call costs besides its bytes, about; so that calls without bytes are bounded too.
-constexpr size_t kCallCost = 1024;
 // The shared counter is brought up to date at the end of each event, or when it is off by this much.
 constexpr size_t kPublishStep = 64 << 10;
 
@@ -338,7 +336,7 @@ void GrpcConnection::Close() {
 }
 
 size_t GrpcConnection::Held() const {
-  return input_ + unsent_ + reserved_ + out_.bytes() + call_count_ * kCallCost;
+  return input_ + unsent_ + reserved_ + out_.bytes() + call_count_ * kGrpcCallCost;
 }
 
 void GrpcConnection::PublishHeld() {
@@ -348,11 +346,12 @@ void GrpcConnection::PublishHeld() {
   published_ = held;
 }
 
-bool GrpcConnection::OverBudget() {
+bool GrpcConnection::OverBudget(size_t more) {
   const size_t held = Held();
   const size_t off = held > published_ ? held - published_ : published_ - held;
   if (off > kPublishStep) PublishHeld();
-  const uint64_t all = shared_->stats.buffered_bytes.load(std::memory_order_relaxed) + held - published_;
+  const uint64_t all =
+      shared_->stats.buffered_bytes.load(std::memory_order_relaxed) + held - published_ + more;
   return all > shared_->options.max_buffered_bytes;
 }
 

@@ -54,6 +54,9 @@ struct GrpcCall::State {
   std::unique_ptr<GrpcCall> call;  // last: its destructor may still ask for loop()
 };
 
+// What an open call costs besides its bytes, about; so that calls without bytes are bounded too.
+constexpr size_t kGrpcCallCost = 1024;
+
 class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
  public:
   // Takes over the descriptor.
@@ -110,7 +113,8 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   void Touch();
   void Fail() { failing_ = true; }
   void Abort(std::string_view reason);
-  bool OverBudget();
+  // With `more` bytes added, would all connections together hold too much?
+  bool OverBudget(size_t more = 0);
   size_t Held() const;
   void PublishHeld();
   void DropCalls();

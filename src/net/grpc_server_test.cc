@@ -220,14 +220,10 @@ TEST(GrpcServerTest, RefusesWhatIsNoCallOfOurs) {
   }
   EXPECT_EQ(end("/t/Echo", {{":method", "GET"}}).http_status, 405);
   // Malformed requests are reset with PROTOCOL_ERROR (RFC 9113, 8.1.1).
-  for (const auto& [name, value] :
-       std::vector<std::pair<std::string, std::string>>{{"transfer-encoding", "chunked"},
-                                                        {"te", "gzip"},
-                                                        {":protocol", "x"},
-                                                        {"X-Upper", "x"},
-                                                        {"x-newline", "a\nb"}}) {
+  for (const auto& [name, value] : std::vector<std::pair<std::string, std::string>>{
+           {"transfer-encoding", "chunked"}, {"te", "gzip"}, {":protocol", "x"}, {"x-newline", "a\nb"}}) {
     reply = end("/t/Echo", {{name, value}});
-    EXPECT_TRUE(reply.reset == 1u || name == "X-Upper") << name;
+    EXPECT_EQ(reply.reset, 1u) << name;
   }
   EXPECT_EQ(client->Unary("/t/Echo", "still here").message, "still here");
   EXPECT_TRUE(server.log.WaitAlive(0));
