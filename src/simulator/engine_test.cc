@@ -437,7 +437,7 @@ TEST(Engine, ScaledTimeChangesThePaceOnly) {
 
 // Random work on a small engine: everything ends, nothing leaks, nothing is told twice.
 TEST(Engine, RandomWorkAlwaysEnds) {
-  for (uint64_t seed = 1; seed <= 20; ++seed) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     base::Random random(seed);
     EngineOptions options;
@@ -451,7 +451,7 @@ TEST(Engine, RandomWorkAlwaysEnds) {
     Driver driver(options);
     std::vector<uint64_t> ids;
     size_t aborted = 0;
-    for (int i = 0; i < 300; ++i) {
+    for (int i = 0; i < 200; ++i) {
       const uint64_t adapter = random.Below(6);
       const auto tokens = static_cast<int64_t>(1 + random.Below(100));
       ids.push_back(driver.Submit(Text(1 + random.Below(3), 1 + random.Below(150)), tokens,
