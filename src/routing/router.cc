@@ -212,8 +212,10 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   worker.cache.Decisions(pool->key, outcome.rung).Add();
   worker.cache.Attempts(state->target_model, first).Add();
   state->series = worker.cache.Series(state->labels());
-  state->series.requests->Add();
-  state->series.request_size->Observe(static_cast<double>(input.body_bytes));
+  if (!input.provisional) {
+    state->series.requests->Add();
+    state->series.request_size->Observe(static_cast<double>(input.body_bytes));
+  }
   if (!state->model.empty()) state->series.running->Add(1);
   return Ticket(std::move(state));
 }

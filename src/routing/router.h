@@ -44,6 +44,8 @@ struct RequestInput {
   const payload::RequestScanner* body = nullptr;
   uint64_t body_bytes = 0;
   bool body_complete = true;       // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
+  // The body comes later, and Begin is called again with it: this call counts no request, the second does.
+  bool provisional = false;
   std::string_view fairness_id;    // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
   const SubsetHint* subset = nullptr;  // null: no hint

@@ -165,6 +165,7 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
         routing::RequestInput input = Input();
         input.body = nullptr;
         input.body_complete = false;
+        input.provisional = scanner_.has_value();
         if (!Decide(input)) return;
         SendDecision(ReplyKind::kRequestHeaders, false, scanner_ ? Length::kRemove : Length::kKeep);
       }

@@ -496,6 +496,11 @@ TEST_F(SessionTest, StreamedDecidesAtTheHeadersAndPassesTheBody) {
     EXPECT_FALSE(chunk[0].request_body().response().has_body_mutation());
   }
   EXPECT_EQ(Inflight(), 1u);  // one reservation, not two
+  EXPECT_THAT(registry_->Render(),
+              testing::ContainsRegex("\nllm_d_epp_request_total\\{[^}]*model_name=\"llama2\"[^}]*\\} 1\n"));
+  EXPECT_THAT(
+      registry_->Render(),
+      testing::Not(testing::ContainsRegex("\nllm_d_epp_request_total\\{[^}]*model_name=\"\"[^}]*\\} 1\n")));
 }
 
 TEST_F(SessionTest, StreamedHoldsBackUntilTheModelIsKnown) {
@@ -935,8 +940,8 @@ TEST_F(ResponseTest, ASentBodyIsFreed) {
 
 TEST_F(SessionTest, AnyOrderOfMessages) {
   base::Random random(11);
-  for (int round = 0; round < 20'000; ++round) {
-    if (round % 500 == 0) Start(Idle(2), round % 1000 == 0 ? kRewriting : std::vector<api::InferenceModel>());
+  for (int round = 0; round < 4000; ++round) {
+    if (round % 200 == 0) Start(Idle(2), round % 400 == 0 ? kRewriting : std::vector<api::InferenceModel>());
     std::optional<Modes> modes;
     if (random.Below(6) != 0) {
       modes = Modes{static_cast<pb::BodySendMode>(random.Below(5)),

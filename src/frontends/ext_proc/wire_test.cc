@@ -75,7 +75,7 @@ pb::ProcessingRequest RandomRequest(base::Random& random) {
       request.mutable_response_headers()->set_end_of_stream(random.Below(2) == 1);
       break;
     case 2:
-      request.mutable_request_body()->set_body(Bytes(random, 70'000));
+      request.mutable_request_body()->set_body(Bytes(random, random.Below(50) == 0 ? 70'000 : 500));
       request.mutable_request_body()->set_end_of_stream(random.Below(2) == 1);
       break;
     case 3:
@@ -204,7 +204,7 @@ void ExpectSame(const RequestMessage& ours, const pb::ProcessingRequest& theirs)
 
 TEST(WireOracle, ReadsWhatProtobufWrites) {
   base::Random random(1);
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     const pb::ProcessingRequest theirs = RandomRequest(random);
     const std::string bytes = theirs.SerializeAsString();
     RequestMessage ours;
@@ -216,7 +216,7 @@ TEST(WireOracle, ReadsWhatProtobufWrites) {
 
 TEST(WireOracle, SurvivesBrokenBytes) {
   base::Random random(2);
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 4000; ++i) {
     std::string bytes = RandomRequest(random).SerializeAsString().substr(0, 2000);
     for (uint64_t n = random.Below(4); n > 0 && !bytes.empty(); --n) {
       bytes[random.Below(bytes.size())] = static_cast<char>(random.Next());
@@ -241,7 +241,7 @@ TEST(WireOracle, RefusesCutMessages) {
 TEST(WireOracle, DividesLongBodyMessages) {
   base::Random random(3);
   int divided = 0;
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     pb::ProcessingRequest theirs = RandomRequest(random);
     theirs.mutable_request_body()->set_body(Bytes(random, 3000));
     theirs.mutable_request_body()->set_end_of_stream(random.Below(2) == 1);
@@ -261,7 +261,7 @@ TEST(WireOracle, DividesLongBodyMessages) {
     ExpectSame(ours, theirs);
     ASSERT_FALSE(HasFailure()) << i;
   }
-  EXPECT_GT(divided, 1000);
+  EXPECT_GT(divided, 500);
 }
 
 // The message that follows a gRPC header.
@@ -283,7 +283,7 @@ bool Same(const pb::ProcessingResponse& a, const pb::ProcessingResponse& b) {
 TEST(WireOracle, ProtobufReadsWhatWeWrite) {
   base::Random random(4);
   WireWriter writer;
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     std::vector<std::string> texts;
     texts.reserve(64);
     const auto text = [&](size_t max) -> std::string_view { return texts.emplace_back(Text(random, max)); };
