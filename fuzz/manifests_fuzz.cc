@@ -9,10 +9,9 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using fairway::api::Problem;
-  if (size == 0) return 0;
-  const std::string_view text(reinterpret_cast<const char*>(data + 1), size - 1);
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
   fairway::api::LoadResult result =
-      fairway::api::ParseManifests(text, data[0] % 2 == 0 ? "input.yaml" : "input.json");
+      fairway::api::ParseManifests(text, size % 2 == 0 ? "input.yaml" : "input.json");
   fairway::api::CheckReferences(result.manifests, result.problems);
   for (const Problem& problem : result.problems) {
     if (problem.message.empty() || fairway::api::ToString(problem).empty()) std::abort();

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <set>
 
 #include "api/manifests.h"
@@ -71,9 +72,8 @@ base::Result<std::string> ReadPath(const std::string& path) {
   return ReadAll(file.get());
 }
 
-bool IsManifestName(std::string_view name) {
-  if (name.starts_with('.') || name == "kustomization.yaml" || name == "kustomization.yml") return false;
-  return name.ends_with(".yaml") || name.ends_with(".yml") || name.ends_with(".json");
+void AddToFingerprint(LoadResult& result, std::string_view text) {
+  result.fingerprint = result.fingerprint * 1'099'511'628'211U + std::hash<std::string_view>{}(text);
 }
 
 void Fail(LoadResult& result, const std::string& path, std::string message) {
@@ -112,6 +112,8 @@ void Append(LoadResult& result, LoadResult&& part) {
 
 void LoadFile(const std::string& path, LoadResult& result) {
   const auto text = ReadPath(path);
+  AddToFingerprint(result, path);
+  AddToFingerprint(result, text ? *text : text.error().message);
   if (!text) {
     Fail(result, path, text.error().message);
     return;
@@ -153,6 +155,11 @@ void LoadFolder(const std::string& folder, std::set<std::string>& seen, LoadResu
 
 }  // namespace
 
+bool IsManifestName(std::string_view name) {
+  if (name.starts_with('.') || name == "kustomization.yaml" || name == "kustomization.yml") return false;
+  return name.ends_with(".yaml") || name.ends_with(".yml") || name.ends_with(".json");
+}
+
 LoadResult LoadManifests(const std::vector<std::string>& paths) {
   LoadResult result;
   std::set<std::string> seen;  // a file that is named twice is read once
@@ -169,6 +176,9 @@ LoadResult LoadManifests(const std::vector<std::string>& paths) {
       LoadFile(path, result);
     }
   }
+  // What kept a file or folder from being read is part of the state too.
+  for (const Problem& problem : result.problems)
+    AddToFingerprint(result, problem.where.file + problem.message);
   CheckReferences(result.manifests, result.problems);
   return result;
 }

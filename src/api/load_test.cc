@@ -113,6 +113,22 @@ spec: {selector: {matchLabels: {a: b}}, targetPorts: [{number: 1}]}
           "\"default\"; did you mean \"pool-1\"?"));
 }
 
+TEST_F(Load, TheFingerprintChangesWithTheContentOnly) {
+  Write("a.yaml", Endpoint("a"));
+  const uint64_t before = LoadManifests({folder_.string()}).fingerprint;
+  Write("a.yaml", Endpoint("a"));
+  Write(".a.yaml", Endpoint("b"));
+  EXPECT_EQ(LoadManifests({folder_.string()}).fingerprint, before);
+  Write("a.yaml", Endpoint("b"));
+  const uint64_t changed = LoadManifests({folder_.string()}).fingerprint;
+  EXPECT_NE(changed, before);
+  Write("b.yaml", "# nothing");
+  EXPECT_NE(LoadManifests({folder_.string()}).fingerprint, changed);
+  fs::remove(folder_ / "a.yaml");
+  fs::remove(folder_ / "b.yaml");
+  EXPECT_NE(LoadManifests({folder_.string()}).fingerprint, changed);
+}
+
 TEST_F(Load, WhatIsNoFile) {
   EXPECT_THAT(
       Problems(LoadManifests({folder_.string()})),

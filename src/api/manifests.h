@@ -176,6 +176,7 @@ struct LoadResult {
   Manifests manifests;  // what could be read; complete only when there is no error among the problems
   std::vector<Problem> problems;
   std::vector<std::string> files;  // every file that was read, as named
+  uint64_t fingerprint = 0;        // of names and bytes, set by LoadManifests: equal when nothing changed
 
   bool ok() const;  // no errors; warnings do not count
 };
@@ -188,6 +189,10 @@ LoadResult ParseManifests(std::string_view text, std::string_view file_name);
 // kustomization.yaml) or "-". Then CheckReferences over all of it. Reads files, so not for a thread that
 // serves; a pipe without data is given up after 5 s.
 LoadResult LoadManifests(const std::vector<std::string>& paths);
+
+// Is a file of this name read when its folder is named? *.yaml, *.yml and *.json are, hidden ones and
+// kustomization files are not.
+bool IsManifestName(std::string_view file_name);
 
 // What only shows when all objects are there: references to pools, gateways and listeners that do not exist
 // (with the nearest name), references to a pool of the other API group, objects of one name twice, models of

@@ -1,15 +1,15 @@
 #include "sources/files/file_source.h"
 
 #include <sys/inotify.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
+#include <set>
 #include <utility>
 
 namespace fairway::sources {
@@ -17,25 +17,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Where inotify does not reach (network file systems, no watches left) a change is seen this late.
+// Where inotify does not reach (network file systems, targets of symbolic links, no watches left) a change is
+// seen this late.
 constexpr base::Nanos kPoll = base::kSecond;
+constexpr int kMaxUnsettled = 40;
 
-bool IsManifest(const fs::path& path) {
-  const std::string ending = path.extension().string();
-  return ending == ".yaml" || ending == ".yml" || ending == ".json";
-}
+// What a change of content changes: device, inode, size and time of each file that would be read. The bytes
+// are read once something here moved. stat() follows symbolic links: one that points elsewhere is another
+// inode.
+using Mark = std::array<int64_t, 5>;
+using Marks = std::map<std::string, Mark>;
 
-// What a change of content changes: name, inode, size and time of each file that would be read. Not the
-// bytes: they are read once something here moved.
-using Marks = std::map<std::string, std::array<int64_t, 3>>;
-
-void Mark(const fs::path& path, Marks& marks) {
-  std::error_code error;
-  const auto size = static_cast<int64_t>(fs::file_size(path, error));
-  const int64_t time = fs::last_write_time(path, error).time_since_epoch().count();
-  // A symbolic link that points elsewhere is another file, even with the same size and time.
-  const fs::path target = fs::canonical(path, error);
-  marks[path.string()] = {size, time, static_cast<int64_t>(std::hash<std::string>{}(target.string()))};
+Mark MarkOf(const fs::path& path) {
+  struct stat info{};
+  if (::stat(path.c_str(), &info) != 0) return {-1, -1, -1, -1, -1};
+  return {static_cast<int64_t>(info.st_dev), static_cast<int64_t>(info.st_ino), info.st_size,
+          info.st_mtim.tv_sec, info.st_mtim.tv_nsec};
 }
 
 Marks MarksOf(const std::vector<std::string>& paths) {
@@ -43,27 +40,37 @@ Marks MarksOf(const std::vector<std::string>& paths) {
   for (const auto& path : paths) {
     std::error_code error;
     if (!fs::is_directory(path, error)) {
-      Mark(path, marks);
+      marks[path] = MarkOf(path);
       continue;
     }
+    // The folder's own mark is not taken: it changes with files that do not matter.
+    marks[path] = {};
     for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-      if (IsManifest(it->path())) Mark(it->path(), marks);
+      if (api::IsManifestName(it->path().filename().string()))
+        marks[it->path().string()] = MarkOf(it->path());
     }
   }
   return marks;
 }
 
-// The bytes themselves, to tell a touched file from a changed one.
-std::string ContentOf(const Marks& marks) {
-  std::string content;
-  for (const auto& [name, mark] : marks) {
-    std::ifstream file(name, std::ios::binary);
-    content += name;
-    content += file ? '\1' : '\2';
-    content.append(std::istreambuf_iterator<char>(file), {});
-    content += '\0';
-  }
-  return content;
+bool CanBeReadAgain(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  return path != "-" && (!fs::exists(status) || fs::is_regular_file(status) || fs::is_directory(status));
+}
+
+// The folders in which something happens when `path` changes. Not the file itself: when it is replaced by a
+// rename, it is another inode.
+std::set<std::string> FoldersOf(const std::string& path) {
+  std::set<std::string> folders;
+  std::error_code error;
+  if (fs::is_directory(path, error)) folders.insert(path);
+  const fs::path parent = fs::path(path).parent_path();
+  folders.insert(parent.empty() ? "." : parent.string());
+  // Where a symbolic link leads, changes are seen at once too.
+  const fs::path target = fs::canonical(path, error);
+  if (!error) folders.insert(target.parent_path().string());
+  return folders;
 }
 
 }  // namespace
@@ -77,24 +84,34 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
         poll(loop),
         settling(loop) {}
 
-  void Begin() {
-    marks = MarksOf(paths);
-    content = std::hash<std::string>{}(ContentOf(marks));
+  void Begin(std::optional<uint64_t> known) {
+    if (!std::all_of(paths.begin(), paths.end(), CanBeReadAgain)) return;
+    // Watching begins before reading: what changes in between is seen twice rather than never.
     const int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (fd >= 0) {
-      // The folders, not the files: a file that is replaced by a rename is another inode.
-      for (const auto& path : paths) {
-        std::error_code error;
-        const bool folder = fs::is_directory(path, error);
-        const fs::path parent = fs::path(path).parent_path();
-        const std::string watched = folder ? path : (parent.empty() ? "." : parent.string());
-        inotify_add_watch(fd, watched.c_str(),
-                          IN_CLOSE_WRITE | IN_MODIFY | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE);
-      }
       inotify.assign(fd);
+      AddWatches();
       WaitForEvents();
     }
-    poll.Every(kPoll, [this] { Look(); });
+    marks = MarksOf(paths);
+    fingerprint = known ? *known : api::LoadManifests(paths).fingerprint;
+    poll.Every(kPoll, [this] {
+      AddWatches();  // a folder that was replaced, a link that leads elsewhere now
+      Look();
+    });
+    if (known) settling.After(0, [this] { Settle(); });
+  }
+
+  // Adding what is watched already changes nothing.
+  void AddWatches() {
+    if (!inotify.is_open()) return;
+    for (const auto& path : paths) {
+      for (const auto& folder : FoldersOf(path)) {
+        inotify_add_watch(
+            inotify.native_handle(), folder.c_str(),
+            IN_CLOSE_WRITE | IN_MODIFY | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ONLYDIR);
+      }
+    }
   }
 
   void WaitForEvents() {
@@ -114,20 +131,30 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
     Marks now = MarksOf(paths);
     if (now == marks) return;
     marks = std::move(now);
+    // Settle() finds out by itself when this happens while it waits.
+    if (std::exchange(unsettled, true)) {
+      moved = true;
+      return;
+    }
     settling.After(settle, [this] { Settle(); });
   }
 
   void Settle() {
     Marks now = MarksOf(paths);
-    if (now != marks) {
-      marks = std::move(now);
+    const bool still = now == marks && !std::exchange(moved, false);
+    marks = std::move(now);
+    if (!still && ++rounds < kMaxUnsettled) {
+      unsettled = true;
       settling.After(settle, [this] { Settle(); });
       return;
     }
-    const size_t read = std::hash<std::string>{}(ContentOf(marks));
-    if (read == content) return;
-    content = read;
-    changed(api::LoadManifests(paths));
+    rounds = 0;
+    unsettled = false;
+    api::LoadResult result = api::LoadManifests(paths);
+    if (result.fingerprint == fingerprint) return;
+    fingerprint = result.fingerprint;
+    const Changed call = changed;  // the callback may destroy this
+    call(result);
   }
 
   std::vector<std::string> paths;
@@ -137,12 +164,16 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
   net::Timer poll;
   net::Timer settling;
   Marks marks;
-  size_t content = 0;
+  uint64_t fingerprint = 0;
+  bool unsettled = false;  // settling is set
+  bool moved = false;      // marks changed since it was set
+  int rounds = 0;
 };
 
-FileSource::FileSource(net::Loop& loop, std::vector<std::string> paths, Changed changed, base::Nanos settle)
+FileSource::FileSource(net::Loop& loop, std::vector<std::string> paths, Changed changed, base::Nanos settle,
+                       std::optional<uint64_t> known)
     : impl_(std::make_shared<Impl>(loop, std::move(paths), std::move(changed), settle)) {
-  impl_->Begin();
+  impl_->Begin(known);
 }
 
 FileSource::~FileSource() {

@@ -1,6 +1,7 @@
 #include "sources/files/file_source.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -8,6 +9,7 @@
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,17 +46,21 @@ class FileSourceTest : public testing::Test {
     Write(name + ".tmp", text);
     fs::rename(folder_ / (name + ".tmp"), folder_ / name);
   }
-  void Watch(std::vector<std::string> paths) {
+  void Watch(std::vector<std::string> paths, std::optional<uint64_t> known = std::nullopt) {
     std::mutex mutex;
     std::unique_lock lock(mutex);
     bool watching = false;
     std::condition_variable ready;
     thread_.loop().Post([&] {
-      source_ = std::make_unique<FileSource>(thread_.loop(), paths, [this](const api::LoadResult& result) {
-        std::lock_guard hold(mutex_);
-        results_.push_back(result);
-        arrived_.notify_all();
-      });
+      source_ = std::make_unique<FileSource>(
+          thread_.loop(), paths,
+          [this](const api::LoadResult& result) {
+            if (destroy_in_callback_) source_.reset();
+            std::lock_guard hold(mutex_);
+            results_.push_back(result);
+            arrived_.notify_all();
+          },
+          settle_, known);
       std::lock_guard hold(mutex);
       watching = true;
       ready.notify_all();
@@ -74,6 +80,8 @@ class FileSourceTest : public testing::Test {
   }
 
   fs::path folder_;
+  bool destroy_in_callback_ = false;
+  base::Nanos settle_ = 50 * base::kMillisecond;
   net::LoopThread thread_{"files"};
   std::unique_ptr<FileSource> source_;
   std::mutex mutex_;
@@ -140,6 +148,101 @@ TEST_F(FileSourceTest, TouchingAFileDeliversNothing) {
   Write("e.yaml", Endpoints(2));
   EXPECT_EQ(Await(1).manifests.endpoints.size(), 2u);
   EXPECT_EQ(Delivered(), 1u);
+}
+
+TEST_F(FileSourceTest, AFileWrittenInPiecesIsReadWhole) {
+  settle_ = 500 * base::kMillisecond;  // longer than any pause between the pieces
+  Write("e.yaml", Endpoints(1));
+  Watch({(folder_ / "e.yaml").string()});
+  const std::string text = Endpoints(50);
+  {
+    std::ofstream file(folder_ / "e.yaml");
+    for (size_t at = 0; at < text.size(); at += 100) file << text.substr(at, 100) << std::flush;
+  }
+  const api::LoadResult first = Await(1);
+  EXPECT_TRUE(first.ok());
+  EXPECT_EQ(first.manifests.endpoints.size(), 50u);
+  EXPECT_EQ(Delivered(), 1u);
+}
+
+TEST_F(FileSourceTest, WhatNeverComesToRestIsReadAllTheSame) {
+  settle_ = 20 * base::kMillisecond;
+  Write("e.yaml", Endpoints(1));
+  Watch({(folder_ / "e.yaml").string()});
+  // Another writer than the loop: it writes on until something was delivered.
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  for (int i = 2; Delivered() == 0 && std::chrono::steady_clock::now() < limit; ++i) {
+    Replace("e.yaml", Endpoints(2 + i % 200));
+  }
+  EXPECT_GE(Await(1).manifests.endpoints.size(), 2u);
+}
+
+TEST_F(FileSourceTest, ATruncatedFileIsAProblemAndNotAnEmptyState) {
+  Write("e.yaml", Endpoints(1));
+  Watch({(folder_ / "e.yaml").string()});
+  Write("e.yaml", "");
+  EXPECT_FALSE(Await(1).ok());
+}
+
+TEST_F(FileSourceTest, AChangeBeforeWatchingBeganIsDelivered) {
+  const std::string file = (folder_ / "e.yaml").string();
+  Write("e.yaml", Endpoints(1));
+  const api::LoadResult loaded = api::LoadManifests({file});
+  Write("e.yaml", Endpoints(2));
+  Watch({file}, loaded.fingerprint);
+  EXPECT_EQ(Await(1).manifests.endpoints.size(), 2u);
+}
+
+TEST_F(FileSourceTest, AFileThatIsALinkIsFollowedToItsTarget) {
+  fs::create_directory(folder_ / "elsewhere");
+  fs::create_directory(folder_ / "here");
+  Write("elsewhere/e.yaml", Endpoints(1));
+  fs::create_symlink("../elsewhere/e.yaml", folder_ / "here" / "e.yaml");
+  Watch({(folder_ / "here" / "e.yaml").string()});
+  Write("elsewhere/e.yaml", Endpoints(3));
+  EXPECT_EQ(Await(1).manifests.endpoints.size(), 3u);
+}
+
+TEST_F(FileSourceTest, AFolderThatIsReplacedIsStillFollowed) {
+  fs::create_directory(folder_ / "m");
+  Write("m/e.yaml", Endpoints(1));
+  Watch({(folder_ / "m").string()});
+  fs::rename(folder_ / "m", folder_ / "old");
+  EXPECT_FALSE(Await(1).ok());
+  fs::create_directory(folder_ / "m");
+  Write("m/e.yaml", Endpoints(2));
+  // The folder is there before its file is; that state may be delivered on its own.
+  size_t n = 2;
+  while (!HasFailure() && !Await(n).ok()) ++n;
+  EXPECT_EQ(Await(n).manifests.endpoints.size(), 2u);
+  Write("m/e.yaml", Endpoints(3));
+  EXPECT_EQ(Await(n + 1).manifests.endpoints.size(), 3u);
+}
+
+TEST_F(FileSourceTest, FilesThatAreNoManifestsDoNotCount) {
+  Write("e.yaml", Endpoints(1));
+  Watch({folder_.string()});
+  Write(".#e.yaml", "}");
+  Write("e.yaml~", "}");
+  Write("e.yaml", Endpoints(2));
+  EXPECT_TRUE(Await(1).ok());
+  EXPECT_EQ(Delivered(), 1u);
+}
+
+TEST_F(FileSourceTest, APipeIsNeitherReadNorWaitedFor) {
+  const std::string pipe = (folder_ / "pipe").string();
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  Write("e.yaml", Endpoints(1));
+  Watch({pipe, (folder_ / "e.yaml").string()});  // returns at once
+  EXPECT_EQ(Delivered(), 0u);
+}
+
+TEST_F(FileSourceTest, MayBeDestroyedInItsCallback) {
+  destroy_in_callback_ = true;
+  Write("e.yaml", Endpoints(1));
+  Watch({(folder_ / "e.yaml").string()});
+  Write("e.yaml", Endpoints(2));
+  EXPECT_EQ(Await(1).manifests.endpoints.size(), 2u);
 }
 
 }  // namespace
