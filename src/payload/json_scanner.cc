@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/strings.h"
+
 namespace fairway::payload {
 namespace {
 
@@ -481,14 +483,11 @@ void JsonScanner::CaptureCodePoint(uint32_t code) {
 }
 
 std::optional<int64_t> WholeNumber(std::string_view json_number) {
-  const char* const end = json_number.data() + json_number.size();
-  int64_t whole = 0;
-  if (auto [at, error] = std::from_chars(json_number.data(), end, whole); error == std::errc() && at == end) {
-    return whole >= 0 ? std::optional(whole) : std::nullopt;
-  }
+  if (const auto whole = base::ParseInteger<int64_t>(json_number)) return *whole >= 0 ? whole : std::nullopt;
   double real = 0;
-  auto [at, error] = std::from_chars(json_number.data(), end, real);
-  if (error != std::errc() || at != end || real < 0 || real > 0x1p62 || real != std::floor(real))
+  const auto [at, error] = std::from_chars(json_number.begin(), json_number.end(), real);
+  if (error != std::errc() || at != json_number.end() || real < 0 || real > 0x1p62 ||
+      real != std::floor(real))
     return std::nullopt;
   return static_cast<int64_t>(real);
 }

@@ -145,7 +145,9 @@ TEST(JsonScanner, NestingHasALimit) {
   const std::string deep(512, '[');
   EXPECT_TRUE(Valid(deep + std::string(512, ']')));
   EXPECT_EQ(ErrorOf(deep + "["), "invalid JSON at byte 512: nested deeper than 512 levels");
-  EXPECT_EQ(ErrorOf(std::string(10'000'000, '[')), "invalid JSON at byte 512: nested deeper than 512 levels");
+  std::string huge;
+  huge.assign(10'000'000, '[');
+  EXPECT_EQ(ErrorOf(huge), "invalid JSON at byte 512: nested deeper than 512 levels");
 }
 
 TEST(JsonScanner, DecodesWhatIsWantedAndNoMore) {

@@ -26,6 +26,7 @@ RequestScanner Scan(Api api, std::string_view body) { return Scan(api, std::vect
 
 std::vector<std::string> Prompt(std::string_view body, const RequestFields& fields) {
   std::vector<std::string> texts;
+  texts.reserve(fields.prompt.size());
   for (const Span& span : fields.prompt) texts.emplace_back(body.substr(span.begin, span.end - span.begin));
   return texts;
 }
@@ -269,7 +270,9 @@ TEST(RequestScanner, EveryBoundHolds) {
   EXPECT_EQ(error(R"({"x":)" + std::string(511, '[') + std::string(511, ']') + R"(,"prompt":"x"})"), "");
   EXPECT_EQ(error(R"({"x":)" + std::string(512, '[')),
             "error unmarshaling request bodyMap: invalid JSON at byte 516: nested deeper than 512 levels");
-  EXPECT_EQ(error(std::string(10'000'000, '[')),
+  std::string huge;
+  huge.assign(10'000'000, '[');
+  EXPECT_EQ(error(huge),
             "error unmarshaling request bodyMap: invalid JSON at byte 0: the body must be an object, found "
             "an array");
   EXPECT_EQ(error(R"({"prompt":"x","n":)" + std::string(1'000'000, '9') + "}"), "");

@@ -27,6 +27,7 @@ Seen ReadCut(Api api, bool stream, std::string_view text) {
     EXPECT_EQ(Read(api, stream, {text.substr(0, cut), text.substr(cut)}), whole) << text << " cut at " << cut;
   }
   std::vector<std::string_view> bytes;
+  bytes.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) bytes.push_back(text.substr(i, 1));
   EXPECT_EQ(Read(api, stream, bytes), whole) << text;
   return whole;
@@ -91,12 +92,13 @@ TEST(UsageScanner, ChatEvents) {
 
 TEST(UsageScanner, EveryLineEndAndForm) {
   for (const std::string end : {"\n", "\r\n", "\r"}) {
-    const std::string text =
-        "\xef\xbb\xbf"
-        "event: x" +
-        end + "data:{\"usage\":" + end + "data: {\"prompt_tokens\":" + end + ": comment" + end + "data: 5}}" +
-        end + "id: 1" + end + end + "data" + end + end + "database: {\"usage\":{\"prompt_tokens\":9}}" + end +
-        end + "data:  [DONE]" + end + end;
+    std::string text = "\xef\xbb\xbf";
+    for (const std::string_view line :
+         {"event: x", "data:{\"usage\":", "data: {\"prompt_tokens\":", ": comment", "data: 5}}", "id: 1", "",
+          "data", "", "database: {\"usage\":{\"prompt_tokens\":9}}", "", "data:  [DONE]", ""}) {
+      text += line;
+      text += end;
+    }
     EXPECT_EQ(Events(Api::kCompletions, text), (Seen{{true, 5, 0, 5, 0}, 1})) << testing::PrintToString(end);
   }
   // The last event counts also when the stream ends without an empty line, or without a line end.
