@@ -126,6 +126,7 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   bool TakeRequestHeader(std::string_view name, std::string_view value);
   void OnFrame(const nghttp2_frame& frame);
   void OnData(int32_t stream, std::string_view bytes);
+  void JudgeInput(State& state, GrpcMessageReader::Outcome outcome, size_t input_before);
   void OnStreamClosed(int32_t stream, uint32_t error);
   void OnSent(const nghttp2_frame& frame);
   int SendData(State& state, std::string_view header, size_t size);

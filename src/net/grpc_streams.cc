@@ -228,7 +228,7 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
     return TrailersOnly(stream, GrpcStatus::kInvalidArgument, "malformed grpc-timeout");
   }
   ++shared_->stats.calls;
-  if (OverBudget())
+  if (OverBudget(kGrpcCallCost))
     return TrailersOnly(stream, GrpcStatus::kResourceExhausted, "the server is out of buffer memory");
 
   GrpcRequest& request = request_.request;
@@ -261,27 +261,33 @@ void GrpcConnection::OnData(int32_t stream, std::string_view bytes) {
   auto outcome = GrpcMessageReader::Outcome::kOk;
   const bool whole =
       Guard(state, [&] { outcome = state->reader.Feed(bytes, *state->call, state->call->finished_); });
-  if (!whole || state->call->finished_) state->reader.Drop();
   CountInput(*state);
+  if (whole) JudgeInput(*state, outcome, before);
+  if (!state->call->finished_) return;
+  state->reader.Drop();  // nobody wants the rest
+  CountInput(*state);
+}
+
+void GrpcConnection::JudgeInput(State& state, GrpcMessageReader::Outcome outcome, size_t input_before) {
   switch (outcome) {
     case GrpcMessageReader::Outcome::kOk:
-      if (state->input > before && OverBudget()) {
+      if (state.input > input_before && OverBudget()) {
         ++shared_->stats.refused_messages;
-        End(*state, GrpcStatus::kResourceExhausted, "the server is out of buffer memory",
+        End(state, GrpcStatus::kResourceExhausted, "the server is out of buffer memory",
             NGHTTP2_ENHANCE_YOUR_CALM);
       }
       return;
     case GrpcMessageReader::Outcome::kTooLarge:
       ++shared_->stats.refused_messages;
-      return End(*state, GrpcStatus::kResourceExhausted,
+      return End(state, GrpcStatus::kResourceExhausted,
                  "message larger than " + std::to_string(shared_->options.max_message) + " bytes",
                  NGHTTP2_ENHANCE_YOUR_CALM);
     case GrpcMessageReader::Outcome::kCompressed:
-      return End(*state, GrpcStatus::kUnimplemented, "compressed message without grpc-encoding",
+      return End(state, GrpcStatus::kUnimplemented, "compressed message without grpc-encoding",
                  NGHTTP2_INTERNAL_ERROR);
     case GrpcMessageReader::Outcome::kBadSplit:
       shared_->log.Error("a service split a message into pieces that do not add up");
-      return End(*state, GrpcStatus::kInternal, "internal error", NGHTTP2_INTERNAL_ERROR);
+      return End(state, GrpcStatus::kInternal, "internal error", NGHTTP2_INTERNAL_ERROR);
   }
 }
 
@@ -402,6 +408,7 @@ bool GrpcConnection::Reserve(State& state, size_t bytes) {
   state.reserved += bytes;
   reserved_ += bytes;
   if (!OverBudget()) return true;
+  Release(state, bytes);  // the service does not take them now
   ++shared_->stats.refused_messages;
   End(state, GrpcStatus::kResourceExhausted, "the server is out of buffer memory", NGHTTP2_ENHANCE_YOUR_CALM);
   return false;
