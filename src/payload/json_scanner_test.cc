@@ -174,7 +174,7 @@ TEST(JsonScanner, TheSameWhereverItIsCut) {
       }
     }
   }
-  for (int round = 0; round < 20'000; ++round) {
+  for (int round = 0; round < 6'000; ++round) {
     std::string text = maker.Value();
     if (round % 2 == 0) text = maker.Broken(text);
     const size_t limit = maker.random().Below(40);
@@ -232,15 +232,15 @@ TEST(JsonScanner, AgreesWithSimdjsonOnWhatIsValid) {
   simdjson::dom::parser parser;
   int valid = 0;
   int invalid = 0;
-  for (int round = 0; round < 200'000; ++round) {
+  for (int round = 0; round < 80'000; ++round) {
     std::string text = maker.Space() + maker.Value() + maker.Space();
     if (round % 4 != 0) text = maker.Broken(text);
     const bool expected = parser.parse(Harmless(text)).error() == simdjson::SUCCESS;
     ASSERT_EQ(Valid(text), expected) << text << "\nours: " << ErrorOf(text);
     (expected ? valid : invalid) += 1;
   }
-  EXPECT_GT(valid, 50'000);
-  EXPECT_GT(invalid, 50'000);
+  EXPECT_GT(valid, 20'000);
+  EXPECT_GT(invalid, 20'000);
 }
 
 TEST(WholeNumber, ReadsWholeNumbersOnly) {
