@@ -94,7 +94,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Close();  // tells an open answer that its client is gone
 
   // Of the responder of exchange `number`; false or nothing when that one is over.
-  void Send(uint64_t number, HttpResponse response);
+  void Send(uint64_t number, const HttpResponse& response);
   bool StartStream(uint64_t number, const HttpResponse& head);
   bool WriteStream(uint64_t number, std::string_view chunk);
   void EndStream(uint64_t number);
@@ -151,8 +151,8 @@ class Responder final : public HttpResponder {
   Responder(const Responder&) = delete;
   Responder& operator=(const Responder&) = delete;
 
-  void Send(HttpResponse response) override {
-    if (const auto connection = connection_.lock()) connection->Send(number_, std::move(response));
+  void Send(HttpResponse response) override {  // NOLINT(performance-unnecessary-value-param)
+    if (const auto connection = connection_.lock()) connection->Send(number_, response);
   }
   bool Start(HttpResponse head) override {
     const auto connection = connection_.lock();
@@ -308,7 +308,7 @@ void Connection::Refuse(int status, std::string_view why) {
   HttpResponse response{.status = status, .content_type = "application/json"};
   response.body =
       R"({"error":{"message":)" + base::JsonString(why) + R"(,"code":)" + std::to_string(status) + "}}\n";
-  Send(++number_, std::move(response));
+  Send(++number_, response);
 }
 
 void Connection::AppendHead(const HttpResponse& head, std::optional<size_t> length) {
@@ -351,7 +351,7 @@ void Connection::AppendHead(const HttpResponse& head, std::optional<size_t> leng
   out_ += "\r\n";
 }
 
-void Connection::Send(uint64_t number, HttpResponse response) {
+void Connection::Send(uint64_t number, const HttpResponse& response) {
   if (!IsOpen(number) || streaming_) return;
   const auto self = shared_from_this();
   AppendHead(response, response.body.size());

@@ -382,14 +382,17 @@ struct Scraper::Impl {
     signals.block_size = sample.block_size;
     signals.num_blocks = sample.num_blocks;
     if (sample.has_lora) {
-      fleet::Signals::Lora& lora = signals.lora.emplace();
+      fleet::Signals::Lora lora;
       lora.max = sample.max_lora.value_or(0);
       lora.resident_count = AddAdapters(target, sample.running_adapters, lora.running);
       lora.waiting_count = AddAdapters(target, sample.waiting_adapters, lora.waiting);
+      signals.lora = lora;
       target.had_lora = true;
     } else if (target.had_lora) {
       // A server that restarted and has loaded nothing yet: its adapters are gone, its slots are not.
-      signals.lora.emplace().max = target.cell->lora_max();
+      fleet::Signals::Lora lora;
+      lora.max = target.cell->lora_max();
+      signals.lora = lora;
     }
     return signals;
   }
