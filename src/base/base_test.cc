@@ -135,13 +135,14 @@ TEST(Metrics, PageWithTwinsHistogramsAndEscapes) {
   requests.With({"a\"b", "x"}).Add(2);
   requests.With({"a\"b", "y"}).Add(3);
   auto& latency =
-      registry.AddHistogram({.name = "latency_seconds", .help = "l", .buckets = {0.1, 1, 1048576}});
+      registry.AddHistogram({.name = "latency_seconds", .help = "l", .buckets = {0.0005, 0.1, 1, 1048576}});
   latency.With({}).Observe(0.1);
   latency.With({}).Observe(0.5);
   latency.With({}).Observe(1e9);
   EXPECT_EQ(registry.Render(),
             "# HELP latency_seconds l\n# TYPE latency_seconds histogram\n"
-            "latency_seconds_bucket{le=\"0.1\"} 1\nlatency_seconds_bucket{le=\"1\"} 2\n"
+            "latency_seconds_bucket{le=\"0.0005\"} 0\nlatency_seconds_bucket{le=\"0.1\"} "
+            "1\nlatency_seconds_bucket{le=\"1\"} 2\n"
             "latency_seconds_bucket{le=\"1.048576e+06\"} 2\nlatency_seconds_bucket{le=\"+Inf\"} 3\n"
             "latency_seconds_sum 1.0000000006e+09\nlatency_seconds_count 3\n"
             "# HELP new_total [ALPHA] Requests.\n# TYPE new_total counter\n"

@@ -23,9 +23,8 @@ std::string FormatNumber(double v) {
     return {out.data(), end};
   }
   const bool exponent = std::fabs(v) >= 1e6 || std::fabs(v) < 1e-4;
-  auto [end, error] =
-      exponent ? std::to_chars(out.data(), out.data() + out.size(), v, std::chars_format::scientific)
-               : std::to_chars(out.data(), out.data() + out.size(), v);
+  auto [end, error] = std::to_chars(out.data(), out.data() + out.size(), v,
+                                    exponent ? std::chars_format::scientific : std::chars_format::fixed);
   return {out.data(), end};
 }
 

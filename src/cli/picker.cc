@@ -15,6 +15,7 @@
 #include "base/strings.h"
 #include "fleet/fleet.h"
 #include "frontends/admin/admin.h"
+#include "frontends/ext_proc/metrics.h"
 #include "net/address.h"
 #include "sources/files/file_source.h"
 
@@ -200,6 +201,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
                                              .labels = {"outcome"}});
   impl->reloads = &reloads.With({"applied"});
   impl->reload_failures = &reloads.With({"refused"});
+  ext_proc::AddInfoMetric(impl->registry, "", FAIRWAY_VERSION);
   impl->router =
       std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry, o.router);
   impl->control = std::make_unique<net::LoopThread>("control");

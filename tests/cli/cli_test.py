@@ -1,0 +1,239 @@
+"""The binary as a user calls it: flags, messages, exit codes, logs, reload, drain. Standard library only."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+import urllib.error
+import urllib.request
+
+FAIRWAY = os.environ["FAIRWAY_BINARY"]
+SOURCE = os.environ["FAIRWAY_SOURCE"]
+EXAMPLES = os.path.join(SOURCE, "examples")
+PATIENCE = 60
+
+POOL = """apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {name: llama-pool}
+spec:
+  selector: {matchLabels: {app: vllm}}
+  targetPorts: [{number: 8000}]
+  endpointPickerRef: {name: epp, port: {number: 9002}}
+"""
+ENDPOINTS = "endpoints:\n- {name: a, address: 127.0.0.1, port: \"%d\", labels: {app: vllm}}\n"
+
+
+def run(*args, stdin="", env=None):
+    return subprocess.run([FAIRWAY, *args], input=stdin, capture_output=True, text=True, timeout=PATIENCE,
+                          env={**os.environ, **(env or {})})
+
+
+class Server:
+    """`fairway epp` in the background."""
+
+    def __init__(self, *args):
+        self.process = subprocess.Popen([FAIRWAY, "epp", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+
+    def await_line(self, pattern):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for line in list(self.lines):
+                if re.search(pattern, line):
+                    return line
+            time.sleep(0.02)
+        raise AssertionError(f"no line {pattern!r} in {self.lines}")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+
+class CliTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+
+    def write(self, name, text):
+        path = os.path.join(self.folder, name)
+        with open(path + ".new", "w") as out:
+            out.write(text)
+        os.rename(path + ".new", path)
+        return path
+
+    def serve(self, *args, files=None):
+        if files is None:
+            files = [self.write("pool.yaml", POOL + "---\n" + ENDPOINTS % 9)]
+        server = Server(*[arg for f in files for arg in ("-f", f)], "--grpc-port", "0", "--grpc-health-port", "0",
+                        "--metrics-port", "0", *args)
+        self.addCleanup(lambda: server.process.poll() is None and server.stop())
+        return server
+
+    # ---- Help, version, usage.
+
+    def test_every_subcommand_has_help_with_examples(self):
+        for command in ([], ["epp"], ["up"], ["sim"], ["check"], ["version"]):
+            done = run(*command, "--help")
+            self.assertEqual(done.returncode, 0, command)
+            self.assertRegex(done.stdout, "Examples?:", command)
+
+    def test_version(self):
+        self.assertRegex(run("version").stdout, r"^fairway \d+\.\d+\.\d+$")
+        self.assertRegex(run("--version").stdout, r"^fairway \d+\.\d+\.\d+$")
+
+    def test_wrong_usage_is_2(self):
+        for args in ([], ["fly"], ["check"], ["epp", "--no-such-flag"], ["epp", "--grpc-port", "70000"], ["up"],
+                     ["epp", "-f", "x", "--metrics-staleness-threshold", "soon"], ["epp"],
+                     ["up", "--endpoint", "localhost"], ["up", "-f", "x", "--body-mode", "sideways"],
+                     ["epp", "-f", "x", "--lora-info-metric", "m"], ["epp", "-f", "x", "--grpc-max-recv-msg-size", "big"]):
+            done = run(*args)
+            self.assertEqual(done.returncode, 2, (args, done))
+            self.assertTrue(done.stderr.strip() or done.stdout.strip(), args)
+
+    # ---- check.
+
+    def test_check_names_file_line_field_and_the_fix(self):
+        files = [os.path.join(EXAMPLES, f"intro-{name}.yaml") for name in ("model", "pool", "route")]
+        done = run("check", *files)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r'intro-route\.yaml:\d+: HTTPRoute default/llm-route: '
+                                      r'spec\.rules\[0\]\.backendRefs\[0\]\.name: .*"vllm-llama2-7b".*'
+                                      r'did you mean "vllm-llama2-7b-pool"\?')
+
+    def test_check_prints_what_would_be_served(self):
+        for example in ("intro-fixed", "criticality", "two-pools"):
+            done = run("check", "-f", os.path.join(EXAMPLES, example))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("InferencePool", done.stdout)
+        self.assertIn("weight 75, 75 %", run("check", "-f", os.path.join(EXAMPLES, "intro-fixed")).stdout)
+
+    def test_check_reports_all_errors_at_once(self):
+        path = self.write("bad.yaml", "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: p}\n"
+                                      "spec:\n  selector: {matchLabels: {a: b}}\n  targetPorts: [{number: 0}, {nummer: 1}]\n"
+                                      "  endpointPickerRef: {name: e, port: {number: 1}, failureMode: FailOpn}\n")
+        done = run("check", path)
+        self.assertEqual(done.returncode, 1)
+        self.assertGreaterEqual(len(re.findall(r"bad\.yaml:\d+", done.stderr)), 3, done.stderr)
+        self.assertIn('FailOpen', done.stderr)
+
+    def test_check_reads_standard_input_and_says_when_a_file_is_missing(self):
+        pool = {"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool", "metadata": {"name": "p"},
+             "spec": {"selector": {"matchLabels": {"a": "b"}}, "targetPorts": [{"number": 8000}],
+                      "endpointPickerRef": {"name": "e", "port": {"number": 9002}}}}]}
+        done = run("check", "-f", "-", stdin=json.dumps(pool))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("default/p", done.stdout)
+        done = run("check", "-f", os.path.join(self.folder, "nothing.yaml"))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("nothing.yaml", done.stderr)
+
+    # ---- epp.
+
+    def test_epp_serves_and_ends_with_0(self):
+        server = self.serve()
+        line = server.await_line("serving")
+        port = int(re.search(r"metrics=127\.0\.0\.1:(\d+)", line).group(1))
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).read().decode()
+        self.assertIn('inference_pool_ready_pods{name="llama-pool"} 0', page)
+        self.assertIn("llm_d_epp_info", page)
+        fleet = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/debug/fleet", timeout=PATIENCE))
+        self.assertEqual(fleet["pools"][0]["endpoints"][0]["address"], "127.0.0.1:9")
+        self.assertEqual(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE).status, 200)
+        self.assertEqual(server.stop(), 0)
+
+    def test_flags_of_the_reference_are_taken_with_a_warning(self):
+        server = self.serve("--tracing=false", "-v", "3", "--zap-encoder", "json", "--config-text", "x", "--enable-pprof=true",
+                            "--pool-group", "inference.networking.k8s.io", "--ha-enable-leader-election",
+                            "--pool-name", "llama-pool", "--refresh-metrics-interval", "100ms", "--secure-serving=true",
+                            "--tls-min-version", "VersionTLS13", "--health-checking", "--grpc-max-recv-msg-size", "10MiB")
+        for flag in ("--tracing", "-v", "--zap-encoder", "--config-text", "--ha-enable-leader-election"):
+            server.await_line(f"warning: {flag}.* has no effect: ")
+        server.await_line("serving")
+        self.assertEqual(server.stop(), 0)
+
+    def test_a_pool_name_that_is_not_there_is_1(self):
+        path = self.write("pool.yaml", POOL)
+        done = run("epp", "-f", path, "--pool-name", "lama-pool")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("did you mean default/llama-pool?", done.stderr)
+
+    def test_what_keeps_it_from_starting_is_3(self):
+        path = self.write("pool.yaml", POOL)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            for flags in (["--metrics-port", port, "--grpc-port", "0", "--grpc-health-port", "0"],
+                          ["--grpc-port", port, "--grpc-health-port", "0", "--metrics-port", "0"]):
+                done = run("epp", "-f", path, *flags)
+                self.assertEqual(done.returncode, 3, (flags, done))
+                self.assertIn(port, done.stderr)
+        done = run("epp", "-f", path, "--cert-path", self.folder, "--grpc-port", "0", "--grpc-health-port", "0",
+                   "--metrics-port", "0")
+        self.assertEqual(done.returncode, 3)
+        self.assertIn("tls.crt", done.stderr)
+
+    def test_broken_manifests_at_the_start_are_1(self):
+        path = self.write("pool.yaml", POOL.replace("targetPorts", "targetPort"))
+        done = run("epp", "-f", path)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"pool\.yaml:6.*targetPort.*targetPorts")
+
+    def test_a_change_is_taken_over_and_a_broken_one_is_not(self):
+        pool = self.write("pool.yaml", POOL)
+        endpoints = self.write("endpoints.yaml", ENDPOINTS % 9)
+        server = self.serve(files=[pool, endpoints])
+        port = re.search(r"metrics=127\.0\.0\.1:(\d+)", server.await_line("serving")).group(1)
+
+        def addresses():
+            fleet = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/debug/fleet", timeout=PATIENCE))
+            return [e["address"] for e in fleet["pools"][0]["endpoints"]]
+
+        self.write("endpoints.yaml", ENDPOINTS % 10)
+        server.await_line("manifests changed")
+        self.assertEqual(addresses(), ["127.0.0.1:10"])
+        self.write("endpoints.yaml", "endpoints:\n- {name: a, adress: 127.0.0.1}\n")
+        server.await_line(r"endpoints\.yaml:2.*adress.*address")
+        server.await_line("what was served before is served on")
+        self.assertEqual(addresses(), ["127.0.0.1:10"])
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).read().decode()
+        self.assertIn('fairway_config_reloads_total{outcome="applied"} 1', page)
+        self.assertIn('fairway_config_reloads_total{outcome="refused"} 1', page)
+        self.assertEqual(server.stop(), 0)
+
+    def test_json_log_lines_are_json(self):
+        server = self.serve("--log-format", "json")
+        server.await_line("serving")
+        self.assertEqual(server.stop(), 0)
+        for line in server.lines:
+            entry = json.loads(line)
+            self.assertTrue({"time", "level", "msg"} <= entry.keys(), line)
+
+    # ---- up.
+
+    def test_without_envoy_it_says_how_to_get_one(self):
+        done = run("up", "--endpoint", "127.0.0.1:9", env={"PATH": "/nowhere", "HOME": self.folder, "XDG_CACHE_HOME": self.folder})
+        self.assertEqual(done.returncode, 3)
+        self.assertRegex(done.stderr, "(?i)envoy")
+        self.assertIn("get-envoy", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
