@@ -344,6 +344,32 @@ TEST(ExtProc, FullDuplexInPieces) {
   }
 }
 
+// An answer may stream for minutes; the prompt must not be kept for as long.
+TEST(ExtProc, TheBodyIsFreedOnceItIsSent) {
+  Picker picker{std::string(kPool), PlainText()};
+  auto client = picker.Connect();
+  Exchange exchange(*client);
+  exchange.SendHeaders(false, {}, "/v1/completions");
+  const std::string body = R"({"model":"m","prompt":")" + std::string(500'000, 'a') + "\"}";
+  exchange.SendBody(body.substr(0, 400'000), false);
+  ASSERT_TRUE(client->PumpUntil([&] { return exchange.call().unsent() == 0; }));
+  EXPECT_TRUE(Eventually([&] { return picker.server().stats().buffered_bytes >= 400'000; }));
+  exchange.SendBody(body.substr(400'000), true);
+  EXPECT_FALSE(exchange.RecvDestination().empty());
+  std::string echoed;
+  exchange.RecvPieces(echoed);
+  EXPECT_TRUE(echoed == body);
+  exchange.SendResponseHeaders();
+  EXPECT_TRUE(exchange.Recv().has_response_headers());
+  // The figure is brought up to date when something happens on the connection.
+  EXPECT_TRUE(Eventually([&] {
+    exchange.SendResponseBody("data: 1\n\n", false);
+    EXPECT_TRUE(exchange.Recv().has_response_body());
+    return picker.server().stats().buffered_bytes < 100'000;
+  }));
+  EXPECT_EQ(picker.inflight(), 1u);
+}
+
 TEST(ExtProc, FullDuplexManyAtOnce) {
   Picker picker(std::string(kPool) + Model("llama2", "Critical", "  targetModels: [{name: llama2-v1}]\n"),
                 PlainText());

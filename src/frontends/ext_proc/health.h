@@ -42,7 +42,7 @@ class HealthService {
  public:
   // REQUIRES: `state` and the loops outlive it.
   HealthService(const HealthState& state, HealthNames names, const std::vector<net::Loop*>& loops);
-  ~HealthService();  // REQUIRES: the loops are stopped, or no call is open and Stop has run on each loop
+  ~HealthService();  // REQUIRES: no call is left
 
   // Null: not a method of ours.
   std::unique_ptr<net::GrpcCall> NewCall(const net::GrpcRequest& request);

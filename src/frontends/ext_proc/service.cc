@@ -52,7 +52,7 @@ class ExtProcCall final : public net::GrpcCall, private Sink {
   }
   ~ExtProcCall() override {
     worker_.Remove(this);
-    service_.metrics_.StreamEnded(code_, service_.clock_.Now() - started_);
+    service_.metrics_.StreamEnded(code_.empty() ? "Canceled" : code_, service_.clock_.Now() - started_);
   }
 
   void OnMessage(std::string_view message) override {

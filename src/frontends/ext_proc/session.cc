@@ -32,7 +32,7 @@ void Session::OnMessage(std::string_view bytes) {
 }
 
 bool Session::TakesBodyPieces() const {
-  return !finished_ && !request_ended_ && request_ != RequestPhase::kDone;
+  return !finished_ && !observing_ && !request_ended_ && request_ != RequestPhase::kDone;
 }
 
 void Session::OnBodyPiece(std::string_view bytes) {
@@ -59,8 +59,14 @@ void Session::Handle(const RequestMessage& message) {
     first_message_ = false;
     modes_ = message.protocol_config;
   }
-  // The gateway throws away what it is answered; there is nobody to pick for.
-  if (message.observability_mode) return;
+  if (message.observability_mode) {
+    // The gateway throws away what it is answered; there is nobody to pick for.
+    observing_ = true;
+    deadline_ = 0;
+    std::string().swap(body_);
+    sink_.Release(std::exchange(reserved_, 0));
+    return;
+  }
   decided_ = false;
   switch (message.kind) {
     case MessageKind::kNone:

@@ -168,6 +168,7 @@ class Session {
   bool guessed_ = false;   // mode_timeout passed: taken for STREAMED
   bool finished_ = false;  // nothing more is answered
   bool half_closed_ = false;
+  bool observing_ = false;  // observability mode: nothing is answered
   RequestPhase request_ = RequestPhase::kStart;
   ResponsePhase response_ = ResponsePhase::kStart;
   bool headers_seen_ = false;

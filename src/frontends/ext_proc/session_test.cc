@@ -752,6 +752,23 @@ TEST_F(SessionTest, ObservabilityModeIsNotAnswered) {
   EXPECT_TRUE(sink_->ended());
 }
 
+TEST_F(SessionTest, ObservedBodiesInPiecesAreNotKept) {
+  Start(Idle(1));
+  NewExchange(std::nullopt);
+  const size_t room = sink_->room();
+  pb::ProcessingRequest body = RequestBody(kChat, false);
+  body.set_observability_mode(true);
+  const std::string bytes = body.SerializeAsString();
+  const auto head = ParseBodyHead(std::string_view(bytes).substr(0, 30), bytes.size());
+  ASSERT_TRUE(head);
+  session_->OnBodyPiece(head->body);
+  session_->OnBodyPiece(std::string_view(bytes).substr(30, head->body_left));
+  session_->OnBodyTail(std::string_view(bytes).substr(bytes.size() - head->tail), head->inner_tail);
+  EXPECT_EQ(session_->deadline(), 0);
+  EXPECT_EQ(sink_->room(), room);
+  EXPECT_FALSE(session_->TakesBodyPieces());
+}
+
 TEST_F(SessionTest, MalformedMessagesEndTheCall) {
   Start(Idle(1));
   session_->OnMessage("\x12\xff");
