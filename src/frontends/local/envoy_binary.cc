@@ -60,6 +60,7 @@ std::vector<std::string> InCache(const std::string& folder) {
   std::sort(found.begin(), found.end(),
             [](const auto& a, const auto& b) { return OlderVersion(b.first, a.first); });
   std::vector<std::string> paths;
+  paths.reserve(found.size());
   for (auto& [version, path] : found) paths.push_back(std::move(path));
   return paths;
 }

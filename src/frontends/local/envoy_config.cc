@@ -207,10 +207,12 @@ class Writer {
       headers.push_back(JsonObject({{"name", JsonText(":method")},
                                     {"string_match", JsonObject({{"exact", JsonText(match.method)}})}}));
     }
+    headers.reserve(match.headers.size() + 1);
     for (const auto& header : match.headers) {
       headers.push_back(JsonObject(
           {{"name", JsonText(base::ToLower(header.name))}, {"string_match", StringMatch(header)}}));
     }
+    query.reserve(match.query.size());
     for (const auto& parameter : match.query) {
       query.push_back(
           JsonObject({{"name", JsonText(parameter.name)}, {"string_match", StringMatch(parameter)}}));
@@ -304,6 +306,7 @@ class Writer {
       filters = AskPicker(*shares[0].pool);
     } else {
       std::vector<Json> clusters;
+      clusters.reserve(shares.size());
       for (const Share& share : shares) {
         clusters.push_back(JsonObject(
             {{"name",
@@ -331,6 +334,7 @@ class Writer {
     std::vector<Json> hosts;
     for (const VirtualHost& host : listener.hosts) {
       std::vector<Json> routes;
+      routes.reserve(host.routes.size() + 1);
       for (const TableRoute& route : host.routes) routes.push_back(Route(route));
       routes.push_back(JsonObject(
           {{"match", JsonObject({{"prefix", JsonText("/")}})},
@@ -393,7 +397,9 @@ class Writer {
   }
 
   Json ExtProc() const {
-    const auto untyped = [](std::vector<Json> names) { return JsonObject({{"untyped", JsonArray(names)}}); };
+    const auto untyped = [](const std::vector<Json>& names) {
+      return JsonObject({{"untyped", JsonArray(names)}});
+    };
     return JsonObject(
         {{"name", JsonText(kExtProc)},
          {"disabled", JsonBool(true)},  // see AskPicker

@@ -101,7 +101,7 @@ VirtualHost MakeHost(const std::string& domain, const std::vector<Entry>& entrie
   for (const Entry& entry : entries) {
     if (Covers(entry.domain, domain)) sorted.push_back(&entry);
   }
-  std::stable_sort(sorted.begin(), sorted.end(), [](const Entry* a, const Entry* b) {
+  std::sort(sorted.begin(), sorted.end(), [](const Entry* a, const Entry* b) {
     if (a->domain != b->domain) return MoreSpecific(a->domain, b->domain);
     return a->Precedence() < b->Precedence();
   });
