@@ -195,6 +195,7 @@ class Checker {
     const Gateway& gateway = *found->second;
     if (!parent.section_name.empty()) {
       std::vector<std::string> names;
+      names.reserve(gateway.listeners.size());
       for (const Gateway::Listener& listener : gateway.listeners) names.push_back(listener.name);
       if (std::find(names.begin(), names.end(), parent.section_name) == names.end()) {
         Add(Severity::kError, parent.where, object, "spec.parentRefs",

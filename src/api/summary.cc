@@ -14,7 +14,7 @@ std::string Pairs(const std::map<std::string, std::string>& pairs) {
   std::string out;
   for (const auto& [key, value] : pairs) {
     if (!out.empty()) out += ", ";
-    out += key + "=" + value;
+    out.append(key).append("=").append(value);
   }
   return out.empty() ? "(nothing)" : out;
 }

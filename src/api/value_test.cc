@@ -185,8 +185,9 @@ TEST(Bounds, AliasBombIsDefused) {
 TEST(Bounds, SizeValuesAndProblemsAreLimited) {
   EXPECT_THAT(Problems(std::string(kMaxFileBytes + 1, ' ')),
               ElementsAre("0: larger than 16 MiB; split it into files of one folder"));
-  std::string values = "a:\n";
-  for (size_t i = 0; i < kMaxValues; ++i) values += "- b\n";
+  std::string values = "[1";
+  for (size_t i = 1; i < kMaxValues; ++i) values += ",1";
+  values += "]";
   EXPECT_THAT(Problems(values), ElementsAre(HasSubstr("more than 1000000 values in one file")));
   EXPECT_THAT(Problems("a: [" + std::string(2'000'001, ',') + "]"),
               ElementsAre(HasSubstr("more than 2000000 commas, colons and brackets")));

@@ -28,8 +28,9 @@ TEST(NameResolver, FindsLocalhostAndReportsWhatHasNoAddress) {
   std::promise<size_t> left;
   thread.loop().Post([&] {
     resolver->Watch({});
-    left.set_value(resolver->addresses().size());
-    resolver.reset();
+    const size_t count = resolver->addresses().size();
+    resolver.reset();  // before the test may end
+    left.set_value(count);
   });
   EXPECT_EQ(left.get_future().get(), 0u);
 }
