@@ -14,9 +14,9 @@ constexpr size_t kMaxReserve = 1 << 20;
 // Larger buffers are not kept for the next message of a stream that may be idle for hours.
 constexpr size_t kMaxKept = 4096;
 
-size_t LengthOf(const char* header) {
-  const auto* h = reinterpret_cast<const unsigned char*>(header);
-  return size_t{h[1]} << 24 | size_t{h[2]} << 16 | size_t{h[3]} << 8 | size_t{h[4]};
+size_t LengthOf(std::string_view header) {
+  const auto byte = [header](size_t i) { return static_cast<size_t>(static_cast<unsigned char>(header[i])); };
+  return byte(1) << 24 | byte(2) << 16 | byte(3) << 8 | byte(4);
 }
 
 void Clear(std::string& text) {
@@ -75,9 +75,9 @@ std::string_view GrpcMessageReader::TakeSplit(std::string_view bytes, GrpcCall& 
 
 // At the start of a message, with its five bytes in hand: whole messages are passed on where they lie.
 GrpcMessageReader::Outcome GrpcMessageReader::TakeFirst(std::string_view& bytes, GrpcCall& call) {
-  Outcome outcome = Check(bytes.data());
+  Outcome outcome = Check(bytes);
   if (outcome != Outcome::kOk) return outcome;
-  const size_t length = LengthOf(bytes.data());
+  const size_t length = LengthOf(bytes);
   if (bytes.size() - kHeader >= length) {
     const std::string_view message = bytes.substr(kHeader, length);
     bytes.remove_prefix(kHeader + length);
@@ -108,10 +108,10 @@ GrpcMessageReader::Outcome GrpcMessageReader::Gather(std::string_view& bytes, Gr
   if (pending_.size() < kHeader) {
     offered_ = false;
     if (!take(kHeader)) return Outcome::kOk;
-    outcome = Check(pending_.data());
+    outcome = Check(pending_);
     if (outcome != Outcome::kOk) return outcome;
   }
-  const size_t length = LengthOf(pending_.data());
+  const size_t length = LengthOf(pending_);
   const size_t whole = kHeader + length;
   if (!offered_ && length > kFirstPiece) {
     if (!take(kHeader + kFirstPiece)) return Outcome::kOk;
@@ -128,7 +128,7 @@ GrpcMessageReader::Outcome GrpcMessageReader::Gather(std::string_view& bytes, Gr
   return Outcome::kOk;
 }
 
-GrpcMessageReader::Outcome GrpcMessageReader::Check(const char* header) const {
+GrpcMessageReader::Outcome GrpcMessageReader::Check(std::string_view header) const {
   if (header[0] != 0) return Outcome::kCompressed;
   return LengthOf(header) > max_message_ ? Outcome::kTooLarge : Outcome::kOk;
 }

@@ -38,7 +38,7 @@ class GrpcMessageReader {
   std::string_view TakeSplit(std::string_view bytes, GrpcCall& call);
   Outcome TakeFirst(std::string_view& bytes, GrpcCall& call);
   Outcome Gather(std::string_view& bytes, GrpcCall& call);
-  Outcome Check(const char* header) const;
+  Outcome Check(std::string_view header) const;
   bool Offer(std::string_view first, size_t length, GrpcCall& call, Outcome& outcome);
 
   size_t max_message_;

@@ -94,6 +94,7 @@ TEST(GrpcLimitsTest, OpenCallsAloneStayWithinTheBudget) {
   GrpcTestServer server({.max_buffered_bytes = 100 << 10});
   auto client = GrpcClient::Connect("127.0.0.1", server.port());
   std::vector<std::shared_ptr<testing::GrpcClientCall>> calls;
+  calls.reserve(200);
   for (int i = 0; i < 200; ++i) calls.push_back(client->Open("/t/Hold"));
   EXPECT_EQ(calls.back()->RecvEnd().status, Code(GrpcStatus::kResourceExhausted));
   EXPECT_LE(server->stats().streams, 100u);

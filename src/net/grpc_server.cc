@@ -114,7 +114,7 @@ base::Result<Listening> ListenOn(const std::string& host, uint16_t port, const b
 // Accepts on loop 0. Belongs to that loop's thread.
 class Listener : public std::enable_shared_from_this<Listener> {
  public:
-  Listener(Loop& loop, Descriptor descriptor, std::vector<std::shared_ptr<GrpcWorker>> workers,
+  Listener(Loop& loop, Descriptor descriptor, const std::vector<std::shared_ptr<GrpcWorker>>& workers,
            std::shared_ptr<GrpcShared> shared)
       : loop_(loop), listening_(std::move(descriptor)), descriptor_(loop.io()), shared_(std::move(shared)) {
     // The workers of other loops may be gone before a task of this loop is.
@@ -242,6 +242,7 @@ class Server final : public GrpcServer {
     };
     auto left = std::make_shared<Left>(Left{workers_.size(), std::move(done)});
     std::vector<std::pair<std::weak_ptr<GrpcWorker>, Loop*>> workers;
+    workers.reserve(workers_.size());
     for (const auto& worker : workers_) workers.emplace_back(worker, &worker->loop());
     Loop* const first = workers.front().second;
     first->Post([left, workers = std::move(workers), listener = std::weak_ptr(listener_), first, grace] {
@@ -269,8 +270,8 @@ class Server final : public GrpcServer {
 }  // namespace
 
 base::Result<std::unique_ptr<GrpcServer>> GrpcServer::Listen(GrpcServerOptions options,
-                                                             std::vector<Loop*> loops, GrpcFactory factory,
-                                                             const base::Log& log) {
+                                                             const std::vector<Loop*>& loops,
+                                                             GrpcFactory factory, const base::Log& log) {
   if (loops.empty()) return base::Fail(base::ErrorCode::kInvalidArgument, "a gRPC server needs a loop");
   auto listening = ListenOn(options.host, options.port, log);
   if (!listening) return tl::make_unexpected(listening.error());

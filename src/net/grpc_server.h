@@ -99,7 +99,8 @@ class GrpcCall {
   // nothing.
   void Finish(GrpcStatus status, std::string_view message = {});
   bool finished() const { return finished_; }
-  // All that was written has left: what was given by reference is not needed any more. False once the client is gone.
+  // All that was written has left: what was given by reference is not needed any more. False once the client
+  // is gone.
   bool sent() const;
   Loop& loop() const;  // not in the constructor: GrpcRequest has it
 
@@ -146,7 +147,8 @@ class GrpcServer {
  public:
   // Binds and listens. REQUIRES: the loops outlive the server, and are running or run later. The error names
   // the address and the reason.
-  static base::Result<std::unique_ptr<GrpcServer>> Listen(GrpcServerOptions options, std::vector<Loop*> loops,
+  static base::Result<std::unique_ptr<GrpcServer>> Listen(GrpcServerOptions options,
+                                                          const std::vector<Loop*>& loops,
                                                           GrpcFactory factory, const base::Log& log);
   virtual ~GrpcServer() = default;  // REQUIRES: the loops are stopped, or Shutdown has completed
 

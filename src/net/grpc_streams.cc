@@ -224,7 +224,8 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
   }
   base::Nanos timeout = 0;
   const std::string_view timeout_text = request_.Find("grpc-timeout");
-  if (!timeout_text.empty() && (timeout = ParseGrpcTimeout(timeout_text)) < 0) {
+  if (!timeout_text.empty()) timeout = ParseGrpcTimeout(timeout_text);
+  if (timeout < 0) {
     return TrailersOnly(stream, GrpcStatus::kInvalidArgument, "malformed grpc-timeout");
   }
   ++shared_->stats.calls;

@@ -32,6 +32,7 @@ TEST(LoopTest, TakesTasksFromManyThreads) {
   std::atomic<int> left{4000};
   std::promise<void> done;
   std::vector<std::thread> posters;
+  posters.reserve(4);
   for (int t = 0; t < 4; ++t) {
     posters.emplace_back([&] {
       for (int i = 0; i < 1000; ++i) {

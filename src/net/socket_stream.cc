@@ -18,7 +18,7 @@ namespace {
 
 bool Again(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
 
-int DescriptorOf(BIO* bio) { return static_cast<int>(reinterpret_cast<intptr_t>(BIO_get_data(bio))); }
+int DescriptorOf(BIO* bio) { return *static_cast<const int*>(BIO_get_data(bio)); }
 
 // OpenSSL's own socket BIO uses write(), which raises SIGPIPE when the peer is gone.
 int BioWrite(BIO* bio, const char* data, int size) {
@@ -71,7 +71,7 @@ SocketStream::SocketStream(int descriptor, const TlsContext& tls) : descriptor_(
   FAIRWAY_CHECK(ssl_ != nullptr);
   BIO* bio = BIO_new(SocketMethod());
   FAIRWAY_CHECK(bio != nullptr);
-  BIO_set_data(bio, reinterpret_cast<void*>(static_cast<intptr_t>(descriptor)));
+  BIO_set_data(bio, &descriptor_);
   BIO_set_init(bio, 1);
   SSL_set_bio(ssl_, bio, bio);
   SSL_set_accept_state(ssl_);

@@ -96,8 +96,11 @@ base::Result<void> SetSuites(SSL_CTX* context, const std::vector<std::string>& n
       Append(tls12, older);
     } else {
       std::string known;
-      for (const Suite& s : kTls13) known += std::string(known.empty() ? "" : ", ") + s.go_name;
-      for (const Suite& s : kTls12) known += std::string(", ") + s.go_name;
+      const auto list = [&known](const Suite& suite) {
+        known.append(known.empty() ? "" : ", ").append(suite.go_name);
+      };
+      for (const Suite& s : kTls13) list(s);
+      for (const Suite& s : kTls12) list(s);
       return base::Fail(ErrorCode::kInvalidArgument,
                         "unknown cipher suite \"" + name + "\"; known are " + known);
     }
@@ -215,7 +218,8 @@ base::Result<void> UseCertificates(SSL_CTX* context, const std::string& path) {
     if (SSL_CTX_add0_chain_cert(context, next.get()) != 1) {
       return base::Fail(ErrorCode::kInvalidArgument, path + ": the chain cannot be used: " + TakeReason());
     }
-    (void)next.release();  // the context has it
+    X509* const taken = next.release();  // the context has it
+    FAIRWAY_CHECK(taken != nullptr);
   }
   const unsigned long last = ERR_peek_last_error();
   if (last != 0 && ERR_GET_REASON(last) != PEM_R_NO_START_LINE) {

@@ -19,7 +19,6 @@ namespace fairway::net {
 namespace {
 
 using testing::GrpcClient;
-using testing::GrpcClientOptions;
 using testing::GrpcTestServer;
 
 // A certificate and its key on disk.
@@ -67,7 +66,7 @@ class TlsTest : public ::testing::Test {
     EVP_PKEY_free(key);
   }
 
-  TlsContext Load(const std::string& name, TlsOptions options = {.alpn = {"h2"}}) const {
+  TlsContext Load(const std::string& name, const TlsOptions& options = {.alpn = {"h2"}}) const {
     auto context = LoadTlsServer(Path(name + ".crt"), Path(name + ".key"), options);
     EXPECT_TRUE(context) << context.error().message;
     return context ? *context : nullptr;

@@ -31,13 +31,12 @@ std::string Text(const grpc::ByteBuffer& buffer) {
   return text;
 }
 
-std::shared_ptr<grpc::Channel> ChannelTo(
-    uint16_t port,
-    std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials()) {
+std::shared_ptr<grpc::Channel> ChannelTo(uint16_t port) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt("grpc.use_local_subchannel_pool", 1);
-  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), credentials, arguments);
+  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(),
+                                   arguments);
 }
 
 // A bidirectional call, one step after another.
@@ -184,6 +183,7 @@ TEST(GrpcInteropTest, ManyThreadsWhileConnectionsAreReplaced) {
   grpc::GenericStub stub(ChannelTo(server.port()));
   std::atomic<int> failed{0};
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
       const std::string message(2000, 'm');
