@@ -25,7 +25,9 @@ struct Loop::Impl {
   std::atomic<std::thread::id> runner{};
 };
 
-Loop::Loop() : impl_(std::make_unique<Impl>()) {}
+// Asio opens its descriptors (epoll, eventfd, timerfd) with the first timer or socket and throws if there are
+// none left: better here, at the start, than in the loop's thread later.
+Loop::Loop() : impl_(std::make_unique<Impl>()) { const asio::steady_timer first(impl_->io); }
 Loop::~Loop() = default;
 
 void Loop::Run() {

@@ -1,5 +1,5 @@
-// One event loop, run by one thread. Everything that happens on a connection, stream or timer happens on its loop's thread;
-// other threads reach it by Post only.
+// One event loop, run by one thread. Everything that happens on a connection, stream or timer happens on its
+// loop's thread; other threads reach it by Post only.
 //
 // A Boost.Asio io_context behind a light header: include <boost/asio.hpp> in the .cc that needs sockets.
 #pragma once
@@ -17,7 +17,7 @@ namespace fairway::net {
 
 class Loop {
  public:
-  Loop();
+  Loop();   // throws std::system_error when the process is out of descriptors
   ~Loop();  // REQUIRES: not running
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
@@ -38,8 +38,8 @@ class Loop {
   std::unique_ptr<Impl> impl_;
 };
 
-// A one-shot or repeating timer of one loop. Owned by the loop's thread; destroying it cancels it, and the task is
-// never called after that.
+// A one-shot or repeating timer of one loop. Owned by the loop's thread; destroying it cancels it, and the
+// task is never called after that.
 class Timer {
  public:
   explicit Timer(Loop& loop);
@@ -58,7 +58,8 @@ class Timer {
   std::shared_ptr<Impl> impl_;
 };
 
-// A loop with its thread: started by the constructor, stopped and joined by the destructor. All signals are blocked in it.
+// A loop with its thread: started by the constructor, stopped and joined by the destructor. All signals are
+// blocked in it.
 class LoopThread {
  public:
   explicit LoopThread(const char* name);  // name: at most 15 characters, shown by top and gdb

@@ -77,13 +77,15 @@ class RawClient {
 
   bool connected() const { return connected_; }
 
-  // False when the server closed. Reads meanwhile, so that neither side waits for the other for ever.
-  bool Send(std::string_view bytes) {
+  // False when the server closed. Reads meanwhile, so that neither side waits for the other for ever; without
+  // `read` only the server's own limits can end that.
+  bool Send(std::string_view bytes, bool read = true) {
     while (!bytes.empty()) {
-      pollfd p{descriptor_, POLLIN | POLLOUT, 0};
+      const short events = read ? POLLIN | POLLOUT : POLLOUT;
+      pollfd p{descriptor_, events, 0};
       if (::poll(&p, 1, 10'000) <= 0) return false;
       if ((p.revents & POLLIN) != 0 && !ReadOnce()) return false;
-      if ((p.revents & POLLOUT) == 0) continue;
+      if ((p.revents & (POLLOUT | POLLERR | POLLHUP)) == 0) continue;
       const ssize_t n = ::send(descriptor_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
       if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
       if (n < 0) {
