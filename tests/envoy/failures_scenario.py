@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 import unittest
 
-from support import (ENVOY, FAIRWAY, Process, Scenario, Up, ask, await_that, endpoints, free_ports, pool, running)
+from support import ENVOY, FAIRWAY, Process, Scenario, Up, ask, await_that, endpoints, free_ports, pool, running
 
 
 class Client(threading.Thread):
@@ -95,6 +96,10 @@ class Endpoints(Scenario):
 
 
 class EnvoyItself(Scenario):
+    def folder_of(self, envoy):
+        with open(f"/proc/{envoy}/cmdline") as cmdline:
+            return os.path.dirname(re.search(r"-c\0([^\0]+)", cmdline.read()).group(1))
+
     def test_killed_envoy_is_started_again(self):
         sim = self.sim(1)
         up = self.up(objects=[pool()], ports=sim.ports)
@@ -112,8 +117,7 @@ class EnvoyItself(Scenario):
         up = self.up(objects=[pool()], ports=sim.ports)
         envoy = up.envoy_pid()
         self.assertTrue(running(envoy))
-        with open(f"/proc/{envoy}/cmdline") as cmdline:
-            folder = os.path.dirname(re.search(r"-c\0([^\0]+)", cmdline.read()).group(1))
+        folder = self.folder_of(envoy)
         self.assertTrue(os.path.isdir(folder))
         begin = time.monotonic()
         self.assertEqual(up.terminate(), 0)
@@ -127,6 +131,7 @@ class EnvoyItself(Scenario):
         sim = self.sim(1)
         up = self.up(objects=[pool()], ports=sim.ports)
         envoy = up.envoy_pid()
+        self.addCleanup(shutil.rmtree, self.folder_of(envoy))  # nobody is left who could
         os.kill(up.pid, signal.SIGKILL)
         await_that(lambda: not running(envoy), "Envoy ends with fairway")
 

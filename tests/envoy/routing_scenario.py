@@ -5,7 +5,7 @@ import json
 import math
 import unittest
 
-from support import (Scenario, await_that, endpoints, model, old_pool, pool, route)
+from support import Scenario, await_that, endpoints, model, old_pool, pool, route
 
 
 class Routing(Scenario):
