@@ -48,7 +48,7 @@ function(fairway_module NAME)
     target_link_libraries(${NAME}_test PRIVATE fairway_${NAME} ${ARG_LIBS} ${ARG_TEST_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
     target_include_directories(${NAME}_test PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_options(${NAME}_test PRIVATE -O0)  # what is tested is optimised; the tests themselves need not be
-    add_test(NAME ${NAME} COMMAND ${NAME}_test)
+    add_test(NAME ${NAME} COMMAND ${NAME}_test WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(${NAME} PROPERTIES LABELS unit TIMEOUT 120)
   endif()
   if(FAIRWAY_BENCH AND BENCHES)

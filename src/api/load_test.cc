@@ -166,7 +166,8 @@ TEST_F(Load, StandardInput) {
 
 // --- The examples of this repository: what `fairway check` says about them. ---
 
-fs::path Examples() { return fs::path(__FILE__).parent_path().parent_path().parent_path() / "examples"; }
+// ctest starts each room's tests at the top of the source.
+fs::path Examples() { return "examples"; }
 
 TEST(Examples, TheIntroductionAsPublishedNamesTheMismatch) {
   const std::string route = (Examples() / "intro-route.yaml").string();

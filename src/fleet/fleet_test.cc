@@ -111,7 +111,7 @@ TEST(Fleet, AdapterNumbersAreStableBoundedAndReused) {
 
   // Everything in use: no room. Then one goes: its number is given again.
   Signals signals;
-  signals.lora.emplace();
+  signals.lora = Signals::Lora{};
   AddAdapter(signals.lora->running, x);
   for (uint32_t i = 1; i < kMaxAdapters; ++i) {
     AddAdapter(signals.lora->running, fleet.InternAdapter("default/pool", "a" + std::to_string(i)));

@@ -52,7 +52,7 @@ class TestPool {
 
   void Scrape(size_t number, const ServerState& state, base::Nanos now) {
     fleet::Signals signals{.waiting = state.waiting, .running = state.running, .kv_usage = state.kv_usage};
-    signals.lora.emplace();
+    signals.lora = fleet::Signals::Lora{};
     for (const auto& name : state.adapters)
       fleet::AddAdapter(signals.lora->running, fleet_.InternAdapter("default/pool", name));
     for (const auto& name : state.waiting_adapters) {

@@ -208,6 +208,12 @@ TEST_F(EnvoyProcessTest, DiesWithTheThreadThatStartedIt) {
     started.set_value(process.pid());
   });
   const pid_t pid = started.get_future().get();
+  // Only what has become Envoy asked the kernel to die with us; before that the thread may not go.
+  ASSERT_TRUE(Await([&] {
+    std::ifstream comm("/proc/" + std::to_string(pid) + "/comm");
+    std::string name;
+    return static_cast<bool>(comm >> name) && name == "sleep";
+  }));
   other->Join();
   // A zombie until it is reaped by the destructor; dead all the same.
   EXPECT_TRUE(Await([&] {
