@@ -52,7 +52,7 @@ struct RequestFields {
 
 // Owned by one thread; may be moved between chunks. Memory: the fields, and one nesting bit per level up to
 // the limit. No exceptions, any bytes, linear time.
-class RequestScanner : private JsonSink {
+class RequestScanner final : private JsonSink {
  public:
   static constexpr int kMaxDepth = JsonScanner::kMaxDepth;  // deeper nesting is an error
   static constexpr size_t kMaxModelBytes = 4096;            // a longer model name is an error
