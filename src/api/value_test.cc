@@ -135,6 +135,7 @@ INSTANTIATE_TEST_SUITE_P(
             "- a\nb: c\n",
             "2: not valid YAML: this does not fit what is above it; check its indentation, or begin a new "
             "document with a line of ---"},
+        SyntaxCase{"\t\t,\tx\n", "1: not valid YAML: nothing can begin with \",\"; put the text in quotes"},
         SyntaxCase{"a: {{ .Values.b }}\n",
                    "1: a key must be a text, not a list or map; is a [ or { not closed, or a {{ }} of a "
                    "template left?"},

@@ -67,7 +67,7 @@ bool FollowsDocumentEnd(std::string_view text, size_t at) {
     if (!line.empty() && line[0] != '#') return line.starts_with("...");
     end = begin;
   }
-  return true;
+  return false;
 }
 
 constexpr std::string_view kYamlTag = "tag:yaml.org,2002:";
@@ -82,6 +82,12 @@ class Handler final : public YAML::EventHandler {
     anchors_.clear();
     open_.clear();
     const size_t at = Offset(mark);
+    // yaml-cpp takes a stray comma for an empty document, leaves it where it is and would go on so for ever.
+    if (!first_ && at == document_) {
+      throw ValueBuilder::Stop{Line(mark), "not valid YAML: nothing can begin with " +
+                                               Quote(text_.substr(at, 1)) + "; put the text in quotes"};
+    }
+    document_ = at;
     if (!first_ && !text_.substr(at).starts_with("---") && !FollowsDocumentEnd(text_, at)) {
       throw ValueBuilder::Stop{
           Line(mark),
@@ -179,6 +185,7 @@ class Handler final : public YAML::EventHandler {
   ParsedText& out_;
   int first_line_;
   bool first_ = true;
+  size_t document_ = 0;  // where it begins
   std::unordered_map<YAML::anchor_t, Anchor> anchors_;
   std::vector<YAML::anchor_t> open_;
 };
