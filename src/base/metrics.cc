@@ -123,6 +123,7 @@ void RenderFamily(std::map<std::string, std::string>& pages, const Family<Metric
   for (size_t t = 0; t < twins.size(); ++t) {
     const MetricTwin& twin = options.twins[t];
     std::vector<std::string> names;
+    names.reserve(twin.labels.size());
     for (const auto& [from, to] : twin.labels) names.push_back(to);
     AppendFamily(pages[twin.name], twin.name, twin.help, type, names, options.buckets, twins[t]);
   }

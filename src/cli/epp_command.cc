@@ -110,6 +110,7 @@ int Epp(const EppFlags& f) {
     const api::LoadResult loaded = api::LoadManifests(options.files);
     if (loaded.ok() && loaded.manifests.FindPool(space, f.pool_name) == nullptr) {
       std::vector<std::string> names;
+      names.reserve(loaded.manifests.pools.size());
       for (const auto& pool : loaded.manifests.pools) names.push_back(api::Key(pool.meta));
       const auto near = base::Nearest(server.service.default_pool, names);
       std::fprintf(stderr, "fairway epp: --pool-name: the manifests have no InferencePool %s%s\n",

@@ -101,8 +101,9 @@ base::Result<void> SetSuites(SSL_CTX* context, const std::vector<std::string>& n
       };
       for (const Suite& s : kTls13) list(s);
       for (const Suite& s : kTls12) list(s);
-      return base::Fail(ErrorCode::kInvalidArgument,
-                        "unknown cipher suite \"" + name + "\"; known are " + known);
+      return base::Fail(
+          ErrorCode::kInvalidArgument,
+          std::string("unknown cipher suite \"").append(name).append("\"; known are ").append(known));
     }
   }
   if (!tls13.empty() && SSL_CTX_set_ciphersuites(context, tls13.c_str()) != 1) {

@@ -79,8 +79,9 @@ namespace {
 
 template <typename Plugin>
 base::Result<std::unique_ptr<Plugin>> Make(std::span<const PluginType<Plugin>> types, std::string_view what,
-                                           std::string_view type, Parameters parameters) {
+                                           std::string_view type, Parameters& parameters) {
   std::vector<std::string> names;
+  names.reserve(types.size());
   for (const auto& entry : types) {
     names.emplace_back(entry.type);
     if (entry.type != type) continue;
@@ -100,13 +101,13 @@ base::Result<std::unique_ptr<Plugin>> Make(std::span<const PluginType<Plugin>> t
 }  // namespace
 
 base::Result<std::unique_ptr<Filter>> MakeFilter(std::string_view type, Parameters parameters) {
-  return Make(BuiltinFilters(), "filter", type, std::move(parameters));
+  return Make(BuiltinFilters(), "filter", type, parameters);
 }
 base::Result<std::unique_ptr<Scorer>> MakeScorer(std::string_view type, Parameters parameters) {
-  return Make(BuiltinScorers(), "scorer", type, std::move(parameters));
+  return Make(BuiltinScorers(), "scorer", type, parameters);
 }
 base::Result<std::unique_ptr<Picker>> MakePicker(std::string_view type, Parameters parameters) {
-  return Make(BuiltinPickers(), "picker", type, std::move(parameters));
+  return Make(BuiltinPickers(), "picker", type, parameters);
 }
 
 }  // namespace fairway::scheduling

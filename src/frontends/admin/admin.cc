@@ -49,7 +49,7 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::Listen(const Options& op
   http.max_connections = 256;
   auto server = net::HttpServer::Listen(
       std::move(http), loop,
-      [content = std::move(content)](net::HttpRequest request,
+      [content = std::move(content)](const net::HttpRequest& request,
                                      const std::shared_ptr<net::HttpResponder>& responder) {
         responder->Send(Answer(request, content));
       },

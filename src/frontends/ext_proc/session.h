@@ -139,7 +139,7 @@ class Session {
   routing::RequestInput Input() const;
   bool SpliceModel();
   void Refuse(const routing::Rejection& rejection);
-  void RefuseUncounted(routing::Rejection rejection);
+  void RefuseUncounted(const routing::Rejection& rejection);
 
   // Responses (session_response.cc).
   void OnResponseHeaders(const RequestMessage& message);

@@ -467,7 +467,7 @@ void Session::Refuse(const routing::Rejection& rejection) {
   Close(net::GrpcStatus::kOk, {});
 }
 
-void Session::RefuseUncounted(routing::Rejection rejection) {
+void Session::RefuseUncounted(const routing::Rejection& rejection) {
   routing::RequestInput input = Input();
   shared_.router.CountRejection(shared_.worker, input, rejection);
   Refuse(rejection);
