@@ -253,9 +253,7 @@ std::optional<size_t> ReadChoice(const Node& node, std::initializer_list<std::st
 }
 
 bool Older(const ObjectMeta& a, const ObjectMeta& b) {
-  if (a.creation_timestamp.empty() || b.creation_timestamp.empty()) {
-    return !a.creation_timestamp.empty() && b.creation_timestamp.empty();
-  }
+  if (a.creation_timestamp.empty() || b.creation_timestamp.empty()) return false;
   return a.creation_timestamp < b.creation_timestamp;
 }
 

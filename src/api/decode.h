@@ -127,7 +127,7 @@ Enum ReadEnum(const Node& node, std::initializer_list<std::string_view> choices,
   return index ? values.begin()[*index] : otherwise;
 }
 
-// True when `timestamp` a is older than b; none at all counts as newest.
+// True when both have a creation time and `a` was created first.
 bool Older(const ObjectMeta& a, const ObjectMeta& b);
 
 // --- The kinds. Each takes the object's root and its metadata and reports through the context. ---

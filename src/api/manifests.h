@@ -164,8 +164,8 @@ struct Manifests {
   const InferencePool* FindPool(std::string_view namespace_name, std::string_view name) const;
 };
 
-// The models of `pool` that count: of several objects with one modelName the one that was created first (one
-// without a creation time counts as the newest; among equals the first read). In the order of reading.
+// The models of `pool` that count, in the order of reading: of several objects with one modelName the one
+// that was created first; where creation times are missing or equal the one that was read first.
 std::vector<const InferenceModel*> ModelsOf(const Manifests& manifests, const InferencePool& pool);
 
 // Does `labels` have every pair of `selector`? An empty selector matches nothing.

@@ -144,6 +144,13 @@ TEST(References, OldestModelOfAName) {
       ElementsAre(
           "f:3: warning: InferenceModel default/m2: spec.modelName: \"a\" is also the name of InferenceModel "
           "default/m1 (f:2), which is first and is served; this one has no effect"));
+  // Without a creation time there is no age: the first read stays, as in the fleet.
+  EXPECT_EQ(References(PoolX("name: p") + Model("name: timeless", spec) +
+                           Model("name: old, creationTimestamp: '2025-04-02T00:00:00Z'", spec),
+                       &manifests)
+                .size(),
+            1u);
+  EXPECT_EQ(ModelsOf(manifests, manifests.pools[0])[0]->meta.name, "timeless");
   // Another pool, another model.
   EXPECT_THAT(References(PoolX("name: p") + PoolX("name: q") + Model("name: m1", spec) +
                          Model("name: m2", "modelName: a, poolRef: {name: q}")),
