@@ -142,8 +142,8 @@ class Checker {
         const bool by_age = Older(winner->meta, model->meta);
         Add(Severity::kWarning, model->meta.where, "InferenceModel " + Key(model->meta), "spec.modelName",
             Quote(model->model_name) + " is also the name of InferenceModel " + Key(winner->meta) + " (" +
-                At(winner->meta.where) + "), which is " + (by_age ? "older" : "first") +
-                " and is served; this one has no effect");
+                At(winner->meta.where) + "), which is " + (by_age ? "older and is served" : "served") +
+                "; this one has no effect");
       }
     }
   }

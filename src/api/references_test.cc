@@ -126,15 +126,14 @@ TEST(References, OldestModelOfAName) {
                      Model("name: oldest, creationTimestamp: '2025-04-03T01:00:00+02:00'", spec) +
                      Model("name: timeless", spec) + Model("name: other", "modelName: b, poolRef: {name: p}"),
                  &manifests),
-      ElementsAre(
-          "f:2: warning: InferenceModel default/young: spec.modelName: \"a\" is also the name of "
-          "InferenceModel "
-          "default/oldest (f:4), which is older and is served; this one has no effect",
-          "f:3: warning: InferenceModel default/old: spec.modelName: \"a\" is also the name of "
-          "InferenceModel "
-          "default/oldest (f:4), which is older and is served; this one has no effect",
-          "f:5: warning: InferenceModel default/timeless: spec.modelName: \"a\" is also the name of "
-          "InferenceModel default/oldest (f:4), which is older and is served; this one has no effect"));
+      ElementsAre("f:2: warning: InferenceModel default/young: spec.modelName: \"a\" is also the name of "
+                  "InferenceModel "
+                  "default/oldest (f:4), which is older and is served; this one has no effect",
+                  "f:3: warning: InferenceModel default/old: spec.modelName: \"a\" is also the name of "
+                  "InferenceModel "
+                  "default/oldest (f:4), which is older and is served; this one has no effect",
+                  "f:5: warning: InferenceModel default/timeless: spec.modelName: \"a\" is also the name of "
+                  "InferenceModel default/oldest (f:4), which is served; this one has no effect"));
   std::vector<std::string> names;
   for (const InferenceModel* model : ModelsOf(manifests, manifests.pools[0]))
     names.push_back(model->meta.name);
@@ -143,7 +142,7 @@ TEST(References, OldestModelOfAName) {
       References(PoolX("name: p") + Model("name: m1", spec) + Model("name: m2", spec)),
       ElementsAre(
           "f:3: warning: InferenceModel default/m2: spec.modelName: \"a\" is also the name of InferenceModel "
-          "default/m1 (f:2), which is first and is served; this one has no effect"));
+          "default/m1 (f:2), which is served; this one has no effect"));
   // Without a creation time there is no age: the first read stays, as in the fleet.
   EXPECT_EQ(References(PoolX("name: p") + Model("name: timeless", spec) +
                            Model("name: old, creationTimestamp: '2025-04-02T00:00:00Z'", spec),
