@@ -14,7 +14,8 @@ struct HostPort {
   uint16_t port = 0;
 };
 
-// Strict: a port 1..65535 (0 with `allow_zero_port`), IPv6 only in brackets. The error says what would be right.
+// Strict: a port 1..65535 (0 with `allow_zero_port`), IPv6 only in brackets. The error says what would be
+// right.
 base::Result<HostPort> ParseHostPort(std::string_view text, bool allow_zero_port = false);
 
 // Brackets around IPv6.
