@@ -6,7 +6,7 @@ Read from #include lines under src/:
 - arrows: a room includes only rooms it may use (ARCHITECTURE.md); no cycle can hide, since the table has none;
 - the core has no sockets, threads or protocols in it;
 - a heavy header (slow to compile) is included by .cc files, or by headers that no other room sees.
-And from the tree: each room has a README of at most 40 lines; no file names a path of somebody's machine.
+And from the tree: each room has a README of at most 40 lines; no file names a path of somebody's machine; links between documents lead somewhere.
 """
 import collections
 import pathlib
@@ -118,6 +118,16 @@ def check_machine_paths(files):
             if (found := MACHINE_PATH.search(line))]
 
 
+def check_links(root, files):
+    """Relative links of Markdown files lead somewhere. `files`: path -> text."""
+    problems = []
+    for path, text in sorted(files.items()):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if path.endswith(".md") else []:
+            if "://" not in target and not (root / path).parent.joinpath(target).exists():
+                problems.append(f"{path}: a link to {target}, which is not there")
+    return problems
+
+
 def tracked_files(root):
     """Text files of the tree: what git knows, or all without git (a tarball)."""
     git = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, text=True, check=False)
@@ -140,7 +150,8 @@ def check(root):
     sources = {str(p.relative_to(src)): p.read_text() for p in src.rglob("*") if p.suffix in (".h", ".cc")}
     if not sources:
         return [f"{src}: no sources found"]
-    return check_includes(sources) + check_readmes(root) + check_machine_paths(tracked_files(root))
+    texts = tracked_files(root)
+    return check_includes(sources) + check_readmes(root) + check_machine_paths(texts) + check_links(root, texts)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,13 @@ class Tree(unittest.TestCase):
         good = {"a": "route.route/prefix /workers/x $HOME/.cache ~/.cache/fairway /tmp/x https://x.org/root/y"}
         self.assertEqual(structure.check_machine_paths(good), [])
 
+    def test_links(self):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            (root / "a.md").write_text("")
+            texts = {"b.md": "[a](a.md#part) [web](https://x.org/y)", "c.md": "[gone](d.md)", "e.cc": "[](gone)"}
+            self.assertEqual(structure.check_links(root, texts), ["c.md: a link to d.md, which is not there"])
+
     def test_nothing_found_is_a_problem(self):
         with tempfile.TemporaryDirectory() as folder:
             self.assertIn("no sources found", structure.check(pathlib.Path(folder))[0])
