@@ -106,18 +106,6 @@ int Epp(const EppFlags& f) {
       space = environment != nullptr && *environment != '\0' ? environment : "default";
     }
     server.service.default_pool = api::Key(space, f.pool_name);
-    // Named but not there is a mistake now, and a pool that went away later.
-    const api::LoadResult loaded = api::LoadManifests(options.files);
-    if (loaded.ok() && loaded.manifests.FindPool(space, f.pool_name) == nullptr) {
-      std::vector<std::string> names;
-      names.reserve(loaded.manifests.pools.size());
-      for (const auto& pool : loaded.manifests.pools) names.push_back(api::Key(pool.meta));
-      const auto near = base::Nearest(server.service.default_pool, names);
-      std::fprintf(stderr, "fairway epp: --pool-name: the manifests have no InferencePool %s%s\n",
-                   server.service.default_pool.c_str(),
-                   near ? ("; did you mean " + *near + "?").c_str() : "");
-      return kExitInput;
-    }
   }
 
   auto picker = Picker::Start(std::move(options), log, {});

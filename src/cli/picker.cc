@@ -179,7 +179,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
   auto impl = std::make_unique<Impl>(std::move(options), log, std::move(changed));
   const PickerOptions& o = impl->options;
 
-  std::vector<std::string> watched;
+  uint64_t known = 0;
   if (o.files.empty()) {
     impl->manifests = o.manifests;
   } else {
@@ -187,14 +187,22 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
     if (!PrintProblems(loaded.problems))
       return Fail(ErrorCode::kInvalidArgument, "the manifests have errors");
     impl->manifests = loaded.manifests;
-    for (const auto& file : o.files) {
-      if (file != "-") watched.push_back(file);
-    }
-    // Standard input can be read once: a change of the other files would lose what came from it.
-    if (watched.size() != o.files.size()) watched.clear();
+    known = loaded.fingerprint;
   }
   if (impl->manifests.pools.empty())
     return Fail(ErrorCode::kInvalidArgument, "the manifests have no InferencePool");
+
+  if (const std::string& wanted = o.ext_proc.service.default_pool; !wanted.empty()) {
+    // Named but not there is a mistake at the start; later it is a pool that went away.
+    std::vector<std::string> names;
+    names.reserve(impl->manifests.pools.size());
+    for (const auto& pool : impl->manifests.pools) names.push_back(api::Key(pool.meta));
+    if (std::find(names.begin(), names.end(), wanted) == names.end()) {
+      const auto near = base::Nearest(wanted, names);
+      return Fail(ErrorCode::kInvalidArgument, "--pool-name: the manifests have no InferencePool " + wanted +
+                                                   (near ? "; did you mean " + *near + "?" : ""));
+    }
+  }
 
   auto& reloads = impl->registry.AddCounter({.name = "fairway_config_reloads_total",
                                              .help = "Changes of the manifests, by outcome.",
@@ -223,9 +231,10 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
       return;
     }
     self.scraper = std::move(*scraper);
-    if (!watched.empty()) {
+    if (!o.files.empty()) {
       self.files = std::make_unique<sources::FileSource>(
-          control, watched, [&self](const api::LoadResult& loaded) { self.OnFiles(loaded); });
+          control, o.files, [&self](const api::LoadResult& loaded) { self.OnFiles(loaded); },
+          50 * base::kMillisecond, known);
     }
     auto admin = admin::AdminServer::Listen(
         {.host = o.admin_host, .port = o.admin_port},
@@ -278,9 +287,10 @@ Picker::~Picker() {
 void Picker::Drain(base::Nanos grace) {
   if (impl_->server == nullptr) return;
   std::promise<void> done;
-  // All of the grace is time to hear of it and to go: half to serve on while health says no, half for open
-  // exchanges.
-  impl_->server->Drain(grace / 2, grace - grace / 2, [&done] { done.set_value(); });
+  // Half of the grace to serve on while health says no and gateways hear of it, half for open exchanges to
+  // end. With nobody connected there is nobody to tell.
+  const bool connected = impl_->server->stats().connections.load() > 0;
+  impl_->server->Drain(connected ? grace / 2 : 0, grace - grace / 2, [&done] { done.set_value(); });
   done.get_future().wait();
 }
 

@@ -35,21 +35,10 @@ Model MakeModel(const api::InferenceModel& source) {
   return model;
 }
 
-// Of two objects for one model name the older counts, then the one read first (protocol.md 2.3).
-bool IsOlder(const api::InferenceModel& a, const api::InferenceModel& b) {
-  if (a.meta.creation_timestamp.empty() || b.meta.creation_timestamp.empty()) return false;
-  return a.meta.creation_timestamp < b.meta.creation_timestamp;
-}
-
-ModelMap ModelsOf(const api::InferencePool& pool, const std::vector<api::InferenceModel>& all) {
-  std::map<std::string, const api::InferenceModel*> winners;
-  for (const auto& model : all) {
-    if (model.pool_name != pool.meta.name || model.meta.namespace_name != pool.meta.namespace_name) continue;
-    auto [slot, fresh] = winners.try_emplace(model.model_name, &model);
-    if (!fresh && IsOlder(model, *slot->second)) slot->second = &model;
-  }
+ModelMap MakeModels(const api::Manifests& manifests, const api::InferencePool& pool) {
   ModelMap models;
-  for (const auto& [name, model] : winners) models.emplace(name, MakeModel(*model));
+  for (const api::InferenceModel* model : api::ModelsOf(manifests, pool))
+    models.emplace(model->model_name, MakeModel(*model));
   return models;
 }
 
@@ -81,7 +70,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
     pool->namespace_name = source.meta.namespace_name;
     if (source.picker) pool->failure_mode = source.picker->failure_mode;
     pool->app_protocol = source.app_protocol;
-    pool->models = ModelsOf(source, manifests.models);
+    pool->models = MakeModels(manifests, source);
 
     std::map<std::string_view, std::shared_ptr<EndpointCell>> cells;
     if (const auto old = before->pools.find(pool->key); old != before->pools.end()) {
