@@ -130,6 +130,7 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
     if (line.message.empty()) return;
     tail.emplace_back(line.message);
     if (tail.size() > kTailLines) tail.pop_front();
+    if (stopping && line.level == "warning") return;  // that it was told to end is no news
     // Where it comes from in Envoy tells the kind; the text has the request's numbers in it.
     std::string kind(line.source);
     if (kinds.size() >= kMaxKinds && !kinds.contains(kind)) kind.clear();
