@@ -46,6 +46,7 @@ base::MetricOptions Named(const std::string& name, const std::string& help, std:
   options.help = "[ALPHA] " + help;
   options.labels = std::move(labels);
   options.buckets = std::move(buckets);
+  options.max_series = 4000;
   if (!twin.empty()) {
     options.twins.push_back(
         {twin, "[ALPHA] [Deprecated: Use " + options.name + "] " + help, std::move(twin_labels)});
@@ -156,7 +157,23 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
   }
 }
 
-RequestSeries RouterMetrics::Series(const RequestLabels& l) {
+std::string_view LabelValues::Bound(std::string_view value) {
+  std::lock_guard lock(mutex_);
+  if (known_.contains(value)) return value;
+  if (known_.size() >= max_) return "other";
+  known_.emplace(value);
+  return value;
+}
+
+RequestLabels RouterMetrics::Bound(const RequestLabels& l) {
+  return {.model = models_.Bound(l.model),
+          .target_model = models_.Bound(l.target_model),
+          .fairness_id = fairness_ids_.Bound(l.fairness_id),
+          .priority = l.priority};
+}
+
+RequestSeries RouterMetrics::Series(RequestLabels l) {
+  l = Bound(l);
   const std::initializer_list<std::string_view> labels{l.model, l.target_model, l.fairness_id, l.priority};
   return {
       .requests = &requests_.With(labels),
@@ -174,11 +191,13 @@ RequestSeries RouterMetrics::Series(const RequestLabels& l) {
   };
 }
 
-base::Counter& RouterMetrics::Errors(const RequestLabels& l, std::string_view code) {
+base::Counter& RouterMetrics::Errors(RequestLabels l, std::string_view code) {
+  l = Bound(l);
   return errors_.With({l.model, l.target_model, l.fairness_id, l.priority, code});
 }
 
 base::Counter& RouterMetrics::Attempts(std::string_view target_model, const fleet::Endpoint* endpoint) {
+  target_model = models_.Bound(target_model);
   if (endpoint == nullptr) return attempts_.With({"failure", target_model, "", "", ""});
   return attempts_.With(
       {"success", target_model, endpoint->name, endpoint->namespace_name, std::to_string(endpoint->port)});

@@ -44,13 +44,27 @@ struct RequestLabels {
   std::string_view priority;
 };
 
+// The first `max` different values of a label keep their names, later ones are "other": what clients make up
+// in one label must not push the others' series off the page. Thread-safe: a mutex, taken only where a
+// MetricsCache has missed.
+class LabelValues {
+ public:
+  explicit LabelValues(size_t max) : max_(max) {}
+  std::string_view Bound(std::string_view value);
+
+ private:
+  const size_t max_;
+  std::mutex mutex_;
+  std::set<std::string, std::less<>> known_;
+};
+
 // Registers everything in its constructor. Thread-safe; per-request look-ups go through a MetricsCache.
 class RouterMetrics {
  public:
   explicit RouterMetrics(base::Registry& registry);
 
-  RequestSeries Series(const RequestLabels& labels);
-  base::Counter& Errors(const RequestLabels& labels, std::string_view code);
+  RequestSeries Series(RequestLabels labels);
+  base::Counter& Errors(RequestLabels labels, std::string_view code);
   base::Counter& Attempts(std::string_view target_model, const fleet::Endpoint* endpoint);  // null: failure
   base::Counter& Decisions(std::string_view pool, scheduling::Rung rung);
   base::Histogram& scheduler_duration() { return *scheduler_duration_; }
@@ -61,6 +75,12 @@ class RouterMetrics {
   void CollectPools(const fleet::Snapshot& snapshot, base::Nanos now, base::Nanos staleness);
 
  private:
+  RequestLabels Bound(const RequestLabels& labels);
+
+  // The reference's limits are 1000 and 1000. Fairness ids are the clients' own text in every pool, so they
+  // get less.
+  LabelValues models_{1000};
+  LabelValues fairness_ids_{100};
   base::CounterFamily& requests_;
   base::CounterFamily& errors_;
   base::HistogramFamily& duration_;

@@ -307,6 +307,22 @@ TEST(Metrics, StaleEndpointsAreNotReadyAndGoneOnesLeaveThePage) {
   EXPECT_THAT(scene.registry.Render(), Not(HasSubstr("model_server_pod=\"B\"")));
 }
 
+TEST(Metrics, WhatClientsMakeUpDoesNotPushOthersOffThePage) {
+  Scene scene({{"A"}});
+  for (int i = 0; i < 500; ++i) {
+    const std::string id = "flow-" + std::to_string(i);
+    scene.Get(Completion("llama"), "/v1/completions", {.fairness_id = id});
+  }
+  scene.Get(Completion("mistral"), "/v1/completions", {.fairness_id = "late"});
+  const std::string page = scene.registry.Render();
+  EXPECT_THAT(page, HasSubstr("fairness_id=\"flow-99\""));
+  EXPECT_THAT(page, Not(HasSubstr("fairness_id=\"flow-100\"")));
+  EXPECT_THAT(page, HasSubstr("llm_d_epp_request_total{model_name=\"llama\",target_model_name=\"llama\","
+                              "fairness_id=\"other\",priority=\"0\"} 400\n"));
+  EXPECT_THAT(page, HasSubstr("inference_objective_request_total{model_name=\"mistral\",target_model_name="
+                              "\"mistral\",priority=\"0\"} 1\n"));
+}
+
 TEST(Metrics, ServerErrorsAndAbortsAreCountedOnce) {
   Scene scene({{"A"}});
   Ticket failed = scene.Get(Completion("m"));
