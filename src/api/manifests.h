@@ -50,7 +50,7 @@ std::string Key(std::string_view namespace_name, std::string_view name);
 enum class FailureMode { kFailClose, kFailOpen };
 enum class AppProtocol { kHttp, kH2c };
 
-// Both inference.networking.k8s.io/v1 and inference.networking.x-k8s.io/v1alpha2 (protocol.md 2.1, 2.2).
+// Both inference.networking.k8s.io/v1 and inference.networking.x-k8s.io/v1alpha2.
 struct InferencePool {
   struct PickerRef {
     std::string group;  // "" is core
@@ -69,7 +69,7 @@ struct InferencePool {
 
 enum class Criticality { kUnset, kCritical, kStandard, kSheddable };
 
-// inference.networking.x-k8s.io/v1alpha2 (protocol.md 2.3).
+// inference.networking.x-k8s.io/v1alpha2.
 struct InferenceModel {
   struct Target {
     std::string name;
@@ -141,7 +141,7 @@ struct HttpRoute {
   std::vector<Rule> rules;
 };
 
-// One model server of the endpoints file (protocol.md 3.5), beyond the reference also IPv6, host names and a
+// One model server of the endpoints file, beyond the reference's file discovery also IPv6, host names and a
 // metrics port.
 struct Endpoint {
   std::string name;

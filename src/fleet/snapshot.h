@@ -37,7 +37,7 @@ struct Model {
     uint64_t cumulative_weight = 0;  // sum of the weights up to and with this one
   };
   std::string name;
-  bool critical = false;  // only `Critical` is; Standard, Sheddable and unset can be shed (protocol.md 2.3)
+  bool critical = false;        // only `Critical` is; Standard, Sheddable and unset can be shed
   std::vector<Target> targets;  // never empty
   uint64_t total_weight = 0;    // equals the last cumulative weight
 };

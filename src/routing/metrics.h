@@ -1,5 +1,5 @@
-// The request, pool and scheduler series, under the reference's names and their deprecated twins (protocol.md
-// section 4).
+// The request, pool and scheduler series, under the reference's names and their deprecated twins (llm-d
+// router, pkg/epp/metrics).
 #pragma once
 
 #include <array>

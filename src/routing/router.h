@@ -32,8 +32,8 @@
 
 namespace fairway::routing {
 
-// Which endpoints the gateway allows (metadata envoy.lb.subset_hint, protocol.md 1.1): "ip:port" or a bare
-// "ip" for all its ports. Present but empty allows none.
+// Which endpoints the gateway allows (metadata envoy.lb.subset_hint; the extension's endpoint picker
+// protocol, proposal 004): "ip:port" or a bare "ip" for all its ports. Present but empty allows none.
 using SubsetHint = std::vector<std::string>;
 
 // What a frontend knows of a request when it asks for an endpoint. All views are valid during Begin only.
@@ -52,7 +52,7 @@ struct RequestInput {
   base::Nanos received_at = 0;         // when the request's headers came; 0: now
 };
 
-// A request that gets no endpoint. protocol.md 1.5.
+// A request that gets no endpoint; codes and texts as the reference's.
 struct Rejection {
   int status = 500;       // HTTP
   std::string_view code;  // "BadRequest", "NotFound", "ResourceExhausted", "ServiceUnavailable", "Internal"

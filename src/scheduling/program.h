@@ -35,7 +35,7 @@ struct Program {
   std::unique_ptr<Picker> picker;
 };
 
-// DESIGN section 5: for a pool whose models are declared by InferenceModel.
+// ARCHITECTURE.md: for a pool whose models are declared by InferenceModel.
 Program MakeCriticalityTree(const SchedulerOptions& options);
 // For a pool without InferenceModels: queue, KV use, LoRA affinity and running requests by weight, highest
 // total wins.

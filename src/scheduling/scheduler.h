@@ -23,7 +23,7 @@ namespace fairway::scheduling {
 
 inline constexpr size_t kMaxChoices = 8;
 
-// How good the signals behind a decision were (DESIGN section 6); the name is what metrics and reasons show.
+// How good the signals behind a decision were (ARCHITECTURE.md); the name is what metrics and reasons show.
 enum class Rung { kFresh, kLedger, kPowerOfTwo, kAnyReady };
 std::string_view ToString(Rung rung);  // "fresh", "ledger", "power-of-two", "any-ready"
 
@@ -77,7 +77,7 @@ struct Explanation {
   std::string verdict;  // one sentence
 };
 
-// The parameters of the two built-in profiles; defaults as DESIGN section 5.
+// The parameters of the two built-in profiles; defaults as ARCHITECTURE.md.
 struct SchedulerOptions {
   float critical_queue_limit = 50;  // a Critical request keeps endpoints with queue < this
   float sheddable_queue_limit = 5;  // others: queue < this ...

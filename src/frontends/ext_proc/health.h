@@ -29,7 +29,7 @@ class HealthState {
   std::atomic<bool> draining_{false};
 };
 
-// Which names are known (protocol.md 3.3).
+// Which names are known (docs/compatibility.md, Health).
 enum class HealthNames {
   kAny,          // the health port: every name answers for the whole process
   kExtProcOnly,  // the ext_proc port: "" and the ExternalProcessor

@@ -1,5 +1,5 @@
-// The series of the ext_proc frontend itself (protocol.md 4.1). Those of requests, pools and decisions are
-// routing's.
+// The series of the ext_proc frontend itself (names: llm-d router, pkg/epp/metrics). Those of requests, pools
+// and decisions are routing's.
 #pragma once
 
 #include <cstdint>

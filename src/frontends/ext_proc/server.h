@@ -25,7 +25,7 @@
 
 namespace fairway::ext_proc {
 
-// Names and defaults as the reference's flags (protocol.md 3.1).
+// Names and defaults as the reference's flags.
 struct ServerOptions {
   std::string host = "::";      // IPv4 and IPv6
   uint16_t grpc_port = 9002;    // 0: a free one

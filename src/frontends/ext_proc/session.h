@@ -6,7 +6,7 @@
 //   session.OnHalfClose() or session.OnGone();
 //
 // Which replies answer which messages depends on the body mode that the gateway announces in its first
-// message (protocol.md 1.4, docs/compatibility.md). Any order of any messages has a defined result: a reply,
+// message (docs/compatibility.md). Any order of any messages has a defined result: a reply,
 // nothing, or the end of the call.
 //
 // Owned by one thread, that of its call.

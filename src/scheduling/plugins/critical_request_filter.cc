@@ -1,6 +1,6 @@
 // critical-request-filter: passes all endpoints for a Critical request and none for any other: the first fork
 // of the criticality tree. No parameters. Source: the classic scheduler's predicate on the request
-// (protocol.md section 8).
+// (gateway-api-inference-extension v0.3.0, pkg/epp/scheduling).
 #include <algorithm>
 
 #include "scheduling/plugin.h"

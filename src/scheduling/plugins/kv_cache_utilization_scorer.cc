@@ -1,5 +1,5 @@
 // kv-cache-utilization-scorer: 1 - KV use. No parameters. Source: the reference's scorer of this name
-// (protocol.md section 6).
+// (llm-d router).
 #include <algorithm>
 
 #include "scheduling/plugin.h"

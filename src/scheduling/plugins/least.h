@@ -1,5 +1,5 @@
-// "Least" as the classic scheduler has it (protocol.md section 8), with real division: keeps values within
-// min .. min + (max - min) / n of its n inputs.
+// "Least" as the classic scheduler has it (gateway-api-inference-extension v0.3.0, pkg/epp/scheduling), with
+// real division: keeps values within min .. min + (max - min) / n of its n inputs.
 #pragma once
 
 #include <algorithm>

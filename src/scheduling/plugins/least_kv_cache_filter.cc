@@ -1,5 +1,5 @@
 // least-kv-cache-filter: keeps the least used KV caches: values within min .. min + (max - min) / n.
-// No parameters. Source: protocol.md section 8; see least.h.
+// No parameters. Source: gateway-api-inference-extension v0.3.0, filter.go; see least.h.
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
 #include "scheduling/plugins/least.h"

@@ -1,5 +1,6 @@
 // least-queue-filter: keeps the shortest queues, own reservations since the last scrape counted in: values
-// within min .. min + (max - min) / n. No parameters. Source: protocol.md section 8; see least.h.
+// within min .. min + (max - min) / n. No parameters. Source: gateway-api-inference-extension v0.3.0,
+// filter.go; see least.h.
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
 #include "scheduling/plugins/least.h"

@@ -1,7 +1,8 @@
 // lora-affinity-filter: keeps endpoints that have the request's adapter (running, or waited for and so about
 // to be loaded); where there are none, those with room to load it; where there are none either, fails. Where
 // both kinds exist, a share `exploration` (0.001) of picks goes to those with room, so that a hot adapter
-// spreads. Source: the classic scheduler's LoRA soft affinity (protocol.md section 8).
+// spreads. Source: the classic scheduler's LoRA soft affinity (gateway-api-inference-extension v0.3.0,
+// pkg/epp/scheduling).
 #include "scheduling/plugin.h"
 
 namespace fairway::scheduling {

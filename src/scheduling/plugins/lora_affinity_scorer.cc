@@ -1,5 +1,5 @@
 // lora-affinity-scorer: 1.0 where the adapter runs, 0.8 where there is room to load it, 0.6 where requests
-// wait for it, else 0. No parameters. Source: the reference's scorer of this name (protocol.md section 6).
+// wait for it, else 0. No parameters. Source: the reference's scorer of this name (llm-d router).
 #include "scheduling/plugin.h"
 
 namespace fairway::scheduling {

@@ -1,5 +1,5 @@
 // max-score-picker: the highest weighted total; among equals uniformly at random. Further choices follow by
-// score. No parameters. Source: the reference's picker of this name (scheduler.md section 2.2).
+// score. No parameters. Source: the reference's picker of this name (llm-d router).
 #include <algorithm>
 
 #include "scheduling/plugin.h"

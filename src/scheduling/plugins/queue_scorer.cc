@@ -1,6 +1,6 @@
 // queue-scorer: (max - v) / (max - min) of the queue with own reservations over the candidates; 1 for all
-// when they are equal. No parameters. Source: the reference's scorer of this name (protocol.md section 6,
-// last paragraph).
+// when they are equal. No parameters. Source: the reference's scorer of this name (llm-d
+// router).
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/inverse_range.h"
 

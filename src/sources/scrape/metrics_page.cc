@@ -390,7 +390,8 @@ const PageReader* EngineReaders::Detect(std::string_view page, EngineSample& scr
   return found;
 }
 
-// Names: each engine's own documentation; choice of names: the reference's defaults (protocol.md section 5).
+// Names: each engine's own documentation; choice of names: the reference's defaults (llm-d router,
+// core-metrics-extractor).
 std::vector<EngineSpec> BuiltinEngines() {
   std::vector<EngineSpec> engines;
   engines.push_back({

@@ -120,7 +120,7 @@ class PageReader {
   std::array<uint64_t, 256> by_byte_{};  // families by the byte after it (bit: number of the family)
 };
 
-// The engines of the reference (its names of engines, protocol.md section 5), or the ones given. Immutable,
+// The engines of the reference (by its names of engines), or the ones given. Immutable,
 // so thread-safe.
 class EngineReaders {
  public:
