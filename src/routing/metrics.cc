@@ -21,6 +21,7 @@ const std::vector<double> kResponseBytes{1,    8,    16,   32,   64,    128,   2
 const std::vector<double> kPerToken{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10};
 const std::vector<double> kStreamingPerToken{.0005, .00205, .005, .01, .02, .04, .06, .08, .1, .125,
                                              .15,   .2,     .3,   .4,  .5,  .6,  .8,  1,   2};
+const std::vector<double> kInterToken{.001, .005, .01, .02, .04, .06, .08, .1, .15, .2, .3, .5, .75, 1, 2};
 const std::vector<double> kFast{.0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1};
 
 std::vector<double> PowersOfTwo(double from, double to) {
@@ -101,6 +102,9 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
       streaming_per_output_token_(registry.AddHistogram(
           Request("request_streaming_tpot_seconds",
                   "Time per output token after the first, streamed responses.", kStreamingPerToken))),
+      inter_token_(registry.AddHistogram(Request("request_streaming_itl_seconds",
+                                                 "Time between two pieces of a streamed response's body.",
+                                                 kInterToken))),
       ttft_(registry.AddHistogram(
           Named("request_ttft_seconds", "Time to the first piece of the response body.",
                 {"model_name", "target_model_name", "fairness_id", "priority", "streaming"},
@@ -185,6 +189,7 @@ RequestSeries RouterMetrics::Series(RequestLabels l) {
       .cached_tokens = &cached_tokens_.With(labels),
       .per_output_token = &per_output_token_.With(labels),
       .streaming_per_output_token = &streaming_per_output_token_.With(labels),
+      .inter_token = &inter_token_.With(labels),
       .ttft = {&ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "false"}),
                &ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "true"})},
       .running = &running_.With(labels),

@@ -33,6 +33,7 @@ struct RequestSeries {
   base::Histogram* cached_tokens;
   base::Histogram* per_output_token;
   base::Histogram* streaming_per_output_token;
+  base::Histogram* inter_token;
   base::Histogram* ttft[2];  // [streaming]
   base::Gauge* running;
 };
@@ -91,6 +92,7 @@ class RouterMetrics {
   base::HistogramFamily& cached_tokens_;
   base::HistogramFamily& per_output_token_;
   base::HistogramFamily& streaming_per_output_token_;
+  base::HistogramFamily& inter_token_;
   base::HistogramFamily& ttft_;
   base::GaugeFamily& running_;
   base::CounterFamily& attempts_;

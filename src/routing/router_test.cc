@@ -276,6 +276,8 @@ TEST(Metrics, TheReferencesSeriesUnderBothNames) {
           "llm_d_epp_request_input_tokens_sum" + labels + " 12\n",
           "llm_d_epp_request_cached_tokens_sum" + labels + " 8\n",
           "llm_d_epp_response_size_bytes_sum" + labels + " 150\n",
+          "llm_d_epp_request_streaming_itl_seconds_sum" + labels + " 0.1\n",
+          "llm_d_epp_request_streaming_itl_seconds_count" + labels + " 1\n",
           std::string(R"(llm_d_epp_request_streaming_tpot_seconds_sum)") + labels + " 0.025\n",
           std::string(R"(llm_d_epp_average_queue_size{name="pool"} 6)") + "\n",
           std::string(R"(inference_pool_average_kv_cache_utilization{name="pool"} 0.38)") + "\n",

@@ -81,8 +81,14 @@ void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_s
 void Ticket::OnResponseBody(uint64_t bytes) {
   State& s = *state_;
   s.response_bytes += bytes;
-  if (s.first_body_at != 0 || bytes == 0) return;
-  s.first_body_at = s.worker->clock.Now();
+  if (bytes == 0) return;
+  const base::Nanos before = s.last_body_at;
+  s.last_body_at = s.worker->clock.Now();
+  if (s.first_body_at != 0) {
+    if (s.streaming) s.series.inter_token->Observe(base::ToSeconds(s.last_body_at - before));
+    return;
+  }
+  s.first_body_at = s.last_body_at;
   s.series.ttft[s.streaming ? 1 : 0]->Observe(base::ToSeconds(s.first_body_at - s.received_at));
 }
 

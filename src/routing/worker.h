@@ -45,6 +45,7 @@ struct Ticket::State {
   RequestSeries series{};
   base::Nanos received_at = 0;
   base::Nanos first_body_at = 0;
+  base::Nanos last_body_at = 0;
   uint64_t response_bytes = 0;
   payload::Usage usage;
   bool error_counted = false;
