@@ -150,8 +150,12 @@ struct Endpoint {
   uint16_t port = 0;
   uint16_t metrics_port = 0;  // 0: same as port
   std::map<std::string, std::string> labels;
+  std::string pool_key;  // set by sources that know it: belongs to this pool alone, whatever its labels
   Position where;
 };
+
+// Does `endpoint` belong to `pool`? By namespace and labels, or because its source says so.
+bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool);
 
 // Everything that was read, in the order of files and documents.
 struct Manifests {
