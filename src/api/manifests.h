@@ -150,13 +150,13 @@ struct Endpoint {
   uint16_t port = 0;
   uint16_t metrics_port = 0;  // 0: same as port
   std::map<std::string, std::string> labels;
-  // From a cluster only. `uid` tells a Pod from its successor of the same name and address. `pool`
-  // ("namespace/name"): the one pool this is an endpoint of, whatever its selector says; "": every pool whose
-  // selector matches.
-  std::string uid;
-  std::string pool;
+  std::string pool_key;  // set by sources that know it: belongs to this pool alone, whatever its labels
+  std::string uid;       // of a Pod: tells it from its successor of the same name and address; "" elsewhere
   Position where;
 };
+
+// Does `endpoint` belong to `pool`? By namespace and labels, or because its source says so.
+bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool);
 
 // Everything that was read, in the order of files and documents.
 struct Manifests {

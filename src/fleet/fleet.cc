@@ -78,11 +78,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       for (const auto& endpoint : old->second->endpoints) cells.emplace(endpoint.id, endpoint.cell);
     }
     for (const auto& entry : manifests.endpoints) {
-      if (entry.pool.empty()
-              ? entry.namespace_name != pool->namespace_name || !api::Matches(source.selector, entry.labels)
-              : entry.pool != pool->key) {
-        continue;
-      }
+      if (!api::BelongsTo(entry, source)) continue;
       Endpoint endpoint;
       endpoint.host = entry.address;
       if (!IsIpLiteral(entry.address)) {

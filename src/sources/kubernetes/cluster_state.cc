@@ -134,8 +134,8 @@ void AppendEndpoints(const api::InferencePool& pool, const PodStore::Pods& pods,
                      .address = pod.address,
                      .port = pool.target_ports[i],
                      .labels = pod.labels,
-                     .uid = pod.uid,
-                     .pool = pool_key});
+                     .pool_key = pool_key,
+                     .uid = pod.uid});
     }
   }
 }

@@ -131,7 +131,7 @@ TEST(Endpoints, OnePerPodAndPort) {
   for (const auto& endpoint : endpoints) names.push_back(endpoint.name + ":" + std::to_string(endpoint.port));
   EXPECT_THAT(names, ElementsAre("a-rank-0:8000", "a-rank-1:8001", "b-rank-1:8001"));
   EXPECT_EQ(endpoints[0].uid, "u-a");
-  EXPECT_EQ(endpoints[0].pool, "default/pool");
+  EXPECT_EQ(endpoints[0].pool_key, "default/pool");
   EXPECT_EQ(endpoints[0].address, "10.0.0.1");
 
   endpoints.clear();
