@@ -1,5 +1,7 @@
 #include "picker/picker.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
 #include <atomic>
 #include <future>
@@ -65,6 +67,14 @@ std::vector<std::string> HostNames(const api::Manifests& manifests) {
 }
 
 }  // namespace
+
+uint64_t SystemSeed() {
+  uint64_t seed = 0;
+  // Of 8 bytes it gives all or, interrupted before the system has any entropy, none.
+  while (getrandom(&seed, sizeof seed, 0) != sizeof seed || seed == 0) {
+  }
+  return seed;
+}
 
 void RunOn(net::Loop& loop, const std::function<void()>& task) {
   std::promise<void> done;
