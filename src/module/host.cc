@@ -61,6 +61,7 @@ picker::Options MakeOptions(const PickerConfig& config) {
   picker::Options options;
   options.files = config.files;
   options.manifests = config.manifests;
+  options.log_problems = config.log_manifests;
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);
@@ -115,7 +116,8 @@ class Process::Host {
         [&](const std::vector<api::Problem>& problems) {
           errors = Joined(problems);
           for (const auto& problem : problems) {
-            if (problem.severity == api::Severity::kWarning) process.log().Warn(api::ToString(problem));
+            if (config.log_manifests && problem.severity == api::Severity::kWarning)
+              process.log().Warn(api::ToString(problem));
           }
         },
         [raw = host.get()](const api::Manifests& manifests,

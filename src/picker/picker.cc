@@ -105,8 +105,7 @@ struct Picker::Impl {
     if (changed) changed(manifests, resolver->addresses());
   }
 
-  // On the control loop: a file changed.
-  void OnFiles(const api::LoadResult& loaded) {
+  void LogProblems(const api::LoadResult& loaded) const {
     for (const auto& problem : loaded.problems) {
       if (problem.severity == api::Severity::kError) {
         log.Error(api::ToString(problem));
@@ -114,15 +113,21 @@ struct Picker::Impl {
         log.Warn(api::ToString(problem));
       }
     }
+    if (!loaded.ok()) log.Error("the changed manifests have errors: what was served before is served on");
+  }
+
+  // On the control loop: a file changed.
+  void OnFiles(const api::LoadResult& loaded) {
+    if (options.log_problems) LogProblems(loaded);
     if (!loaded.ok()) {
       reload_failures->Add();
-      log.Error("the changed manifests have errors: what was served before is served on");
       return;
     }
     reloads->Add();
     manifests = loaded.manifests;
     resolver->Watch(HostNames(manifests));
     Apply();
+    if (!options.log_problems) return;
     log.Info("manifests changed", {{"pools", std::to_string(manifests.pools.size())},
                                    {"models", std::to_string(manifests.models.size())},
                                    {"routes", std::to_string(manifests.routes.size())},
@@ -225,13 +230,15 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
         control, self.log, [&self](const sources::NameResolver::Addresses&) { self.Apply(); });
     self.resolver->Watch(HostNames(self.manifests));
     self.Apply();
-    auto scraper =
-        sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log, self.registry);
-    if (!scraper) {
-      outcome = tl::make_unexpected(scraper.error());
-      return;
+    if (o.scrape_endpoints) {
+      auto scraper = sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log,
+                                                      self.registry);
+      if (!scraper) {
+        outcome = tl::make_unexpected(scraper.error());
+        return;
+      }
+      self.scraper = std::move(*scraper);
     }
-    self.scraper = std::move(*scraper);
     if (!o.files.empty()) {
       self.files = std::make_unique<sources::FileSource>(
           control, o.files, [&self](const api::LoadResult& loaded) { self.OnFiles(loaded); },

@@ -31,6 +31,9 @@ struct Options {
   api::Manifests manifests;
   std::string wanted_pool;  // "namespace/name" that must be among the pools at the start; "" is any
 
+  bool scrape_endpoints = true;  // off: only manifests are watched, for a picker that decides elsewhere
+  bool log_problems = true;      // of changed manifests; off where somebody else watches the same files, too
+
   enum class Admin { kNone, kRequired, kRetried };
   Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second
   std::string admin_host = "127.0.0.1";

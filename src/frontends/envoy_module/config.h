@@ -51,7 +51,8 @@ struct PickerConfig {
   uint64_t seed = 0;  // 0: from the system's entropy
   bool explain = false;
   bool use_subset_hint = true;
-  std::string identity;  // equal exactly when all of the above was written the same
+  bool log_manifests = true;  // problems and changes of manifests in Envoy's log
+  std::string identity;       // equal exactly when all of the above was written the same
 };
 
 // Of one filter.
