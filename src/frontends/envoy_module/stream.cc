@@ -193,6 +193,7 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   // Setters end the views into headers: what is needed of them comes first.
   const bool has_content_length = headers.has_content_length;
   std::vector<std::string> remove;  // empty as a rule, and then no allocation
+  remove.reserve(headers.control.size());
   for (const std::string_view name : headers.control) remove.emplace_back(name);
   for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
   Send(*ticket_, !own_id.empty(), own_id);
