@@ -25,6 +25,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const auto& model : result.manifests.models) {
     if (model.model_name.empty() || model.pool_name.empty() || model.targets.size() > 10) std::abort();
   }
+  for (const auto& objective : result.manifests.objectives) {
+    if (objective.meta.name.empty() || objective.pool.name.empty()) std::abort();
+  }
+  for (const auto& rewrite : result.manifests.rewrites) {
+    for (const auto& rule : rewrite.rules) {
+      if (rule.targets.empty() || rule.targets[0].model.empty()) std::abort();
+    }
+  }
   for (const auto& route : result.manifests.routes) {
     for (const auto& rule : route.rules) {
       if (rule.matches.empty()) std::abort();
