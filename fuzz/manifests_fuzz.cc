@@ -1,5 +1,5 @@
-// Any bytes as a manifest file: YAML, JSON and what only looks like it. The first byte chooses the file's
-// ending.
+// Any bytes as a manifest file: YAML, JSON and what only looks like it. Whether the size is even chooses the
+// file's ending.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
