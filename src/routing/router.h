@@ -48,6 +48,7 @@ struct RequestInput {
   bool provisional = false;
   std::string_view fairness_id;    // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
+  std::string_view objective;      // header x-llm-d-inference-objective or its alias; "" is none
   const SubsetHint* subset = nullptr;  // null: no hint
   base::Nanos received_at = 0;         // when the request's headers came; 0: now
 };
