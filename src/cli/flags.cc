@@ -60,7 +60,7 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
   app.add_option("--sheddable-queue-limit", f.sheddable_queue_limit,
-                 "Other requests need an endpoint with a shorter queue")
+                 "What may be shed needs an endpoint with a shorter queue")
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
   app.add_option("--sheddable-kv-limit", f.sheddable_kv_limit, "... and with less of its KV cache in use")

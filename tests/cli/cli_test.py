@@ -117,7 +117,7 @@ class CliTest(unittest.TestCase):
                                       r'did you mean "vllm-llama2-7b-pool"\?')
 
     def test_check_prints_what_would_be_served(self):
-        for example in ("intro-fixed", "criticality", "two-pools"):
+        for example in ("intro-fixed", "criticality", "two-pools", "objectives"):
             done = run("check", "-f", os.path.join(EXAMPLES, example))
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("InferencePool", done.stdout)
