@@ -74,10 +74,11 @@ std::vector<const InferenceModelRewrite*> RewritesOf(const Manifests& manifests,
   for (const InferenceModelRewrite& rewrite : manifests.rewrites) {
     if (Means(rewrite.pool, rewrite.meta, pool)) rewrites.push_back(&rewrite);
   }
-  std::stable_sort(rewrites.begin(), rewrites.end(), [](const auto* a, const auto* b) {
+  std::sort(rewrites.begin(), rewrites.end(), [](const auto* a, const auto* b) {
     const std::string& left = a->meta.creation_timestamp;
     const std::string& right = b->meta.creation_timestamp;
-    return left.empty() != right.empty() ? right.empty() : left < right;
+    if (left.empty() != right.empty()) return right.empty();
+    return left != right ? left < right : a < b;  // of one vector: the order of reading
   });
   return rewrites;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "routing/decision_log.h"
 #include "routing/explain.h"
 #include "routing/metrics.h"
 #include "routing/worker.h"
@@ -217,7 +218,7 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
       .critical = ruling.critical,
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
   };
-  const bool explain = static_cast<bool>(impl_->options.explain);
+  const bool explain = static_cast<bool>(impl_->options.explain) || impl_->options.decisions != nullptr;
   const bool record = explain || impl_->options.keep_scores;
   const base::Nanos start = impl_->clock.Now();
   const scheduling::Outcome outcome =
@@ -227,16 +228,18 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   impl_->metrics.scheduler_duration().Observe(base::ToSeconds(took));
   if (explain) {
     if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) worker.explanation = {};
-    impl_->options.explain(Explain({.request_id = input.request_id,
-                                    .model = state->model,
-                                    .target_model = state->target_model,
-                                    .critical = ruling.critical,
-                                    .declared = ruling.declared,
-                                    .rewrite = ruling.rewrite,
-                                    .objective = ruling.objective,
-                                    .priority = state->priority,
-                                    .took = took},
-                                   *pool, outcome, worker.explanation));
+    const ExplainedRequest told{.request_id = input.request_id,
+                                .model = state->model,
+                                .target_model = state->target_model,
+                                .critical = ruling.critical,
+                                .declared = ruling.declared,
+                                .rewrite = ruling.rewrite,
+                                .objective = ruling.objective,
+                                .priority = state->priority,
+                                .took = took};
+    if (impl_->options.explain) impl_->options.explain(Explain(told, *pool, outcome, worker.explanation));
+    if (impl_->options.decisions != nullptr)
+      impl_->options.decisions->Add(start, DecisionJson(told, *pool, outcome, worker.explanation));
   }
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
     impl_->metrics.Attempts(state->target_model, nullptr).Add();

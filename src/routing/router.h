@@ -63,6 +63,7 @@ struct Rejection {
 // "inference error: <code> - <message>"
 std::string RejectionBody(const Rejection& rejection);
 
+class DecisionLog;
 class Worker;
 class Router;
 
@@ -118,6 +119,9 @@ struct RouterOptions {
   // Called for each decision (also rejections) with its explanation as text, on the worker's thread. Empty:
   // no explanation is made and none costs anything.
   std::function<void(std::string_view)> explain;
+  // Gets a record of each decision (also rejections). Null: none is made and none costs anything. REQUIRES:
+  // outlives the router.
+  DecisionLog* decisions = nullptr;
 };
 
 // Thread-safe: immutable after construction but for metrics. Worker objects are each owned by one thread.
