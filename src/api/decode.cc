@@ -178,7 +178,7 @@ bool ObjectReader::Known(const std::string& field) const {
 }
 
 void ObjectReader::Finish() {
-  if (!valid_) return;
+  if (!valid_ || node_.context().allow_unknown) return;
   for (const Value::Entry& entry : node_.value().entries) {
     if (Known(entry.key)) continue;
     const Node child(&node_.context(), entry.value.get(), JoinPath(node_.path(), entry.key), entry.line);

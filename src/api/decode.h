@@ -41,7 +41,8 @@ class ProblemList {
 // The object being read, as messages name it. Lives as long as its nodes.
 struct ObjectContext {
   ProblemList* problems = nullptr;
-  std::string name;  // "HTTPRoute default/llm-route"
+  std::string name;            // "HTTPRoute default/llm-route"
+  bool allow_unknown = false;  // fields that nobody asked for are none of our business
 };
 
 // A value that may be absent, with its path from the object's root. Cheap to copy but for the path.
@@ -140,11 +141,18 @@ struct KindNames {
 constexpr std::string_view kInferenceGroup = "inference.networking.k8s.io";
 constexpr std::string_view kInferenceGroupX = "inference.networking.x-k8s.io";
 constexpr std::string_view kGatewayGroup = "gateway.networking.k8s.io";
+constexpr std::string_view kLlmdGroup = "llm-d.ai";
+
+constexpr int64_t kMaxWeight = 1'000'000;
 
 ObjectMeta ReadMeta(const Node& metadata, int object_line);
+// `spec`.poolRef; `what` is the object in words: "a model".
+PoolRef ReadPoolRef(ObjectReader& spec, std::string_view default_group, std::string_view what);
 InferencePool ReadPoolV1(ObjectReader& root, ObjectMeta meta);
 InferencePool ReadPoolV1Alpha2(ObjectReader& root, ObjectMeta meta);
 InferenceModel ReadModel(ObjectReader& root, ObjectMeta meta);
+InferenceObjective ReadObjective(ObjectReader& root, ObjectMeta meta, std::string_view group);
+InferenceModelRewrite ReadRewrite(ObjectReader& root, ObjectMeta meta, std::string_view group);
 Gateway ReadGateway(ObjectReader& root, ObjectMeta meta);
 HttpRoute ReadRoute(ObjectReader& root, ObjectMeta meta);
 std::vector<Endpoint> ReadEndpoints(ObjectReader& root);

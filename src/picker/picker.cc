@@ -12,6 +12,7 @@
 #include "fleet/fleet.h"
 #include "frontends/admin/admin.h"
 #include "net/address.h"
+#include "routing/decision_log.h"
 #include "sources/files/file_source.h"
 
 namespace fairway::picker {
@@ -136,12 +137,12 @@ struct Picker::Impl {
 
   // On the control loop.
   base::Result<void> ListenAdmin() {
-    auto listening = admin::AdminServer::Listen(
-        {.host = options.admin_host, .port = options.admin_port},
-        {.registry = &registry,
-         .ready = [this] { return router->ready(); },
-         .fleet = [this] { return FleetJson(*fleet.published().Load(), clock.Now()); }},
-        control->loop(), log);
+    admin::Content content{.registry = &registry,
+                           .ready = [this] { return router->ready(); },
+                           .fleet = [this] { return FleetJson(*fleet.published().Load(), clock.Now()); }};
+    if (decisions != nullptr) content.decisions = [this] { return decisions->Render(clock.Now()); };
+    auto listening = admin::AdminServer::Listen({.host = options.admin_host, .port = options.admin_port},
+                                                std::move(content), control->loop(), log);
     if (!listening) return tl::make_unexpected(listening.error());
     admin = std::move(*listening);
     admin_port.store(admin->port(), std::memory_order_relaxed);
@@ -170,6 +171,7 @@ struct Picker::Impl {
   std::map<std::string, std::vector<api::Endpoint>> given;  // of SetEndpoints, by pool; the control loop's
   uint64_t admin_failures = 0;
   std::atomic<uint16_t> admin_port{0};
+  std::unique_ptr<routing::DecisionLog> decisions;  // null: not kept
   std::unique_ptr<routing::Router> router;
   std::unique_ptr<net::LoopThread> control;
   std::unique_ptr<sources::NameResolver> resolver;
@@ -216,8 +218,13 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
                                              .labels = {"outcome"}});
   impl->reloads = &reloads.With({"applied"});
   impl->reload_failures = &reloads.With({"refused"});
-  impl->router =
-      std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry, o.router);
+  routing::RouterOptions router_options = o.router;
+  if (o.debug_decisions > 0) {
+    impl->decisions = std::make_unique<routing::DecisionLog>(o.debug_decisions);
+    router_options.decisions = impl->decisions.get();
+  }
+  impl->router = std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry,
+                                                   std::move(router_options));
   impl->control = std::make_unique<net::LoopThread>("control");
   net::Loop& control = impl->control->loop();
 

@@ -3,6 +3,7 @@
 // before it, the Envoy module puts itself.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -38,6 +39,7 @@ struct Options {
   Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second
   std::string admin_host = "127.0.0.1";
   uint16_t admin_port = 9090;
+  size_t debug_decisions = 0;  // how many of the last decisions /debug/decisions shows; 0: none is kept
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;
 };

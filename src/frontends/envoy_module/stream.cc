@@ -183,6 +183,7 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   input.body_bytes = body_bytes_;
   input.fairness_id = headers.fairness_id;
   input.model_rewrite = headers.model_rewrite;
+  input.objective = headers.objective;
   input.subset = hinted ? &hint : nullptr;
   input.received_at = received_at_;
 
