@@ -2,7 +2,10 @@
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(OpenSSL REQUIRED)
-find_package(yaml-cpp REQUIRED)
+# Static: Envoy's images, where the module runs, have no libyaml-cpp, and the program needs one package less.
+find_library(YAML_CPP_LIBRARY libyaml-cpp.a REQUIRED)
+add_library(fairway_yaml_cpp STATIC IMPORTED GLOBAL)
+set_target_properties(fairway_yaml_cpp PROPERTIES IMPORTED_LOCATION ${YAML_CPP_LIBRARY} INTERFACE_COMPILE_DEFINITIONS YAML_CPP_STATIC_DEFINE)
 find_package(CLI11 REQUIRED)
 find_package(tl-expected REQUIRED)
 find_package(Boost 1.81 REQUIRED)

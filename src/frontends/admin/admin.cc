@@ -11,7 +11,7 @@ net::HttpResponse Text(int status, std::string body) {
   return {.status = status, .content_type = "text/plain; charset=utf-8", .body = std::move(body) + "\n"};
 }
 
-constexpr std::string_view kPages = "pages: /metrics /healthz /readyz /debug/fleet";
+constexpr std::string_view kPages = "pages: /metrics /healthz /readyz /debug/fleet /debug/decisions";
 
 }  // namespace
 
@@ -31,6 +31,10 @@ net::HttpResponse Answer(const net::HttpRequest& request, const Content& content
                                              : Text(503, "no pool is known yet, or the server is draining");
   }
   if (path == "/debug/fleet" && content.fleet) return {.body = content.fleet()};
+  if (path == "/debug/decisions") {
+    if (content.decisions) return {.body = content.decisions()};
+    return Text(404, "decisions are not kept: start with --debug-decisions N to see the last N here");
+  }
   if (path == "/debug/pprof" || path.starts_with("/debug/pprof/")) {
     return Text(
         404, "there are no pprof pages: take a profile of the running process with `perf record -g -p PID`");

@@ -4,6 +4,7 @@
 //   /healthz          200 while the process runs
 //   /readyz           200 when it can route, else 503
 //   /debug/fleet      JSON of pools, endpoints and what is known of them
+//   /debug/decisions  JSON of the last decisions, where they are kept
 //   /debug/pprof/...  404: profiles are taken from outside (perf)
 //
 // Plain HTTP, no credentials: it binds to loopback unless told otherwise.
@@ -32,6 +33,7 @@ struct Content {
   const base::Registry* registry = nullptr;  // REQUIRES: set, outlives the server
   std::function<bool()> ready;               // empty: always ready
   std::function<std::string()> fleet;        // JSON; empty: no such page
+  std::function<std::string()> decisions;    // JSON; empty: they are not kept
 };
 
 // Owned by any thread; destroyed on the loop, or after it stopped.
