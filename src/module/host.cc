@@ -62,6 +62,7 @@ picker::Options MakeOptions(const PickerConfig& config) {
   options.files = config.files;
   options.manifests = config.manifests;
   options.log_problems = config.log_manifests;
+  options.debug_decisions = config.debug_decisions;
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);

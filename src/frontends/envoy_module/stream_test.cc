@@ -244,6 +244,26 @@ TEST_F(StreamTest, WhatTheClientSaidToThePickerDoesNotGoOn) {
   EXPECT_THAT(Page(), HasSubstr("tenant-7"));
 }
 
+TEST_F(StreamTest, AnObjectiveBelowZeroCanBeShed) {
+  Serve({{.name = "a", .waiting = 60}});
+  api::InferenceObjective objective;
+  objective.meta.name = "batch";
+  objective.pool.name = "pool";
+  objective.priority = -1;
+  pool_->manifests().objectives.push_back(objective);
+  pool_->fleet().Apply(pool_->manifests());
+  for (const bool batch : {true, false}) {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    if (batch) envoy.request_headers.emplace_back("x-llm-d-inference-objective", "batch");
+    Stream stream(filter_, &envoy);
+    EXPECT_EQ(SendHttp1(stream, envoy, {kBody}), !batch);
+    if (batch) {
+      ASSERT_TRUE(envoy.reply);
+      EXPECT_EQ(envoy.reply->status, 429u);
+    }
+  }
+}
+
 TEST_F(StreamTest, TheSubsetHintIsKept) {
   for (const bool list : {true, false}) {
     FakeStream envoy{.request_headers = Post(kBody.size())};
