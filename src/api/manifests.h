@@ -135,6 +135,7 @@ struct Endpoint {
   uint16_t metrics_port = 0;  // 0: same as port
   std::map<std::string, std::string> labels;
   std::string pool_key;  // set by sources that know it: belongs to this pool alone, whatever its labels
+  std::string uid;       // of a Pod: tells it from its successor of the same name and address; "" elsewhere
   Position where;
 };
 

@@ -142,6 +142,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       endpoint.metrics_port = entry.metrics_port != 0 ? entry.metrics_port : entry.port;
       endpoint.labels = entry.labels;
       endpoint.id = api::Key(entry.namespace_name, entry.name) + "@" + endpoint.address;
+      if (!entry.uid.empty()) endpoint.id += "#" + entry.uid;
       const auto kept = cells.find(endpoint.id);
       endpoint.cell = kept != cells.end() ? kept->second : std::make_shared<EndpointCell>();
       const auto number = static_cast<uint32_t>(pool->endpoints.size());

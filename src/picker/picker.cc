@@ -176,6 +176,7 @@ struct Picker::Impl {
   std::unique_ptr<net::LoopThread> control;
   std::unique_ptr<sources::NameResolver> resolver;
   std::unique_ptr<sources::FileSource> files;
+  std::unique_ptr<sources::kubernetes::KubernetesSource> kubernetes;
   std::unique_ptr<sources::scrape::Scraper> scraper;
   std::unique_ptr<admin::AdminServer> admin;
   std::unique_ptr<net::Timer> admin_again;
@@ -189,7 +190,9 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
   const Options& o = impl->options;
 
   uint64_t known = 0;
-  if (o.files.empty()) {
+  if (o.kubernetes) {
+    // What is there shows when the API server answers, and may change until then.
+  } else if (o.files.empty()) {
     impl->manifests = o.manifests;
   } else {
     const api::LoadResult loaded = api::LoadManifests(o.files);
@@ -198,10 +201,10 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
     impl->manifests = loaded.manifests;
     known = loaded.fingerprint;
   }
-  if (impl->manifests.pools.empty())
+  if (!o.kubernetes && impl->manifests.pools.empty())
     return Fail(ErrorCode::kInvalidArgument, "the manifests have no InferencePool");
 
-  if (!o.wanted_pool.empty()) {
+  if (!o.kubernetes && !o.wanted_pool.empty()) {
     // Named but not there is a mistake at the start; later it is a pool that went away.
     std::vector<std::string> names;
     names.reserve(impl->manifests.pools.size());
@@ -246,7 +249,19 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
       }
       self.scraper = std::move(*scraper);
     }
-    if (!o.files.empty()) {
+    if (o.kubernetes) {
+      auto source = sources::kubernetes::KubernetesSource::Create(
+          control, o.kubernetes->client, o.kubernetes->options, self.clock, self.log, self.registry,
+          [&self](const api::Manifests& manifests) {
+            self.manifests = manifests;
+            self.Apply();
+          });
+      if (!source) {
+        outcome = tl::make_unexpected(source.error());
+        return;
+      }
+      self.kubernetes = std::move(*source);
+    } else if (!o.files.empty()) {
       self.files = std::make_unique<sources::FileSource>(
           control, o.files, [&self](const api::LoadResult& loaded) { self.OnFiles(loaded); },
           50 * base::kMillisecond, known);
@@ -265,6 +280,7 @@ Picker::~Picker() {
     impl_->admin_again.reset();
     impl_->admin.reset();
     impl_->files.reset();
+    impl_->kubernetes.reset();
     impl_->scraper.reset();
     impl_->resolver.reset();
   });
@@ -278,6 +294,15 @@ void Picker::SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint
     impl->given[pool_key] = std::move(endpoints);
     impl->Apply();
   });
+}
+
+void Picker::StepDown() {
+  std::promise<void> done;
+  impl_->control->loop().Post([&] {
+    if (impl_->kubernetes == nullptr) return done.set_value();
+    impl_->kubernetes->StepDown([&done] { done.set_value(); });
+  });
+  done.get_future().wait();
 }
 
 const routing::Router& Picker::router() const { return *impl_->router; }

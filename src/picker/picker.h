@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "net/loop.h"
 #include "routing/router.h"
 #include "sources/files/name_resolver.h"
+#include "sources/kubernetes/kubernetes_source.h"
 #include "sources/scrape/scraper.h"
 
 namespace fairway::picker {
@@ -30,7 +32,14 @@ struct Options {
   // nothing is watched.
   std::vector<std::string> files;
   api::Manifests manifests;
-  std::string wanted_pool;  // "namespace/name" that must be among the pools at the start; "" is any
+  // Instead: pools, models and Pods from the Kubernetes API, as far as they are known and whenever they are.
+  struct Kubernetes {
+    sources::kubernetes::ClientConfig client;
+    sources::kubernetes::KubernetesOptions options;
+  };
+  std::optional<Kubernetes> kubernetes;
+  std::string
+      wanted_pool;  // "namespace/name" that must be among the manifests' pools at the start; "" is any
 
   bool scrape_endpoints = true;  // off: only manifests are watched, for a picker that decides elsewhere
   bool log_problems = true;      // of changed manifests; off where somebody else watches the same files, too
@@ -65,6 +74,9 @@ class Picker {
   // Endpoints of a pool that come from elsewhere than the manifests and replace those given before for it.
   // Each belongs to that pool whatever its labels. Thread-safe; takes effect soon.
   void SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint> endpoints);
+
+  // With leader election: leads no more, and lets others know. Waits for that, 5 s at most.
+  void StepDown();
 
   const routing::Router& router() const;
   const base::Published<fleet::Snapshot>& fleet() const;
