@@ -184,8 +184,13 @@ void ObjectReader::Finish() {
     const Node child(&node_.context(), entry.value.get(), JoinPath(node_.path(), entry.key), entry.line);
     const auto advice =
         std::find_if(mistaken_.begin(), mistaken_.end(), [&](const auto& m) { return m.first == entry.key; });
-    child.Error("unknown field" +
-                (advice != mistaken_.end() ? "; " + advice->second : DidYouMean(entry.key, known_)));
+    const std::string message =
+        "unknown field" + (advice != mistaken_.end() ? "; " + advice->second : DidYouMean(entry.key, known_));
+    if (node_.context().problems->unknown_fields() == UnknownFields::kError) {
+      child.Error(message);
+    } else {
+      child.Warn(message);
+    }
   }
 }
 

@@ -25,17 +25,22 @@ namespace fairway::api {
 class ProblemList {
  public:
   static constexpr size_t kMaxProblems = 1000;
-  ProblemList(std::string file, std::vector<Problem>& problems)
-      : file_(std::move(file)), problems_(problems), limit_(problems.size() + kMaxProblems) {}
+  ProblemList(std::string file, std::vector<Problem>& problems, UnknownFields unknown = UnknownFields::kError)
+      : file_(std::move(file)),
+        problems_(problems),
+        limit_(problems.size() + kMaxProblems),
+        unknown_(unknown) {}
 
   void Add(Severity severity, int line, std::string object, std::string field, std::string message);
   Position At(int line) const { return {file_, line}; }
   const std::string& file() const { return file_; }
+  UnknownFields unknown_fields() const { return unknown_; }
 
  private:
   std::string file_;
   std::vector<Problem>& problems_;
   size_t limit_;
+  UnknownFields unknown_;
 };
 
 // The object being read, as messages name it. Lives as long as its nodes.

@@ -60,6 +60,11 @@ bool Matches(const std::map<std::string, std::string>& selector,
   });
 }
 
+bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool) {
+  if (!endpoint.pool_key.empty()) return endpoint.pool_key == Key(pool.meta);
+  return endpoint.namespace_name == pool.meta.namespace_name && Matches(pool.selector, endpoint.labels);
+}
+
 bool LoadResult::ok() const {
   return std::none_of(problems.begin(), problems.end(),
                       [](const Problem& problem) { return problem.severity == Severity::kError; });

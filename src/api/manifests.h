@@ -150,8 +150,13 @@ struct Endpoint {
   uint16_t port = 0;
   uint16_t metrics_port = 0;  // 0: same as port
   std::map<std::string, std::string> labels;
+  std::string pool_key;  // set by sources that know it: belongs to this pool alone, whatever its labels
+  std::string uid;       // of a Pod: tells it from its successor of the same name and address; "" elsewhere
   Position where;
 };
+
+// Does `endpoint` belong to `pool`? By namespace and labels, or because its source says so.
+bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool);
 
 // Everything that was read, in the order of files and documents.
 struct Manifests {
@@ -181,9 +186,14 @@ struct LoadResult {
   bool ok() const;  // no errors; warnings do not count
 };
 
+// A field that is not in the CRD: a slip of the pen in a file; in an object that an API server let pass a
+// field of a newer CRD, which is no reason to leave the object out.
+enum class UnknownFields { kError, kWarn };
+
 // One text with any number of YAML documents or JSON values (a List object counts as its items). Decodes and
 // checks each object by itself. Never throws; a text of any bytes gives a result.
-LoadResult ParseManifests(std::string_view text, std::string_view file_name);
+LoadResult ParseManifests(std::string_view text, std::string_view file_name,
+                          UnknownFields unknown = UnknownFields::kError);
 
 // Each of `paths`: a file, a folder (its *.yaml, *.yml, *.json by name, not deeper, no hidden ones, no
 // kustomization.yaml) or "-". Then CheckReferences over all of it. Reads files, so not for a thread that

@@ -209,10 +209,10 @@ void SortByLine(std::vector<Problem>& problems) {
 
 }  // namespace
 
-LoadResult ParseManifests(std::string_view text, std::string_view file_name) {
+LoadResult ParseManifests(std::string_view text, std::string_view file_name, UnknownFields unknown) {
   LoadResult result;
   result.files.emplace_back(file_name);
-  ProblemList problems(std::string(file_name), result.problems);
+  ProblemList problems(std::string(file_name), result.problems, unknown);
   if (text.empty()) {
     // A file that is being written is empty for a moment: taking it for "no objects" would drop everything
     // that is served.

@@ -222,8 +222,7 @@ class Checker {
       bool some = false;
       for (size_t i = 0; i < manifests_.endpoints.size(); ++i) {
         const Endpoint& endpoint = manifests_.endpoints[i];
-        if (endpoint.namespace_name != pool.meta.namespace_name || !Matches(pool.selector, endpoint.labels))
-          continue;
+        if (!BelongsTo(endpoint, pool)) continue;
         some = true;
         selected[i] = true;
       }

@@ -84,7 +84,7 @@ void AddPool(std::string& out, const Manifests& manifests, const InferencePool& 
 
   std::vector<const Endpoint*> endpoints;
   for (const Endpoint& endpoint : manifests.endpoints) {
-    if (endpoint.namespace_name == pool.meta.namespace_name && Matches(pool.selector, endpoint.labels)) {
+    if (BelongsTo(endpoint, pool)) {
       endpoints.push_back(&endpoint);
     }
   }

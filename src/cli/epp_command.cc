@@ -2,7 +2,9 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -27,6 +29,10 @@ struct EppFlags {
   std::string metrics_host = "127.0.0.1";
   std::string pool_name;
   std::string pool_namespace;
+  std::string pool_group;
+  std::string kubeconfig;
+  std::string endpoint_selector;
+  std::vector<uint16_t> endpoint_ports;
   std::string metrics_staleness = "2s";
   std::string drain_timeout = "30s";
   bool disable_subset = false;
@@ -45,9 +51,6 @@ struct EppFlags {
 
 // name -> why it has no effect. Their values are read and dropped.
 const std::vector<std::pair<const char*, const char*>> kNotYet{
-    {"--pool-group", "pools of both groups are read from the manifests"},
-    {"--endpoint-selector", "pods are not read from the Kubernetes API yet"},
-    {"--endpoint-target-ports", "pods are not read from the Kubernetes API yet"},
     {"--refresh-prometheus-metrics-interval", "gauges are computed when the page is read"},
     {"--ha-enable-leader-election", "there is no leader election yet: every replica serves"},
     {"--tracing", "there is no tracing yet"},
@@ -71,14 +74,54 @@ const std::vector<const char*> kRejected{"--total-queued-requests-metric", "--to
                                          "--kv-cache-usage-percentage-metric", "--lora-info-metric",
                                          "--cache-info-metric"};
 
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// A Deployment's Pod "name-6d4cf56db6-x7k2p" -> "name", as the reference names a pool that has no object.
+std::string NameWithoutObject() {
+  std::string name = Environment("POD_NAME");
+  for (int i = 0; i < 2; ++i) {
+    const size_t dash = name.rfind('-');
+    if (dash != std::string::npos && dash != 0) name.resize(dash);
+  }
+  return name.empty() ? "endpoints" : name;
+}
+
+// Where pools and endpoints come from when it is not files. Sets the pool that is served.
+base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, PickerOptions& options) {
+  const auto bad = [](const char* why) { return base::Fail(base::ErrorCode::kInvalidArgument, why); };
+  if (f.pool_name.empty() == f.endpoint_selector.empty()) {
+    return bad(f.pool_name.empty()
+                   ? "nothing to serve. Give manifests with -f FILE, or a pool of the Kubernetes API with "
+                     "--pool-name, or Pods by --endpoint-selector and --endpoint-target-ports"
+                   : "give --pool-name or --endpoint-selector, not both");
+  }
+  auto client = sources::kubernetes::FindClientConfig(f.kubeconfig);
+  if (!client) return tl::make_unexpected(client.error());
+  auto& kubernetes = options.kubernetes.emplace();
+  kubernetes.client = std::move(*client);
+  kubernetes.options.namespace_name = space;
+  kubernetes.options.pool_name = f.pool_name.empty() ? NameWithoutObject() : f.pool_name;
+  kubernetes.options.pool_group = f.pool_group;
+  kubernetes.options.endpoint_selector = f.endpoint_selector;
+  kubernetes.options.target_ports = f.endpoint_ports;
+  kubernetes.options.seed = f.common.seed != 0 ? f.common.seed : std::random_device{}();
+  options.ext_proc.service.default_pool = api::Key(space, kubernetes.options.pool_name);
+  return {};
+}
+
 int Epp(const EppFlags& f) {
   BlockStopSignals();
   const base::Log log = MakeLog(f.common);
   PickerOptions options = MakePickerOptions(f.common);
-  if (options.files.empty()) {
-    std::fprintf(stderr,
-                 "fairway epp: no manifests. Give them with -f FILE; pools and pods are not read from the "
-                 "Kubernetes API yet.\n");
+  std::string space = f.pool_namespace.empty() ? Environment("NAMESPACE") : f.pool_namespace;
+  if (space.empty()) space = "default";
+  if (!options.files.empty()) {
+    if (!f.pool_name.empty()) options.ext_proc.service.default_pool = api::Key(space, f.pool_name);
+  } else if (auto used = UseKubernetes(f, space, options); !used) {
+    std::fprintf(stderr, "fairway epp: %s\n", used.error().message.c_str());
     return kExitUsage;
   }
   options.admin_host = f.metrics_host;
@@ -99,14 +142,6 @@ int Epp(const EppFlags& f) {
   server.service.session.body_timeout = Duration(f.body_timeout);
   if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0)
     server.transport.max_message = *bytes;
-  if (!f.pool_name.empty()) {
-    std::string space = f.pool_namespace;
-    if (space.empty()) {
-      const char* environment = std::getenv("NAMESPACE");
-      space = environment != nullptr && *environment != '\0' ? environment : "default";
-    }
-    server.service.default_pool = api::Key(space, f.pool_name);
-  }
 
   auto picker = Picker::Start(std::move(options), log, {});
   if (!picker) {
@@ -137,8 +172,18 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       ->capture_default_str();
   command->add_option("--metrics-host", f->metrics_host, "Address that the metrics port binds to")
       ->capture_default_str();
-  command->add_option("--pool-name", f->pool_name, "Pool of calls that name none; needed with several pools");
+  command->add_option("--pool-name", f->pool_name,
+                      "InferencePool to serve from the Kubernetes API; with -f: the pool of calls that name none");
   command->add_option("--pool-namespace", f->pool_namespace, "Its namespace; else $NAMESPACE, else default");
+  command->add_option("--pool-group", f->pool_group,
+                      "Its API group: inference.networking.k8s.io or inference.networking.x-k8s.io; else both are looked at");
+  command->add_option("--endpoint-selector", f->endpoint_selector,
+                      "Serve the Pods with these labels, without any InferencePool (kubectl's syntax)");
+  command
+      ->add_option("--endpoint-target-ports", f->endpoint_ports, "Their ports, 1 to 8, with --endpoint-selector")
+      ->delimiter(',');
+  command->add_option("--kubeconfig", f->kubeconfig,
+                      "How to reach the Kubernetes API; else $KUBECONFIG, the Pod's service account, ~/.kube/config");
   AddDuration(*command, "--metrics-staleness-threshold", f->metrics_staleness,
               "Age from which an endpoint no longer counts as ready in the gauges");
   AddDuration(*command, "--drain-timeout", f->drain_timeout, "From SIGTERM to the end");
@@ -205,7 +250,10 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   command->footer(
       "SIGTERM: health says NOT_SERVING, open exchanges end within --drain-timeout, then exit 0; a second "
       "one ends at once.\n\n"
+      "Without -f, pools, models and Pods are read from the Kubernetes API and followed (docs/kubernetes.md).\n\n"
       "Examples:\n"
+      "  fairway epp --pool-name vllm-llama2-7b-pool --pool-namespace llm\n"
+      "  fairway epp --endpoint-selector app=vllm --endpoint-target-ports 8000\n"
       "  fairway epp -f manifests/ --pool-name vllm-llama2-7b-pool\n"
       "  fairway epp -f manifests/ --secure-serving=false --grpc-port 9002 --explain\n"
       "  fairway epp -f pool.yaml -f endpoints.yaml --cert-path /etc/tls --enable-cert-reload");

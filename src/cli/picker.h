@@ -1,5 +1,5 @@
-// The picker as a process runs it: sources on the control loop, the ext_proc server on worker loops, the
-// admin server, and what connects them. `fairway epp` is this alone; `fairway up` puts an Envoy in front.
+// The picker as a process runs it: the picker itself and the ext_proc server on worker loops. `fairway epp`
+// is this alone; `fairway up` puts an Envoy in front.
 #pragma once
 
 #include <functional>
@@ -13,24 +13,14 @@
 #include "base/result.h"
 #include "frontends/ext_proc/server.h"
 #include "net/loop.h"
-#include "routing/router.h"
-#include "sources/files/name_resolver.h"
-#include "sources/scrape/scraper.h"
+#include "picker/picker.h"
 
 namespace fairway::cli {
 
-struct PickerOptions {
-  // Manifest files and folders, watched while running; "-" is read once. Empty: `manifests` is served and
-  // nothing is watched.
-  std::vector<std::string> files;
-  api::Manifests manifests;
-
+// Where the manifests have problems they are printed to standard error.
+struct PickerOptions : picker::Options {
   bool serve_ext_proc = true;  // off where another picker decides (`fairway up --picker`)
   ext_proc::ServerOptions ext_proc;
-  std::string admin_host = "127.0.0.1";
-  uint16_t admin_port = 9090;
-  sources::scrape::ScraperOptions scrape;
-  routing::RouterOptions router;
   size_t workers = 0;  // 0: as many as cores
   uint64_t seed = 0;   // 0: from the system's entropy
 };
@@ -38,14 +28,9 @@ struct PickerOptions {
 // Created, used and destroyed on one thread, that is none of its loops.
 class Picker {
  public:
-  // On the control loop, for the first good state and each one after it.
-  using ManifestsChanged =
-      std::function<void(const api::Manifests&, const sources::NameResolver::Addresses&)>;
-
-  // Loads the manifests, listens and serves. Problems of the manifests are printed to standard error; the
-  // error then only says so, with code kInvalidArgument. `changed` may be empty.
+  // Loads the manifests, listens and serves. `changed` may be empty.
   static base::Result<std::unique_ptr<Picker>> Start(PickerOptions options, const base::Log& log,
-                                                     ManifestsChanged changed);
+                                                     picker::Picker::ManifestsChanged changed);
   ~Picker();  // at once, without grace: see Drain
 
   // Health says NOT_SERVING, streams go on for up to `grace`, then everything is closed. Blocks until done.

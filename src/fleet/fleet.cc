@@ -78,8 +78,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       for (const auto& endpoint : old->second->endpoints) cells.emplace(endpoint.id, endpoint.cell);
     }
     for (const auto& entry : manifests.endpoints) {
-      if (entry.namespace_name != pool->namespace_name || !api::Matches(source.selector, entry.labels))
-        continue;
+      if (!api::BelongsTo(entry, source)) continue;
       Endpoint endpoint;
       endpoint.host = entry.address;
       if (!IsIpLiteral(entry.address)) {
@@ -101,6 +100,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       endpoint.metrics_port = entry.metrics_port != 0 ? entry.metrics_port : entry.port;
       endpoint.labels = entry.labels;
       endpoint.id = api::Key(entry.namespace_name, entry.name) + "@" + endpoint.address;
+      if (!entry.uid.empty()) endpoint.id += "#" + entry.uid;
       const auto kept = cells.find(endpoint.id);
       endpoint.cell = kept != cells.end() ? kept->second : std::make_shared<EndpointCell>();
       const auto number = static_cast<uint32_t>(pool->endpoints.size());

@@ -26,8 +26,8 @@ class Fleet {
   Fleet();
 
   // Replaces pools, models and endpoints, and publishes. An endpoint belongs to every pool of its namespace
-  // whose selector its labels match, with a cell for each. Endpoints that stay (same name, address and port)
-  // keep their cells: signals and reservations go on. REQUIRES: the manifests had no errors.
+  // whose selector its labels match, with a cell for each. Endpoints that stay (same name, address, port and
+  // uid) keep their cells: signals and reservations go on. REQUIRES: the manifests had no errors.
   void Apply(const api::Manifests& manifests, const Addresses& addresses = {});
 
   // The number of adapter `name` in `pool_key`'s cells; a new name publishes a snapshot. kNoAdapter when the

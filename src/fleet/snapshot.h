@@ -18,7 +18,7 @@ namespace fairway::fleet {
 // One model server of a pool. Its number is its place in PoolSnapshot::endpoints and means nothing outside
 // that snapshot.
 struct Endpoint {
-  std::string id;    // stable while the server lives: "namespace/name" and its address
+  std::string id;    // stable while the server lives: "namespace/name", its address and, for a Pod, its uid
   std::string name;  // the pod's or the file's name
   std::string namespace_name;
   std::string host;  // IP literal without brackets

@@ -106,7 +106,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   bool IsOpen(uint64_t number) const { return !closed_ && answering_ && number == number_; }
   void StartRead();
-  void OnRead(const ErrorCode& error, size_t size);
+  void OnReadable(ErrorCode error);
   void Process();
   bool ParseRequest();  // true: a whole request is in parser_
   void Dispatch();
@@ -188,16 +188,20 @@ void Connection::Start() {
 void Connection::StartRead() {
   if (reading_ || closed_) return;
   if (!lingering_ && (answering_ || closing_) && buffer_.size() >= kReadAhead) return;
-  const bool in_body = parser_ && parser_->is_header_done();
   reading_ = true;
-  socket_.async_read_some(
-      buffer_.prepare(in_body ? kBodyReadPiece : kReadPiece),
-      [self = shared_from_this()](const ErrorCode& error, size_t size) { self->OnRead(error, size); });
+  // Only for bytes to be there, not into the buffer: an answer that completes while the read is open takes
+  // the next request out of the buffer, which moves the place a read would have been given.
+  socket_.async_wait(tcp::socket::wait_read,
+                     [self = shared_from_this()](const ErrorCode& error) { self->OnReadable(error); });
 }
 
-void Connection::OnRead(const ErrorCode& error, size_t size) {
+void Connection::OnReadable(ErrorCode error) {
   reading_ = false;
   if (closed_) return;
+  const bool in_body = parser_ && parser_->is_header_done();
+  size_t size = 0;
+  if (!error) size = socket_.read_some(buffer_.prepare(in_body ? kBodyReadPiece : kReadPiece), error);
+  if (error == asio::error::would_block || error == asio::error::interrupted) return StartRead();
   if (error) {
     // What was answered before still goes out; an answer that is open has lost its client.
     if (!answering_ && !lingering_ && out_sent_ < out_.size() && error == asio::error::eof) {

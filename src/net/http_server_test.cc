@@ -156,6 +156,32 @@ TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrderAlsoWhenTheFirstIsSlow) {
   EXPECT_LT(all.find("\r\n\r\n/2"), all.find("\r\n\r\n/3"));
 }
 
+// What comes while a request read ahead is taken out of the buffer must not be looked for where that one was.
+TEST_F(HttpServerTest, ReadsOnAfterARequestThatWasReadAhead) {
+  std::shared_ptr<HttpResponder> first;
+  std::promise<void> came;
+  Listen([&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+    if (request.target == "/1") {
+      first = std::move(responder);
+      came.set_value();
+      return;
+    }
+    responder->Send({.body = request.target});
+  });
+  RawClient client(server_->port());
+  client.Send("GET /1 HTTP/1.1\r\nHost: x\r\n\r\n");
+  came.get_future().get();
+  client.Send("GET /2 HTTP/1.1\r\nHost: x\r\n\r\n");
+  for (int turn = 0; turn < 50; ++turn) OnLoop([] {});  // the loop reads it in one of its turns
+  OnLoop([&] {
+    first->Send({.body = "/1"});
+    first.reset();
+  });
+  client.ReadUntil("\r\n\r\n/2");
+  client.Send("GET /3 HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(client.ReadUntil("\r\n\r\n/3"), EndsWith("\r\n\r\n/3"));
+}
+
 TEST_F(HttpServerTest, TakesBodiesWithLengthChunkedAndOneByteAtATime) {
   ListenEcho();
   RawClient client(server_->port());

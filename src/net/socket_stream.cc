@@ -3,6 +3,7 @@
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -67,6 +68,25 @@ std::string TakeTlsError() {
 
 SocketStream::SocketStream(int descriptor, const TlsContext& tls) : descriptor_(descriptor) {
   if (tls == nullptr) return;
+  MakeSsl(tls);
+  SSL_set_accept_state(ssl_);
+}
+
+SocketStream::SocketStream(int descriptor, const TlsContext& tls, const TlsPeer& peer)
+    : descriptor_(descriptor) {
+  if (tls == nullptr) return;
+  MakeSsl(tls);
+  SSL_set_connect_state(ssl_);
+  // An address is looked for among the certificate's addresses and never sent as a name (RFC 6066).
+  if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_), peer.name.c_str()) != 1) {
+    ERR_clear_error();
+    SSL_set_hostflags(ssl_, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    FAIRWAY_CHECK(SSL_set1_host(ssl_, peer.name.c_str()) == 1);
+    SSL_set_tlsext_host_name(ssl_, peer.name.c_str());
+  }
+}
+
+void SocketStream::MakeSsl(const TlsContext& tls) {
   ssl_ = SSL_new(tls.get());
   FAIRWAY_CHECK(ssl_ != nullptr);
   BIO* bio = BIO_new(SocketMethod());
@@ -74,7 +94,6 @@ SocketStream::SocketStream(int descriptor, const TlsContext& tls) : descriptor_(
   BIO_set_data(bio, &descriptor_);
   BIO_set_init(bio, 1);
   SSL_set_bio(ssl_, bio, bio);
-  SSL_set_accept_state(ssl_);
 }
 
 SocketStream::~SocketStream() {
@@ -152,6 +171,10 @@ SocketStream::Status SocketStream::TlsStatus(int result) {
       return Status::kClosed;
     default:
       error_ = TakeTlsError();
+      // "certificate verify failed" alone does not say what to do about it.
+      if (const long verified = SSL_get_verify_result(ssl_); verified != X509_V_OK) {
+        error_ = std::string("the certificate is not accepted: ") + X509_verify_cert_error_string(verified);
+      }
       return Status::kFailed;
   }
 }

@@ -14,6 +14,11 @@ typedef struct ssl_st SSL;
 
 namespace fairway::net {
 
+// Whom a client talks to.
+struct TlsPeer {
+  std::string name;  // host name or IP address that the certificate must be for, whatever was connected to
+};
+
 // Used from one thread. Does not own the descriptor.
 class SocketStream {
  public:
@@ -25,8 +30,11 @@ class SocketStream {
     kFailed,     // see error()
   };
 
-  // `tls` null: plain text.
+  // The accepting side. `tls` null: plain text.
   SocketStream(int descriptor, const TlsContext& tls);
+  // The connecting side, with a context of tls_client.h or null. A certificate that is not for `peer` fails
+  // the handshake, unless the context trusts anybody.
+  SocketStream(int descriptor, const TlsContext& tls, const TlsPeer& peer);
   ~SocketStream();
   SocketStream(const SocketStream&) = delete;
   SocketStream& operator=(const SocketStream&) = delete;
@@ -48,6 +56,7 @@ class SocketStream {
   const std::string& error() const { return error_; }
 
  private:
+  void MakeSsl(const TlsContext& tls);
   Status TlsStatus(int result);
   Status SystemStatus();
 

@@ -28,6 +28,7 @@ ROOMS = {
     "frontends": {"base", "api", "payload", "routing", "net"},
     "simulator": {"base", "api", "payload", "net"},
 }
+ROOMS["picker"] = {"base", "api", "fleet", "scheduling", "routing", "net", "sources", "frontends"}
 ROOMS["cli"] = set(ROOMS)
 
 # Seconds of compilation for each file that sees one of them, nghttp2 and OpenSSL excepted: those two are here so

@@ -22,8 +22,8 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "frontends/ext_proc/metrics.h"
-#include "frontends/ext_proc/model_name.h"
 #include "frontends/ext_proc/wire.h"
+#include "frontends/request/model_name.h"
 #include "net/grpc_server.h"
 #include "payload/request.h"
 #include "payload/usage.h"
@@ -203,7 +203,7 @@ class Session {
 
   std::string served_;
   std::optional<payload::UsageScanner> usage_;
-  std::optional<ModelRenamer> renamer_;
+  std::optional<request::ModelRenamer> renamer_;
   bool response_has_length_ = false;
 };
 

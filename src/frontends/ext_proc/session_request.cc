@@ -6,60 +6,13 @@
 
 #include "base/strings.h"
 #include "frontends/ext_proc/session.h"
+#include "frontends/request/headers.h"
 
 namespace fairway::ext_proc {
 
 namespace {
 
-constexpr std::string_view kDestination = "x-gateway-destination-endpoint";
-constexpr std::string_view kHintNamespace = "envoy.lb.subset_hint";
-constexpr std::string_view kHintKey = "x-gateway-destination-endpoint-subset";
-constexpr std::string_view kDefaultPath = "/v1/completions";  // as the reference has it
-constexpr uint64_t kMaxBodyReserve = 4u << 20;                // a content-length is only a claim
-constexpr size_t kMaxHintEntries = 100'000;
-
-// What the client may have said to us and no model server is to hear: the picker's own headers, and those
-// that tell a prefill/decode side-car where to connect to. (x-gateway-destination-endpoint itself is
-// overwritten.)
-constexpr std::array kControlHeaders = {
-    std::string_view("x-llm-d-inference-objective"),   std::string_view("x-gateway-inference-objective"),
-    std::string_view("x-llm-d-inference-fairness-id"), std::string_view("x-gateway-inference-fairness-id"),
-    std::string_view("x-llm-d-model-name-rewrite"),    std::string_view("x-gateway-model-name-rewrite"),
-    std::string_view("x-prefiller-host-port"),         std::string_view("x-encoder-hosts-ports"),
-    std::string_view("x-data-parallel-host-port"),     std::string_view("x-kv-cache-source-host-port"),
-};
-
-bool IsControlHeader(std::string_view name) {
-  if (name.starts_with(kDestination)) return true;
-  return std::find(kControlHeaders.begin(), kControlHeaders.end(), name) != kControlHeaders.end();
-}
-
-void AddHints(std::string_view text, routing::SubsetHint& hint) {
-  for (const std::string_view piece : base::Split(text, ',')) {
-    const std::string_view entry = base::Trim(piece);
-    if (!entry.empty() && hint.size() < kMaxHintEntries) hint.emplace_back(entry);
-  }
-}
-
-std::string UuidV4(base::Random& random) {
-  constexpr std::string_view kHex = "0123456789abcdef";
-  constexpr std::string_view kShape = "xxxxxxxx-xxxx-4xxx-Yxxx-xxxxxxxxxxxx";  // RFC 9562
-  std::string id(kShape);
-  uint64_t bits = 0;
-  int left = 0;
-  for (char& c : id) {
-    if (c != 'x' && c != 'Y') continue;
-    if (left == 0) {
-      bits = random.Next();
-      left = 16;
-    }
-    const uint64_t nibble = bits & 15;
-    bits >>= 4;
-    --left;
-    c = c == 'x' ? kHex[nibble] : kHex[8 | (nibble & 3)];
-  }
-  return id;
-}
+constexpr uint64_t kMaxBodyReserve = 4u << 20;  // a content-length is only a claim
 
 }  // namespace
 
@@ -67,70 +20,35 @@ std::string UuidV4(base::Random& random) {
 
 void Session::ReadSubsetHint(std::string_view metadata) {
   if (metadata.empty()) return;
-  const auto hints = FindMetadata(metadata, kHintNamespace);
+  const auto hints = FindMetadata(metadata, request::kHintNamespace);
   if (!hints) return;
-  const auto value = FindField(*hints, kHintKey);
+  const auto value = FindField(*hints, request::kHintKey);
   if (!value) return;
   if (value->kind == ValueView::Kind::kString) {
     subset_.emplace();
-    AddHints(value->bytes, *subset_);
+    request::AddHints(value->bytes, *subset_);
   } else if (value->kind == ValueView::Kind::kList) {
     subset_.emplace();
     ForEachValue(value->bytes, [this](const ValueView& entry) {
-      if (entry.kind == ValueView::Kind::kString) AddHints(entry.bytes, *subset_);
+      if (entry.kind == ValueView::Kind::kString) request::AddHints(entry.bytes, *subset_);
     });
   }
 }
 
 bool Session::ReadRequestHeaders(std::string_view header_map) {
-  std::string_view path;
-  std::string_view original_path;
-  std::string_view forwarded_path;
-  bool fairness_by_new_name = false;
-  bool rewrite_by_new_name = false;
-  const bool ok = ForEachHeader(header_map, [&](std::string_view name, std::string_view value) {
-    if (name.empty()) return;
-    if (name[0] == ':') {
-      if (name == ":path") path = value;
-      return;
-    }
-    if (name[0] == 'c') {
-      if (name != "content-length") return;
-      has_content_length_ = true;
-      content_length_ = base::ParseInteger<uint64_t>(value).value_or(0);
-      return;
-    }
-    if (name[0] != 'x') return;
-    if (name == "x-request-id") {
-      request_id_ = value;
-    } else if (name == "x-original-path") {
-      original_path = value;
-    } else if (name == "x-forwarded-path") {
-      forwarded_path = value;
-    } else if (IsControlHeader(name)) {
-      // Of an alias the new name counts, in whatever order they come.
-      if (name == "x-llm-d-inference-fairness-id") {
-        fairness_id_ = value;
-        fairness_by_new_name = true;
-      } else if (name == "x-gateway-inference-fairness-id" && !fairness_by_new_name) {
-        fairness_id_ = value;
-      } else if (name == "x-llm-d-model-name-rewrite") {
-        model_rewrite_ = value;
-        rewrite_by_new_name = true;
-      } else if (name == "x-gateway-model-name-rewrite" && !rewrite_by_new_name) {
-        model_rewrite_ = value;
-      }
-      if (name != kDestination &&
-          std::find(remove_headers_.begin(), remove_headers_.end(), name) == remove_headers_.end()) {
-        remove_headers_.emplace_back(name);
-      }
-    }
-  });
-  if (path.empty())
-    path = !original_path.empty() ? original_path : !forwarded_path.empty() ? forwarded_path : kDefaultPath;
-  api_ = payload::ApiOfPath(path);
+  request::HeaderReader reader;
+  const bool ok = ForEachHeader(
+      header_map, [&](std::string_view name, std::string_view value) { reader.Add(name, value); });
+  const request::RequestHeaders headers = reader.Finish();
+  api_ = payload::ApiOfPath(headers.path);
+  request_id_ = headers.request_id;
+  fairness_id_ = headers.fairness_id;
+  model_rewrite_ = headers.model_rewrite;
+  has_content_length_ = headers.has_content_length;
+  content_length_ = headers.content_length;
+  remove_headers_.assign(headers.control.begin(), headers.control.end());
   if (request_id_.empty()) {
-    request_id_ = UuidV4(shared_.random);
+    request_id_ = request::NewRequestId(shared_.random);
     generated_id_ = true;
   }
   return ok;
@@ -180,7 +98,7 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
       // say is taken away now: with trailers and no body there is no second chance.
       {
         std::vector<std::string_view> remove(remove_headers_.begin(), remove_headers_.end());
-        remove.push_back(kDestination);
+        remove.push_back(request::kDestination);
         Send({.kind = ReplyKind::kRequestHeaders, .remove_headers = remove});
         headers_answered_ = true;
       }
@@ -194,7 +112,7 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
 
 void Session::StartWithoutHeaders() {
   received_at_ = message_at_;
-  api_ = payload::ApiOfPath(kDefaultPath);
+  api_ = payload::ApiOfPath(request::HeaderReader().Finish().path);
   scanner_.emplace(api_);
   request_ = RequestPhase::kCollect;
 }
@@ -429,13 +347,14 @@ bool Session::SettleModel(bool complete) {
 }
 
 bool Session::SpliceModel() {
-  return ticket_->rewrites() && scanner_ && PutModel(body_, scanner_->fields(), ticket_->target_model());
+  return ticket_->rewrites() && scanner_ &&
+         request::PutModel(body_, scanner_->fields(), ticket_->target_model());
 }
 
 void Session::SendDecision(ReplyKind kind, bool replace_body, Length length) {
   std::array<SetHeader, 3> set;
   size_t count = 0;
-  set[count++] = {kDestination, ticket_->destination()};
+  set[count++] = {request::kDestination, ticket_->destination()};
   if (generated_id_) set[count++] = {"x-request-id", request_id_};
   const std::string size = length == Length::kSet ? std::to_string(body_.size()) : std::string();
   if (length == Length::kSet) set[count++] = {"content-length", size};
@@ -455,7 +374,7 @@ void Session::SendDecision(ReplyKind kind, bool replace_body, Length length) {
 }
 
 void Session::Refuse(const routing::Rejection& rejection) {
-  std::array<SetHeader, 1> header = {SetHeader{"x-llm-d-request-dropped-reason", rejection.drop_reason}};
+  std::array<SetHeader, 1> header = {SetHeader{request::kDropReason, rejection.drop_reason}};
   const std::string body = routing::RejectionBody(rejection);
   WriteImmediate(shared_.writer, {.status = rejection.status,
                                   .headers = std::span(header.data(), rejection.drop_reason.empty() ? 0 : 1),

@@ -3,12 +3,12 @@
 
 #include "base/strings.h"
 #include "frontends/ext_proc/session.h"
+#include "frontends/request/headers.h"
 
 namespace fairway::ext_proc {
 
 namespace {
 
-constexpr std::string_view kLbNamespace = "envoy.lb";
 constexpr std::string_view kServed = "x-gateway-destination-endpoint-served";
 
 }  // namespace
@@ -40,7 +40,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
     return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
   }
   std::string_view served;
-  if (const auto lb = FindMetadata(message.metadata, kLbNamespace)) {
+  if (const auto lb = FindMetadata(message.metadata, request::kLbNamespace)) {
     const auto value = FindField(*lb, kServed);
     if (value && value->kind == ValueView::Kind::kString) served = value->bytes;
   }

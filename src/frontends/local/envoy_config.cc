@@ -499,9 +499,7 @@ PoolEndpoints SelectEndpoints(const api::Manifests& manifests,
   for (const api::InferencePool& pool : manifests.pools) {
     std::vector<net::HostPort>& hosts = selected[api::Key(pool.meta)];
     for (const api::Endpoint& endpoint : manifests.endpoints) {
-      if (endpoint.namespace_name != pool.meta.namespace_name ||
-          !api::Matches(pool.selector, endpoint.labels))
-        continue;
+      if (!api::BelongsTo(endpoint, pool)) continue;
       if (net::IsIpLiteral(endpoint.address)) {
         hosts.push_back({endpoint.address, endpoint.port});
       } else if (const auto found = addresses.find(endpoint.address); found != addresses.end()) {

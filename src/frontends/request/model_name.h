@@ -7,7 +7,7 @@
 
 #include "payload/request.h"
 
-namespace fairway::ext_proc {
+namespace fairway::request {
 
 // Replaces the model's name in `body`, which `fields` were read from. Every other byte stays, as
 // payload::SpliceModel has it, but in place: a long body is not copied. False when there is no name.
@@ -44,4 +44,4 @@ class ModelRenamer {
   std::string output_;
 };
 
-}  // namespace fairway::ext_proc
+}  // namespace fairway::request

@@ -1,8 +1,8 @@
-#include "frontends/ext_proc/model_name.h"
+#include "frontends/request/model_name.h"
 
 #include <utility>
 
-namespace fairway::ext_proc {
+namespace fairway::request {
 
 namespace {
 constexpr std::string_view kKey = "\"model\"";
@@ -78,4 +78,4 @@ std::string_view ModelRenamer::Finish() {
   return output_;
 }
 
-}  // namespace fairway::ext_proc
+}  // namespace fairway::request

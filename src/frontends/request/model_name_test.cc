@@ -1,10 +1,10 @@
-#include "frontends/ext_proc/model_name.h"
+#include "frontends/request/model_name.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 
-namespace fairway::ext_proc {
+namespace fairway::request {
 namespace {
 
 TEST(PutModel, ReplacesTheNameAlone) {
@@ -72,4 +72,4 @@ TEST(ModelRenamer, GivesTheChunkBackWhereNothingChanges) {
 }
 
 }  // namespace
-}  // namespace fairway::ext_proc
+}  // namespace fairway::request

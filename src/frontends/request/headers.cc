@@ -1,0 +1,110 @@
+#include "frontends/request/headers.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/strings.h"
+
+namespace fairway::request {
+namespace {
+
+constexpr std::string_view kDefaultPath = "/v1/completions";  // as the reference has it
+constexpr size_t kMaxHintEntries = 100'000;
+
+// The picker's own headers, and those that tell a prefill/decode side-car where to connect to.
+constexpr std::array kControlHeaders = {
+    std::string_view("x-llm-d-inference-objective"),   std::string_view("x-gateway-inference-objective"),
+    std::string_view("x-llm-d-inference-fairness-id"), std::string_view("x-gateway-inference-fairness-id"),
+    std::string_view("x-llm-d-model-name-rewrite"),    std::string_view("x-gateway-model-name-rewrite"),
+    std::string_view("x-prefiller-host-port"),         std::string_view("x-encoder-hosts-ports"),
+    std::string_view("x-data-parallel-host-port"),     std::string_view("x-kv-cache-source-host-port"),
+};
+
+bool IsControlHeader(std::string_view name) {
+  if (name.starts_with(kDestination)) return true;
+  return std::find(kControlHeaders.begin(), kControlHeaders.end(), name) != kControlHeaders.end();
+}
+
+}  // namespace
+
+void HeaderReader::Add(std::string_view name, std::string_view value) {
+  if (name.empty()) return;
+  // Most headers are none of ours: one look at the first character tells.
+  switch (name[0]) {
+    case ':':
+      if (name == ":path") headers_.path = value;
+      return;
+    case 'c':
+      if (name != "content-length") return;
+      headers_.has_content_length = true;
+      headers_.content_length = base::ParseInteger<uint64_t>(value).value_or(0);
+      return;
+    case 'x':
+      break;
+    default:
+      return;
+  }
+  if (name == "x-request-id") {
+    headers_.request_id = value;
+  } else if (name == "x-original-path") {
+    original_path_ = value;
+  } else if (name == "x-forwarded-path") {
+    forwarded_path_ = value;
+  } else if (IsControlHeader(name)) {
+    // Of an alias the new name counts, in whatever order they come.
+    if (name == "x-llm-d-inference-fairness-id") {
+      headers_.fairness_id = value;
+      fairness_by_new_name_ = true;
+    } else if (name == "x-gateway-inference-fairness-id" && !fairness_by_new_name_) {
+      headers_.fairness_id = value;
+    } else if (name == "x-llm-d-model-name-rewrite") {
+      headers_.model_rewrite = value;
+      rewrite_by_new_name_ = true;
+    } else if (name == "x-gateway-model-name-rewrite" && !rewrite_by_new_name_) {
+      headers_.model_rewrite = value;
+    }
+    auto& control = headers_.control;
+    if (name != kDestination && std::find(control.begin(), control.end(), name) == control.end()) {
+      control.push_back(name);
+    }
+  }
+}
+
+RequestHeaders HeaderReader::Finish() {
+  if (headers_.path.empty()) {
+    headers_.path = !original_path_.empty()    ? original_path_
+                    : !forwarded_path_.empty() ? forwarded_path_
+                                               : kDefaultPath;
+  }
+  return std::exchange(headers_, {});
+}
+
+void AddHints(std::string_view text, routing::SubsetHint& hint) {
+  for (const std::string_view piece : base::Split(text, ',')) {
+    const std::string_view entry = base::Trim(piece);
+    if (!entry.empty() && hint.size() < kMaxHintEntries) hint.emplace_back(entry);
+  }
+}
+
+std::string NewRequestId(base::Random& random) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  constexpr std::string_view kShape = "xxxxxxxx-xxxx-4xxx-Yxxx-xxxxxxxxxxxx";
+  std::string id(kShape);
+  uint64_t bits = 0;
+  int left = 0;
+  for (char& c : id) {
+    if (c != 'x' && c != 'Y') continue;
+    if (left == 0) {
+      bits = random.Next();
+      left = 16;
+    }
+    const uint64_t nibble = bits & 15;
+    bits >>= 4;
+    --left;
+    c = c == 'x' ? kHex[nibble] : kHex[8 | (nibble & 3)];
+  }
+  return id;
+}
+
+}  // namespace fairway::request

@@ -1,0 +1,61 @@
+// What a request says to the picker in its HTTP headers, and the names of those headers: one reading for
+// every frontend, so that they decide the same.
+//
+//   HeaderReader reader;
+//   for each header: reader.Add(name, value);       // names in lower case
+//   const RequestHeaders headers = reader.Finish();
+//
+// Source: the endpoint picker protocol (proposal 004 of the Gateway API Inference Extension) and the
+// reference's request handling; names of the `x-llm-d-` family count before their `x-gateway-` aliases.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/random.h"
+#include "routing/router.h"
+
+namespace fairway::request {
+
+// The header that names the first choice, and the key of the ordered list in the metadata of kLbNamespace.
+inline constexpr std::string_view kDestination = "x-gateway-destination-endpoint";
+inline constexpr std::string_view kLbNamespace = "envoy.lb";
+inline constexpr std::string_view kHintNamespace = "envoy.lb.subset_hint";
+inline constexpr std::string_view kHintKey = "x-gateway-destination-endpoint-subset";
+inline constexpr std::string_view kDropReason = "x-llm-d-request-dropped-reason";
+
+// Views into what was given to the reader.
+struct RequestHeaders {
+  std::string_view path;        // never empty: with none, the reference's default
+  std::string_view request_id;  // x-request-id; "" when the client and the gateway gave none
+  std::string_view fairness_id;
+  std::string_view model_rewrite;
+  bool has_content_length = false;
+  uint64_t content_length = 0;
+  // What the client said to us and no model server is to hear: to be removed. kDestination is not among them:
+  // it is overwritten.
+  std::vector<std::string_view> control;
+};
+
+class HeaderReader {
+ public:
+  void Add(std::string_view name, std::string_view value);
+  RequestHeaders Finish();
+
+ private:
+  RequestHeaders headers_;
+  std::string_view original_path_;
+  std::string_view forwarded_path_;
+  bool fairness_by_new_name_ = false;
+  bool rewrite_by_new_name_ = false;
+};
+
+// Appends the endpoints that `text` lists, separated by commas. At most 100,000 are kept.
+void AddHints(std::string_view text, routing::SubsetHint& hint);
+
+// A version 4 UUID (RFC 9562), for requests that came without an id.
+std::string NewRequestId(base::Random& random);
+
+}  // namespace fairway::request

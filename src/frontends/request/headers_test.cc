@@ -1,0 +1,74 @@
+#include "frontends/request/headers.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+#include <utility>
+
+namespace fairway::request {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::MatchesRegex;
+
+RequestHeaders Read(std::initializer_list<std::pair<std::string_view, std::string_view>> headers) {
+  HeaderReader reader;
+  for (const auto& [name, value] : headers) reader.Add(name, value);
+  return reader.Finish();
+}
+
+TEST(RequestHeaders, OfAnAliasTheNewNameCountsInAnyOrder) {
+  const auto first = Read({{"x-llm-d-inference-fairness-id", "new"},
+                           {"x-gateway-inference-fairness-id", "old"},
+                           {"x-llm-d-model-name-rewrite", "m-new"},
+                           {"x-gateway-model-name-rewrite", "m-old"}});
+  EXPECT_EQ(first.fairness_id, "new");
+  EXPECT_EQ(first.model_rewrite, "m-new");
+  const auto last =
+      Read({{"x-gateway-inference-fairness-id", "old"}, {"x-llm-d-inference-fairness-id", "new"}});
+  EXPECT_EQ(last.fairness_id, "new");
+  EXPECT_EQ(Read({{"x-gateway-inference-fairness-id", "old"}}).fairness_id, "old");
+}
+
+TEST(RequestHeaders, ThePathIsTheRequestsOwnElseWhatItWas) {
+  EXPECT_EQ(Read({{":path", "/a"}, {"x-original-path", "/b"}}).path, "/a");
+  EXPECT_EQ(Read({{"x-forwarded-path", "/c"}, {"x-original-path", "/b"}}).path, "/b");
+  EXPECT_EQ(Read({{"x-forwarded-path", "/c"}}).path, "/c");
+  EXPECT_EQ(Read({}).path, "/v1/completions");
+}
+
+TEST(RequestHeaders, WhatIsSaidToThePickerIsListedOnceAndTheDestinationIsNot) {
+  const auto headers = Read({{"x-prefiller-host-port", "1.2.3.4:5"},
+                             {"x-gateway-destination-endpoint", "6.6.6.6:1"},
+                             {"x-gateway-destination-endpoint-subset", "6.6.6.6"},
+                             {"x-prefiller-host-port", "again"},
+                             {"x-other", "stays"},
+                             {"", "nameless"}});
+  EXPECT_THAT(headers.control, ElementsAre("x-prefiller-host-port", "x-gateway-destination-endpoint-subset"));
+  EXPECT_THAT(Read({{"authorization", "x"}}).control, IsEmpty());
+}
+
+TEST(RequestHeaders, ContentLengthIsAClaim) {
+  EXPECT_FALSE(Read({}).has_content_length);
+  EXPECT_EQ(Read({{"content-length", "12"}}).content_length, 12u);
+  EXPECT_EQ(Read({{"content-length", "twelve"}}).content_length, 0u);
+  EXPECT_TRUE(Read({{"content-length", "twelve"}}).has_content_length);
+}
+
+TEST(RequestHeaders, HintsAreTrimmedAndEmptyOnesDropped) {
+  routing::SubsetHint hint;
+  AddHints(" 10.0.0.1:8000 ,,10.0.0.2", hint);
+  EXPECT_THAT(hint, ElementsAre("10.0.0.1:8000", "10.0.0.2"));
+}
+
+TEST(RequestHeaders, NewIdsAreVersion4UuidsAndDiffer) {
+  base::Random random(1);
+  const std::string a = NewRequestId(random);
+  EXPECT_THAT(a, MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
+  EXPECT_NE(a, NewRequestId(random));
+}
+
+}  // namespace
+}  // namespace fairway::request

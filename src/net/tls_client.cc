@@ -1,0 +1,125 @@
+#include "net/tls_client.h"
+
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+
+#include <memory>
+#include <string_view>
+
+namespace fairway::net {
+namespace {
+
+using base::ErrorCode;
+
+template <auto Free>
+struct Freer {
+  template <typename T>
+  void operator()(T* p) const {
+    Free(p);
+  }
+};
+using BioPtr = std::unique_ptr<BIO, Freer<BIO_free>>;
+using X509Ptr = std::unique_ptr<X509, Freer<X509_free>>;
+using KeyPtr = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
+
+std::string TakeReason() {
+  const unsigned long code = ERR_peek_last_error();
+  ERR_clear_error();
+  const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
+  return reason == nullptr ? "unknown reason" : reason;
+}
+
+BioPtr Reader(std::string_view pem) {
+  return BioPtr(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+}
+
+// Without this OpenSSL asks for the password on the terminal.
+int NoPassword(char*, int, int, void*) { return -1; }
+
+base::Result<void> Trust(SSL_CTX* context, const std::string& pem) {
+  const BioPtr bio = Reader(pem);
+  X509_STORE* store = SSL_CTX_get_cert_store(context);
+  size_t count = 0;
+  for (;;) {
+    const X509Ptr authority(PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, nullptr));
+    if (authority == nullptr) break;
+    if (X509_STORE_add_cert(store, authority.get()) != 1) {
+      return base::Fail(ErrorCode::kInvalidArgument, "a CA certificate cannot be used: " + TakeReason());
+    }
+    ++count;
+  }
+  const unsigned long last = ERR_peek_last_error();
+  const bool damaged = last != 0 && ERR_GET_REASON(last) != PEM_R_NO_START_LINE;
+  if (count == 0 || damaged) {
+    return base::Fail(ErrorCode::kInvalidArgument, count == 0 && !damaged
+                                                       ? "the CA data hold no PEM certificate"
+                                                       : "the CA data are damaged: " + TakeReason());
+  }
+  ERR_clear_error();
+  return {};
+}
+
+base::Result<void> UseOwnCertificate(SSL_CTX* context, const TlsClientOptions& options) {
+  const BioPtr certificates = Reader(options.cert_pem);
+  const X509Ptr leaf(PEM_read_bio_X509_AUX(certificates.get(), nullptr, nullptr, nullptr));
+  if (leaf == nullptr || SSL_CTX_use_certificate(context, leaf.get()) != 1) {
+    return base::Fail(ErrorCode::kInvalidArgument, "the client certificate cannot be used: " + TakeReason());
+  }
+  for (;;) {
+    X509Ptr next(PEM_read_bio_X509(certificates.get(), nullptr, nullptr, nullptr));
+    if (next == nullptr) break;
+    if (SSL_CTX_add1_chain_cert(context, next.get()) != 1) {
+      return base::Fail(ErrorCode::kInvalidArgument,
+                        "the client certificate's chain cannot be used: " + TakeReason());
+    }
+  }
+  ERR_clear_error();
+  const BioPtr key_bio = Reader(options.key_pem);
+  const KeyPtr key(PEM_read_bio_PrivateKey(key_bio.get(), nullptr, NoPassword, nullptr));
+  if (key == nullptr) {
+    return base::Fail(
+        ErrorCode::kInvalidArgument,
+        "the client key cannot be used: it must be PEM without a password (" + TakeReason() + ")");
+  }
+  if (SSL_CTX_use_PrivateKey(context, key.get()) != 1 || SSL_CTX_check_private_key(context) != 1) {
+    return base::Fail(ErrorCode::kInvalidArgument,
+                      "the client key does not match the client certificate: " + TakeReason());
+  }
+  return {};
+}
+
+}  // namespace
+
+base::Result<TlsContext> MakeTlsClient(const TlsClientOptions& options) {
+  ERR_clear_error();
+  TlsContext context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
+  if (context == nullptr) return base::Fail(ErrorCode::kInternal, "no TLS context: " + TakeReason());
+  SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
+  SSL_CTX_set_options(context.get(), SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+  SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                      SSL_MODE_RELEASE_BUFFERS);
+  static constexpr unsigned char kHttp11[] = "\x08http/1.1";
+  SSL_CTX_set_alpn_protos(context.get(), kHttp11, sizeof kHttp11 - 1);
+  SSL_CTX_set_verify(context.get(), options.insecure ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, nullptr);
+  if (options.ca_pem.empty()) {
+    SSL_CTX_set_default_verify_paths(context.get());
+  } else if (auto trusted = Trust(context.get(), options.ca_pem); !trusted) {
+    return tl::make_unexpected(trusted.error());
+  }
+  if (options.cert_pem.empty() != options.key_pem.empty()) {
+    return base::Fail(ErrorCode::kInvalidArgument, options.cert_pem.empty()
+                                                       ? "there is a client key but no client certificate"
+                                                       : "there is a client certificate but no client key");
+  }
+  if (!options.cert_pem.empty()) {
+    if (auto used = UseOwnCertificate(context.get(), options); !used)
+      return tl::make_unexpected(used.error());
+  }
+  return context;
+}
+
+}  // namespace fairway::net

@@ -1,0 +1,282 @@
+#include "picker/picker.h"
+
+#include <algorithm>
+#include <atomic>
+#include <future>
+#include <map>
+#include <utility>
+
+#include "base/strings.h"
+#include "fleet/fleet.h"
+#include "frontends/admin/admin.h"
+#include "net/address.h"
+#include "sources/files/file_source.h"
+
+namespace fairway::picker {
+namespace {
+
+using base::ErrorCode;
+using base::Fail;
+
+constexpr base::Nanos kAdminAgain = base::kSecond;
+
+// What /debug/fleet shows.
+std::string FleetJson(const fleet::Snapshot& snapshot, base::Nanos now) {
+  std::string out = "{\"version\":" + std::to_string(snapshot.version) + ",\"pools\":[";
+  for (const auto& [key, pool] : snapshot.pools) {
+    if (out.back() != '[') out += ',';
+    out += "{\"name\":" + base::JsonString(key) + ",\"models\":[";
+    for (const auto& [name, model] : pool->models) {
+      if (out.back() != '[') out += ',';
+      base::AppendJsonString(out, name);
+    }
+    out += "],\"endpoints\":[";
+    for (const auto& endpoint : pool->endpoints) {
+      const fleet::EndpointCell& cell = *endpoint.cell;
+      if (out.back() != '[') out += ',';
+      out +=
+          "{\"name\":" + base::JsonString(endpoint.name) +
+          ",\"address\":" + base::JsonString(endpoint.address) +
+          ",\"waiting\":" + std::to_string(cell.waiting()) +
+          ",\"running\":" + std::to_string(cell.running()) +
+          ",\"kvUsage\":" + std::to_string(cell.kv_usage()) +
+          ",\"pending\":" + std::to_string(cell.pending()) +
+          ",\"inflight\":" + std::to_string(cell.inflight()) + ",\"scrapeAgeMs\":" +
+          (cell.scraped_at() == 0 ? "null" : std::to_string((now - cell.scraped_at()) / base::kMillisecond)) +
+          ",\"adapters\":[";
+      for (const auto& [name, id] : pool->adapters) {
+        if (!cell.adapter_running(id)) continue;
+        if (out.back() != '[') out += ',';
+        base::AppendJsonString(out, name);
+      }
+      out += "]}";
+    }
+    out += "]}";
+  }
+  return out + "]}\n";
+}
+
+std::vector<std::string> HostNames(const api::Manifests& manifests) {
+  std::vector<std::string> names;
+  for (const auto& endpoint : manifests.endpoints) {
+    if (!net::IsIpLiteral(endpoint.address)) names.push_back(endpoint.address);
+  }
+  return names;
+}
+
+}  // namespace
+
+void RunOn(net::Loop& loop, const std::function<void()>& task) {
+  std::promise<void> done;
+  loop.Post([&] {
+    task();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+// Members are destroyed from the last to the first: first who calls, then who is called, the loop's thread
+// having been joined before.
+struct Picker::Impl {
+  Impl(Options o, const base::Log& l, ManifestsChanged c)
+      : options(std::move(o)), log(l), changed(std::move(c)) {}
+
+  // On the control loop, with manifests that are good.
+  void Apply() {
+    if (given.empty()) {
+      fleet.Apply(manifests, resolver->addresses());
+    } else {
+      api::Manifests all = manifests;
+      for (const auto& [pool, endpoints] : given) {
+        all.endpoints.insert(all.endpoints.end(), endpoints.begin(), endpoints.end());
+      }
+      fleet.Apply(all, resolver->addresses());
+    }
+    if (changed) changed(manifests, resolver->addresses());
+  }
+
+  // On the control loop: a file changed.
+  void OnFiles(const api::LoadResult& loaded) {
+    for (const auto& problem : loaded.problems) {
+      if (problem.severity == api::Severity::kError) {
+        log.Error(api::ToString(problem));
+      } else {
+        log.Warn(api::ToString(problem));
+      }
+    }
+    if (!loaded.ok()) {
+      reload_failures->Add();
+      log.Error("the changed manifests have errors: what was served before is served on");
+      return;
+    }
+    reloads->Add();
+    manifests = loaded.manifests;
+    resolver->Watch(HostNames(manifests));
+    Apply();
+    log.Info("manifests changed", {{"pools", std::to_string(manifests.pools.size())},
+                                   {"models", std::to_string(manifests.models.size())},
+                                   {"routes", std::to_string(manifests.routes.size())},
+                                   {"endpoints", std::to_string(manifests.endpoints.size())}});
+  }
+
+  // On the control loop.
+  base::Result<void> ListenAdmin() {
+    auto listening = admin::AdminServer::Listen(
+        {.host = options.admin_host, .port = options.admin_port},
+        {.registry = &registry,
+         .ready = [this] { return router->ready(); },
+         .fleet = [this] { return FleetJson(*fleet.published().Load(), clock.Now()); }},
+        control->loop(), log);
+    if (!listening) return tl::make_unexpected(listening.error());
+    admin = std::move(*listening);
+    admin_port.store(admin->port(), std::memory_order_relaxed);
+    return {};
+  }
+
+  void RetryAdmin() {
+    const auto listening = ListenAdmin();
+    if (listening) return;
+    if (admin_failures++ == 0) {
+      log.Warn("no admin pages yet, trying again each second", {{"error", listening.error().message}});
+    }
+    admin_again = std::make_unique<net::Timer>(control->loop());
+    admin_again->After(kAdminAgain, [this] { RetryAdmin(); });
+  }
+
+  Options options;
+  const base::Log log;
+  ManifestsChanged changed;
+  base::SystemClock clock;
+  base::Registry registry;
+  base::Counter* reloads = nullptr;
+  base::Counter* reload_failures = nullptr;
+  fleet::Fleet fleet;
+  api::Manifests manifests;                                 // the last good ones; the control loop's
+  std::map<std::string, std::vector<api::Endpoint>> given;  // of SetEndpoints, by pool; the control loop's
+  uint64_t admin_failures = 0;
+  std::atomic<uint16_t> admin_port{0};
+  std::unique_ptr<routing::Router> router;
+  std::unique_ptr<net::LoopThread> control;
+  std::unique_ptr<sources::NameResolver> resolver;
+  std::unique_ptr<sources::FileSource> files;
+  std::unique_ptr<sources::kubernetes::KubernetesSource> kubernetes;
+  std::unique_ptr<sources::scrape::Scraper> scraper;
+  std::unique_ptr<admin::AdminServer> admin;
+  std::unique_ptr<net::Timer> admin_again;
+};
+
+base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base::Log& log,
+                                                    const Problems& problems, ManifestsChanged changed) {
+  if (auto checked = scheduling::CheckOptions(options.router.scheduling); !checked)
+    return tl::make_unexpected(checked.error());
+  auto impl = std::make_unique<Impl>(std::move(options), log, std::move(changed));
+  const Options& o = impl->options;
+
+  uint64_t known = 0;
+  if (o.kubernetes) {
+    // What is there shows when the API server answers, and may change until then.
+  } else if (o.files.empty()) {
+    impl->manifests = o.manifests;
+  } else {
+    const api::LoadResult loaded = api::LoadManifests(o.files);
+    if (problems) problems(loaded.problems);
+    if (!loaded.ok()) return Fail(ErrorCode::kInvalidArgument, "the manifests have errors");
+    impl->manifests = loaded.manifests;
+    known = loaded.fingerprint;
+  }
+  if (!o.kubernetes && impl->manifests.pools.empty())
+    return Fail(ErrorCode::kInvalidArgument, "the manifests have no InferencePool");
+
+  if (!o.kubernetes && !o.wanted_pool.empty()) {
+    // Named but not there is a mistake at the start; later it is a pool that went away.
+    std::vector<std::string> names;
+    names.reserve(impl->manifests.pools.size());
+    for (const auto& pool : impl->manifests.pools) names.push_back(api::Key(pool.meta));
+    if (std::find(names.begin(), names.end(), o.wanted_pool) == names.end()) {
+      const auto near = base::Nearest(o.wanted_pool, names);
+      return Fail(ErrorCode::kInvalidArgument, "the manifests have no InferencePool " + o.wanted_pool +
+                                                   (near ? "; did you mean " + *near + "?" : ""));
+    }
+  }
+
+  auto& reloads = impl->registry.AddCounter({.name = "fairway_config_reloads_total",
+                                             .help = "Changes of the manifests, by outcome.",
+                                             .labels = {"outcome"}});
+  impl->reloads = &reloads.With({"applied"});
+  impl->reload_failures = &reloads.With({"refused"});
+  impl->router =
+      std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry, o.router);
+  impl->control = std::make_unique<net::LoopThread>("control");
+  net::Loop& control = impl->control->loop();
+
+  // From here on the destructor must run on failure: it takes things down on their loop.
+  std::unique_ptr<Picker> picker(new Picker(std::move(impl)));
+  Impl& self = *picker->impl_;
+  base::Result<void> outcome;
+  RunOn(control, [&] {
+    self.resolver = std::make_unique<sources::NameResolver>(
+        control, self.log, [&self](const sources::NameResolver::Addresses&) { self.Apply(); });
+    self.resolver->Watch(HostNames(self.manifests));
+    self.Apply();
+    auto scraper =
+        sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log, self.registry);
+    if (!scraper) {
+      outcome = tl::make_unexpected(scraper.error());
+      return;
+    }
+    self.scraper = std::move(*scraper);
+    if (o.kubernetes) {
+      auto source = sources::kubernetes::KubernetesSource::Create(
+          control, o.kubernetes->client, o.kubernetes->options, self.clock, self.log, self.registry,
+          [&self](const api::Manifests& manifests) {
+            self.manifests = manifests;
+            self.Apply();
+          });
+      if (!source) {
+        outcome = tl::make_unexpected(source.error());
+        return;
+      }
+      self.kubernetes = std::move(*source);
+    } else if (!o.files.empty()) {
+      self.files = std::make_unique<sources::FileSource>(
+          control, o.files, [&self](const api::LoadResult& loaded) { self.OnFiles(loaded); },
+          50 * base::kMillisecond, known);
+    }
+    if (o.admin == Options::Admin::kRequired) outcome = self.ListenAdmin();
+    if (o.admin == Options::Admin::kRetried) self.RetryAdmin();
+  });
+  if (!outcome) return tl::make_unexpected(outcome.error());
+  return picker;
+}
+
+Picker::Picker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Picker::~Picker() {
+  RunOn(impl_->control->loop(), [this] {
+    impl_->admin_again.reset();
+    impl_->admin.reset();
+    impl_->files.reset();
+    impl_->kubernetes.reset();
+    impl_->scraper.reset();
+    impl_->resolver.reset();
+  });
+  impl_->control->Join();
+}
+
+void Picker::SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint> endpoints) {
+  for (auto& endpoint : endpoints) endpoint.pool_key = pool_key;
+  impl_->control->loop().Post([impl = impl_.get(), pool_key, endpoints = std::move(endpoints)]() mutable {
+    if (impl->resolver == nullptr) return;  // being taken down
+    impl->given[pool_key] = std::move(endpoints);
+    impl->Apply();
+  });
+}
+
+const routing::Router& Picker::router() const { return *impl_->router; }
+const base::Published<fleet::Snapshot>& Picker::fleet() const { return impl_->fleet.published(); }
+const base::Clock& Picker::clock() const { return impl_->clock; }
+base::Registry& Picker::registry() { return impl_->registry; }
+net::Loop& Picker::control_loop() { return impl_->control->loop(); }
+uint16_t Picker::admin_port() const { return impl_->admin_port.load(std::memory_order_relaxed); }
+
+}  // namespace fairway::picker

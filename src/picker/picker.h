@@ -1,0 +1,88 @@
+// The endpoint picker put together, but for who asks it: sources and admin pages on a control loop, the fleet
+// that they keep, the router that frontends call. `fairway epp` and `fairway up` put an ext_proc server
+// before it, the Envoy module puts itself.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api/manifests.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/published.h"
+#include "base/result.h"
+#include "fleet/snapshot.h"
+#include "net/loop.h"
+#include "routing/router.h"
+#include "sources/files/name_resolver.h"
+#include "sources/kubernetes/kubernetes_source.h"
+#include "sources/scrape/scraper.h"
+
+namespace fairway::picker {
+
+struct Options {
+  // Manifest files and folders, watched while running; "-" is read once. Empty: `manifests` is served and
+  // nothing is watched.
+  std::vector<std::string> files;
+  api::Manifests manifests;
+  // Instead: pools, models and Pods from the Kubernetes API, as far as they are known and whenever they are.
+  struct Kubernetes {
+    sources::kubernetes::ClientConfig client;
+    sources::kubernetes::KubernetesOptions options;
+  };
+  std::optional<Kubernetes> kubernetes;
+  std::string wanted_pool;  // "namespace/name" that must be among the manifests' pools at the start; "" is any
+
+  enum class Admin { kNone, kRequired, kRetried };
+  Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second
+  std::string admin_host = "127.0.0.1";
+  uint16_t admin_port = 9090;
+  sources::scrape::ScraperOptions scrape;
+  routing::RouterOptions router;
+};
+
+// Created and destroyed on one thread, that is none of its loops.
+class Picker {
+ public:
+  // On the control loop, for the first good state and each one after it.
+  using ManifestsChanged =
+      std::function<void(const api::Manifests&, const sources::NameResolver::Addresses&)>;
+  // Gets the problems of the manifests at the start, errors and warnings. Later ones are logged.
+  using Problems = std::function<void(const std::vector<api::Problem>&)>;
+
+  // Loads the manifests, publishes the first fleet and begins to scrape. An error of code kInvalidArgument is
+  // the user's: in the manifests (then `problems` had them) or in the options. Both callbacks may be empty.
+  static base::Result<std::unique_ptr<Picker>> Start(Options options, const base::Log& log,
+                                                     const Problems& problems, ManifestsChanged changed);
+  // Waits for the control loop. REQUIRES: no Worker of the router is used any more.
+  ~Picker();
+  Picker(const Picker&) = delete;
+  Picker& operator=(const Picker&) = delete;
+
+  // Endpoints of a pool that come from elsewhere than the manifests and replace those given before for it.
+  // Each belongs to that pool whatever its labels. Thread-safe; takes effect soon.
+  void SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint> endpoints);
+
+  const routing::Router& router() const;
+  const base::Published<fleet::Snapshot>& fleet() const;
+  const base::Clock& clock() const;
+  base::Registry& registry();
+  net::Loop& control_loop();
+  uint16_t admin_port() const;  // 0 without admin pages, and while they wait for their port
+
+ private:
+  struct Impl;
+  explicit Picker(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Runs `task` on the loop and waits for it. REQUIRES: not called on it.
+void RunOn(net::Loop& loop, const std::function<void()>& task);
+
+}  // namespace fairway::picker

@@ -1,0 +1,71 @@
+#include "sources/kubernetes/api_server.h"
+
+#include "base/strings.h"
+#include "net/address.h"
+#include "net/tls_client.h"
+
+namespace fairway::sources::kubernetes {
+
+base::Result<std::unique_ptr<ApiServer>> ApiServer::Create(ClientConfig config) {
+  std::unique_ptr<ApiServer> server(new ApiServer(std::move(config)));
+  server->connection_.host = server->config_.host;
+  server->connection_.port = server->config_.port;
+  server->connection_.server_name = server->config_.server_name;
+  if (auto loaded = server->Reload(); !loaded) {
+    return base::Fail(loaded.error().code, server->config_.source + ": " + loaded.error().message);
+  }
+  return server;
+}
+
+base::Result<void> ApiServer::Reload() {
+  if (!config_.tls) return {};
+  net::TlsClientOptions options{.ca_pem = config_.ca_pem,
+                                .cert_pem = config_.cert_pem,
+                                .key_pem = config_.key_pem,
+                                .insecure = config_.insecure};
+  const std::pair<const std::string*, std::string*> files[] = {{&config_.ca_file, &options.ca_pem},
+                                                               {&config_.cert_file, &options.cert_pem},
+                                                               {&config_.key_file, &options.key_pem}};
+  for (const auto& [path, pem] : files) {
+    if (path->empty()) continue;
+    auto text = ReadSmallFile(*path);
+    if (!text) return tl::make_unexpected(text.error());
+    *pem = std::move(*text);
+  }
+  std::string all = options.ca_pem + '\n' + options.cert_pem + '\n' + options.key_pem;
+  if (connection_.tls != nullptr && all == loaded_) return {};
+  auto context = net::MakeTlsClient(options);
+  if (!context) return tl::make_unexpected(context.error());
+  connection_.tls = std::move(*context);
+  loaded_ = std::move(all);
+  ++generation_;
+  return {};
+}
+
+const net::HttpStreamOptions& ApiServer::Connection(uint64_t& generation) {
+  // A file that is being replaced may be gone or half for a moment: the last good state does until then.
+  const auto loaded = Reload();
+  problem_ = loaded ? "" : loaded.error().message;
+  generation = generation_;
+  return connection_;
+}
+
+std::vector<std::pair<std::string, std::string>> ApiServer::Headers() {
+  if (!config_.token_file.empty()) {
+    const auto text = ReadSmallFile(config_.token_file);
+    if (text && !base::Trim(*text).empty()) {
+      token_ = base::Trim(*text);
+    } else {
+      problem_ = text ? config_.token_file + " is empty" : text.error().message;
+    }
+  } else {
+    token_ = config_.token;
+  }
+  std::vector<std::pair<std::string, std::string>> headers{{"Accept", "application/json"}};
+  if (!token_.empty()) headers.emplace_back("Authorization", "Bearer " + token_);
+  return headers;
+}
+
+std::string ApiServer::name() const { return net::FormatHostPort(config_.host, config_.port); }
+
+}  // namespace fairway::sources::kubernetes

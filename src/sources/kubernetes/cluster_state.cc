@@ -1,0 +1,143 @@
+#include "sources/kubernetes/cluster_state.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace fairway::sources::kubernetes {
+namespace {
+
+std::string KeyOf(const Pod& pod) { return api::Key(pod.namespace_name, pod.name); }
+
+template <typename T>
+void AppendAll(const std::vector<T>& from, std::vector<T>& to) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
+}  // namespace
+
+void PodStore::Listed(std::string_view object) {
+  auto pod = ReadPod(object);
+  if (pod && pod->eligible) staged_.insert_or_assign(KeyOf(*pod), std::move(*pod));
+}
+
+void PodStore::EndList() {
+  if (staged_ != pods_) {
+    pods_ = std::move(staged_);
+    ++version_;
+  }
+  staged_.clear();
+}
+
+void PodStore::Set(std::string_view object) {
+  auto pod = ReadPod(object);
+  if (!pod) return;
+  if (!pod->eligible) return Deleted(object);
+  // A Pod's status is written often, and rarely with anything new for us.
+  auto& known = pods_[KeyOf(*pod)];
+  if (known == *pod) return;
+  known = std::move(*pod);
+  ++version_;
+}
+
+void PodStore::Deleted(std::string_view object) {
+  const auto id = ReadObjectId(object);
+  if (id && pods_.erase(api::Key(id->namespace_name, id->name)) != 0) ++version_;
+}
+
+void PodStore::Clear() {
+  if (!pods_.empty()) ++version_;
+  pods_.clear();
+}
+
+std::pair<std::string, ManifestStore::Entry> ManifestStore::Read(std::string_view object) const {
+  const auto id = ReadObjectId(object);
+  if (!id || id->name.empty()) return {};
+  const std::string key = api::Key(id->namespace_name, id->name);
+  const auto known = objects_.find(key);
+  Entry entry = known != objects_.end() ? known->second : Entry{};
+  if (entry.resource_version == id->resource_version && !id->resource_version.empty()) return {key, entry};
+  entry.resource_version = id->resource_version;
+  api::LoadResult result = api::ParseManifests(object, "object.json", api::UnknownFields::kWarn);
+  for (api::Problem& problem : result.problems) {
+    problem.where = {};
+    if (problem.object.empty()) problem.object = key;
+    report_(problem);
+  }
+  if (result.ok()) entry.good = std::make_shared<const api::Manifests>(std::move(result.manifests));
+  return {key, entry};
+}
+
+void ManifestStore::Listed(std::string_view object) {
+  auto [key, entry] = Read(object);
+  if (!key.empty()) staged_.insert_or_assign(std::move(key), std::move(entry));
+}
+
+void ManifestStore::EndList() {
+  const bool same = std::equal(
+      staged_.begin(), staged_.end(), objects_.begin(), objects_.end(),
+      [](const auto& a, const auto& b) { return a.first == b.first && a.second.good == b.second.good; });
+  objects_ = std::move(staged_);
+  staged_.clear();
+  if (!same) ++version_;
+}
+
+void ManifestStore::Set(std::string_view object) {
+  auto [key, entry] = Read(object);
+  if (key.empty()) return;
+  Entry& known = objects_[key];
+  if (known.good != entry.good) ++version_;
+  known = std::move(entry);
+}
+
+void ManifestStore::Deleted(std::string_view object) {
+  const auto id = ReadObjectId(object);
+  if (id && objects_.erase(api::Key(id->namespace_name, id->name)) != 0) ++version_;
+}
+
+void ManifestStore::Clear() {
+  if (!objects_.empty()) ++version_;
+  objects_.clear();
+}
+
+void ManifestStore::AppendTo(api::Manifests& out) const {
+  for (const auto& [key, entry] : objects_) {
+    if (entry.good == nullptr) continue;
+    AppendAll(entry.good->pools, out.pools);
+    AppendAll(entry.good->models, out.models);
+  }
+}
+
+void DropShadowedPools(std::vector<api::InferencePool>& pools) {
+  std::stable_sort(pools.begin(), pools.end(), [](const auto& a, const auto& b) {
+    const auto key = [](const api::InferencePool& pool) {
+      return std::make_pair(api::Key(pool.meta), pool.group != "inference.networking.k8s.io");
+    };
+    return key(a) < key(b);
+  });
+  pools.erase(std::unique(pools.begin(), pools.end(),
+                          [](const auto& a, const auto& b) { return api::Key(a.meta) == api::Key(b.meta); }),
+              pools.end());
+}
+
+void AppendEndpoints(const api::InferencePool& pool, const PodStore::Pods& pods, bool selected_by_server,
+                     std::vector<api::Endpoint>& out) {
+  const std::string pool_key = api::Key(pool.meta);
+  // The map's order: the Pods of one namespace stand together.
+  const auto from = pods.lower_bound(pool.meta.namespace_name + "/");
+  for (auto at = from; at != pods.end() && at->second.namespace_name == pool.meta.namespace_name; ++at) {
+    const Pod& pod = at->second;
+    if (!selected_by_server && !api::Matches(pool.selector, pod.labels)) continue;
+    for (size_t i = 0; i < pool.target_ports.size(); ++i) {
+      if (!PortIsActive(pod.active_ports, pool.target_ports[i])) continue;
+      out.push_back({.name = pod.name + "-rank-" + std::to_string(i),
+                     .namespace_name = pod.namespace_name,
+                     .address = pod.address,
+                     .port = pool.target_ports[i],
+                     .labels = pod.labels,
+                     .pool_key = pool_key,
+                     .uid = pod.uid});
+    }
+  }
+}
+
+}  // namespace fairway::sources::kubernetes

@@ -1,0 +1,206 @@
+#include "sources/kubernetes/cluster_state.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace fairway::sources::kubernetes {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+struct PodText {
+  std::string name = "pod-1";
+  std::string space = "default";
+  std::string labels = R"({"app":"llm"})";
+  std::string meta;  // more metadata
+  std::string status = R"({"podIP":"10.0.0.1","conditions":[{"type":"PodScheduled","status":"True"},)"
+                       R"({"type":"Ready","status":"True"}]})";
+  std::string text() const {
+    return R"({"apiVersion":"v1","kind":"Pod","metadata":{"name":")" + name + R"(","namespace":")" + space +
+           R"(","uid":"u-)" + name + R"(","resourceVersion":"5","labels":)" + labels + meta +
+           R"(,"managedFields":[{"f:status":{"f:podIP":{}}}]},"spec":{"containers":[{"name":"x"}]},"status":)" +
+           status + "}";
+  }
+};
+
+bool Eligible(const PodText& pod) {
+  const auto read = ReadPod(pod.text());
+  EXPECT_TRUE(read.has_value());
+  return read && read->eligible;
+}
+
+TEST(Pods, WhatIsEligible) {
+  EXPECT_TRUE(Eligible({}));
+  EXPECT_TRUE(Eligible({.meta = R"(,"deletionTimestamp":null)"}));
+  EXPECT_FALSE(Eligible({.meta = R"(,"deletionTimestamp":"2026-01-01T00:00:00Z")"}));
+  EXPECT_FALSE(Eligible({.status = R"({"podIP":"10.0.0.1"})"}));
+  EXPECT_FALSE(
+      Eligible({.status = R"({"podIP":"10.0.0.1","conditions":[{"type":"Ready","status":"False"}]})"}));
+  EXPECT_FALSE(
+      Eligible({.status = R"({"podIP":"10.0.0.1","conditions":[{"type":"ReadyToo","status":"True"}]})"}));
+  EXPECT_FALSE(Eligible({.status = R"({"conditions":[{"type":"Ready","status":"True"}]})"}));
+  // The API server looks at the syntax only, and not everywhere.
+  EXPECT_FALSE(
+      Eligible({.status = R"({"podIP":"evil.example","conditions":[{"type":"Ready","status":"True"}]})"}));
+  EXPECT_TRUE(Eligible({.status = R"({"podIP":"fd00::1","conditions":[{"status":"True","type":"Ready"}]})"}));
+  EXPECT_FALSE(ReadPod("[]").has_value());
+}
+
+TEST(Pods, ActivePorts) {
+  EXPECT_TRUE(PortIsActive(std::nullopt, 8000));
+  EXPECT_TRUE(PortIsActive("8001, 8000", 8000));
+  EXPECT_FALSE(PortIsActive("8001", 8000));
+  EXPECT_FALSE(PortIsActive("", 8000));
+  EXPECT_FALSE(PortIsActive("x,80000", 8000));
+  EXPECT_EQ(
+      ReadPod(PodText{.meta = R"(,"annotations":{"inference.networking.k8s.io/active-ports":"1"})"}.text())
+          ->active_ports,
+      "1");
+  const std::string both = R"("inference.networking.k8s.io/active-ports":"1")";
+  EXPECT_EQ(ReadPod(PodText{.meta = R"(,"annotations":{"llm-d.ai/active-ports":"2",)" + both + "}"}.text())
+                ->active_ports,
+            "2");
+  EXPECT_EQ(ReadPod(PodText{.meta = R"(,"annotations":{)" + both + R"(,"llm-d.ai/active-ports":"2"})"}.text())
+                ->active_ports,
+            "2");
+}
+
+std::vector<std::string> Keys(const PodStore& store) {
+  std::vector<std::string> keys;
+  for (const auto& [key, pod] : store.pods()) keys.push_back(key);
+  return keys;
+}
+
+TEST(Pods, AWatchChangesWhatAListMade) {
+  PodStore store;
+  store.BeginList();
+  store.Listed(PodText{.name = "a"}.text());
+  store.Listed(PodText{.name = "b", .status = "{}"}.text());
+  EXPECT_THAT(Keys(store), IsEmpty());  // not before the list is complete
+  store.EndList();
+  EXPECT_THAT(Keys(store), ElementsAre("default/a"));
+  uint64_t version = store.version();
+
+  store.Set(PodText{.name = "b"}.text());
+  EXPECT_THAT(Keys(store), ElementsAre("default/a", "default/b"));
+  EXPECT_GT(store.version(), version);
+  version = store.version();
+  store.Set(PodText{.name = "b", .meta = R"(,"annotations":{"other":"new"})"}.text());
+  EXPECT_EQ(store.version(), version);  // nothing that matters
+
+  // Terminating: gone at once, and its end is no news any more.
+  store.Set(PodText{.name = "b", .meta = R"(,"deletionTimestamp":"2026-01-01T00:00:00Z")"}.text());
+  EXPECT_THAT(Keys(store), ElementsAre("default/a"));
+  version = store.version();
+  store.Deleted(PodText{.name = "b"}.text());
+  EXPECT_EQ(store.version(), version);
+
+  // A list that begins anew forgets what was listed before it; one without changes is no change.
+  store.BeginList();
+  store.Listed(PodText{.name = "c"}.text());
+  store.BeginList();
+  store.Listed(PodText{.name = "a"}.text());
+  store.EndList();
+  EXPECT_EQ(store.version(), version);
+  EXPECT_THAT(Keys(store), ElementsAre("default/a"));
+}
+
+api::InferencePool Pool(std::vector<uint16_t> ports = {8000, 8001}) {
+  api::InferencePool pool;
+  pool.meta.name = "pool";
+  pool.group = "inference.networking.k8s.io";
+  pool.selector = {{"app", "llm"}};
+  pool.target_ports = std::move(ports);
+  return pool;
+}
+
+TEST(Endpoints, OnePerPodAndPort) {
+  PodStore store;
+  store.Set(PodText{.name = "a"}.text());
+  store.Set(PodText{.name = "b", .meta = R"(,"annotations":{"llm-d.ai/active-ports":"8001"})"}.text());
+  store.Set(PodText{.name = "c", .labels = R"({"app":"other"})"}.text());
+  store.Set(PodText{.name = "d", .space = "default-2"}.text());
+  std::vector<api::Endpoint> endpoints;
+  AppendEndpoints(Pool(), store.pods(), false, endpoints);
+  std::vector<std::string> names;
+  for (const auto& endpoint : endpoints) names.push_back(endpoint.name + ":" + std::to_string(endpoint.port));
+  EXPECT_THAT(names, ElementsAre("a-rank-0:8000", "a-rank-1:8001", "b-rank-1:8001"));
+  EXPECT_EQ(endpoints[0].uid, "u-a");
+  EXPECT_EQ(endpoints[0].pool_key, "default/pool");
+  EXPECT_EQ(endpoints[0].address, "10.0.0.1");
+
+  endpoints.clear();
+  AppendEndpoints(Pool({8000}), store.pods(), true, endpoints);
+  EXPECT_EQ(endpoints.size(), 2u);  // a and c: b has the port switched off, d is elsewhere
+}
+
+TEST(Pools, TheNewerGroupWins) {
+  auto old = Pool();
+  old.group = "inference.networking.x-k8s.io";
+  auto other = Pool();
+  other.meta.name = "other";
+  std::vector<api::InferencePool> pools{old, Pool(), other};
+  DropShadowedPools(pools);
+  ASSERT_EQ(pools.size(), 2u);
+  EXPECT_EQ(pools[0].meta.name, "other");
+  EXPECT_EQ(pools[1].group, "inference.networking.k8s.io");
+}
+
+std::string PoolText(const std::string& version, const std::string& ports, const std::string& more = "") {
+  return R"({"apiVersion":"inference.networking.k8s.io/v1","kind":"InferencePool","metadata":{"name":"pool","namespace":"llm",)"
+         R"("resourceVersion":")" +
+         version +
+         R"(","uid":"u","generation":1,"managedFields":[]},"spec":{"selector":{"matchLabels":{"app":"llm"}},"targetPorts":)" +
+         ports + more + R"(},"status":{"parents":[]}})";
+}
+
+TEST(Manifests, AnObjectWithAnErrorKeepsItsLastGoodState) {
+  std::vector<std::string> problems;
+  ManifestStore store([&](const api::Problem& problem) { problems.push_back(api::ToString(problem)); });
+  store.BeginList();
+  store.Listed(PoolText("1", R"([{"number":8000}])"));
+  store.EndList();
+  const auto ports = [&] {
+    api::Manifests manifests;
+    store.AppendTo(manifests);
+    return manifests.pools.size() == 1 ? manifests.pools[0].target_ports : std::vector<uint16_t>{};
+  };
+  EXPECT_THAT(ports(), ElementsAre(8000));
+  EXPECT_THAT(problems, IsEmpty());
+
+  store.Set(PoolText("2", R"([{"number":0}])"));
+  EXPECT_THAT(ports(), ElementsAre(8000));
+  ASSERT_EQ(problems.size(), 1u);
+  EXPECT_THAT(problems[0], HasSubstr("InferencePool llm/pool: spec.targetPorts[0].number"));
+
+  // The same state again, as a new list gives it: not told twice, and the good state still stays.
+  store.BeginList();
+  store.Listed(PoolText("2", R"([{"number":0}])"));
+  store.EndList();
+  EXPECT_EQ(problems.size(), 1u);
+  EXPECT_THAT(ports(), ElementsAre(8000));
+
+  store.Set(PoolText("3", R"([{"number":8001}])"));
+  EXPECT_THAT(ports(), ElementsAre(8001));
+  store.Deleted(PoolText("4", R"([{"number":8001}])"));
+  EXPECT_THAT(ports(), IsEmpty());
+}
+
+TEST(Manifests, AFieldOfANewerCrdIsNoReasonToLeaveAnObjectOut) {
+  std::vector<api::Severity> problems;
+  ManifestStore store([&](const api::Problem& problem) { problems.push_back(problem.severity); });
+  store.Set(PoolText("1", R"([{"number":8000}])", R"(,"fieldOfTheFuture":{"a":1})"));
+  EXPECT_EQ(store.size(), 1u);
+  EXPECT_THAT(problems, ElementsAre(api::Severity::kWarning));
+  api::Manifests manifests;
+  store.AppendTo(manifests);
+  EXPECT_EQ(manifests.pools.size(), 1u);
+}
+
+}  // namespace
+}  // namespace fairway::sources::kubernetes

@@ -1,0 +1,372 @@
+#include "sources/kubernetes/kubernetes_source.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "sources/kubernetes/api_server.h"
+#include "sources/kubernetes/cluster_state.h"
+#include "sources/kubernetes/discovery.h"
+#include "sources/kubernetes/reflector.h"
+
+namespace fairway::sources::kubernetes {
+namespace {
+
+using base::ErrorCode;
+
+enum class Role { kPods, kPools, kOther };
+
+// What is read. A new kind is a line here, and its vector in ManifestStore::AppendTo.
+struct Kind {
+  std::string_view group;  // "" is core
+  std::string_view version;
+  std::string_view resource;
+  Role role;
+
+  std::string group_version() const { return std::string(group) + "/" + std::string(version); }
+  // "inferencepools.inference.networking.k8s.io", as kubectl writes it; core has no group.
+  std::string label() const {
+    return std::string(resource) + (group.empty() ? "" : "." + std::string(group));
+  }
+};
+constexpr std::string_view kGroup = "inference.networking.k8s.io";
+constexpr std::string_view kGroupX = "inference.networking.x-k8s.io";
+constexpr std::array<Kind, 4> kKinds{{
+    {"", "v1", "pods", Role::kPods},
+    {kGroup, "v1", "inferencepools", Role::kPools},
+    {kGroupX, "v1alpha2", "inferencepools", Role::kPools},
+    {kGroupX, "v1alpha2", "inferencemodels", Role::kOther},
+}};
+
+// Publishing takes at most a fifth of the loop's time, however large the fleet is.
+constexpr base::Nanos kShare = 4;
+constexpr base::Nanos kMaxInterval = base::kSecond / 2;
+
+constexpr base::Nanos kMetricsInterval = base::kSecond / 4;
+
+struct Metrics {
+  explicit Metrics(base::Registry& registry)
+      : age(registry.AddGauge({.name = "fairway_kubernetes_sync_age_seconds",
+                               .help = "How old what is known of the resource may be; 0 while it is watched",
+                               .labels = {"resource"}})),
+        objects(registry.AddGauge({.name = "fairway_kubernetes_objects",
+                                   .help = "Objects of the resource that are known and usable",
+                                   .labels = {"resource"}})),
+        watches(registry.AddCounter(
+            {.name = "fairway_kubernetes_watches_total", .help = "Watches begun", .labels = {"resource"}})),
+        lists(registry.AddCounter(
+            {.name = "fairway_kubernetes_lists_total",
+             .help = "Complete lists read: the first, and one each time a watch fell behind",
+             .labels = {"resource"}})),
+        errors(registry.AddCounter({.name = "fairway_kubernetes_errors_total",
+                                    .help = "Calls that failed or were refused",
+                                    .labels = {"resource"}})),
+        rejected(registry.AddCounter(
+            {.name = "fairway_kubernetes_rejected_objects_total",
+             .help = "Objects left out, or kept in their last good state, for an error in them",
+             .labels = {"resource"}})),
+        published(registry
+                      .AddCounter({.name = "fairway_kubernetes_publications_total",
+                                   .help = "States handed to the fleet"})
+                      .With({})) {}
+
+  base::GaugeFamily& age;
+  base::GaugeFamily& objects;
+  base::CounterFamily& watches;
+  base::CounterFamily& lists;
+  base::CounterFamily& errors;
+  base::CounterFamily& rejected;
+  base::Counter& published;
+};
+
+}  // namespace
+
+struct KubernetesSource::Impl {
+  // One kind that is read.
+  struct Watched final : ReflectorSink {
+    Watched(Impl& impl, const Kind& k) : owner(impl), kind(k), label(k.label()) {
+      if (kind.role == Role::kPods) {
+        store = std::make_unique<PodStore>();
+      } else {
+        store = std::make_unique<ManifestStore>(
+            [this](const api::Problem& problem) { owner.Report(*this, problem); });
+      }
+    }
+
+    void BeginList() override { store->BeginList(); }
+    void Listed(std::string_view object) override { store->Listed(object); }
+    void EndList() override {
+      store->EndList();
+      owner.Changed();
+    }
+    void Set(std::string_view object) override {
+      store->Set(object);
+      owner.Changed();
+    }
+    void Deleted(std::string_view object) override {
+      store->Deleted(object);
+      owner.Changed();
+    }
+    void StateChanged() override { owner.Changed(); }
+
+    bool synced() const { return reflector != nullptr && reflector->synced(); }
+    // Nothing to wait for: it is there in full, or it cannot be read now.
+    bool settled() const { return known && (reflector == nullptr || reflector->synced()); }
+    bool failing() const { return known && reflector != nullptr && reflector->failing(); }
+
+    Impl& owner;
+    const Kind kind;
+    const std::string label;
+    std::unique_ptr<ObjectStore> store;
+    std::unique_ptr<Reflector> reflector;  // null: there is no such resource at the server
+    bool known = false;                    // whether there is one
+    ReflectorStats told;                   // what the counters have
+  };
+
+  Impl(net::Loop& l, KubernetesOptions o, const base::Clock& c, const base::Log& g, base::Registry& registry,
+       KubernetesSource::Changed f)
+      : loop(l),
+        options(std::move(o)),
+        clock(c),
+        log(g),
+        metrics(registry),
+        changed(std::move(f)),
+        metrics_timer(l),
+        timer(l),
+        started_at(c.Now()) {}
+
+  bool standalone() const { return !options.endpoint_selector.empty(); }
+
+  void Start() {
+    std::set<std::string> groups;
+    for (const Kind& kind : kKinds) {
+      if (standalone() && kind.role != Role::kPods) continue;
+      if (kind.role == Role::kPools && !options.pool_group.empty() && kind.group != options.pool_group)
+        continue;
+      watched.push_back(std::make_unique<Watched>(*this, kind));
+      if (kind.group.empty()) {
+        Begin(*watched.back());
+      } else {
+        groups.insert(kind.group_version());
+      }
+    }
+    metrics_timer.Every(kMetricsInterval, [this] { Collect(); });
+    discovery = std::make_unique<Discovery>(
+        loop, *server, std::vector<std::string>(groups.begin(), groups.end()), options.discovery_interval,
+        log,
+        [this](const std::string& group, const Discovery::Resources* resources) { Found(group, resources); });
+  }
+
+  void Begin(Watched& one) {
+    one.known = true;
+    if (one.reflector != nullptr) return;
+    ReflectorOptions o;
+    const std::string space = options.namespace_name.empty() ? "" : "/namespaces/" + options.namespace_name;
+    o.path = (one.kind.group.empty() ? "/api/v1" : "/apis/" + one.kind.group_version()) + space + "/" +
+             std::string(one.kind.resource);
+    o.group = one.kind.group;
+    o.resource = one.kind.resource;
+    o.namespace_name = options.namespace_name;
+    // Without a group given, the other one's pools are looked for without being asked for.
+    o.optional = one.kind.role == Role::kOther ||
+                 (one.kind.role == Role::kPools && options.pool_group.empty() && one.kind.group == kGroupX);
+    o.seed = options.seed + watched.size();
+    if (one.kind.role == Role::kPods) o.label_selector = options.endpoint_selector;
+    if (one.kind.role == Role::kPools) o.field_selector = "metadata.name=" + options.pool_name;
+    one.reflector = std::make_unique<Reflector>(loop, *server, std::move(o), one, clock, log);
+  }
+
+  void Found(const std::string& group, const Discovery::Resources* resources) {
+    for (const auto& one : watched) {
+      if (one->kind.group.empty() || one->kind.group_version() != group) continue;
+      if (resources == nullptr || resources->contains(one->kind.resource)) {
+        if (one->known && one->reflector == nullptr)
+          log.Info("a resource is there now", {{"resource", one->label}});
+        Begin(*one);
+        continue;
+      }
+      one->known = true;
+      if (one->reflector != nullptr)
+        log.Warn("a resource is gone, with all its objects", {{"resource", one->label}});
+      one->reflector.reset();
+      one->store->Clear();
+    }
+    Changed();
+  }
+
+  void Report(const Watched& one, const api::Problem& problem) {
+    if (problem.severity == api::Severity::kError) {
+      metrics.rejected.With({one.label}).Add();
+      log.Error(api::ToString(problem));
+    } else {
+      log.Debug(api::ToString(problem));
+    }
+  }
+
+  // ---- When to publish.
+
+  // Is enough known to serve? Asked until it is for the first time.
+  bool Complete() {
+    bool pods = false;
+    bool pools = standalone();
+    bool others = true;
+    for (const auto& one : watched) {
+      if (one->kind.role == Role::kPods) pods = one->synced();
+      if (one->kind.role == Role::kPools) pools = pools || one->synced();
+      if (one->kind.role != Role::kPods && !one->settled()) others = false;
+    }
+    if (!pods || !pools) return false;
+    if (others) return true;
+    // Something else is missing or refused: it is waited for, but not for ever.
+    const base::Nanos now = clock.Now();
+    if (patience_ends == 0) patience_ends = now + options.patience;
+    if (now >= patience_ends) return true;
+    timer.After(patience_ends - now, [this] { Changed(); });
+    return false;
+  }
+
+  void Changed() {
+    if (!complete) {
+      if (!Complete()) return;
+      complete = true;
+    }
+    if (due || Version() == published_version) return;
+    due = true;
+    const base::Nanos interval =
+        std::max(options.publish_interval, std::min(last_cost * kShare, kMaxInterval));
+    const base::Nanos since = clock.Now() - published_at;
+    // What came in one piece with this change is taken along: the timer fires after the bytes at hand were
+    // read.
+    timer.After(published_at == 0 || since >= interval ? 0 : interval - since, [this] { Publish(); });
+  }
+
+  // Never 0.
+  uint64_t Version() const {
+    uint64_t version = 1;
+    for (const auto& one : watched) version += one->store->version();
+    return version;
+  }
+
+  void Publish() {
+    due = false;
+    const base::Nanos begin = clock.Now();
+    published_version = Version();
+    api::Manifests manifests;
+    const PodStore* pods = nullptr;
+    for (const auto& one : watched) {
+      if (one->kind.role == Role::kPods) {
+        pods = static_cast<const PodStore*>(one->store.get());
+      } else {
+        static_cast<const ManifestStore*>(one->store.get())->AppendTo(manifests);
+      }
+    }
+    if (standalone()) manifests.pools.push_back(StandalonePool());
+    DropShadowedPools(manifests.pools);
+    for (const api::InferencePool& pool : manifests.pools) {
+      AppendEndpoints(pool, pods->pods(), standalone(), manifests.endpoints);
+    }
+    Tell(manifests);
+    changed(manifests);
+    metrics.published.Add();
+    published_at = clock.Now();
+    last_cost = published_at - begin;
+  }
+
+  api::InferencePool StandalonePool() const {
+    api::InferencePool pool;
+    pool.meta.name = options.pool_name;
+    pool.meta.namespace_name = options.namespace_name;
+    pool.group = kGroup;
+    pool.target_ports = options.target_ports;
+    return pool;
+  }
+
+  // What a user wants to know: once when all is there, and when the pool comes or goes.
+  void Tell(const api::Manifests& manifests) {
+    const bool has_pool = !manifests.pools.empty();
+    const std::string name = options.namespace_name + "/" + options.pool_name;
+    if (!told) {
+      log.Info("synced with the API server",
+               {{"server", server->name()},
+                {"as", server->config().source},
+                {"pool", has_pool ? name : "none"},
+                {"endpoints", std::to_string(manifests.endpoints.size())},
+                {"models", std::to_string(manifests.models.size())},
+                {"ms", std::to_string((clock.Now() - started_at) / base::kMillisecond)}});
+    }
+    if (!has_pool && (!told || had_pool)) {
+      log.Warn("there is no such InferencePool; requests are refused until there is", {{"pool", name}});
+    } else if (has_pool && told && !had_pool) {
+      log.Info("the InferencePool is there", {{"pool", name}});
+    }
+    told = true;
+    had_pool = has_pool;
+  }
+
+  // ---- Metrics. The page is written on another thread, perhaps, so they are kept up to date here.
+
+  void Collect() {
+    for (const auto& one : watched) {
+      metrics.objects.With({one->label}).Set(static_cast<double>(one->store->size()));
+      if (one->reflector == nullptr) continue;
+      metrics.age.With({one->label}).Set(base::ToSeconds(one->reflector->age()));
+      const ReflectorStats& now = one->reflector->stats();
+      ReflectorStats& told_stats = one->told;
+      if (now.watches < told_stats.watches || now.errors < told_stats.errors) told_stats = {};
+      metrics.watches.With({one->label}).Add(now.watches - told_stats.watches);
+      metrics.lists.With({one->label}).Add(now.lists - told_stats.lists);
+      metrics.errors.With({one->label}).Add(now.errors - told_stats.errors);
+      told_stats = now;
+    }
+  }
+
+  net::Loop& loop;
+  const KubernetesOptions options;
+  const base::Clock& clock;
+  const base::Log& log;
+  Metrics metrics;
+  const KubernetesSource::Changed changed;
+  std::unique_ptr<ApiServer> server;
+  std::vector<std::unique_ptr<Watched>> watched;
+  std::unique_ptr<Discovery> discovery;
+  net::Timer metrics_timer;
+  net::Timer timer;  // the first publication's patience, then the next publication
+  const base::Nanos started_at;
+  base::Nanos patience_ends = 0;
+  base::Nanos published_at = 0;
+  base::Nanos last_cost = 0;
+  uint64_t published_version = 0;
+  bool complete = false;
+  bool due = false;
+  bool told = false;
+  bool had_pool = false;
+};
+
+base::Result<std::unique_ptr<KubernetesSource>> KubernetesSource::Create(
+    net::Loop& loop, ClientConfig config, KubernetesOptions options, const base::Clock& clock,
+    const base::Log& log, base::Registry& registry, Changed changed) {
+  const auto bad = [](const std::string& why) { return base::Fail(ErrorCode::kInvalidArgument, why); };
+  if (options.pool_name.empty()) return bad("the InferencePool's name is missing");
+  if (!options.pool_group.empty() && options.pool_group != kGroup && options.pool_group != kGroupX) {
+    return bad("no InferencePool in group \"" + options.pool_group + "\"; want " + std::string(kGroup) +
+               " or " + std::string(kGroupX));
+  }
+  if (options.endpoint_selector.empty() != options.target_ports.empty()) {
+    return bad("an endpoint selector and target ports are given together or not at all");
+  }
+  if (options.target_ports.size() > 8) return bad("at most 8 target ports");
+  auto server = ApiServer::Create(std::move(config));
+  if (!server) return tl::make_unexpected(server.error());
+  auto impl = std::make_unique<Impl>(loop, std::move(options), clock, log, registry, std::move(changed));
+  impl->server = std::move(*server);
+  impl->Start();
+  return std::unique_ptr<KubernetesSource>(new KubernetesSource(std::move(impl)));
+}
+
+KubernetesSource::KubernetesSource(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+KubernetesSource::~KubernetesSource() = default;
+bool KubernetesSource::synced() const { return impl_->told; }
+
+}  // namespace fairway::sources::kubernetes

@@ -1,0 +1,152 @@
+#include "sources/kubernetes/objects.h"
+
+#include "base/strings.h"
+#include "net/address.h"
+#include "sources/kubernetes/json_view.h"
+
+namespace fairway::sources::kubernetes {
+namespace {
+
+constexpr size_t kMaxMessage = 500;
+
+constexpr std::string_view kActivePorts = "llm-d.ai/active-ports";
+constexpr std::string_view kActivePortsLegacy = "inference.networking.k8s.io/active-ports";
+
+void ReadAnnotations(std::string_view annotations, Pod& pod) {
+  for (JsonMembers members(annotations); members.Next();) {
+    if (members.key() == kActivePorts || (members.key() == kActivePortsLegacy && !pod.active_ports)) {
+      pod.active_ports = JsonString(members.value());
+    }
+  }
+}
+
+// True when the object is being deleted.
+bool ReadPodMeta(std::string_view metadata, Pod& pod) {
+  bool terminating = false;
+  for (JsonMembers members(metadata); members.Next();) {
+    const std::string_view key = members.key();
+    if (key == "name") {
+      pod.name = JsonString(members.value()).value_or("");
+    } else if (key == "namespace") {
+      pod.namespace_name = JsonString(members.value()).value_or("");
+    } else if (key == "uid") {
+      pod.uid = JsonString(members.value()).value_or("");
+    } else if (key == "deletionTimestamp") {
+      terminating = members.value() != "null";
+    } else if (key == "annotations") {
+      ReadAnnotations(members.value(), pod);
+    } else if (key == "labels") {
+      for (JsonMembers labels(members.value()); labels.Next();) {
+        pod.labels.emplace(JsonUnescape(labels.key()), JsonString(labels.value()).value_or(""));
+      }
+    }
+  }
+  return terminating;
+}
+
+bool IsTrue(std::string_view condition, std::string_view wanted_type) {
+  bool type = false;
+  bool status = false;
+  for (JsonMembers members(condition); members.Next();) {
+    if (members.key() == "type") type = JsonString(members.value()) == wanted_type;
+    if (members.key() == "status") status = members.value() == "\"True\"";
+  }
+  return type && status;
+}
+
+// True when the condition Ready is.
+bool ReadPodStatus(std::string_view status, Pod& pod) {
+  bool ready = false;
+  for (JsonMembers members(status); members.Next();) {
+    if (members.key() == "podIP") {
+      pod.address = JsonString(members.value()).value_or("");
+    } else if (members.key() == "conditions") {
+      for (JsonItems items(members.value()); items.Next();) ready = ready || IsTrue(items.value(), "Ready");
+    }
+  }
+  if (!net::IsIpLiteral(pod.address)) pod.address.clear();
+  return ready;
+}
+
+}  // namespace
+
+std::optional<Pod> ReadPod(std::string_view object) {
+  Pod pod;
+  bool terminating = false;
+  bool ready = false;
+  for (JsonMembers members(object); members.Next();) {
+    if (members.key() == "metadata") terminating = ReadPodMeta(members.value(), pod);
+    if (members.key() == "status") ready = ReadPodStatus(members.value(), pod);
+  }
+  if (pod.name.empty()) return std::nullopt;
+  pod.eligible = ready && !terminating && !pod.address.empty();
+  return pod;
+}
+
+bool PortIsActive(const std::optional<std::string>& active_ports, uint16_t port) {
+  if (!active_ports) return true;
+  for (const std::string_view piece : base::Split(*active_ports, ',')) {
+    if (base::ParseInteger<uint16_t>(base::Trim(piece)) == port) return true;
+  }
+  return false;
+}
+
+std::optional<ObjectId> ReadObjectId(std::string_view object) {
+  ObjectId id;
+  for (JsonMembers members(object); members.Next();) {
+    if (members.key() != "metadata") continue;
+    for (JsonMembers meta(members.value()); meta.Next();) {
+      if (meta.key() == "name") id.name = JsonString(meta.value()).value_or("");
+      if (meta.key() == "namespace") id.namespace_name = JsonString(meta.value()).value_or("");
+      if (meta.key() == "resourceVersion") id.resource_version = JsonString(meta.value()).value_or("");
+    }
+  }
+  // A bookmark has a version and no name.
+  if (id.name.empty() && id.resource_version.empty()) return std::nullopt;
+  return id;
+}
+
+ListMeta ReadListMeta(std::string_view envelope) {
+  ListMeta meta;
+  for (JsonMembers members(envelope); members.Next();) {
+    if (members.key() != "metadata") continue;
+    for (JsonMembers fields(members.value()); fields.Next();) {
+      if (fields.key() == "resourceVersion") meta.resource_version = JsonString(fields.value()).value_or("");
+      if (fields.key() == "continue") meta.continue_token = JsonString(fields.value()).value_or("");
+    }
+  }
+  return meta;
+}
+
+WatchEvent ReadWatchEvent(std::string_view text) {
+  WatchEvent event;
+  for (JsonMembers members(text); members.Next();) {
+    if (members.key() == "object") event.object = members.value();
+    if (members.key() != "type") continue;
+    const std::string_view type = members.value();
+    if (type == "\"ADDED\"" || type == "\"MODIFIED\"") {
+      event.type = WatchEvent::Type::kSet;
+    } else if (type == "\"DELETED\"") {
+      event.type = WatchEvent::Type::kDeleted;
+    } else if (type == "\"BOOKMARK\"") {
+      event.type = WatchEvent::Type::kBookmark;
+    } else if (type == "\"ERROR\"") {
+      event.type = WatchEvent::Type::kError;
+    }
+  }
+  return event;
+}
+
+ApiStatus ReadApiStatus(std::string_view text) {
+  ApiStatus status;
+  for (JsonMembers members(text); members.Next();) {
+    if (members.key() == "code") status.code = base::ParseInteger<int>(members.value()).value_or(0);
+    if (members.key() == "reason") status.reason = JsonString(members.value()).value_or("");
+    if (members.key() == "message") status.message = JsonString(members.value()).value_or("");
+  }
+  if (status.message.empty()) status.message = base::Trim(text.substr(0, kMaxMessage));
+  if (status.message.size() > kMaxMessage) status.message.resize(kMaxMessage);
+  return status;
+}
+
+}  // namespace fairway::sources::kubernetes
