@@ -64,7 +64,7 @@ class Defaults(unittest.TestCase):
 
     def test_flags(self):
         self.assertEqual(flags(self.objects), {
-            "pool-name": "llama", "grpc-port": "9002", "grpc-health-port": "9003", "metrics-port": "9090",
+            "pool-name": "llama", "pool-group": "inference.networking.k8s.io", "grpc-port": "9002", "grpc-health-port": "9003", "metrics-port": "9090",
             "drain-timeout": "30s", "log-format": "json"})
         self.assertEqual([e["name"] for e in container(self.objects)["env"]], ["NAMESPACE", "POD_NAME"])
 

@@ -70,9 +70,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
     "log-format" "json" -}}
 {{- if include "fairway.poolMode" . -}}
 {{- $_ := set $flags "pool-name" .Release.Name -}}
-{{- if ne (include "fairway.poolGroup" .) "inference.networking.k8s.io" -}}
 {{- $_ := set $flags "pool-group" (include "fairway.poolGroup" .) -}}
-{{- end -}}
 {{- else -}}
 {{- $_ := set $flags "endpoint-selector" $epp.endpointsServer.endpointSelector -}}
 {{- $_ := set $flags "endpoint-target-ports" (toString $epp.endpointsServer.targetPorts) -}}
