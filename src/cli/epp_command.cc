@@ -172,18 +172,22 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       ->capture_default_str();
   command->add_option("--metrics-host", f->metrics_host, "Address that the metrics port binds to")
       ->capture_default_str();
-  command->add_option("--pool-name", f->pool_name,
-                      "InferencePool to serve from the Kubernetes API; with -f: the pool of calls that name none");
+  command->add_option(
+      "--pool-name", f->pool_name,
+      "InferencePool to serve from the Kubernetes API; with -f: the pool of calls that name none");
   command->add_option("--pool-namespace", f->pool_namespace, "Its namespace; else $NAMESPACE, else default");
-  command->add_option("--pool-group", f->pool_group,
-                      "Its API group: inference.networking.k8s.io or inference.networking.x-k8s.io; else both are looked at");
+  command->add_option(
+      "--pool-group", f->pool_group,
+      "Its API group: inference.networking.k8s.io or inference.networking.x-k8s.io; else both are looked at");
   command->add_option("--endpoint-selector", f->endpoint_selector,
                       "Serve the Pods with these labels, without any InferencePool (kubectl's syntax)");
   command
-      ->add_option("--endpoint-target-ports", f->endpoint_ports, "Their ports, 1 to 8, with --endpoint-selector")
+      ->add_option("--endpoint-target-ports", f->endpoint_ports,
+                   "Their ports, 1 to 8, with --endpoint-selector")
       ->delimiter(',');
-  command->add_option("--kubeconfig", f->kubeconfig,
-                      "How to reach the Kubernetes API; else $KUBECONFIG, the Pod's service account, ~/.kube/config");
+  command->add_option(
+      "--kubeconfig", f->kubeconfig,
+      "How to reach the Kubernetes API; else $KUBECONFIG, the Pod's service account, ~/.kube/config");
   AddDuration(*command, "--metrics-staleness-threshold", f->metrics_staleness,
               "Age from which an endpoint no longer counts as ready in the gauges");
   AddDuration(*command, "--drain-timeout", f->drain_timeout, "From SIGTERM to the end");
@@ -250,7 +254,8 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   command->footer(
       "SIGTERM: health says NOT_SERVING, open exchanges end within --drain-timeout, then exit 0; a second "
       "one ends at once.\n\n"
-      "Without -f, pools, models and Pods are read from the Kubernetes API and followed (docs/kubernetes.md).\n\n"
+      "Without -f, pools, models and Pods are read from the Kubernetes API and followed "
+      "(docs/kubernetes.md).\n\n"
       "Examples:\n"
       "  fairway epp --pool-name vllm-llama2-7b-pool --pool-namespace llm\n"
       "  fairway epp --endpoint-selector app=vllm --endpoint-target-ports 8000\n"

@@ -37,7 +37,8 @@ struct Options {
     sources::kubernetes::KubernetesOptions options;
   };
   std::optional<Kubernetes> kubernetes;
-  std::string wanted_pool;  // "namespace/name" that must be among the manifests' pools at the start; "" is any
+  std::string
+      wanted_pool;  // "namespace/name" that must be among the manifests' pools at the start; "" is any
 
   enum class Admin { kNone, kRequired, kRetried };
   Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second

@@ -19,7 +19,7 @@ def rules(role):
 
 
 def reads(group, *resources):
-    return {(group, resource, "*", verb) for resource in resources for verb in ("get", "list", "watch")}
+    return {(group, resource, "*", verb) for resource in resources for verb in ("list", "watch")}
 
 
 def container(objects, name="epp"):

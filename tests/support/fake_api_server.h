@@ -118,7 +118,8 @@ class FakeApiServer {
   void Default(FakeAnswer list, FakeAnswer watch) {
     Run([&] { defaults_ = {std::move(list), std::move(watch)}; });
   }
-  // Answers by what the target begins with, before anything else; "" as the body takes the answer away.
+  // Answers by what the target begins with, before anything else, in the order of adding; "" as the body
+  // takes the answer away.
   void Always(const std::string& prefix, FakeAnswer answer) {
     Run([&] {
       std::erase_if(always_, [&](const auto& entry) { return entry.first == prefix; });

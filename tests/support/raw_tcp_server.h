@@ -25,6 +25,7 @@ class RawConnection {
  public:
   RawConnection(int fd, int number) : fd_(fd), number_(number) {}
 
+  int fd() const { return fd_; }          // for what does not speak plain text
   int number() const { return number_; }  // 0 for the first connection of the server
   // False: the peer closed.
   bool ReadRequest() {

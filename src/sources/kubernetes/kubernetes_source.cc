@@ -109,7 +109,10 @@ struct KubernetesSource::Impl {
       store->Deleted(object);
       owner.Changed();
     }
-    void StateChanged() override { owner.Changed(); }
+    void StateChanged() override {
+      owner.Collect();
+      owner.Changed();
+    }
 
     bool synced() const { return reflector != nullptr && reflector->synced(); }
     // Nothing to wait for: it is there in full, or it cannot be read now.
@@ -152,6 +155,7 @@ struct KubernetesSource::Impl {
         groups.insert(kind.group_version());
       }
     }
+    Collect();
     metrics_timer.Every(kMetricsInterval, [this] { Collect(); });
     discovery = std::make_unique<Discovery>(
         loop, *server, std::vector<std::string>(groups.begin(), groups.end()), options.discovery_interval,
@@ -272,6 +276,7 @@ struct KubernetesSource::Impl {
     metrics.published.Add();
     published_at = clock.Now();
     last_cost = published_at - begin;
+    Collect();
   }
 
   api::InferencePool StandalonePool() const {

@@ -293,7 +293,10 @@ struct Reflector::Impl {
     const ApiStatus status = ReadApiStatus(error_body);
     const bool denies = head.status == 403;
     const bool missing = head.status == 404;
-    const bool told = is_failing && is_denied == denies && is_absent == missing;
+    // A CRD that was just made answers so for some 10 ms, and then it is there: neither worth a line nor the
+    // second's wait that the header asks for.
+    const bool initialising = status.message.find("(re)initializing") != std::string::npos;
+    const bool told = initialising || (is_failing && is_denied == denies && is_absent == missing);
     if (denies && !told && options.optional) {
       log.Warn("RBAC does not allow to read an optional resource; it is left out as long as that is so",
                {{"missing_rule", Rule(verb)}, {"server", server.name()}, {"answer", status.message}});
@@ -312,14 +315,11 @@ struct Reflector::Impl {
                 {"answer", status.message},
                 {"credentials", server.problem().empty() ? "ok" : server.problem()}});
     }
-    is_failing = true;
+    is_failing = is_failing || !initialising;
     is_denied = denies;
     is_absent = missing;
     sink->StateChanged();
     base::Nanos least = 0;
-    // A CRD that was just made answers so for some 10 ms, and then it is there: no reason to wait the second
-    // that the header asks for.
-    const bool initialising = status.message.find("(re)initializing") != std::string::npos;
     if (head.retry_after > 0 && !initialising) {
       least = std::min(head.retry_after * base::kSecond, options.max_pause);
     }
