@@ -44,6 +44,8 @@ struct Options {
   Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second
   std::string admin_host = "127.0.0.1";
   uint16_t admin_port = 9090;
+  bool admin_auth =
+      false;  // with `kubernetes`: who reads from elsewhere needs a token that the API server knows
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;
 };

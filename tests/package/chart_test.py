@@ -65,7 +65,7 @@ class Defaults(unittest.TestCase):
     def test_flags(self):
         self.assertEqual(flags(self.objects), {
             "pool-name": "llama", "pool-group": "inference.networking.k8s.io", "grpc-port": "9002", "grpc-health-port": "9003", "metrics-port": "9090",
-            "drain-timeout": "30s", "log-format": "json"})
+            "drain-timeout": "30s", "log-format": "json", "metrics-host": "127.0.0.1"})
         self.assertEqual([e["name"] for e in container(self.objects)["env"]], ["NAMESPACE", "POD_NAME"])
 
     def test_the_pod_can_do_nothing_else(self):
@@ -177,7 +177,7 @@ class Values(unittest.TestCase):
         on = values("inferenceExtension.monitoring.prometheus.enabled", True)
         objects = render(GATEWAY, on)
         self.assertEqual(flags(objects)["metrics-endpoint-auth"], "true")
-        self.assertEqual(flags(objects)["metrics-host"], "0.0.0.0")
+        self.assertNotIn("metrics-host", flags(objects), "its own default is every address")
         self.assertIn("http-metrics", [p["name"] for p in objects["Service", EPP]["spec"]["ports"]])
         monitor = objects["ServiceMonitor", EPP]["spec"]
         self.assertEqual(monitor["endpoints"][0]["port"], "http-metrics")

@@ -85,8 +85,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $flags "config-file" (printf "/etc/fairway/plugins/%s" $epp.pluginsConfigFile) -}}
 {{- end -}}
 {{- if $epp.monitoring.prometheus.enabled -}}
-{{- $_ := set $flags "metrics-host" "0.0.0.0" -}}
 {{- $_ := set $flags "metrics-endpoint-auth" $epp.monitoring.prometheus.auth.enabled -}}
+{{- else -}}
+{{- $_ := set $flags "metrics-host" "127.0.0.1" -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $flags (deepCopy $epp.flags)) -}}
 {{- end -}}
@@ -145,6 +146,6 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Whether the metrics page is on the Pod's address. */}}
 {{- define "fairway.metricsExposed" -}}
-{{- $host := index (include "fairway.flags" . | fromYaml) "metrics-host" | default "127.0.0.1" -}}
+{{- $host := index (include "fairway.flags" . | fromYaml) "metrics-host" | default "::" -}}
 {{- if not (has $host (list "127.0.0.1" "::1" "localhost")) }}true{{ end -}}
 {{- end -}}
