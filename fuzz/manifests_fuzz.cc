@@ -1,5 +1,5 @@
-// Any bytes as a manifest file: YAML, JSON and what only looks like it. The first byte chooses the file's
-// ending.
+// Any bytes as a manifest file: YAML, JSON and what only looks like it. Whether the size is even chooses the
+// file's ending.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
@@ -24,6 +24,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   for (const auto& model : result.manifests.models) {
     if (model.model_name.empty() || model.pool_name.empty() || model.targets.size() > 10) std::abort();
+  }
+  for (const auto& objective : result.manifests.objectives) {
+    if (objective.meta.name.empty() || objective.pool.name.empty()) std::abort();
+  }
+  for (const auto& rewrite : result.manifests.rewrites) {
+    for (const auto& rule : rewrite.rules) {
+      if (rule.targets.empty() || rule.targets[0].model.empty()) std::abort();
+    }
   }
   for (const auto& route : result.manifests.routes) {
     for (const auto& rule : route.rules) {

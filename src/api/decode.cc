@@ -178,19 +178,14 @@ bool ObjectReader::Known(const std::string& field) const {
 }
 
 void ObjectReader::Finish() {
-  if (!valid_) return;
+  if (!valid_ || node_.context().allow_unknown) return;
   for (const Value::Entry& entry : node_.value().entries) {
     if (Known(entry.key)) continue;
     const Node child(&node_.context(), entry.value.get(), JoinPath(node_.path(), entry.key), entry.line);
     const auto advice =
         std::find_if(mistaken_.begin(), mistaken_.end(), [&](const auto& m) { return m.first == entry.key; });
-    const std::string message =
-        "unknown field" + (advice != mistaken_.end() ? "; " + advice->second : DidYouMean(entry.key, known_));
-    if (node_.context().problems->unknown_fields() == UnknownFields::kError) {
-      child.Error(message);
-    } else {
-      child.Warn(message);
-    }
+    child.Error("unknown field" +
+                (advice != mistaken_.end() ? "; " + advice->second : DidYouMean(entry.key, known_)));
   }
 }
 

@@ -25,28 +25,24 @@ namespace fairway::api {
 class ProblemList {
  public:
   static constexpr size_t kMaxProblems = 1000;
-  ProblemList(std::string file, std::vector<Problem>& problems, UnknownFields unknown = UnknownFields::kError)
-      : file_(std::move(file)),
-        problems_(problems),
-        limit_(problems.size() + kMaxProblems),
-        unknown_(unknown) {}
+  ProblemList(std::string file, std::vector<Problem>& problems)
+      : file_(std::move(file)), problems_(problems), limit_(problems.size() + kMaxProblems) {}
 
   void Add(Severity severity, int line, std::string object, std::string field, std::string message);
   Position At(int line) const { return {file_, line}; }
   const std::string& file() const { return file_; }
-  UnknownFields unknown_fields() const { return unknown_; }
 
  private:
   std::string file_;
   std::vector<Problem>& problems_;
   size_t limit_;
-  UnknownFields unknown_;
 };
 
 // The object being read, as messages name it. Lives as long as its nodes.
 struct ObjectContext {
   ProblemList* problems = nullptr;
-  std::string name;  // "HTTPRoute default/llm-route"
+  std::string name;            // "HTTPRoute default/llm-route"
+  bool allow_unknown = false;  // fields that nobody asked for are none of our business
 };
 
 // A value that may be absent, with its path from the object's root. Cheap to copy but for the path.
@@ -145,11 +141,18 @@ struct KindNames {
 constexpr std::string_view kInferenceGroup = "inference.networking.k8s.io";
 constexpr std::string_view kInferenceGroupX = "inference.networking.x-k8s.io";
 constexpr std::string_view kGatewayGroup = "gateway.networking.k8s.io";
+constexpr std::string_view kLlmdGroup = "llm-d.ai";
+
+constexpr int64_t kMaxWeight = 1'000'000;
 
 ObjectMeta ReadMeta(const Node& metadata, int object_line);
+// `spec`.poolRef; `what` is the object in words: "a model".
+PoolRef ReadPoolRef(ObjectReader& spec, std::string_view default_group, std::string_view what);
 InferencePool ReadPoolV1(ObjectReader& root, ObjectMeta meta);
 InferencePool ReadPoolV1Alpha2(ObjectReader& root, ObjectMeta meta);
 InferenceModel ReadModel(ObjectReader& root, ObjectMeta meta);
+InferenceObjective ReadObjective(ObjectReader& root, ObjectMeta meta, std::string_view group);
+InferenceModelRewrite ReadRewrite(ObjectReader& root, ObjectMeta meta, std::string_view group);
 Gateway ReadGateway(ObjectReader& root, ObjectMeta meta);
 HttpRoute ReadRoute(ObjectReader& root, ObjectMeta meta);
 std::vector<Endpoint> ReadEndpoints(ObjectReader& root);

@@ -9,7 +9,6 @@ namespace {
 constexpr size_t kMaxSelectorLabels = 64;
 constexpr size_t kMaxTargetPorts = 8;
 constexpr size_t kMaxTargetModels = 10;
-constexpr int64_t kMaxWeight = 1'000'000;
 constexpr uint16_t kImpliedPickerPort = 9002;
 
 FailureMode ReadFailureMode(const Node& node) {
@@ -33,6 +32,20 @@ void CheckSelectorSize(const Node& node, const std::map<std::string, std::string
 }
 
 }  // namespace
+
+PoolRef ReadPoolRef(ObjectReader& spec, std::string_view default_group, std::string_view what) {
+  PoolRef pool;
+  ObjectReader ref(spec.Require("poolRef"));
+  pool.where = ref.node().where();
+  pool.group = ReadTextOr(ref.Get("group"), CheckGroup, default_group);
+  ReadChoice(ref.Get("kind"), {"InferencePool"});
+  const Node name = ref.Require("name");
+  pool.name = ReadText(name, CheckReferentName);
+  if (name.present()) pool.where = name.where();
+  ref.Mistaken("namespace", std::string(what) + " and its pool stand in the same namespace");
+  ref.Finish();
+  return pool;
+}
 
 InferencePool ReadPoolV1(ObjectReader& root, ObjectMeta meta) {
   InferencePool pool;
@@ -140,15 +153,10 @@ InferenceModel ReadModel(ObjectReader& root, ObjectMeta meta) {
                                {Criticality::kCritical, Criticality::kStandard, Criticality::kSheddable},
                                Criticality::kUnset);
 
-  ObjectReader ref(spec.Require("poolRef"));
-  model.pool_where = ref.node().where();
-  model.pool_group = ReadTextOr(ref.Get("group"), CheckGroup, kInferenceGroupX);
-  ReadChoice(ref.Get("kind"), {"InferencePool"});
-  const Node pool_name = ref.Require("name");
-  model.pool_name = ReadText(pool_name, CheckReferentName);
-  if (pool_name.present()) model.pool_where = pool_name.where();
-  ref.Mistaken("namespace", "a model and its pool stand in the same namespace");
-  ref.Finish();
+  PoolRef pool = ReadPoolRef(spec, kInferenceGroupX, "a model");
+  model.pool_group = std::move(pool.group);
+  model.pool_name = std::move(pool.name);
+  model.pool_where = std::move(pool.where);
 
   size_t weighted = 0;
   const Node targets = spec.Get("targetModels");

@@ -870,15 +870,16 @@ INSTANTIATE_TEST_SUITE_P(
              "gateway.networking.k8s.io/v1\nkind: "
              "GatewayClass\n",
              {}},
-        Case{"NotYet",
-             "",
-             "apiVersion: inference.networking.x-k8s.io/v1alpha2\nkind: InferenceObjective\nmetadata: {name: "
-             "o}\n---\n"
-             "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n---\napiVersion: "
-             "gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: n}\n",
-             {"f:1: warning: InferenceObjective default/o: is not served yet and has no effect here",
-              "f:5: warning: EndpointPickerConfig: is not served yet and has no effect here",
-              "f:8: warning: GRPCRoute n/g: is not served locally and has no effect here"}},
+        Case{
+            "NotYet",
+            "",
+            "apiVersion: inference.networking.x-k8s.io/v1alpha1\nkind: InferencePoolImport\nmetadata: {name: "
+            "o}\n---\n"
+            "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n---\napiVersion: "
+            "gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: n}\n",
+            {"f:1: warning: InferencePoolImport default/o: is not served yet and has no effect here",
+             "f:5: warning: EndpointPickerConfig: is not served yet and has no effect here",
+             "f:8: warning: GRPCRoute n/g: is not served locally and has no effect here"}},
         Case{"WrongVersions",
              "",
              "apiVersion: inference.networking.k8s.io/v1alpha2\nkind: InferencePool\n---\napiVersion: "

@@ -103,6 +103,8 @@ void Append(LoadResult& result, LoadResult&& part) {
   };
   move_all(part.manifests.pools, result.manifests.pools);
   move_all(part.manifests.models, result.manifests.models);
+  move_all(part.manifests.objectives, result.manifests.objectives);
+  move_all(part.manifests.rewrites, result.manifests.rewrites);
   move_all(part.manifests.gateways, result.manifests.gateways);
   move_all(part.manifests.routes, result.manifests.routes);
   move_all(part.manifests.endpoints, result.manifests.endpoints);

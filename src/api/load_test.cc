@@ -256,6 +256,30 @@ HTTPRoute default/llm-route
 )");
 }
 
+TEST(Examples, Objectives) {
+  const LoadResult result = LoadManifests({(Examples() / "objectives").string()});
+  EXPECT_THAT(result.problems, IsEmpty());
+  EXPECT_EQ(Summarize(result.manifests), R"(InferencePool default/llama3-8b (inference.networking.k8s.io)
+  selector          app=llama3-8b
+  ports             8000 (http)
+  failure mode      FailClose
+  endpoints         2
+    llama3-1        127.0.0.1:8401
+    llama3-2        127.0.0.1:8402
+  models            any (no InferenceModel names this pool)
+  rewrite           chat -> chat-lora-v1 (weight 90, 90 %), chat-lora-v2 (weight 10, 10 %) (canary)
+  rewrite           any other model -> llama3-8b (canary)
+  objective         interactive: priority 10
+  objective         batch: priority -10, may be shed
+Gateway default/inference-gateway
+  listener          http: port 8080, HTTP, all hosts
+HTTPRoute default/llm-route
+  gateway           default/inference-gateway
+  match             prefix /
+    to              InferencePool default/llama3-8b
+)");
+}
+
 TEST(Summary, TheRest) {
   const LoadResult result = ParseManifests(R"(endpoints:
 - {name: a, address: ::1, port: "8000", metricsPort: 9000, labels: {app: x}}

@@ -52,6 +52,37 @@ std::vector<const InferenceModel*> ModelsOf(const Manifests& manifests, const In
   return models;
 }
 
+namespace {
+
+bool Means(const PoolRef& ref, const ObjectMeta& meta, const InferencePool& pool) {
+  return ref.name == pool.meta.name && ref.group == pool.group &&
+         meta.namespace_name == pool.meta.namespace_name;
+}
+
+}  // namespace
+
+std::vector<const InferenceObjective*> ObjectivesOf(const Manifests& manifests, const InferencePool& pool) {
+  std::vector<const InferenceObjective*> objectives;
+  for (const InferenceObjective& objective : manifests.objectives) {
+    if (Means(objective.pool, objective.meta, pool)) objectives.push_back(&objective);
+  }
+  return objectives;
+}
+
+std::vector<const InferenceModelRewrite*> RewritesOf(const Manifests& manifests, const InferencePool& pool) {
+  std::vector<const InferenceModelRewrite*> rewrites;
+  for (const InferenceModelRewrite& rewrite : manifests.rewrites) {
+    if (Means(rewrite.pool, rewrite.meta, pool)) rewrites.push_back(&rewrite);
+  }
+  std::sort(rewrites.begin(), rewrites.end(), [](const auto* a, const auto* b) {
+    const std::string& left = a->meta.creation_timestamp;
+    const std::string& right = b->meta.creation_timestamp;
+    if (left.empty() != right.empty()) return right.empty();
+    return left != right ? left < right : a < b;  // of one vector: the order of reading
+  });
+  return rewrites;
+}
+
 bool Matches(const std::map<std::string, std::string>& selector,
              const std::map<std::string, std::string>& labels) {
   return !selector.empty() && std::all_of(selector.begin(), selector.end(), [&](const auto& pair) {

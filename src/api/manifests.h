@@ -12,13 +12,10 @@
 #include <string_view>
 #include <vector>
 
-namespace fairway::api {
+#include "api/meta.h"
+#include "api/policies.h"
 
-// Where something stands; lines count from 1, 0 is unknown.
-struct Position {
-  std::string file;  // as the user named it; "-" is standard input
-  int line = 0;
-};
+namespace fairway::api {
 
 enum class Severity { kError, kWarning };
 
@@ -33,19 +30,6 @@ struct Problem {
   std::string message;  // what is wrong and what would be right
 };
 std::string ToString(const Problem& problem);
-
-struct ObjectMeta {
-  std::string name;
-  std::string namespace_name = "default";
-  std::map<std::string, std::string> labels;
-  std::map<std::string, std::string> annotations;
-  std::string creation_timestamp;  // RFC 3339, "" when absent; sorts as text
-  Position where;
-};
-
-// "namespace/name", the key of an object among those of its kind.
-std::string Key(const ObjectMeta& meta);
-std::string Key(std::string_view namespace_name, std::string_view name);
 
 enum class FailureMode { kFailClose, kFailOpen };
 enum class AppProtocol { kHttp, kH2c };
@@ -162,6 +146,8 @@ bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool);
 struct Manifests {
   std::vector<InferencePool> pools;
   std::vector<InferenceModel> models;
+  std::vector<InferenceObjective> objectives;
+  std::vector<InferenceModelRewrite> rewrites;
   std::vector<Gateway> gateways;
   std::vector<HttpRoute> routes;
   std::vector<Endpoint> endpoints;
@@ -172,6 +158,12 @@ struct Manifests {
 // The models of `pool` that count, in the order of reading: of several objects with one modelName the one
 // that was created first; where creation times are missing or equal the one that was read first.
 std::vector<const InferenceModel*> ModelsOf(const Manifests& manifests, const InferencePool& pool);
+
+// The objectives and the rewrites that name `pool`, its group included, from the same namespace. Rewrites
+// come in the order of precedence: the oldest first; those without a creation time last, in the order of
+// reading.
+std::vector<const InferenceObjective*> ObjectivesOf(const Manifests& manifests, const InferencePool& pool);
+std::vector<const InferenceModelRewrite*> RewritesOf(const Manifests& manifests, const InferencePool& pool);
 
 // Does `labels` have every pair of `selector`? An empty selector matches nothing.
 bool Matches(const std::map<std::string, std::string>& selector,
@@ -186,14 +178,14 @@ struct LoadResult {
   bool ok() const;  // no errors; warnings do not count
 };
 
-// A field that is not in the CRD: a slip of the pen in a file; in an object that an API server let pass a
-// field of a newer CRD, which is no reason to leave the object out.
-enum class UnknownFields { kError, kWarn };
-
 // One text with any number of YAML documents or JSON values (a List object counts as its items). Decodes and
 // checks each object by itself. Never throws; a text of any bytes gives a result.
-LoadResult ParseManifests(std::string_view text, std::string_view file_name,
-                          UnknownFields unknown = UnknownFields::kError);
+LoadResult ParseManifests(std::string_view text, std::string_view file_name);
+
+// One object as an API server gives it, in JSON. The same decoding, but fields that this version does not
+// know are left alone: the server has checked them against its own CRD. `source` takes the file's place in
+// problems.
+LoadResult ParseObject(std::string_view json, std::string_view source);
 
 // Each of `paths`: a file, a folder (its *.yaml, *.yml, *.json by name, not deeper, no hidden ones, no
 // kustomization.yaml) or "-". Then CheckReferences over all of it. Reads files, so not for a thread that
@@ -206,8 +198,9 @@ bool IsManifestName(std::string_view file_name);
 
 // What only shows when all objects are there: references to pools, gateways and listeners that do not exist
 // (with the nearest name), references to a pool of the other API group, objects of one name twice, models of
-// one name (ModelsOf: a warning), pools that select no endpoint and endpoints that no pool selects
-// (warnings). Gateways are looked up only when there is one at all.
+// one name (ModelsOf: a warning), rules of rewrites that others hide (a warning), pools that select no
+// endpoint and endpoints that no pool selects (warnings). Gateways are looked up only when there is one at
+// all.
 void CheckReferences(const Manifests& manifests, std::vector<Problem>& problems);
 
 }  // namespace fairway::api

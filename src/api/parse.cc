@@ -20,7 +20,6 @@ struct KnownKind {
 
 constexpr std::string_view kNotYet = "is not served yet and has no effect here";
 constexpr std::string_view kNotLocal = "is not served locally and has no effect here";
-constexpr std::string_view kLlmdGroup = "llm-d.ai";
 
 constexpr std::array<KnownKind, 17> kKinds{{
     {kInferenceGroup, "InferencePool", "v1", true, ""},
@@ -28,12 +27,12 @@ constexpr std::array<KnownKind, 17> kKinds{{
     {kInferenceGroupX, "InferenceModel", "v1alpha2", true, ""},
     {kGatewayGroup, "Gateway", "v1 v1beta1", true, ""},
     {kGatewayGroup, "HTTPRoute", "v1 v1beta1", true, ""},
-    {kInferenceGroupX, "InferenceObjective", "", false, kNotYet},
-    {kInferenceGroupX, "InferenceModelRewrite", "", false, kNotYet},
+    {kLlmdGroup, "InferenceObjective", "v1alpha2", true, ""},
+    {kLlmdGroup, "InferenceModelRewrite", "v1alpha2", true, ""},
+    {kInferenceGroupX, "InferenceObjective", "v1alpha2", true, ""},
+    {kInferenceGroupX, "InferenceModelRewrite", "v1alpha2", true, ""},
     {kInferenceGroupX, "InferencePoolImport", "", false, kNotYet},
     {kInferenceGroupX, "EndpointPickerConfig", "", false, kNotYet},
-    {kLlmdGroup, "InferenceObjective", "", false, kNotYet},
-    {kLlmdGroup, "InferenceModelRewrite", "", false, kNotYet},
     {kLlmdGroup, "EndpointPickerConfig", "", false, kNotYet},
     {kGatewayGroup, "GRPCRoute", "", false, kNotLocal},
     {kGatewayGroup, "TLSRoute", "", false, kNotLocal},
@@ -59,11 +58,12 @@ std::string ApiVersions(std::string_view kind) {
 
 class TextReader {
  public:
-  TextReader(Manifests& manifests, ProblemList& problems) : manifests_(manifests), problems_(problems) {}
+  TextReader(Manifests& manifests, ProblemList& problems, bool allow_unknown)
+      : manifests_(manifests), problems_(problems), allow_unknown_(allow_unknown) {}
 
   void ReadDocument(const Value& value) {
     if (value.kind == Value::Kind::kNull) return;
-    ObjectContext context{&problems_, ""};
+    ObjectContext context{&problems_, "", allow_unknown_};
     const Node root(&context, &value, "", value.line);
     if (value.kind == Value::Kind::kList) {  // a JSON array of objects
       for (const ValuePtr& item : value.items) ReadDocument(*item);
@@ -152,8 +152,9 @@ class TextReader {
       WrongApiVersion(reader, kind);
       return;
     }
-    if (IsOurGroup(group) ||
-        (group == kGatewayGroup && !DidYouMean(kind, kinds).empty() && kind != "ReferenceGrant")) {
+    // These have kinds that are none of ours, too: only what is nearly one is a slip.
+    const bool shared = group == kGatewayGroup || group == kLlmdGroup;
+    if (IsOurGroup(group) || (shared && !DidYouMean(kind, kinds).empty() && kind != "ReferenceGrant")) {
       const Node node = reader.Get("kind");
       node.Error("no kind " + Quote(kind) + " in " + group + DidYouMean(kind, kinds));
     }
@@ -186,6 +187,10 @@ class TextReader {
                                                                 : ReadPoolV1Alpha2(reader, std::move(meta)));
     } else if (known.kind == "InferenceModel") {
       manifests_.models.push_back(ReadModel(reader, std::move(meta)));
+    } else if (known.kind == "InferenceObjective") {
+      manifests_.objectives.push_back(ReadObjective(reader, std::move(meta), known.group));
+    } else if (known.kind == "InferenceModelRewrite") {
+      manifests_.rewrites.push_back(ReadRewrite(reader, std::move(meta), known.group));
     } else if (known.kind == "Gateway") {
       manifests_.gateways.push_back(ReadGateway(reader, std::move(meta)));
     } else {
@@ -196,6 +201,7 @@ class TextReader {
 
   Manifests& manifests_;
   ProblemList& problems_;
+  bool allow_unknown_;
 };
 
 // In the order of the lines, as a reader goes through the file.
@@ -207,22 +213,21 @@ void SortByLine(std::vector<Problem>& problems) {
     std::move(of_line.begin(), of_line.end(), std::back_inserter(problems));
 }
 
-}  // namespace
-
-LoadResult ParseManifests(std::string_view text, std::string_view file_name, UnknownFields unknown) {
+LoadResult Parse(std::string_view text, std::string_view name, std::string_view syntax_by_name,
+                 bool allow_unknown) {
   LoadResult result;
-  result.files.emplace_back(file_name);
-  ProblemList problems(std::string(file_name), result.problems, unknown);
+  result.files.emplace_back(name);
+  ProblemList problems(std::string(name), result.problems);
   if (text.empty()) {
     // A file that is being written is empty for a moment: taking it for "no objects" would drop everything
     // that is served.
     problems.Add(Severity::kError, 0, "", "", "the file is empty");
     return result;
   }
-  const ParsedText parsed = ParseText(text, file_name);
+  const ParsedText parsed = ParseText(text, syntax_by_name);
   for (const SyntaxProblem& problem : parsed.problems)
     problems.Add(Severity::kError, problem.line, "", "", problem.message);
-  TextReader reader(result.manifests, problems);
+  TextReader reader(result.manifests, problems, allow_unknown);
   for (const ValuePtr& document : parsed.documents) reader.ReadDocument(*document);
   const bool nothing =
       std::all_of(parsed.documents.begin(), parsed.documents.end(),
@@ -231,6 +236,16 @@ LoadResult ParseManifests(std::string_view text, std::string_view file_name, Unk
     problems.Add(Severity::kWarning, 0, "", "", "there is no object in this file");
   SortByLine(result.problems);
   return result;
+}
+
+}  // namespace
+
+LoadResult ParseManifests(std::string_view text, std::string_view file_name) {
+  return Parse(text, file_name, file_name, false);
+}
+
+LoadResult ParseObject(std::string_view json, std::string_view source) {
+  return Parse(json, source, "object.json", true);
 }
 
 }  // namespace fairway::api

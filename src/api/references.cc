@@ -33,11 +33,18 @@ class Checker {
   void Run() {
     CheckDuplicates("InferencePool", manifests_.pools);
     CheckDuplicates("InferenceModel", manifests_.models);
+    CheckDuplicates("InferenceObjective", manifests_.objectives);
+    CheckDuplicates("InferenceModelRewrite", manifests_.rewrites);
     CheckDuplicates("Gateway", manifests_.gateways);
     CheckDuplicates("HTTPRoute", manifests_.routes);
     CheckEndpointDuplicates();
     for (const InferenceModel& model : manifests_.models) CheckModel(model);
     CheckModelNames();
+    for (const InferenceObjective& objective : manifests_.objectives)
+      CheckPoolRef(objective.pool, objective.meta, "InferenceObjective ");
+    for (const InferenceModelRewrite& rewrite : manifests_.rewrites)
+      CheckPoolRef(rewrite.pool, rewrite.meta, "InferenceModelRewrite ");
+    for (const InferencePool& pool : manifests_.pools) CheckRewriteRules(pool);
     for (const HttpRoute& route : manifests_.routes) CheckRoute(route);
     CheckSelections();
   }
@@ -60,7 +67,7 @@ class Checker {
       const auto [at, is_new] = first.emplace(Key(object.meta), &object);
       if (is_new) continue;
       std::string message = "is defined twice; first in " + At(at->second->meta.where);
-      if constexpr (std::is_same_v<Object, InferencePool>) {
+      if constexpr (requires { object.group; }) {
         if (object.group != at->second->group) {
           message += " with the group " + Quote(at->second->group) + "; keep one of the two";
         }
@@ -144,6 +151,52 @@ class Checker {
             Quote(model->model_name) + " is also the name of InferenceModel " + Key(winner->meta) + " (" +
                 At(winner->meta.where) + "), which is " + (by_age ? "older and is served" : "served") +
                 "; this one has no effect");
+      }
+    }
+  }
+
+  // Unlike a model's, the group counts: the reference ignores what names another.
+  void CheckPoolRef(const PoolRef& ref, const ObjectMeta& meta, const std::string& kind) {
+    if (ref.name.empty() || meta.namespace_name.empty()) return;
+    const auto pool = pools_.find(Key(meta.namespace_name, ref.name));
+    if (pool == pools_.end()) {
+      Add(Severity::kError, ref.where, kind + Key(meta), "spec.poolRef.name",
+          NoPool(meta.namespace_name, ref.name));
+    } else if (ref.group != pool->second->group) {
+      Add(Severity::kError, ref.where, kind + Key(meta), "spec.poolRef.group",
+          "is " + Quote(ref.group) + ", but InferencePool " + Key(pool->second->meta) + " (" +
+              At(pool->second->meta.where) + ") is of " + Quote(pool->second->group));
+    }
+  }
+
+  // Matches that never count, because another rule comes first.
+  void CheckRewriteRules(const InferencePool& pool) {
+    std::unordered_map<std::string_view, const InferenceModelRewrite*> exact;
+    const InferenceModelRewrite* generic = nullptr;
+    for (const InferenceModelRewrite* rewrite : RewritesOf(manifests_, pool)) {
+      const auto hidden = [&](const Position& where, std::string field, std::string what,
+                              const InferenceModelRewrite* by) {
+        Add(Severity::kWarning, where, "InferenceModelRewrite " + Key(rewrite->meta), std::move(field),
+            std::move(what) +
+                (by == rewrite ? " by an earlier rule of this object"
+                               : " by InferenceModelRewrite " + Key(by->meta) + " (" + At(by->meta.where) +
+                                     "), which comes first") +
+                "; this one has no effect");
+      };
+      for (size_t r = 0; r < rewrite->rules.size(); ++r) {
+        const InferenceModelRewrite::Rule& rule = rewrite->rules[r];
+        const std::string field = "spec.rules[" + std::to_string(r) + "]";
+        if (rule.matches.empty()) {
+          if (generic != nullptr) hidden(rule.where, field, "every model is matched already", generic);
+          if (generic == nullptr) generic = rewrite;
+        }
+        for (size_t m = 0; m < rule.matches.size(); ++m) {
+          const InferenceModelRewrite::Match& match = rule.matches[m];
+          const auto [first, is_new] = exact.emplace(match.model, rewrite);
+          if (is_new || match.model.empty()) continue;
+          hidden(match.where, field + ".matches[" + std::to_string(m) + "].model.value",
+                 Quote(match.model) + " is matched already", first->second);
+        }
       }
     }
   }

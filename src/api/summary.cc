@@ -72,6 +72,51 @@ std::string Targets(const InferenceModel& model) {
   return out;
 }
 
+std::string Matched(const InferenceModelRewrite::Rule& rule) {
+  std::string out;
+  for (const InferenceModelRewrite::Match& match : rule.matches)
+    out += (out.empty() ? "" : ", ") + match.model;
+  return rule.matches.empty() ? "any other model" : out;
+}
+
+std::string Targets(const InferenceModelRewrite::Rule& rule) {
+  int64_t total = 0;
+  for (const InferenceModelRewrite::Target& target : rule.targets) total += target.weight.value_or(0);
+  const bool equal = total == 0;
+  if (equal) total = static_cast<int64_t>(rule.targets.size());
+  std::string out;
+  for (const InferenceModelRewrite::Target& target : rule.targets) {
+    if (!out.empty()) out += ", ";
+    out += target.model;
+    if (rule.targets.size() == 1) break;
+    if (equal) {
+      out += " (" + Share(1, total) + ")";
+    } else if (target.weight) {
+      out += " (weight " + std::to_string(*target.weight) + ", " + Share(*target.weight, total) + ")";
+    } else {
+      out += " (no weight, 0 %)";
+    }
+  }
+  return out;
+}
+
+void AddPolicies(std::string& out, const Manifests& manifests, const InferencePool& pool) {
+  const std::vector<const InferenceModelRewrite*> rewrites = RewritesOf(manifests, pool);
+  for (const bool exact : {true, false}) {
+    for (const InferenceModelRewrite* rewrite : rewrites) {
+      for (const InferenceModelRewrite::Rule& rule : rewrite->rules) {
+        if (rule.matches.empty() == exact) continue;
+        Line(out, 1, "rewrite", Matched(rule) + " -> " + Targets(rule) + " (" + rewrite->meta.name + ")");
+      }
+    }
+  }
+  for (const InferenceObjective* objective : ObjectivesOf(manifests, pool)) {
+    Line(out, 1, "objective",
+         objective->meta.name + ": priority " + std::to_string(objective->priority) +
+             (objective->priority < 0 ? ", may be shed" : ""));
+  }
+}
+
 void AddPool(std::string& out, const Manifests& manifests, const InferencePool& pool) {
   out += "InferencePool " + Key(pool.meta) + " (" + pool.group + ")\n";
   Line(out, 1, "selector", Pairs(pool.selector));
@@ -106,6 +151,7 @@ void AddPool(std::string& out, const Manifests& manifests, const InferencePool& 
     Line(out, 1, "model",
          model->model_name + " [" + std::string(Name(model->criticality)) + "] -> " + Targets(*model));
   }
+  AddPolicies(out, manifests, pool);
 }
 
 void AddGateway(std::string& out, const Gateway& gateway) {

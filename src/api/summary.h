@@ -7,8 +7,8 @@
 
 namespace fairway::api {
 
-// Pools with their endpoints and models, gateways with their listeners, routes with the share of each
-// backend. The text is stable: objects in the order they were read.
+// Pools with their endpoints, models, rewrites and objectives, gateways with their listeners, routes with the
+// share of each backend. The text is stable: objects in the order they were read.
 std::string Summarize(const Manifests& manifests);
 
 }  // namespace fairway::api

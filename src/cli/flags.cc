@@ -36,6 +36,11 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
                  "Manifest files or folders (YAML or JSON), or - for standard input; watched while running");
   app.add_flag("--explain", f.explain,
                "Print each decision to standard output: candidates, filters, scores, the choice");
+  app.add_option(
+         "--debug-decisions", f.debug_decisions,
+         "Keep the last so many decisions for /debug/decisions on the admin port, such as 256; 0 keeps none")
+      ->check(CLI::Range(0, 10'000))
+      ->capture_default_str();
   app.add_option("--log-format", f.log_format, "text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
@@ -60,7 +65,7 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
   app.add_option("--sheddable-queue-limit", f.sheddable_queue_limit,
-                 "Other requests need an endpoint with a shorter queue")
+                 "What may be shed needs an endpoint with a shorter queue")
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
   app.add_option("--sheddable-kv-limit", f.sheddable_kv_limit, "... and with less of its KV cache in use")
@@ -82,6 +87,7 @@ PickerOptions MakePickerOptions(const CommonFlags& f) {
   options.files = f.files;
   options.workers = f.workers;
   options.seed = f.seed;
+  options.debug_decisions = f.debug_decisions;
   // The reference clamps at 50 ms; shorter is possible here.
   options.scrape.interval = std::max(Duration(f.scrape_interval), base::kMillisecond);
   options.scrape.timeout = std::max(Duration(f.scrape_timeout), base::kMillisecond);

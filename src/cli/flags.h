@@ -21,6 +21,7 @@ struct CommonFlags {
   std::string log_format = "text";
   std::string log_level = "info";
   bool explain = false;
+  size_t debug_decisions = 0;
   uint64_t seed = 0;
   size_t workers = 0;
   std::string scrape_interval = "50ms";

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <future>
-#include <random>
 #include <thread>
 #include <utility>
 
@@ -80,9 +79,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
       loops.push_back(&impl->workers.back()->loop());
     }
     if (options.ext_proc.service.seed == 0) {
-      options.ext_proc.service.seed = options.seed != 0
-                                          ? options.seed
-                                          : (uint64_t{std::random_device{}()} << 32 | std::random_device{}());
+      options.ext_proc.service.seed = options.seed != 0 ? options.seed : picker::SystemSeed();
     }
     auto server = ext_proc::ExtProcServer::Start(std::move(options.ext_proc), impl->core->router(),
                                                  impl->core->clock(), impl->core->registry(), log, loops);

@@ -5,14 +5,17 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <filesystem>
 #include <future>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/strings.h"
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
 #include "cli/picker.h"
@@ -32,6 +35,8 @@ struct UpFlags {
   std::string body_mode = "buffered";
   std::string response_mode = "headers";
   bool print_config = false;
+  bool ext_proc = false;
+  std::string module;
   uint16_t admin_port = 0;
   unsigned envoy_concurrency = 0;
   std::string stop_grace = "5s";
@@ -58,6 +63,72 @@ base::Result<api::Manifests> ManifestsOf(const std::vector<std::string>& endpoin
   pool.target_ports = {manifests.endpoints.front().port};
   manifests.pools.push_back(std::move(pool));
   return manifests;
+}
+
+// The same as a text, for the picker inside Envoy.
+std::string ObjectsOf(const api::Manifests& manifests) {
+  const api::InferencePool& pool = manifests.pools.front();
+  std::string endpoints;
+  for (const api::Endpoint& endpoint : manifests.endpoints) {
+    if (!endpoints.empty()) endpoints += ',';
+    endpoints += "{\"name\":" + base::JsonString(endpoint.name) +
+                 ",\"address\":" + base::JsonString(endpoint.address) +
+                 ",\"port\":" + std::to_string(endpoint.port) + ",\"labels\":{\"fairway\":\"endpoint\"}}";
+  }
+  return "[{\"apiVersion\":\"" + pool.group +
+         "/v1\",\"kind\":\"InferencePool\",\"metadata\":{\"name\":" + base::JsonString(pool.meta.name) +
+         "},\"spec\":{\"selector\":{\"matchLabels\":{\"fairway\":\"endpoint\"}},\"targetPorts\":[{"
+         "\"number\":" +
+         std::to_string(pool.target_ports.front()) +
+         "}],\"endpointPickerRef\":{\"name\":\"fairway\",\"port\":{\"number\":9002}}}},{\"endpoints\":[" +
+         endpoints + "]}]";
+}
+
+// What the picker inside Envoy is told: the same manifests and settings as ours.
+std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
+  std::string text = "{";
+  const auto add = [&text](std::string_view name, const std::string& value) {
+    if (text.size() > 1) text += ',';
+    text += "\"" + std::string(name) + "\":" + value;
+  };
+  if (options.files.empty()) {
+    add("objects", ObjectsOf(options.manifests));
+  } else {
+    std::string files;
+    for (const auto& file : options.files) {
+      if (!files.empty()) files += ',';
+      base::AppendJsonString(files, std::filesystem::absolute(file).string());
+    }
+    add("manifests", "[" + files + "]");
+  }
+  add("admin", "{\"port\":" + std::to_string(options.admin_port) + "}");
+  add("responseMode", base::JsonString(f.response_mode));
+  add("failureMode", "\"FailClose\"");
+  add("maxBodyBytes", std::to_string(local::EnvoyOptions().max_body_bytes));
+  add("scrapeInterval", base::JsonString(f.common.scrape_interval));
+  add("scrapeTimeout", base::JsonString(f.common.scrape_timeout));
+  add("maxEndpoints", std::to_string(f.common.choices));
+  add("loraExploration", std::to_string(f.common.lora_exploration));
+  add("criticalQueueLimit", std::to_string(f.common.critical_queue_limit));
+  add("sheddableQueueLimit", std::to_string(f.common.sheddable_queue_limit));
+  add("sheddableKvLimit", std::to_string(f.common.sheddable_kv_limit));
+  if (f.common.seed != 0) add("seed", std::to_string(f.common.seed));
+  add("explain", f.common.explain ? "true" : "false");
+  add("logManifests", "false");  // we say it
+  return text + "}";
+}
+
+// The shared object that Envoy loads: beside the program, or where packages put it. Empty: not there.
+std::string FindModule() {
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return "";
+  const std::string name = "libfairway_envoy-" FAIRWAY_VERSION ".so";
+  for (const auto& folder : {program.parent_path(), program.parent_path() / "../lib/fairway"}) {
+    const auto path = folder / name;
+    if (std::filesystem::exists(path, error)) return path.lexically_normal().string();
+  }
+  return "";
 }
 
 int PrintConfig(const api::Manifests& manifests, const local::EnvoyOptions& options) {
@@ -93,12 +164,12 @@ struct Front {
   bool announced = false;
 };
 
-void Announce(const Front& front, const Picker& picker) {
+void Announce(const Front& front, uint16_t metrics_port) {
   std::string where;
   for (const auto& listener : front.gateway->listeners()) {
     where += " http://" + net::FormatHostPort(listener.host, listener.port);
   }
-  std::printf("ready:%s  (metrics http://127.0.0.1:%u/metrics)\n", where.c_str(), picker.admin_port());
+  std::printf("ready:%s  (metrics http://127.0.0.1:%u/metrics)\n", where.c_str(), metrics_port);
   std::fflush(stdout);
 }
 
@@ -136,6 +207,33 @@ int Up(const UpFlags& f) {
     if (!manifests) return usage(manifests.error().message);
     options.manifests = std::move(*manifests);
   }
+  // Settings that only ext_proc has are a wish for it.
+  const bool wants_ext_proc = f.ext_proc || !f.picker.empty() || f.body_mode != UpFlags().body_mode;
+  envoy.place = wants_ext_proc ? local::PickerPlace::kExtProc : local::PickerPlace::kModule;
+  if (!wants_ext_proc) {
+    envoy.module.file = f.module.empty() ? FindModule() : std::filesystem::absolute(f.module).string();
+    std::error_code error;
+    if (!f.module.empty() && !std::filesystem::exists(envoy.module.file, error))
+      return usage("--module: there is no file " + f.module);
+    const bool from_input = std::find(options.files.begin(), options.files.end(), "-") != options.files.end();
+    if (envoy.module.file.empty() || from_input) {
+      log.Info(
+          from_input
+              ? "manifests from standard input can be read once only: Envoy asks this process over ext_proc"
+              : "libfairway_envoy-" FAIRWAY_VERSION
+                ".so is not beside this program: Envoy asks this process over ext_proc");
+      envoy.place = local::PickerPlace::kExtProc;
+    }
+  }
+  const bool module = envoy.place == local::PickerPlace::kModule;
+  options.admin_port = f.admin_port;
+  if (module && options.admin_port == 0 && !f.print_config) {
+    const auto port = local::FreePort("127.0.0.1");
+    if (!port) return usage(port.error().message);
+    options.admin_port = *port;
+  }
+  if (module) envoy.module.config = ModuleConfig(f, options);
+
   if (f.print_config) {
     envoy.directory = "/etc/fairway";
     if (options.files.empty()) return PrintConfig(options.manifests, envoy);
@@ -150,7 +248,12 @@ int Up(const UpFlags& f) {
   }
   local_options.binary = binary->path;
 
-  options.admin_port = f.admin_port;
+  if (module) {
+    // This process then only watches the manifests, for Envoy's configuration.
+    options.serve_ext_proc = false;
+    options.scrape_endpoints = false;
+    options.admin = picker::Options::Admin::kNone;
+  }
   options.ext_proc.host = "127.0.0.1";
   options.ext_proc.grpc_port = 0;
   options.ext_proc.serve_health_port = false;
@@ -165,22 +268,27 @@ int Up(const UpFlags& f) {
   }
 
   Front front(std::move(local_options), log);
-  auto picker = Picker::Start(
-      std::move(options), log,
-      [&front](const auto& manifests, const auto& addresses) { front.OnManifests(manifests, addresses); });
+  auto picker = Picker::Start(options, log, [&front](const auto& manifests, const auto& addresses) {
+    front.OnManifests(manifests, addresses);
+  });
   if (!picker) {
     std::fprintf(stderr, "fairway up: %s\n", picker.error().message.c_str());
     return picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
   }
-  if (f.picker.empty()) front.options.envoy.picker = {"127.0.0.1", (*picker)->grpc_port()};
+  if (f.picker.empty() && !module) front.options.envoy.picker = {"127.0.0.1", (*picker)->grpc_port()};
 
   net::Loop& control = (*picker)->control_loop();
+  const uint16_t metrics_port = module ? options.admin_port : (*picker)->admin_port();
   std::promise<base::Result<void>> started;
   control.Post([&] {
     local::EnvoyProcessEvents events;
-    events.on_ready = [&front, &picker](uint16_t) {
+    events.on_ready = [&front, metrics_port](uint16_t) {
       if (std::exchange(front.announced, true)) return;
-      Announce(front, **picker);
+      Announce(front, metrics_port);
+    };
+    events.on_explanation = [](std::string_view line) {
+      std::printf("%.*s\n", static_cast<int>(line.size()), line.data());
+      std::fflush(stdout);
     };
     events.on_failed = [&front](const std::string& reason) {
       std::fprintf(stderr, "fairway up: Envoy does not start: %s\n", reason.c_str());
@@ -235,13 +343,21 @@ void AddUpCommand(CLI::App& app, std::function<int()>& run) {
   command->add_option("--envoy", f->envoy, "Envoy's binary; default: on PATH, else the one ./demo installed");
   command->add_option("--envoy-concurrency", f->envoy_concurrency,
                       "Envoy's worker threads; 0 is one per core, at most 4");
+  command->add_flag(
+      "--ext-proc", f->ext_proc,
+      "Envoy asks this process over ext_proc, as a gateway in a cluster does, rather than having "
+      "the picker inside itself");
+  command->add_option("--module", f->module,
+                      "The shared object that Envoy loads; default: the one beside this program");
   command->add_option("--picker", f->picker,
-                      "Ask the picker at HOST:PORT (plain text) instead of the built-in one");
+                      "Ask the picker at HOST:PORT (plain text) over ext_proc instead of the built-in one");
   command->add_option("--metrics-port", f->admin_port,
                       "Port of /metrics and the admin pages on 127.0.0.1; 0 is a free one");
   command
-      ->add_option("--body-mode", f->body_mode,
-                   "How Envoy hands over bodies: buffered, full-duplex, streamed, partial, none")
+      ->add_option(
+          "--body-mode", f->body_mode,
+          "How Envoy hands over bodies: buffered, full-duplex, streamed, partial, none; others than buffered "
+          "imply --ext-proc")
       ->capture_default_str();
   command
       ->add_option("--response-mode", f->response_mode,
@@ -257,7 +373,8 @@ void AddUpCommand(CLI::App& app, std::function<int()>& run) {
       "Examples:\n"
       "  fairway up -f examples/intro-fixed --explain\n"
       "  fairway up --endpoint 127.0.0.1:8000 --endpoint 127.0.0.1:8001 --listen 127.0.0.1:8080\n"
-      "  fairway up -f manifests/ --response-mode full --metrics-port 9090");
+      "  fairway up -f manifests/ --response-mode full --metrics-port 9090\n"
+      "  fairway up -f manifests/ --ext-proc");
   command->callback([f, &run] { run = [f] { return Up(*f); }; });
 }
 

@@ -27,11 +27,7 @@ Model MakeModel(const api::InferenceModel& source) {
     total += static_cast<uint64_t>(target.weight.value_or(1));
     model.targets.push_back({target.name, total});
   }
-  if (model.targets.empty()) {
-    total = 1;
-    model.targets.push_back({source.model_name, total});
-  }
-  model.total_weight = total;
+  if (model.targets.empty()) model.targets.push_back({source.model_name, 1});
   return model;
 }
 
@@ -42,7 +38,52 @@ ModelMap MakeModels(const api::Manifests& manifests, const api::InferencePool& p
   return models;
 }
 
+Policies::Rewrite MakeRewrite(const std::string& name, const api::InferenceModelRewrite::Rule& rule) {
+  Policies::Rewrite rewrite{.name = name, .targets = {}};
+  const bool weighted = std::any_of(rule.targets.begin(), rule.targets.end(),
+                                    [](const auto& target) { return target.weight.has_value(); });
+  uint64_t total = 0;
+  for (const auto& target : rule.targets) {
+    // Where some have a weight the others get nothing, as in the reference.
+    if (weighted && !target.weight) continue;
+    total += static_cast<uint64_t>(target.weight.value_or(1));
+    rewrite.targets.push_back({target.model, total});
+  }
+  return rewrite;
+}
+
+// In the order of precedence: what is there already stays.
+std::shared_ptr<const Policies> MakePolicies(const api::Manifests& manifests,
+                                             const api::InferencePool& pool) {
+  const auto objectives = api::ObjectivesOf(manifests, pool);
+  const auto sources = api::RewritesOf(manifests, pool);
+  if (objectives.empty() && sources.empty()) return nullptr;
+  auto policies = std::make_shared<Policies>();
+  for (const auto* objective : objectives)
+    policies->priorities.emplace(objective->meta.name, objective->priority);
+  for (const auto* source : sources) {
+    for (const auto& rule : source->rules) {
+      if (rule.targets.empty()) continue;
+      const auto number = static_cast<uint32_t>(policies->rewrites.size());
+      policies->rewrites.push_back(MakeRewrite(source->meta.name, rule));
+      for (const auto& match : rule.matches) policies->by_model.emplace(match.model, number);
+      if (rule.matches.empty() && !policies->generic) policies->generic = number;
+    }
+  }
+  return policies;
+}
+
 }  // namespace
+
+const int32_t* Policies::FindPriority(std::string_view objective) const {
+  const auto found = priorities.find(objective);
+  return found == priorities.end() ? nullptr : &found->second;
+}
+
+const Policies::Rewrite* Policies::FindRewrite(std::string_view model) const {
+  const auto found = by_model.find(model);
+  return found == by_model.end() ? nullptr : &rewrites[found->second];
+}
 
 const PoolSnapshot* Snapshot::FindPool(std::string_view key) const {
   if (key.empty()) return pools.size() == 1 ? pools.begin()->second.get() : nullptr;
@@ -71,6 +112,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
     if (source.picker) pool->failure_mode = source.picker->failure_mode;
     pool->app_protocol = source.app_protocol;
     pool->models = MakeModels(manifests, source);
+    pool->policies = MakePolicies(manifests, source);
 
     std::map<std::string_view, std::shared_ptr<EndpointCell>> cells;
     if (const auto old = before->pools.find(pool->key); old != before->pools.end()) {

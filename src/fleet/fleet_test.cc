@@ -97,7 +97,97 @@ TEST(Fleet, OldestInferenceModelOfANameWins) {
   EXPECT_TRUE(model.critical);
   ASSERT_EQ(model.targets.size(), 2u);
   EXPECT_EQ(model.targets[0].cumulative_weight, 75u);
-  EXPECT_EQ(model.total_weight, 100u);
+  EXPECT_EQ(model.targets.back().cumulative_weight, 100u);
+}
+
+api::InferenceModelRewrite Rewrite(const std::string& name, const std::string& created,
+                                   std::vector<api::InferenceModelRewrite::Rule> rules) {
+  api::InferenceModelRewrite rewrite;
+  rewrite.meta.name = name;
+  rewrite.meta.creation_timestamp = created;
+  rewrite.pool.name = "pool";
+  rewrite.rules = std::move(rules);
+  return rewrite;
+}
+
+TEST(Fleet, PoliciesAreThoseThatNameThePool) {
+  Fleet fleet;
+  api::Manifests m = OnePool(1);
+  fleet.Apply(m);
+  EXPECT_EQ(fleet.published().Load()->FindPool("")->policies, nullptr) << "nothing to look at";
+
+  api::InferenceObjective batch;
+  batch.meta.name = "batch";
+  batch.pool.name = "pool";
+  batch.priority = -7;
+  api::InferenceObjective other_pool = batch, other_group = batch, other_namespace = batch;
+  other_pool.pool.name = "another";
+  other_group.pool.group = "example.com";
+  other_namespace.meta.namespace_name = "ml";
+  m.objectives = {other_pool, other_group, other_namespace};
+  fleet.Apply(m);
+  EXPECT_EQ(fleet.published().Load()->FindPool("")->policies, nullptr);
+
+  m.objectives.push_back(batch);
+  fleet.Apply(m);
+  const auto snapshot = fleet.published().Load();
+  const auto policies = snapshot->FindPool("")->policies;
+  ASSERT_NE(policies, nullptr);
+  ASSERT_NE(policies->FindPriority("batch"), nullptr);
+  EXPECT_EQ(*policies->FindPriority("batch"), -7);
+  EXPECT_EQ(policies->FindPriority("Batch"), nullptr);
+  EXPECT_EQ(policies->FindRewrite("a"), nullptr);
+  EXPECT_EQ(policies->GenericRewrite(), nullptr);
+  fleet.InternAdapter("default/pool", "x");
+  EXPECT_EQ(fleet.published().Load()->FindPool("")->policies, policies);
+}
+
+TEST(Fleet, OfSeveralRewritesTheOldestAndThenTheFirstRuleCounts) {
+  Fleet fleet;
+  api::Manifests m = OnePool(1);
+  const auto exact = [](const std::string& model, const std::string& target) {
+    return api::InferenceModelRewrite::Rule{{{model, {}}}, {{target, {}}}, {}};
+  };
+  const auto generic = [](const std::string& target) {
+    return api::InferenceModelRewrite::Rule{{}, {{target, {}}}, {}};
+  };
+  m.rewrites = {
+      Rewrite("timeless", "", {exact("a", "1"), exact("d", "2")}),
+      Rewrite("young", "2025-01-03T00:00:00Z", {exact("a", "3"), exact("b", "4"), generic("5")}),
+      Rewrite("old", "2025-01-02T00:00:00Z",
+              {generic("6"), exact("a", "7"), exact("a", "8"), generic("9"), exact("c", "0")}),
+  };
+  fleet.Apply(m);
+  const auto policies = fleet.published().Load()->FindPool("")->policies;
+  ASSERT_NE(policies, nullptr);
+  const auto target = [&](const std::string& model) {
+    const Policies::Rewrite* rewrite = policies->FindRewrite(model);
+    return rewrite == nullptr ? "" : rewrite->name + " " + rewrite->targets[0].name;
+  };
+  EXPECT_EQ(target("a"), "old 7");
+  EXPECT_EQ(target("b"), "young 4");
+  EXPECT_EQ(target("c"), "old 0") << "a rule that names the model goes before the generic one";
+  EXPECT_EQ(target("d"), "timeless 2");
+  EXPECT_EQ(target("e"), "");
+  ASSERT_NE(policies->GenericRewrite(), nullptr);
+  EXPECT_EQ(policies->GenericRewrite()->targets[0].name, "6");
+}
+
+TEST(Fleet, TargetsWithoutAWeightGetNothingBesideOnesWithIt) {
+  Fleet fleet;
+  api::Manifests m = OnePool(1);
+  m.rewrites = {Rewrite("r", "",
+                        {{{{"some", {}}}, {{"a", 3}, {"b", {}}, {"c", 1'000'000}}, {}},
+                         {{{"none", {}}}, {{"a", {}}, {"b", {}}}, {}}})};
+  fleet.Apply(m);
+  const auto policies = fleet.published().Load()->FindPool("")->policies;
+  const auto& some = policies->FindRewrite("some")->targets;
+  ASSERT_EQ(some.size(), 2u);
+  EXPECT_EQ(some[1].name, "c");
+  EXPECT_EQ(some[1].cumulative_weight, 1'000'003u);
+  const auto& none = policies->FindRewrite("none")->targets;
+  ASSERT_EQ(none.size(), 2u);
+  EXPECT_EQ(none[1].cumulative_weight, 2u);
 }
 
 TEST(Fleet, AdapterNumbersAreStableBoundedAndReused) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -30,20 +31,39 @@ struct Endpoint {
   std::shared_ptr<EndpointCell> cell;  // never null; the same object in every snapshot that has this id
 };
 
+// A model that a request may get.
+struct Target {
+  std::string name;
+  uint64_t cumulative_weight = 0;  // sum of the weights up to and with this one; at least 1
+};
+
 // What an InferenceModel says, ready for the request path.
 struct Model {
-  struct Target {
-    std::string name;
-    uint64_t cumulative_weight = 0;  // sum of the weights up to and with this one
-  };
   std::string name;
   bool critical = false;        // only `Critical` is; Standard, Sheddable and unset can be shed
   std::vector<Target> targets;  // never empty
-  uint64_t total_weight = 0;    // equals the last cumulative weight
 };
 
 using ModelMap = std::unordered_map<std::string, Model, base::StringHash, std::equal_to<>>;
 using AdapterMap = std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>>;
+
+// What InferenceObjectives and InferenceModelRewrites say of a pool's requests. Immutable.
+struct Policies {
+  struct Rewrite {
+    std::string name;             // of the InferenceModelRewrite, for metrics
+    std::vector<Target> targets;  // never empty
+  };
+  std::unordered_map<std::string, int32_t, base::StringHash, std::equal_to<>> priorities;  // by objective
+  std::vector<Rewrite> rewrites;
+  std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>>
+      by_model;                     // number in rewrites
+  std::optional<uint32_t> generic;  // the rewrite of every other model
+
+  // Null: there is none.
+  const int32_t* FindPriority(std::string_view objective) const;
+  const Rewrite* FindRewrite(std::string_view model) const;  // by name, not the generic one
+  const Rewrite* GenericRewrite() const { return generic ? &rewrites[*generic] : nullptr; }
+};
 
 struct PoolSnapshot {
   std::string key;  // "namespace/name"
@@ -56,8 +76,9 @@ struct PoolSnapshot {
   std::vector<const EndpointCell*>
       cells;  // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
 
-  ModelMap models;      // empty: the pool has no InferenceModels, any model goes
-  AdapterMap adapters;  // name -> id in the cells' AdapterSets
+  ModelMap models;                           // empty: the pool has no InferenceModels, any model goes
+  AdapterMap adapters;                       // name -> id in the cells' AdapterSets
+  std::shared_ptr<const Policies> policies;  // null: no objective and no rewrite names the pool
 
   std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address;
   std::unordered_multimap<std::string, uint32_t, base::StringHash, std::equal_to<>> by_host;

@@ -1,5 +1,7 @@
 #include "picker/picker.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
 #include <atomic>
 #include <future>
@@ -10,6 +12,7 @@
 #include "fleet/fleet.h"
 #include "frontends/admin/admin.h"
 #include "net/address.h"
+#include "routing/decision_log.h"
 #include "sources/files/file_source.h"
 #include "sources/kubernetes/access_review.h"
 
@@ -83,6 +86,14 @@ std::vector<std::string> HostNames(const api::Manifests& manifests) {
 
 }  // namespace
 
+uint64_t SystemSeed() {
+  uint64_t seed = 0;
+  // Of 8 bytes it gives all or, interrupted before the system has any entropy, none.
+  while (getrandom(&seed, sizeof seed, 0) != sizeof seed || seed == 0) {
+  }
+  return seed;
+}
+
 void RunOn(net::Loop& loop, const std::function<void()>& task) {
   std::promise<void> done;
   loop.Post([&] {
@@ -112,8 +123,7 @@ struct Picker::Impl {
     if (changed) changed(manifests, resolver->addresses());
   }
 
-  // On the control loop: a file changed.
-  void OnFiles(const api::LoadResult& loaded) {
+  void LogProblems(const api::LoadResult& loaded) const {
     for (const auto& problem : loaded.problems) {
       if (problem.severity == api::Severity::kError) {
         log.Error(api::ToString(problem));
@@ -121,15 +131,21 @@ struct Picker::Impl {
         log.Warn(api::ToString(problem));
       }
     }
+    if (!loaded.ok()) log.Error("the changed manifests have errors: what was served before is served on");
+  }
+
+  // On the control loop: a file changed.
+  void OnFiles(const api::LoadResult& loaded) {
+    if (options.log_problems) LogProblems(loaded);
     if (!loaded.ok()) {
       reload_failures->Add();
-      log.Error("the changed manifests have errors: what was served before is served on");
       return;
     }
     reloads->Add();
     manifests = loaded.manifests;
     resolver->Watch(HostNames(manifests));
     Apply();
+    if (!options.log_problems) return;
     log.Info("manifests changed", {{"pools", std::to_string(manifests.pools.size())},
                                    {"models", std::to_string(manifests.models.size())},
                                    {"routes", std::to_string(manifests.routes.size())},
@@ -153,6 +169,7 @@ struct Picker::Impl {
         reviews->MayGet(token, path, [done = std::move(done)](Review verdict) { done(StatusOf(verdict)); });
       };
     }
+    if (decisions != nullptr) content.decisions = [this] { return decisions->Render(clock.Now()); };
     auto listening = admin::AdminServer::Listen({.host = options.admin_host, .port = options.admin_port},
                                                 std::move(content), control->loop(), log);
     if (!listening) return tl::make_unexpected(listening.error());
@@ -183,6 +200,7 @@ struct Picker::Impl {
   std::map<std::string, std::vector<api::Endpoint>> given;  // of SetEndpoints, by pool; the control loop's
   uint64_t admin_failures = 0;
   std::atomic<uint16_t> admin_port{0};
+  std::unique_ptr<routing::DecisionLog> decisions;  // null: not kept
   std::unique_ptr<routing::Router> router;
   std::unique_ptr<net::LoopThread> control;
   std::unique_ptr<sources::NameResolver> resolver;
@@ -233,8 +251,13 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
                                              .labels = {"outcome"}});
   impl->reloads = &reloads.With({"applied"});
   impl->reload_failures = &reloads.With({"refused"});
-  impl->router =
-      std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry, o.router);
+  routing::RouterOptions router_options = o.router;
+  if (o.debug_decisions > 0) {
+    impl->decisions = std::make_unique<routing::DecisionLog>(o.debug_decisions);
+    router_options.decisions = impl->decisions.get();
+  }
+  impl->router = std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry,
+                                                   std::move(router_options));
   impl->control = std::make_unique<net::LoopThread>("control");
   net::Loop& control = impl->control->loop();
 
@@ -247,13 +270,15 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
         control, self.log, [&self](const sources::NameResolver::Addresses&) { self.Apply(); });
     self.resolver->Watch(HostNames(self.manifests));
     self.Apply();
-    auto scraper =
-        sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log, self.registry);
-    if (!scraper) {
-      outcome = tl::make_unexpected(scraper.error());
-      return;
+    if (o.scrape_endpoints) {
+      auto scraper = sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log,
+                                                      self.registry);
+      if (!scraper) {
+        outcome = tl::make_unexpected(scraper.error());
+        return;
+      }
+      self.scraper = std::move(*scraper);
     }
-    self.scraper = std::move(*scraper);
     if (o.kubernetes) {
       auto source = sources::kubernetes::KubernetesSource::Create(
           control, o.kubernetes->client, o.kubernetes->options, self.clock, self.log, self.registry,

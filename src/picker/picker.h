@@ -3,6 +3,7 @@
 // before it, the Envoy module puts itself.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -40,12 +41,16 @@ struct Options {
   std::string
       wanted_pool;  // "namespace/name" that must be among the manifests' pools at the start; "" is any
 
+  bool scrape_endpoints = true;  // off: only manifests are watched, for a picker that decides elsewhere
+  bool log_problems = true;      // of changed manifests; off where somebody else watches the same files, too
+
   enum class Admin { kNone, kRequired, kRetried };
   Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second
   std::string admin_host = "127.0.0.1";
   uint16_t admin_port = 9090;
-  bool admin_auth =
-      false;  // with `kubernetes`: who reads from elsewhere needs a token that the API server knows
+  // With `kubernetes`: who reads from elsewhere than loopback needs a token that the API server knows.
+  bool admin_auth = false;
+  size_t debug_decisions = 0;  // how many of the last decisions /debug/decisions shows; 0: none is kept
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;
 };
@@ -84,6 +89,9 @@ class Picker {
   explicit Picker(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// A seed from the system's entropy, never 0. (std::random_device would make the module need a younger libc.)
+uint64_t SystemSeed();
 
 // Runs `task` on the loop and waits for it. REQUIRES: not called on it.
 void RunOn(net::Loop& loop, const std::function<void()>& task);

@@ -38,7 +38,13 @@ std::string Explain(const ExplainedRequest& request, const fleet::PoolSnapshot& 
   out += "request " + (request.request_id.empty() ? "-" : Printable(request.request_id));
   if (!request.model.empty()) out += " model " + Printable(request.model);
   if (request.target_model != request.model) out += " -> " + Printable(request.target_model);
-  if (request.declared) out += request.critical ? " (critical)" : " (not critical)";
+  if (!request.rewrite.empty()) out += " (rewrite " + std::string(request.rewrite) + ")";
+  if (!request.objective.empty()) {
+    out +=
+        " (objective " + std::string(request.objective) + ", priority " + std::string(request.priority) + ")";
+  } else if (request.declared) {
+    out += request.critical ? " (critical)" : " (not critical)";
+  }
   out += " pool " + pool.key + ": ";
   if (outcome.kind == scheduling::OutcomeKind::kPicked) {
     const auto& first = pool.endpoints[outcome.choices[0]];

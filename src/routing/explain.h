@@ -15,7 +15,10 @@ struct ExplainedRequest {
   std::string_view model;  // "" when unknown
   std::string_view target_model;
   bool critical = false;
-  bool declared = false;  // by an InferenceModel
+  bool declared = false;       // by an InferenceModel
+  std::string_view rewrite;    // the InferenceModelRewrite that set the target, "" is none
+  std::string_view objective;  // the InferenceObjective that set the priority, "" is none
+  std::string_view priority;
   base::Nanos took = 0;
 };
 

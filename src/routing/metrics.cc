@@ -125,6 +125,13 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
           registry.AddCounter({.name = "fairway_decisions_total",
                                .help = "Picks by the rung of the degradation ladder that they were made on.",
                                .labels = {"pool", "rung"}})),
+      rewrites_(registry.AddCounter(Named("model_rewrite_decisions_total",
+                                          "Requests that an InferenceModelRewrite gave a target model.",
+                                          {"model_rewrite_name", "model_name", "target_model"}, {},
+                                          "inference_extension_model_rewrite_decisions_total",
+                                          {{"model_rewrite_name", "model_rewrite_name"},
+                                           {"model_name", "model_name"},
+                                           {"target_model", "target_model"}}))),
       served_elsewhere_(
           registry.AddCounter({.name = "fairway_served_elsewhere_total",
                                .help = "Requests that another endpoint answered than the one picked first.",
@@ -212,6 +219,11 @@ base::Counter& RouterMetrics::Decisions(std::string_view pool, scheduling::Rung 
   return decisions_.With({pool, scheduling::ToString(rung)});
 }
 
+base::Counter& RouterMetrics::Rewrites(std::string_view rewrite, std::string_view model,
+                                       std::string_view target_model) {
+  return rewrites_.With({rewrite, models_.Bound(model), models_.Bound(target_model)});
+}
+
 void RouterMetrics::CollectPools(const fleet::Snapshot& snapshot, base::Nanos now, base::Nanos staleness) {
   std::lock_guard lock(collect_mutex_);
   std::map<std::string, std::set<std::string>> shown;
@@ -291,6 +303,15 @@ base::Counter& MetricsCache::Decisions(const std::string& pool, scheduling::Rung
   if (found != decisions_.end()) return *found->second;
   if (decisions_.size() >= kMax) decisions_.clear();
   return *decisions_.emplace(key_, &metrics_.Decisions(pool, rung)).first->second;
+}
+
+base::Counter& MetricsCache::Rewrites(std::string_view rewrite, std::string_view model,
+                                      std::string_view target_model) {
+  SetKey(key_, {rewrite, model, target_model});
+  const auto found = rewrites_.find(std::string_view(key_));
+  if (found != rewrites_.end()) return *found->second;
+  if (rewrites_.size() >= kMax) rewrites_.clear();
+  return *rewrites_.emplace(key_, &metrics_.Rewrites(rewrite, model, target_model)).first->second;
 }
 
 }  // namespace fairway::routing

@@ -68,6 +68,8 @@ class RouterMetrics {
   base::Counter& Errors(RequestLabels labels, std::string_view code);
   base::Counter& Attempts(std::string_view target_model, const fleet::Endpoint* endpoint);  // null: failure
   base::Counter& Decisions(std::string_view pool, scheduling::Rung rung);
+  // `rewrite`: the InferenceModelRewrite's name.
+  base::Counter& Rewrites(std::string_view rewrite, std::string_view model, std::string_view target_model);
   base::Histogram& scheduler_duration() { return *scheduler_duration_; }
   base::Counter& ServedElsewhere(std::string_view pool) { return served_elsewhere_.With({pool}); }
 
@@ -97,6 +99,7 @@ class RouterMetrics {
   base::GaugeFamily& running_;
   base::CounterFamily& attempts_;
   base::CounterFamily& decisions_;
+  base::CounterFamily& rewrites_;
   base::CounterFamily& served_elsewhere_;
   base::Histogram* scheduler_duration_;
 
@@ -118,6 +121,7 @@ class MetricsCache {
   const RequestSeries& Series(const RequestLabels& labels);
   base::Counter& Attempts(std::string_view target_model, const fleet::Endpoint& endpoint);
   base::Counter& Decisions(const std::string& pool, scheduling::Rung rung);
+  base::Counter& Rewrites(std::string_view rewrite, std::string_view model, std::string_view target_model);
 
  private:
   static constexpr size_t kMax = 4096;
@@ -129,6 +133,7 @@ class MetricsCache {
   Map<RequestSeries> series_;
   Map<base::Counter*> attempts_;
   Map<base::Counter*> decisions_;
+  Map<base::Counter*> rewrites_;
 };
 
 }  // namespace fairway::routing

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "routing/decision_log.h"
 #include "routing/explain.h"
 #include "routing/metrics.h"
 #include "routing/worker.h"
@@ -30,13 +31,66 @@ Rejection UnknownModel(const fleet::PoolSnapshot& pool, std::string_view model) 
   return {404, "NotFound", std::move(message), ""};
 }
 
-const std::string& DrawTarget(const fleet::Model& model, base::Random& random) {
-  if (model.targets.size() == 1) return model.targets[0].name;
-  const uint64_t drawn = random.Below(model.total_weight);
+// REQUIRES: `targets` is not empty.
+const std::string& DrawTarget(std::span<const fleet::Target> targets, base::Random& random) {
+  if (targets.size() == 1) return targets[0].name;
+  const uint64_t drawn = random.Below(targets.back().cumulative_weight);
   const auto found =
-      std::upper_bound(model.targets.begin(), model.targets.end(), drawn,
+      std::upper_bound(targets.begin(), targets.end(), drawn,
                        [](uint64_t d, const auto& target) { return d < target.cumulative_weight; });
   return found->name;
+}
+
+// What the pool's InferenceModel, InferenceModelRewrite and InferenceObjective make of a request.
+struct Ruling {
+  std::string target_model;
+  std::string priority = "0";
+  bool unknown_model = false;  // the pool declares its models, and this is none of them
+  bool critical = true;        // what nobody declares is not shed
+  bool declared = false;       // by an InferenceModel
+  std::string_view objective;  // the one that set the priority
+  std::string_view rewrite;    // the InferenceModelRewrite that set the target
+};
+
+// The target: a rewrite that names the model, else the InferenceModel, else the rewrite of every other model,
+// else the header. The priority: the objective, else the InferenceModel. `model_name` is "" when it is not
+// known.
+Ruling Rule(const fleet::PoolSnapshot& pool, const RequestInput& input, const std::string& model_name,
+            base::Random& random) {
+  Ruling ruling;
+  const fleet::Policies* policies = pool.policies.get();
+  const fleet::Model* model = nullptr;
+  const fleet::Policies::Rewrite* rewrite = nullptr;
+  ruling.target_model = input.model_rewrite.empty() ? model_name : std::string(input.model_rewrite);
+  if (!model_name.empty()) {
+    if (!pool.models.empty()) {
+      const auto found = pool.models.find(model_name);
+      if (found != pool.models.end()) model = &found->second;
+    }
+    if (policies != nullptr) rewrite = policies->FindRewrite(model_name);
+    if (policies != nullptr && rewrite == nullptr && model == nullptr) rewrite = policies->GenericRewrite();
+    ruling.unknown_model = !pool.models.empty() && model == nullptr && rewrite == nullptr;
+  }
+  if (model != nullptr) {
+    ruling.declared = true;
+    ruling.critical = model->critical;
+    // Below 0 is what may be shed, as with InferenceObjective.
+    ruling.priority = model->critical ? "1" : "-1";
+  }
+  if (rewrite != nullptr) {
+    ruling.rewrite = rewrite->name;
+    ruling.target_model = DrawTarget(rewrite->targets, random);
+  } else if (model != nullptr) {
+    ruling.target_model = DrawTarget(model->targets, random);
+  }
+  const int32_t* priority =
+      policies != nullptr && !input.objective.empty() ? policies->FindPriority(input.objective) : nullptr;
+  if (priority != nullptr) {
+    ruling.objective = input.objective;
+    ruling.critical = *priority >= 0;
+    ruling.priority = std::to_string(*priority);
+  }
+  return ruling;
 }
 
 // The endpoints that a hint allows, each once, in the pool's order of mention. A port counts when it is
@@ -107,8 +161,13 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
 
 std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const RequestInput& input) const {
   Worker::Impl& worker = *worker_handle.impl_;
+  std::unique_ptr<Ticket::State> state;
   const auto reject = [&](Rejection rejection) -> std::variant<Ticket, Rejection> {
-    CountRejection(worker_handle, input, rejection);
+    if (state != nullptr && rejection.status != 404) {
+      worker.metrics.Errors(state->labels(), rejection.code).Add();
+    } else {
+      CountRejection(worker_handle, input, rejection);
+    }
     return rejection;
   };
   const auto no_endpoint = [] {
@@ -129,28 +188,17 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   const fleet::PoolSnapshot* pool = snapshot->FindPool(input.pool_key);
   if (pool == nullptr) return reject(no_endpoint());
 
-  auto state = std::make_unique<Ticket::State>();
+  state = std::make_unique<Ticket::State>();
   state->worker = &worker;
   state->pool_key = pool->key;
-  state->priority = "0";
   state->fairness_id = input.fairness_id.empty() ? std::string(kDefaultFlow)
                                                  : std::string(input.fairness_id.substr(0, kMaxFairnessId));
-  bool critical = true;  // what no InferenceModel declares is not shed
-  bool declared = false;
   if (has_model) state->model = body->fields().model;
-  state->target_model = input.model_rewrite.empty() ? state->model : std::string(input.model_rewrite);
-  if (!pool->models.empty() && !state->model.empty()) {
-    const auto found = pool->models.find(state->model);
-    if (found != pool->models.end()) {
-      declared = true;
-      critical = found->second.critical;
-      // Below 0 is what may be shed, as with InferenceObjective.
-      state->priority = critical ? "1" : "-1";
-      state->target_model = DrawTarget(found->second, worker.random);
-    } else if (known_api) {
-      return reject(UnknownModel(*pool, state->model));
-    }
-  }
+  Ruling ruling = Rule(*pool, input, state->model, worker.random);
+  state->target_model = std::move(ruling.target_model);
+  state->priority = std::move(ruling.priority);
+  if (ruling.unknown_model && known_api) return reject(UnknownModel(*pool, state->model));
+  if (!ruling.rewrite.empty()) worker.cache.Rewrites(ruling.rewrite, state->model, state->target_model).Add();
   state->rewrites = has_model && !state->target_model.empty() && state->target_model != state->model;
 
   std::optional<std::span<const uint32_t>> candidates;
@@ -167,10 +215,10 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   const scheduling::Request request{
       .target_model = state->target_model,
       .adapter = pool->AdapterId(state->target_model),
-      .critical = critical,
+      .critical = ruling.critical,
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
   };
-  const bool explain = static_cast<bool>(impl_->options.explain);
+  const bool explain = static_cast<bool>(impl_->options.explain) || impl_->options.decisions != nullptr;
   const bool record = explain || impl_->options.keep_scores;
   const base::Nanos start = impl_->clock.Now();
   const scheduling::Outcome outcome =
@@ -180,13 +228,18 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   impl_->metrics.scheduler_duration().Observe(base::ToSeconds(took));
   if (explain) {
     if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) worker.explanation = {};
-    impl_->options.explain(Explain({.request_id = input.request_id,
-                                    .model = state->model,
-                                    .target_model = state->target_model,
-                                    .critical = critical,
-                                    .declared = declared,
-                                    .took = took},
-                                   *pool, outcome, worker.explanation));
+    const ExplainedRequest told{.request_id = input.request_id,
+                                .model = state->model,
+                                .target_model = state->target_model,
+                                .critical = ruling.critical,
+                                .declared = ruling.declared,
+                                .rewrite = ruling.rewrite,
+                                .objective = ruling.objective,
+                                .priority = state->priority,
+                                .took = took};
+    if (impl_->options.explain) impl_->options.explain(Explain(told, *pool, outcome, worker.explanation));
+    if (impl_->options.decisions != nullptr)
+      impl_->options.decisions->Add(start, DecisionJson(told, *pool, outcome, worker.explanation));
   }
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
     impl_->metrics.Attempts(state->target_model, nullptr).Add();

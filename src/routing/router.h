@@ -48,6 +48,7 @@ struct RequestInput {
   bool provisional = false;
   std::string_view fairness_id;    // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
+  std::string_view objective;      // header x-llm-d-inference-objective or its alias; "" is none
   const SubsetHint* subset = nullptr;  // null: no hint
   base::Nanos received_at = 0;         // when the request's headers came; 0: now
 };
@@ -62,6 +63,7 @@ struct Rejection {
 // "inference error: <code> - <message>"
 std::string RejectionBody(const Rejection& rejection);
 
+class DecisionLog;
 class Worker;
 class Router;
 
@@ -117,6 +119,9 @@ struct RouterOptions {
   // Called for each decision (also rejections) with its explanation as text, on the worker's thread. Empty:
   // no explanation is made and none costs anything.
   std::function<void(std::string_view)> explain;
+  // Gets a record of each decision (also rejections). Null: none is made and none costs anything. REQUIRES:
+  // outlives the router.
+  DecisionLog* decisions = nullptr;
 };
 
 // Thread-safe: immutable after construction but for metrics. Worker objects are each owned by one thread.

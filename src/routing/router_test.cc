@@ -126,6 +126,157 @@ TEST(TargetModels, UnsetWeightsAreUniform) {
   EXPECT_EQ(seen.size(), 3u);
 }
 
+// ---- Objectives and rewrites.
+
+class PolicyScene : public Scene {
+ public:
+  PolicyScene(std::vector<tests::ServerState> servers, std::vector<api::InferenceModel> models,
+              std::vector<api::InferenceObjective> objectives,
+              std::vector<api::InferenceModelRewrite> rewrites = {}, RouterOptions options = {},
+              uint64_t seed = 1)
+      : Scene(std::move(servers), std::move(models), std::move(options), seed) {
+    pool.manifests().objectives = std::move(objectives);
+    pool.manifests().rewrites = std::move(rewrites);
+    pool.fleet().Apply(pool.manifests());
+  }
+  // "shed", or the label `priority`.
+  std::string Priority(std::string_view objective, std::string_view model) {
+    auto begun = Ask(Completion(model), "/v1/completions", {.objective = objective});
+    if (auto* refused = std::get_if<Rejection>(&begun)) {
+      EXPECT_EQ(refused->status, 429);
+      EXPECT_EQ(RejectionBody(*refused),
+                "inference error: ResourceExhausted - system saturated, sheddable request dropped");
+      EXPECT_EQ(refused->drop_reason, "rejected-saturated");
+      return "shed";
+    }
+    const std::string page = registry.Render();
+    const std::string series = "llm_d_epp_request_running{model_name=\"" + std::string(model) + "\"";
+    for (const std::string_view line : base::Split(page, '\n')) {
+      if (!line.starts_with(series) || !line.ends_with(" 1")) continue;
+      const size_t at = line.find("priority=\"") + 10;
+      return std::string(line.substr(at, line.find('"', at) - at));
+    }
+    return "no series";
+  }
+  std::string Target(std::string_view model, std::string_view header = "") {
+    auto begun = Ask(Completion(model), "/v1/completions", {.model_rewrite = header});
+    if (auto* refused = std::get_if<Rejection>(&begun)) return std::to_string(refused->status);
+    const Ticket& ticket = std::get<Ticket>(begun);
+    EXPECT_EQ(ticket.rewrites(), ticket.target_model() != model);
+    EXPECT_EQ(ticket.model(), model);
+    return std::string(ticket.target_model());
+  }
+};
+
+const std::vector<api::InferenceObjective> kObjectives = {
+    tests::Objective("gold", 10), tests::Objective("plain", 0), tests::Objective("batch", -10)};
+
+TEST(Objectives, SetThePriorityInAPoolWithoutModels) {
+  PolicyScene idle({{"A"}}, {}, kObjectives);
+  EXPECT_EQ(idle.Priority("gold", "m"), "10");
+  EXPECT_EQ(idle.Priority("batch", "m"), "-10");
+  EXPECT_EQ(idle.Priority("plain", "m"), "0");
+  EXPECT_EQ(idle.Priority("", "m"), "0");
+  EXPECT_EQ(idle.Priority("GOLD", "m"), "0") << "unknown: as without";
+
+  PolicyScene full({{"A", 5, 0.1f}, {"B", 0, 0.9f}}, {}, kObjectives);
+  EXPECT_EQ(full.Priority("batch", "m"), "shed");
+  EXPECT_EQ(full.Priority("gold", "m"), "10");
+  EXPECT_EQ(full.Priority("plain", "m"), "0");
+  EXPECT_EQ(full.Priority("unknown", "m"), "0");
+  EXPECT_THAT(full.registry.Render(),
+              HasSubstr("llm_d_epp_request_error_total{model_name=\"m\",target_model_name=\"m\",fairness_id="
+                        "\"default-flow\",priority=\"-10\",error_code=\"ResourceExhausted\"} 1\n"));
+}
+
+TEST(Objectives, GoBeforeTheCriticalityOfTheModel) {
+  const std::vector<api::InferenceModel> models = {Model("chat", api::Criticality::kCritical),
+                                                   Model("cheap", api::Criticality::kSheddable)};
+  PolicyScene full({{"A", 6, 0.1f}, {"B", 0, 0.9f}}, models, kObjectives);
+  EXPECT_EQ(full.Priority("", "chat"), "1");
+  EXPECT_EQ(full.Priority("", "cheap"), "shed");
+  EXPECT_EQ(full.Priority("batch", "chat"), "shed");
+  EXPECT_EQ(full.Priority("gold", "cheap"), "10");
+  EXPECT_EQ(full.Priority("plain", "cheap"), "0");
+  EXPECT_EQ(full.Priority("unknown", "cheap"), "shed") << "unknown: the model's criticality stays";
+}
+
+TEST(Objectives, CountWithoutABodyToo) {
+  PolicyScene full({{"A", 60, 0.9f}}, {}, kObjectives);
+  auto begun = full.router->Begin(*full.worker, {.objective = "batch"});
+  EXPECT_EQ(std::get<Rejection>(begun).status, 429);
+  begun = full.router->Begin(*full.worker, {.objective = "gold"});
+  EXPECT_TRUE(std::holds_alternative<Ticket>(begun));
+}
+
+TEST(Rewrites, TheRuleThatNamesTheModelThenTheModelThenTheGenericRuleThenTheHeader) {
+  PolicyScene plain({{"A"}}, {}, {}, {tests::Rewrite("r", {"chat", "talk"}, {{"chat-v1", {}}})});
+  EXPECT_EQ(plain.Target("chat"), "chat-v1");
+  EXPECT_EQ(plain.Target("talk"), "chat-v1");
+  EXPECT_EQ(plain.Target("chat", "header"), "chat-v1") << "a rule beats the header";
+  EXPECT_EQ(plain.Target("other", "header"), "header");
+  EXPECT_EQ(plain.Target("other"), "other");
+
+  PolicyScene all(
+      {{"A"}}, {Model("model", api::Criticality::kSheddable, {{"adapter", {}}})}, {},
+      {tests::Rewrite("any", {}, {{"base", {}}}), tests::Rewrite("r", {"chat"}, {{"chat-v1", {}}})});
+  EXPECT_EQ(all.Target("chat"), "chat-v1");
+  EXPECT_EQ(all.Target("model"), "adapter");
+  EXPECT_EQ(all.Target("other"), "base") << "a rule serves it: no 404";
+  EXPECT_EQ(all.Target("other", "header"), "base");
+
+  PolicyScene declared({{"A"}}, {Model("model", api::Criticality::kSheddable, {{"adapter", {}}})}, {},
+                       {tests::Rewrite("r", {"chat", "model"}, {{"chat-v1", {}}})});
+  EXPECT_EQ(declared.Target("chat"), "chat-v1") << "declared by its rule";
+  EXPECT_EQ(declared.Target("model"), "chat-v1");
+  EXPECT_EQ(declared.Target("other"), "404");
+}
+
+TEST(Rewrites, TheCriticalityIsThatOfTheModelAskedFor) {
+  PolicyScene full(
+      {{"A", 9, 0.1f}},
+      {Model("cheap", api::Criticality::kSheddable), Model("chat", api::Criticality::kCritical)}, {},
+      {tests::Rewrite("r", {"cheap"}, {{"chat", {}}}), tests::Rewrite("s", {"new"}, {{"chat", {}}})});
+  EXPECT_EQ(full.Priority("", "cheap"), "shed");
+  EXPECT_EQ(full.Priority("", "new"), "0") << "no InferenceModel declares it: not shed";
+}
+
+TEST(Rewrites, WeightsHoldAndRepeatWithTheSeed) {
+  std::vector<std::string> runs[2];
+  for (auto& run : runs) {
+    PolicyScene scene({{"A"}, {"B"}}, {}, {},
+                      {tests::Rewrite("canary", {"chat"}, {{"v1", 90}, {"v2", 10}, {"v3", {}}})}, {}, 42);
+    std::map<std::string, int> seen;
+    for (int i = 0; i < 10'000; ++i) ++seen[run.emplace_back(scene.Target("chat"))];
+    EXPECT_NEAR(seen["v1"], 9000, 4 * 30);  // 4 sigma of binomial(10000, 0.9)
+    EXPECT_EQ(seen.size(), 2u) << "no weight beside weights: nothing";
+    EXPECT_THAT(
+        scene.registry.Render(),
+        HasSubstr("llm_d_epp_model_rewrite_decisions_total{model_rewrite_name=\"canary\",model_name=\"chat\","
+                  "target_model=\"v2\"} " +
+                  std::to_string(seen["v2"]) + "\n"));
+    EXPECT_THAT(
+        scene.registry.Render(),
+        HasSubstr("inference_extension_model_rewrite_decisions_total{model_rewrite_name=\"canary\","));
+  }
+  EXPECT_EQ(runs[0], runs[1]) << "same seed, same picks";
+}
+
+TEST(Rewrites, TheTargetsAdapterDecides) {
+  PolicyScene scene({{"A", 0, 0.1f, {}, {}, 2}, {"B", 0, 0.1f, {"lora-x"}, {}, 2}}, {}, {},
+                    {tests::Rewrite("r", {"chat"}, {{"lora-x", {}}})});
+  EXPECT_EQ(scene.Get(Completion("chat")).destination(), "10.0.0.2:8000");
+}
+
+TEST(Rewrites, WhatNamesNoModelIsLeftAlone) {
+  PolicyScene scene({{"A"}}, {}, {}, {tests::Rewrite("any", {}, {{"base", {}}})});
+  EXPECT_EQ(scene.Refused(R"({"prompt":"x"})").message, "model not found in request body");
+  EXPECT_FALSE(scene.Get("not json", "/v1/audio").rewrites());
+  auto begun = scene.router->Begin(*scene.worker, {});
+  EXPECT_FALSE(std::get<Ticket>(begun).rewrites());
+  EXPECT_THAT(scene.registry.Render(), Not(HasSubstr("model_rewrite_name")));
+}
+
 // ---- Refusals.
 
 TEST(Refusals, UnknownModelIs404WithTheNearestName) {
@@ -355,6 +506,16 @@ TEST(Explain, SaysWhatWasDroppedAndWhy) {
   EXPECT_THAT(why,
               HasSubstr("lora-affinity-filter: 2 -> 1: B: the adapter is not loaded here, but elsewhere\n"));
   EXPECT_THAT(why, HasSubstr("  A         10      0       30 %    resident  20 ms"));
+}
+
+TEST(Explain, NamesTheObjectiveAndTheRewrite) {
+  std::string why;
+  PolicyScene scene({{"A", 0, 0.1f}}, {}, kObjectives, {tests::Rewrite("canary", {"chat"}, {{"v2", {}}})},
+                    {.explain = [&why](std::string_view text) { why = text; }});
+  scene.Get(Completion("chat"), "/v1/completions", {.request_id = "r-1", .objective = "batch"});
+  EXPECT_THAT(why, testing::StartsWith(
+                       "request r-1 model chat -> v2 (rewrite canary) (objective batch, priority -10) "
+                       "pool default/pool: picked A "));
 }
 
 TEST(Scores, AreKeptOnRequest) {

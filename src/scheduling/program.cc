@@ -15,6 +15,11 @@ T Must(base::Result<T> result) {
 
 Parameters Params(std::map<std::string, double> values) { return Parameters(std::move(values)); }
 
+Parameters RoomParams(const SchedulerOptions& options) {
+  return Params(
+      {{"queueLimit", options.sheddable_queue_limit}, {"kvCacheLimit", options.sheddable_kv_limit}});
+}
+
 }  // namespace
 
 Program MakeCriticalityTree(const SchedulerOptions& options) {
@@ -36,8 +41,7 @@ Program MakeCriticalityTree(const SchedulerOptions& options) {
   add("lora-affinity-filter", 7, 7, lora());
   add("least-kv-cache-filter", Program::kPick, Program::kPick);
   //  Not critical: only where there is room.
-  add("capacity-filter", 9, Program::kShed,
-      Params({{"queueLimit", options.sheddable_queue_limit}, {"kvCacheLimit", options.sheddable_kv_limit}}));
+  add("capacity-filter", 9, Program::kShed, RoomParams(options));
   add("least-queue-filter", 10, 10);
   add("lora-affinity-filter", 11, 11, lora());
   add("least-kv-cache-filter", Program::kPick, Program::kPick);
@@ -49,6 +53,7 @@ Program MakeCriticalityTree(const SchedulerOptions& options) {
 Program MakeDefaultProfile(const SchedulerOptions& options) {
   Program profile;
   profile.name = "default";
+  profile.room = Must(MakeFilter("capacity-filter", RoomParams(options)));
   const auto add = [&profile](std::string_view type, float weight) {
     if (weight != 0) profile.scorers.push_back({Must(MakeScorer(type)), weight});
   };

@@ -30,6 +30,9 @@ struct Program {
   };
 
   std::string name;
+  // Who has room for a request that may be shed; nobody: it is shed. Before the nodes, and the fallbacks come
+  // from what it kept. Null: the nodes see to it, or nothing is shed.
+  std::unique_ptr<Filter> room;
   std::vector<Node> nodes;  // starts at 0; empty: all candidates are scored
   std::vector<WeightedScorer> scorers;
   std::unique_ptr<Picker> picker;
@@ -38,7 +41,7 @@ struct Program {
 // ARCHITECTURE.md: for a pool whose models are declared by InferenceModel.
 Program MakeCriticalityTree(const SchedulerOptions& options);
 // For a pool without InferenceModels: queue, KV use, LoRA affinity and running requests by weight, highest
-// total wins.
+// total wins. What an InferenceObjective lets be shed goes only where the tree would let it go.
 Program MakeDefaultProfile(const SchedulerOptions& options);
 
 }  // namespace fairway::scheduling

@@ -180,36 +180,41 @@ size_t Scheduler::Impl::Run(const Program& program, const Context& context, size
   int side = 0;
   size_t left = n;
   std::span<const uint32_t> eligible;  // empty: all
-  int at = program.nodes.empty() ? Program::kPick : 0;
-  // A program visits a node at most once; a cycle in a program of somebody's own ends here instead of
-  // hanging.
-  for (size_t step = 0; at >= 0 && step < program.nodes.size(); ++step) {
-    const Program::Node& node = program.nodes[static_cast<size_t>(at)];
+  // False: the filter kept nobody, and its input stays.
+  const auto narrow = [&](const Filter& filter, bool limits_fallbacks) {
     const std::span<const uint32_t> in(s.list[side].data(), left);
     uint32_t* out = s.list[1 - side].data();
-    const size_t kept = std::min(node.filter->Apply(context, in, out), left);
+    const size_t kept = std::min(filter.Apply(context, in, out), left);
     if (explanation != nullptr) {
       Explanation::Step& told = explanation->steps.emplace_back();
-      told.name = node.filter->type();
+      told.name = filter.type();
       told.in = left;
       told.out = kept;
       told.failed = kept == 0;
       for (const uint32_t position : in) {
         if (std::find(out, out + kept, position) != out + kept) continue;
-        told.drops.push_back({s.endpoint[position], node.filter->Why(context, position)});
+        told.drops.push_back({s.endpoint[position], filter.Why(context, position)});
       }
     }
-    if (kept == 0) {
-      at = node.on_failure;
-      continue;
-    }
+    if (kept == 0) return false;
     side = 1 - side;
     left = kept;
-    if (node.limits_fallbacks) {
+    if (limits_fallbacks) {
       std::copy_n(s.list[side].data(), left, s.eligible.data());
       eligible = {s.eligible.data(), left};
     }
-    at = node.on_success;
+    return true;
+  };
+  if (program.room != nullptr && !context.request.critical && !narrow(*program.room, true)) {
+    shed = true;
+    return 0;
+  }
+  int at = program.nodes.empty() ? Program::kPick : 0;
+  // A program visits a node at most once; a cycle in a program of somebody's own ends here instead of
+  // hanging.
+  for (size_t step = 0; at >= 0 && step < program.nodes.size(); ++step) {
+    const Program::Node& node = program.nodes[static_cast<size_t>(at)];
+    at = narrow(*node.filter, node.limits_fallbacks) ? node.on_success : node.on_failure;
   }
   if (at == Program::kShed) {
     shed = true;

@@ -30,8 +30,8 @@ std::string_view ToString(Rung rung);  // "fresh", "ledger", "power-of-two", "an
 struct Request {
   std::string_view target_model;
   uint32_t adapter = fleet::kNoAdapter;  // PoolSnapshot::AdapterId(target_model)
-  bool critical = true;
-  uint32_t prompt_tokens = 0;  // estimate; what the reservation holds
+  bool critical = true;                  // false: may be shed
+  uint32_t prompt_tokens = 0;            // estimate; what the reservation holds
 };
 
 enum class OutcomeKind { kPicked, kShed, kNoCandidates };
@@ -80,7 +80,7 @@ struct Explanation {
 // The parameters of the two built-in profiles; defaults as ARCHITECTURE.md.
 struct SchedulerOptions {
   float critical_queue_limit = 50;  // a Critical request keeps endpoints with queue < this
-  float sheddable_queue_limit = 5;  // others: queue < this ...
+  float sheddable_queue_limit = 5;  // others, in both profiles: queue < this ...
   float sheddable_kv_limit = 0.8f;  // ... and KV use < this
   double lora_exploration =
       0.001;               // share of picks that load an adapter on a new endpoint although one has it

@@ -193,7 +193,32 @@ TEST(DefaultProfile, WeighsQueueKvAdapterAndRunning) {
   EXPECT_EQ(picks.Name(mixed, true), "B");
   EXPECT_NEAR(picks.why_.candidates[0].score, 2.8, 1e-5);
   EXPECT_NEAR(picks.why_.candidates[1].score, 3.4, 1e-5);
-  EXPECT_EQ(picks.Name(mixed, false), "B") << "without InferenceModels nothing is shed";
+  EXPECT_EQ(picks.Name(mixed, false), "A") << "what may be shed needs room";
+}
+
+TEST(DefaultProfile, WhatMayBeShedGoesOnlyWhereThereIsRoom) {
+  Picks picks;
+  // C is idle but for its KV cache: others take it, what may be shed does not.
+  TestPool pool({{"A", 4, 0.5f}, {"B", 6, 0.1f}, {"C", 0, 0.8f}, {"D", 4, 0.79f}});
+  EXPECT_EQ(picks.Name(pool, false), "A");
+  EXPECT_EQ(picks.why_.steps.at(0).name, "capacity-filter");
+  EXPECT_EQ(picks.why_.steps.at(0).out, 2u);
+  const Outcome outcome = picks.Once(pool, false);
+  ASSERT_EQ(outcome.num_choices, 2u) << "fallbacks have room, too";
+  EXPECT_EQ(outcome.choices[1], 3u);
+
+  TestPool full({{"A", 5, 0.1f}, {"B", 0, 0.8f}});
+  EXPECT_EQ(picks.Name(full, false), "shed");
+  EXPECT_NE(picks.Name(full, true), "shed");
+  EXPECT_NE(picks.why_.steps.at(0).name, "capacity-filter") << "no step for the others";
+}
+
+TEST(DefaultProfile, OldSignalsShedNothing) {
+  Picks picks;
+  TestPool pool({{"A", 50, 0.99f}}, {});
+  EXPECT_EQ(picks.Name(pool, false), "shed");
+  EXPECT_EQ(picks.Name(pool, false, "", kNow + 5 * kSecond), "A");
+  EXPECT_EQ(picks.Name(pool, false, "", kNow + 60 * kSecond), "A");
 }
 
 TEST(DefaultProfile, FallbacksFollowByScore) {

@@ -117,7 +117,7 @@ class CliTest(unittest.TestCase):
                                       r'did you mean "vllm-llama2-7b-pool"\?')
 
     def test_check_prints_what_would_be_served(self):
-        for example in ("intro-fixed", "criticality", "two-pools"):
+        for example in ("intro-fixed", "criticality", "two-pools", "objectives"):
             done = run("check", "-f", os.path.join(EXAMPLES, example))
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("InferencePool", done.stdout)
@@ -157,6 +157,17 @@ class CliTest(unittest.TestCase):
         self.assertEqual(fleet["pools"][0]["endpoints"][0]["address"], "127.0.0.1:9")
         self.assertEqual(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE).status, 200)
         self.assertEqual(server.stop(), 0)
+
+    def test_decisions_are_kept_on_request(self):
+        for flags, status in ((["--debug-decisions", "16"], 200), ([], 404)):
+            server = self.serve(*flags)
+            port = re.search(r"metrics=127\.0\.0\.1:(\d+)", server.await_line("serving")).group(1)
+            try:
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/debug/decisions", timeout=PATIENCE)
+                self.assertEqual((page.status, json.load(page)), (status, {"decisions": []}))
+            except urllib.error.HTTPError as error:
+                self.assertEqual(error.code, status)
+            self.assertEqual(server.stop(), 0)
 
     def test_flags_of_the_reference_are_taken_with_a_warning(self):
         server = self.serve("--tracing=false", "-v", "3", "--zap-encoder", "json", "--config-text", "x", "--enable-pprof=true",

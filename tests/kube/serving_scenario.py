@@ -25,14 +25,19 @@ class Serving(Scenario):
         epp.await_addresses(*servers.at("127.0.0.2", "127.0.0.3", "127.0.0.4"))
         envoy = self.envoy(epp)
 
-        served, models = collections.Counter(), collections.Counter()
-        for _ in range(60):
+        served = collections.Counter()
+        for _ in range(100):
             answer = envoy.complete("llama2")
             self.assertEqual(answer.status, 200, answer)
             served[answer.headers["x-served-by"]] += 1
-            models[json.loads(answer.body)["model"]] += 1
         self.assertLessEqual(set(served), set(servers.at("127.0.0.2", "127.0.0.3", "127.0.0.4")))
-        self.assertEqual(sum(models.values()), 60, models)
+
+        def share(target):
+            return epp.metric("llm_d_epp_request_total", model_name="llama2", target_model_name=target,
+                              fairness_id="default-flow", priority="1") or 0
+        shares = [share("vllm-llama2-7b-2024-11-20"), share("vllm-llama2-7b-2025-03-24")]
+        self.assertEqual(sum(shares), 100, epp.text())
+        self.assertTrue(55 <= shares[0] <= 92, shares)  # 75 of 100, within four standard deviations
         self.assertEqual(envoy.complete("unknown").status, 404)
 
         # The oldest InferenceModel of a name is served, and when it goes the next one.
@@ -41,14 +46,9 @@ class Serving(Scenario):
             "apiVersion": "inference.networking.x-k8s.io/v1alpha2", "kind": "InferenceModel", "metadata": {"name": "younger"},
             "spec": {"modelName": "llama2", "poolRef": {"name": "vllm-llama2-7b-pool"}, "targetModels": [{"name": "llama"}]}})
         self.api.must("DELETE", models_path + "/inferencemodel-llama2")
-        await_that(lambda: json.loads(envoy.complete("llama2").body).get("model") in ("llama", "llama2") and
-                   self.target_of(epp, "llama2") == "llama", epp.text)
-
-    @staticmethod
-    def target_of(epp, model):
-        """Of the latest request for it, by the picker's own count."""
-        page = support.ask(epp.metrics_port, "GET", "/metrics").body.decode()
-        return "llama" if f'model_name="{model}",target_model_name="llama"' in page else ""
+        await_that(lambda: envoy.complete("llama2").status == 200 and epp.metric(
+            "llm_d_epp_request_total", model_name="llama2", target_model_name="llama", fairness_id="default-flow",
+            priority="-1"), epp.text)
 
     def test_pods_come_and_go(self):
         servers = self.servers(["127.0.0.2", "127.0.0.3", "127.0.0.4"])
@@ -138,6 +138,39 @@ class Serving(Scenario):
         self.pool(8002)
         both.await_addresses("127.0.0.2:8002")
         old.await_addresses("127.0.0.2:8001")
+
+    def test_objectives_and_rewrites(self):
+        servers = self.servers(["127.0.0.2"])
+        self.pool(servers.port)
+        self.pods.add("a", "127.0.0.2", {"app": "pool"})
+        llmd = "/apis/llm-d.ai/v1alpha2"
+
+        def apply(group, kind, name, spec):
+            self.api.apply(f"/apis/{group}/v1alpha2/namespaces/{self.space}/{kind.lower()}s/{name}",
+                           {"apiVersion": group + "/v1alpha2", "kind": kind, "metadata": {"name": name},
+                            "spec": {"poolRef": {"name": "pool"}, **spec}})
+
+        rules = [{"matches": [{"model": {"value": "alias"}}], "targets": [{"modelRewrite": "llama"}]}]
+        apply("llm-d.ai", "InferenceModelRewrite", "r", {"rules": rules})
+        apply("llm-d.ai", "InferenceObjective", "batch", {"priority": -3})
+        # Where llm-d's CRDs are installed the older group's are not looked at.
+        apply("inference.networking.x-k8s.io", "InferenceObjective", "old", {"priority": 7})
+        epp = self.epp()
+        epp.await_addresses(*servers.at("127.0.0.2"))
+        envoy = self.envoy(epp)
+        self.assertEqual(envoy.complete("alias").status, 200)
+        for objective in ("batch", "old"):
+            answer = support.ask(envoy.port, "POST", "/v1/completions", {"model": "llama", "prompt": "x", "max_tokens": 1},
+                                 {"x-gateway-inference-objective": objective})
+            self.assertEqual(answer.status, 200, answer)
+        count = "llm_d_epp_request_total"
+        labels = {"target_model_name": "llama", "fairness_id": "default-flow"}
+        await_that(lambda: epp.metric(count, model_name="alias", **labels, priority="0") == 1, epp.text)
+        self.assertEqual(epp.metric(count, model_name="llama", **labels, priority="-3"), 1)
+        self.assertEqual(epp.metric(count, model_name="llama", **labels, priority="0"), 1)
+        # One that changes.
+        self.api.must("DELETE", f"{llmd}/namespaces/{self.space}/inferencemodelrewrites/r")
+        await_that(lambda: epp.metric("fairway_kubernetes_objects", resource="inferencemodelrewrites.llm-d.ai") == 0, epp.text)
 
     def test_without_any_pool(self):
         servers = self.servers(["127.0.0.2", "127.0.0.3"])

@@ -29,7 +29,8 @@ ROOMS = {
     "simulator": {"base", "api", "payload", "net"},
 }
 ROOMS["picker"] = {"base", "api", "fleet", "scheduling", "routing", "net", "sources", "frontends"}
-ROOMS["cli"] = set(ROOMS)
+ROOMS["module"] = ROOMS["picker"] | {"picker"}
+ROOMS["cli"] = set(ROOMS) - {"module"}
 
 # Seconds of compilation for each file that sees one of them, nghttp2 and OpenSSL excepted: those two are here so
 # that C types do not become our interfaces.

@@ -77,6 +77,26 @@ class TestPool {
   fleet::Fleet fleet_;
 };
 
+inline api::InferenceObjective Objective(std::string name, int32_t priority) {
+  api::InferenceObjective objective;
+  objective.meta.name = std::move(name);
+  objective.priority = priority;
+  objective.pool.name = "pool";
+  return objective;
+}
+
+// One rule; no models: every model.
+inline api::InferenceModelRewrite Rewrite(std::string name, const std::vector<std::string>& models,
+                                          std::vector<api::InferenceModelRewrite::Target> targets) {
+  api::InferenceModelRewrite rewrite;
+  rewrite.meta.name = std::move(name);
+  rewrite.pool.name = "pool";
+  auto& rule = rewrite.rules.emplace_back();
+  for (const std::string& model : models) rule.matches.push_back({.model = model, .where = {}});
+  rule.targets = std::move(targets);
+  return rewrite;
+}
+
 inline api::InferenceModel Model(std::string name, api::Criticality criticality,
                                  std::vector<api::InferenceModel::Target> targets = {}) {
   api::InferenceModel model;

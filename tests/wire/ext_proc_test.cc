@@ -610,6 +610,46 @@ TEST(ExtProc, Refusals) {
   refused(R"({"messages":[{"role":"user","content":"hi"}]})", 400, "model not found in request body");
 }
 
+TEST(ExtProc, ObjectivesAndRewrites) {
+  const auto policy = [](std::string_view kind, std::string_view name, std::string_view spec) {
+    return "\n---\napiVersion: llm-d.ai/v1alpha2\nkind: " + std::string(kind) +
+           "\nmetadata: {name: " + std::string(name) + "}\nspec: {poolRef: {name: llama}, " +
+           std::string(spec) + "}\n";
+  };
+  Picker picker(std::string(kPool) + policy("InferenceObjective", "batch", "priority: -1") +
+                    policy("InferenceObjective", "gold", "priority: 5") +
+                    policy("InferenceModelRewrite", "canary",
+                           "rules: [{matches: [{model: {value: chat}}], targets: [{modelRewrite: LoRA-X}]}]"),
+                PlainText());
+  auto client = picker.Connect();
+  picker.Scrape(0, {9, 0.1f, {}});
+  picker.Scrape(1, {9, 0.1f, {"LoRA-X"}});
+  picker.Scrape(2, {60, 0.9f, {}});
+  for (const char* header : {"x-llm-d-inference-objective", "x-gateway-inference-objective"}) {
+    Exchange exchange(*client);
+    exchange.SendHeaders(false, {{header, "batch"}});
+    exchange.SendBody(Chat("other"), true);
+    exchange.ExpectRefused(429, "system saturated, sheddable request dropped");
+  }
+  Exchange exchange(*client);
+  exchange.SendHeaders(false,
+                       {{"x-llm-d-inference-objective", "gold"}, {"x-llm-d-model-name-rewrite", "header"}});
+  exchange.SendBody(Chat("chat"), true);
+  EXPECT_EQ(exchange.RecvDestination(), "10.0.0.2:8000") << "where the rewrite's adapter is";
+  std::string body;
+  exchange.RecvPieces(body);
+  EXPECT_EQ(body, Chat("LoRA-X"));
+  exchange.SendResponseHeaders();
+  exchange.Recv();
+  exchange.SendResponseBody(Chat("LoRA-X"), true);
+  exchange.RecvPieces(body, true);
+  EXPECT_EQ(body, Chat("chat")) << "the name that was asked for comes back";
+  EXPECT_THAT(
+      picker.registry().Render(),
+      HasSubstr("llm_d_epp_request_total{model_name=\"chat\",target_model_name=\"LoRA-X\",fairness_id="
+                "\"default-flow\",priority=\"5\"} 1\n"));
+}
+
 TEST(ExtProc, AnEmptyPoolIs503) {
   Picker picker(std::string(kPool.substr(0, kPool.find("---"))), PlainText());
   auto client = picker.Connect();

@@ -36,7 +36,7 @@ net::HttpResponse Refusal(int status) {
   return response;
 }
 
-constexpr std::string_view kPages = "pages: /metrics /healthz /readyz /debug/fleet";
+constexpr std::string_view kPages = "pages: /metrics /healthz /readyz /debug/fleet /debug/decisions";
 
 }  // namespace
 
@@ -56,6 +56,10 @@ net::HttpResponse Answer(const net::HttpRequest& request, const Content& content
                                              : Text(503, "no pool is known yet, or the server is draining");
   }
   if (path == "/debug/fleet" && content.fleet) return {.body = content.fleet()};
+  if (path == "/debug/decisions") {
+    if (content.decisions) return {.body = content.decisions()};
+    return Text(404, "decisions are not kept: start with --debug-decisions N to see the last N here");
+  }
   if (path == "/debug/pprof" || path.starts_with("/debug/pprof/")) {
     return Text(
         404, "there are no pprof pages: take a profile of the running process with `perf record -g -p PID`");

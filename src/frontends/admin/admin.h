@@ -4,6 +4,7 @@
 //   /healthz          200 while the process runs
 //   /readyz           200 when it can route, else 503
 //   /debug/fleet      JSON of pools, endpoints and what is known of them
+//   /debug/decisions  JSON of the last decisions, where they are kept
 //   /debug/pprof/...  404: profiles are taken from outside (perf)
 //
 // Plain HTTP. It binds to loopback unless told otherwise; who comes from elsewhere may be asked for a bearer
@@ -33,6 +34,7 @@ struct Content {
   const base::Registry* registry = nullptr;  // REQUIRES: set, outlives the server
   std::function<bool()> ready;               // empty: always ready
   std::function<std::string()> fleet;        // JSON; empty: no such page
+  std::function<std::string()> decisions;    // JSON; empty: they are not kept
 
   // Whether the bearer of a token may read a page: `done` is called once, on the loop, with 200, 403
   // (somebody who may not), 401 (nobody) or 503 (not known now). Asked for all pages but health, and not

@@ -47,6 +47,12 @@ TEST(Admin, Pages) {
   EXPECT_EQ(fleet.content_type, "application/json");
   EXPECT_EQ(fleet.body, R"({"pools":[]})");
 
+  EXPECT_EQ(Get(content, "/debug/decisions").status, 404);
+  EXPECT_THAT(Get(content, "/debug/decisions").body, HasSubstr("--debug-decisions"));
+  const Content keeping = {.registry = &registry, .decisions = [] { return R"({"decisions":[]})"; }};
+  EXPECT_EQ(Get(keeping, "/debug/decisions").content_type, "application/json");
+  EXPECT_EQ(Get(keeping, "/debug/decisions").body, R"({"decisions":[]})");
+
   const auto pprof = Get(content, "/debug/pprof/heap");
   EXPECT_EQ(pprof.status, 404);
   EXPECT_THAT(pprof.body, HasSubstr("perf record"));

@@ -188,6 +188,7 @@ class Session {
   std::string request_id_;
   std::string fairness_id_;
   std::string model_rewrite_;
+  std::string objective_;
   std::vector<std::string> remove_headers_;  // control headers that the client sent
   std::optional<routing::SubsetHint> subset_;
   uint64_t content_length_ = 0;

@@ -44,6 +44,7 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
   request_id_ = headers.request_id;
   fairness_id_ = headers.fairness_id;
   model_rewrite_ = headers.model_rewrite;
+  objective_ = headers.objective;
   has_content_length_ = headers.has_content_length;
   content_length_ = headers.content_length;
   remove_headers_.assign(headers.control.begin(), headers.control.end());
@@ -234,6 +235,7 @@ routing::RequestInput Session::Input() const {
   input.body_bytes = body_bytes_;
   input.fairness_id = fairness_id_;
   input.model_rewrite = model_rewrite_;
+  input.objective = objective_;
   input.subset = subset_ ? &*subset_ : nullptr;
   input.received_at = received_at_;
   return input;

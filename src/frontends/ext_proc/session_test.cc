@@ -591,6 +591,42 @@ TEST_F(SessionTest, ControlHeadersDoNotReachTheModelServer) {
                                     "x-gateway-inference-fairness-id", "x-prefiller-host-port"));
 }
 
+TEST_F(SessionTest, TheObjectiveIsReadUnderBothNames) {
+  Start({{.name = "full", .waiting = 9}});
+  pool_->manifests().objectives = {tests::Objective("batch", -1), tests::Objective("gold", 1)};
+  pool_->fleet().Apply(pool_->manifests());
+  const auto refused = [&](const Headers& headers) {
+    NewExchange();
+    const auto replies = Give(RequestHeaders(true, headers));
+    EXPECT_EQ(replies.size(), 1u);
+    return replies.at(0).immediate_response().status().code() == 429;
+  };
+  EXPECT_FALSE(refused({}));
+  EXPECT_TRUE(refused({{"x-llm-d-inference-objective", "batch"}}));
+  EXPECT_TRUE(refused({{"x-gateway-inference-objective", "batch"}}));
+  EXPECT_FALSE(
+      refused({{"x-llm-d-inference-objective", "gold"}, {"x-gateway-inference-objective", "batch"}}));
+  EXPECT_TRUE(refused({{"x-gateway-inference-objective", "gold"}, {"x-llm-d-inference-objective", "batch"}}))
+      << "of both the new name counts, in whatever order they come";
+}
+
+TEST_F(SessionTest, ARewriteChangesTheBodyAndIsTakenBackInTheResponse) {
+  Start(Idle(1));
+  pool_->manifests().rewrites = {tests::Rewrite("r", {"llama2"}, {{"llama2-canary", {}}})};
+  pool_->fleet().Apply(pool_->manifests());
+  NewExchange();
+  EXPECT_THAT(Give(RequestHeaders(false, {{"x-llm-d-model-name-rewrite", "from-the-header"}})), IsEmpty());
+  auto replies = Give(RequestBody(kChat, true));
+  ASSERT_EQ(replies.size(), 2u);
+  EXPECT_EQ(replies[1].request_body().response().body_mutation().streamed_response().body(),
+            R"({"model":"llama2-canary","messages":[{"role":"user","content":"hi"}]})");
+  Give(ResponseHeaders());
+  replies = Give(ResponseBody(R"({"model":"llama2-canary","x":1})", true));
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_EQ(replies[0].response_body().response().body_mutation().streamed_response().body(),
+            R"({"model":"llama2","x":1})");
+}
+
 TEST_F(SessionTest, RequestIdIsMadeWhenThereIsNone) {
   Start(Idle(1));
   pb::ProcessingRequest headers;

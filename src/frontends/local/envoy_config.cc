@@ -19,6 +19,7 @@ constexpr std::string_view kPickerCluster = "fairway-picker";
 // No cluster has this name (those of pools have a slash).
 constexpr std::string_view kInvalidBackend = "fairway-invalid-backend";
 constexpr std::string_view kExtProc = "envoy.filters.http.ext_proc";
+constexpr std::string_view kModule = "fairway";
 
 Json Type(std::string_view name) { return JsonText("type.googleapis.com/" + std::string(name)); }
 Json Seconds(int64_t seconds) { return JsonText(std::to_string(seconds) + "s"); }
@@ -230,9 +231,21 @@ class Writer {
                        {"query_parameters", query.empty() ? JsonNothing() : JsonArray(query)}});
   }
 
-  // ext_proc is off but where a pool says whom to ask for: requests that no pool takes cost no exchange.
+  // The filter is off but where a pool says whom to ask for: requests that no pool takes cost nothing.
   Json AskPicker(const api::InferencePool& pool) const {
     const bool open = pool.picker && pool.picker->failure_mode == api::FailureMode::kFailOpen;
+    if (options_.place == PickerPlace::kModule) {
+      const Json config = JsonObject({{"pool", JsonText(api::Key(pool.meta))},
+                                      {"failureMode", JsonText(open ? "FailOpen" : "FailClose")}});
+      return JsonObject(
+          {{kModule,
+            JsonObject(
+                {{"@type",
+                  Type("envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute")},
+                 {"dynamic_module_config", ModuleFile()},
+                 {"filter_name", JsonText(kModule)},
+                 {"filter_config", Struct(config)}})}});
+    }
     const Json metadata =
         JsonObject({{"key", JsonText("x-fairway-pool")}, {"value", JsonText(api::Key(pool.meta))}});
     return JsonObject(
@@ -396,6 +409,29 @@ class Writer {
                        {"response_trailer_mode", JsonText(full ? "SEND" : "SKIP")}});
   }
 
+  // Loaded once for the life of Envoy, whatever becomes of the filters that use it.
+  Json ModuleFile() const {
+    return JsonObject(
+        {{"module", JsonObject({{"local", JsonObject({{"filename", JsonText(options_.module.file)}})}})},
+         {"do_not_close", JsonBool(true)},
+         {"metrics_namespace", JsonText("fairway")}});
+  }
+
+  static Json Struct(const Json& value) {
+    return JsonObject({{"@type", Type("google.protobuf.Struct")}, {"value", value}});
+  }
+
+  Json Module() const {
+    return JsonObject(
+        {{"name", JsonText(kModule)},
+         {"disabled", JsonBool(true)},  // see AskPicker
+         {"typed_config",
+          JsonObject({{"@type", Type("envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter")},
+                      {"dynamic_module_config", ModuleFile()},
+                      {"filter_name", JsonText(kModule)},
+                      {"filter_config", Struct(Json{options_.module.config})}})}});
+  }
+
   Json ExtProc() const {
     const auto untyped = [](const std::vector<Json>& names) {
       return JsonObject({{"untyped", JsonArray(names)}});
@@ -428,7 +464,8 @@ class Writer {
          {"stat_prefix", JsonText(routes)},
          {"rds", JsonObject({{"route_config_name", JsonText(routes)},
                              {"config_source", FileSource(routes + ".json")}})},
-         {"http_filters", JsonArray({RemoveControlHeaders(), ExtProc(), router})},
+         {"http_filters", JsonArray({RemoveControlHeaders(),
+                                     options_.place == PickerPlace::kModule ? Module() : ExtProc(), router})},
          {"normalize_path", JsonBool(true)},
          {"server_header_transformation", JsonText("PASS_THROUGH")},
          {"request_headers_timeout", Seconds(30)},
@@ -465,7 +502,9 @@ class Writer {
          {"overload_manager", DownstreamLimit()},
          {"dynamic_resources",
           JsonObject({{"lds_config", FileSource("lds.json")}, {"cds_config", FileSource("cds.json")}})},
-         {"static_resources", JsonObject({{"clusters", JsonArray({PickerCluster()})}})}});
+         {"static_resources", options_.place == PickerPlace::kModule
+                                  ? JsonNothing()
+                                  : JsonObject({{"clusters", JsonArray({PickerCluster()})}})}});
   }
 
   const api::Manifests& manifests_;

@@ -34,15 +34,25 @@ base::Result<BodyMode> ParseBodyMode(std::string_view text);
 // "headers", "full".
 base::Result<ResponseMode> ParseResponseMode(std::string_view text);
 
+// Where the picker is: inside Envoy, or a server that is asked over ext_proc.
+enum class PickerPlace { kModule, kExtProc };
+
+struct ModuleOptions {
+  std::string file;    // the shared object, absolute
+  std::string config;  // JSON object for its filter: what it picks from (docs/envoy-module.md)
+};
+
 struct EnvoyOptions {
   std::string directory;  // where the files will be, absolute
+  PickerPlace place = PickerPlace::kExtProc;
+  ModuleOptions module;  // kModule only
   // Unset: the Gateways' ports on 127.0.0.1, or 127.0.0.1:8080 where there is no Gateway. Set: all listeners
   // of all Gateways come together on this one address.
   std::optional<net::HostPort> listen;
   uint16_t admin_port = 0;  // on 127.0.0.1; 0: a free one
   net::HostPort picker{"127.0.0.1", 9002};
-  bool picker_tls = false;  // not verified, as gateways do it
-  BodyMode body_mode = BodyMode::kBuffered;
+  bool picker_tls = false;                   // not verified, as gateways do it
+  BodyMode body_mode = BodyMode::kBuffered;  // kExtProc only
   ResponseMode response_mode = ResponseMode::kHeaders;
   uint64_t max_body_bytes = 64u << 20;  // larger request bodies: 413
   int64_t message_timeout_ms =

@@ -28,6 +28,9 @@ namespace asio = boost::asio;
 
 namespace {
 
+// How the module marks what it prints (src/module).
+constexpr std::string_view kExplanation = "fairway-explain: ";
+constexpr std::string_view kOurs = "fairway: ";
 constexpr std::string_view kLogFormat = "%l|%n|%s:%#|%v";
 constexpr size_t kMaxLine = 4096;
 constexpr size_t kTailLines = 8;
@@ -77,10 +80,11 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
   void Launch() {
     unlink(AdminFile().c_str());
     const unsigned workers = options.concurrency > 0 ? options.concurrency : DefaultConcurrency();
-    auto child = StartChild({options.binary, "-c", options.directory + "/bootstrap.json", "--concurrency",
-                             std::to_string(workers), "--disable-hot-restart", "--admin-address-path",
-                             AdminFile(), "--log-level", "warning", "--log-format-escaped", "--log-format",
-                             std::string(kLogFormat)});
+    auto child =
+        StartChild({options.binary, "-c", options.directory + "/bootstrap.json", "--concurrency",
+                    std::to_string(workers), "--disable-hot-restart", "--admin-address-path", AdminFile(),
+                    "--log-level", "warning", "--component-log-level", "dynamic_modules:info",
+                    "--log-format-escaped", "--log-format", std::string(kLogFormat)});
     started_at = clock.Now();
     if (!child) {
       Ended(child.error().message);
@@ -126,8 +130,14 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
   }
 
   void TakeLine(const std::string& text) {
+    if (text.starts_with(kExplanation)) {
+      if (events.on_explanation) events.on_explanation(std::string_view(text).substr(kExplanation.size()));
+      return;
+    }
     const EnvoyLine line = ParseLine(text);
     if (line.message.empty()) return;
+    if (line.message.starts_with(kOurs)) return TakeOurLine(line);
+    if (line.level == "info") return;  // of what loads the module
     tail.emplace_back(line.message);
     if (tail.size() > kTailLines) tail.pop_front();
     if (stopping && line.level == "warning") return;  // that it was told to end is no news
@@ -146,6 +156,16 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
     } else {
       log.Error(what, {{"component", component}});
     }
+  }
+
+  // Of the picker inside Envoy, which limits what repeats by itself.
+  void TakeOurLine(const EnvoyLine& line) {
+    const std::string what(line.message.substr(kOurs.size()));
+    if (line.level == "info") return log.Info(what);
+    tail.emplace_back(what);
+    if (tail.size() > kTailLines) tail.pop_front();
+    if (line.level == "warning") return log.Warn(what);
+    log.Error(what);
   }
 
   void PollReady() {

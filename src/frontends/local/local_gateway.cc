@@ -80,6 +80,8 @@ base::Result<uint16_t> CheckListen(const net::HostPort& at) {
 
 }  // namespace
 
+base::Result<uint16_t> FreePort(const std::string& host) { return CheckListen({host, 0}); }
+
 struct LocalGateway::Impl {
   Impl(LocalGatewayOptions options, const base::Log& log) : options(std::move(options)), log(log) {}
   ~Impl() {

@@ -22,6 +22,9 @@
 
 namespace fairway::local {
 
+// A port of `host` (an IP address) that nobody listens on now.
+base::Result<uint16_t> FreePort(const std::string& host);
+
 struct LocalGatewayOptions {
   EnvoyOptions envoy;        // `directory` is set by Create; a listen port of 0 becomes a free one
   std::string binary;        // of FindEnvoy

@@ -63,6 +63,11 @@ void HeaderReader::Add(std::string_view name, std::string_view value) {
       rewrite_by_new_name_ = true;
     } else if (name == "x-gateway-model-name-rewrite" && !rewrite_by_new_name_) {
       headers_.model_rewrite = value;
+    } else if (name == "x-llm-d-inference-objective") {
+      headers_.objective = value;
+      objective_by_new_name_ = true;
+    } else if (name == "x-gateway-inference-objective" && !objective_by_new_name_) {
+      headers_.objective = value;
     }
     auto& control = headers_.control;
     if (name != kDestination && std::find(control.begin(), control.end(), name) == control.end()) {

@@ -32,6 +32,7 @@ struct RequestHeaders {
   std::string_view request_id;  // x-request-id; "" when the client and the gateway gave none
   std::string_view fairness_id;
   std::string_view model_rewrite;
+  std::string_view objective;
   bool has_content_length = false;
   uint64_t content_length = 0;
   // What the client said to us and no model server is to hear: to be removed. kDestination is not among them:
@@ -50,6 +51,7 @@ class HeaderReader {
   std::string_view forwarded_path_;
   bool fairness_by_new_name_ = false;
   bool rewrite_by_new_name_ = false;
+  bool objective_by_new_name_ = false;
 };
 
 // Appends the endpoints that `text` lists, separated by commas. At most 100,000 are kept.

@@ -23,12 +23,19 @@ TEST(RequestHeaders, OfAnAliasTheNewNameCountsInAnyOrder) {
   const auto first = Read({{"x-llm-d-inference-fairness-id", "new"},
                            {"x-gateway-inference-fairness-id", "old"},
                            {"x-llm-d-model-name-rewrite", "m-new"},
-                           {"x-gateway-model-name-rewrite", "m-old"}});
+                           {"x-gateway-model-name-rewrite", "m-old"},
+                           {"x-llm-d-inference-objective", "o-new"},
+                           {"x-gateway-inference-objective", "o-old"}});
   EXPECT_EQ(first.fairness_id, "new");
   EXPECT_EQ(first.model_rewrite, "m-new");
-  const auto last =
-      Read({{"x-gateway-inference-fairness-id", "old"}, {"x-llm-d-inference-fairness-id", "new"}});
+  EXPECT_EQ(first.objective, "o-new");
+  const auto last = Read({{"x-gateway-inference-fairness-id", "old"},
+                          {"x-llm-d-inference-fairness-id", "new"},
+                          {"x-gateway-inference-objective", "o-old"},
+                          {"x-llm-d-inference-objective", "o-new"}});
   EXPECT_EQ(last.fairness_id, "new");
+  EXPECT_EQ(last.objective, "o-new");
+  EXPECT_EQ(Read({{"x-gateway-inference-objective", "o-old"}}).objective, "o-old");
   EXPECT_EQ(Read({{"x-gateway-inference-fairness-id", "old"}}).fairness_id, "old");
 }
 

@@ -57,7 +57,7 @@ std::pair<std::string, ManifestStore::Entry> ManifestStore::Read(std::string_vie
   Entry entry = known != objects_.end() ? known->second : Entry{};
   if (entry.resource_version == id->resource_version && !id->resource_version.empty()) return {key, entry};
   entry.resource_version = id->resource_version;
-  api::LoadResult result = api::ParseManifests(object, "object.json", api::UnknownFields::kWarn);
+  api::LoadResult result = api::ParseObject(object, "");
   for (api::Problem& problem : result.problems) {
     problem.where = {};
     if (problem.object.empty()) problem.object = key;
@@ -104,6 +104,8 @@ void ManifestStore::AppendTo(api::Manifests& out) const {
     if (entry.good == nullptr) continue;
     AppendAll(entry.good->pools, out.pools);
     AppendAll(entry.good->models, out.models);
+    AppendAll(entry.good->objectives, out.objectives);
+    AppendAll(entry.good->rewrites, out.rewrites);
   }
 }
 

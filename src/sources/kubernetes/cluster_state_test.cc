@@ -192,14 +192,30 @@ TEST(Manifests, AnObjectWithAnErrorKeepsItsLastGoodState) {
 }
 
 TEST(Manifests, AFieldOfANewerCrdIsNoReasonToLeaveAnObjectOut) {
-  std::vector<api::Severity> problems;
-  ManifestStore store([&](const api::Problem& problem) { problems.push_back(problem.severity); });
+  std::vector<std::string> problems;
+  ManifestStore store([&](const api::Problem& problem) { problems.push_back(api::ToString(problem)); });
   store.Set(PoolText("1", R"([{"number":8000}])", R"(,"fieldOfTheFuture":{"a":1})"));
-  EXPECT_EQ(store.size(), 1u);
-  EXPECT_THAT(problems, ElementsAre(api::Severity::kWarning));
+  EXPECT_THAT(problems, IsEmpty());
   api::Manifests manifests;
   store.AppendTo(manifests);
   EXPECT_EQ(manifests.pools.size(), 1u);
+}
+
+TEST(Manifests, ObjectivesAndRewritesToo) {
+  std::vector<std::string> problems;
+  ManifestStore store([&](const api::Problem& problem) { problems.push_back(api::ToString(problem)); });
+  store.Set(
+      R"({"apiVersion":"llm-d.ai/v1alpha2","kind":"InferenceObjective","metadata":{"name":"batch","namespace":"llm",)"
+      R"("resourceVersion":"1"},"spec":{"priority":-1,"poolRef":{"name":"pool"}}})");
+  store.Set(
+      R"({"apiVersion":"llm-d.ai/v1alpha2","kind":"InferenceModelRewrite","metadata":{"name":"r","namespace":"llm",)"
+      R"("resourceVersion":"1"},"spec":{"poolRef":{"name":"pool"},"rules":[{"targets":[{"modelRewrite":"x"}]}]}})");
+  EXPECT_THAT(problems, IsEmpty());
+  api::Manifests manifests;
+  store.AppendTo(manifests);
+  ASSERT_EQ(manifests.objectives.size(), 1u);
+  EXPECT_EQ(manifests.objectives[0].priority, -1);
+  EXPECT_EQ(manifests.rewrites.size(), 1u);
 }
 
 }  // namespace

@@ -33,11 +33,16 @@ struct Kind {
 };
 constexpr std::string_view kGroup = "inference.networking.k8s.io";
 constexpr std::string_view kGroupX = "inference.networking.x-k8s.io";
-constexpr std::array<Kind, 4> kKinds{{
+constexpr std::string_view kGroupLlmd = "llm-d.ai";
+constexpr std::array<Kind, 8> kKinds{{
     {"", "v1", "pods", Role::kPods},
     {kGroup, "v1", "inferencepools", Role::kPools},
     {kGroupX, "v1alpha2", "inferencepools", Role::kPools},
     {kGroupX, "v1alpha2", "inferencemodels", Role::kOther},
+    {kGroupLlmd, "v1alpha2", "inferenceobjectives", Role::kOther},
+    {kGroupLlmd, "v1alpha2", "inferencemodelrewrites", Role::kOther},
+    {kGroupX, "v1alpha2", "inferenceobjectives", Role::kOther},
+    {kGroupX, "v1alpha2", "inferencemodelrewrites", Role::kOther},
 }};
 
 // Publishing takes at most a fifth of the loop's time, however large the fleet is.
@@ -123,8 +128,9 @@ struct KubernetesSource::Impl {
     const Kind kind;
     const std::string label;
     std::unique_ptr<ObjectStore> store;
-    std::unique_ptr<Reflector> reflector;  // null: there is no such resource at the server
-    bool known = false;                    // whether there is one
+    std::unique_ptr<Reflector> reflector;  // null: it is not read now
+    bool known = false;                    // whether there is one,
+    bool there = false;                    // and then, is there?
     ReflectorStats told;                   // what the counters have
   };
 
@@ -164,7 +170,7 @@ struct KubernetesSource::Impl {
   }
 
   void Begin(Watched& one) {
-    one.known = true;
+    one.known = one.there = true;
     if (one.reflector != nullptr) return;
     ReflectorOptions o;
     const std::string space = options.namespace_name.empty() ? "" : "/namespaces/" + options.namespace_name;
@@ -185,19 +191,34 @@ struct KubernetesSource::Impl {
   void Found(const std::string& group, const Discovery::Resources* resources) {
     for (const auto& one : watched) {
       if (one->kind.group.empty() || one->kind.group_version() != group) continue;
-      if (resources == nullptr || resources->contains(one->kind.resource)) {
-        if (one->known && one->reflector == nullptr)
-          log.Info("a resource is there now", {{"resource", one->label}});
-        Begin(*one);
-        continue;
+      const bool there = resources == nullptr || resources->contains(one->kind.resource);
+      if (one->known && there && !one->there) log.Info("a resource is there now", {{"resource", one->label}});
+      if (one->known && !there && one->there) {
+        log.Warn("a resource is gone, with all its objects", {{"resource", one->label}});
       }
       one->known = true;
-      if (one->reflector != nullptr)
-        log.Warn("a resource is gone, with all its objects", {{"resource", one->label}});
-      one->reflector.reset();
-      one->store->Clear();
+      one->there = there;
+    }
+    // A kind that is there decides whether another is read.
+    for (const auto& one : watched) {
+      if (!one->known) continue;
+      if (one->there && !Superseded(*one)) {
+        Begin(*one);
+      } else {
+        one->reflector.reset();
+        one->store->Clear();
+      }
     }
     Changed();
+  }
+
+  // As the reference has it: where llm-d's own CRD is installed, that of the older group is not looked at.
+  bool Superseded(const Watched& one) const {
+    return one.kind.role == Role::kOther && one.kind.group == kGroupX &&
+           std::any_of(watched.begin(), watched.end(), [&](const auto& other) {
+             return other->there && other->kind.group == kGroupLlmd &&
+                    other->kind.resource == one.kind.resource;
+           });
   }
 
   void Report(const Watched& one, const api::Problem& problem) {

@@ -49,8 +49,6 @@ class KubernetesSourceTest : public ::testing::Test {
   }
 
   void Discover(const std::string& newer, const std::string& older) {
-    api_.Always("/apis/inference.networking.k8s.io/v1", {});
-    api_.Always("/apis/inference.networking.x-k8s.io/v1alpha2", {});
     group_ = {.body = Resources(newer)};
     group_x_ = older.empty() ? FakeAnswer{.status = 404, .body = "404 page not found"}
                              : FakeAnswer{.body = Resources(older)};
@@ -66,8 +64,11 @@ class KubernetesSourceTest : public ::testing::Test {
       api_.Always(path + "watch=true", {.stream = true, .body = "a watch"});
       api_.Always(path + "limit=", {.body = List(items)});
     }
-    api_.Always("/apis/inference.networking.k8s.io/v1", {});
-    api_.Always("/apis/inference.networking.x-k8s.io/v1alpha2", {});
+    for (const char* group : {"/apis/inference.networking.k8s.io/v1",
+                              "/apis/inference.networking.x-k8s.io/v1alpha2", "/apis/llm-d.ai/v1alpha2"}) {
+      api_.Always(group, {});
+    }
+    api_.Always("/apis/llm-d.ai/v1alpha2", group_llmd_);
     api_.Always("/apis/inference.networking.k8s.io/v1", group_);
     api_.Always("/apis/inference.networking.x-k8s.io/v1alpha2", group_x_);
   }
@@ -91,6 +92,7 @@ class KubernetesSourceTest : public ::testing::Test {
 
   FakeApiServer api_;
   FakeAnswer group_, group_x_;
+  FakeAnswer group_llmd_{.status = 404, .body = "404 page not found"};
   std::vector<std::pair<std::string, std::string>> lists_;
   base::SystemClock clock_;
   base::Log log_{base::LogLevel::kOff, base::LogFormat::kText};
@@ -135,6 +137,24 @@ TEST_F(KubernetesSourceTest, AKindInstalledLaterIsPickedUp) {
        R"("namespace":"llm","resourceVersion":"3"},"spec":{"modelName":"m","poolRef":{"name":"pool"}}})"});
   Discover(R"({"name":"inferencepools"})", R"({"name":"inferencemodels"})");
   EXPECT_TRUE(Await([&] { return last_.models.size() == 1; }));
+}
+
+TEST_F(KubernetesSourceTest, TheOlderGroupsObjectivesCountUntilTheNewerIsThere) {
+  const auto objective = [](const std::string& group, int priority) {
+    return R"({"apiVersion":")" + group +
+           R"(/v1alpha2","kind":"InferenceObjective","metadata":{"name":"o","namespace":"llm",)"
+           R"("resourceVersion":"3"},"spec":{"priority":)" +
+           std::to_string(priority) + R"(,"poolRef":{"name":"pool"}}})";
+  };
+  const std::string path = "/v1alpha2/namespaces/llm/inferenceobjectives?";
+  Lists("/apis/inference.networking.x-k8s.io" + path, objective("inference.networking.x-k8s.io", 1));
+  Lists("/apis/llm-d.ai" + path, objective("llm-d.ai", 2));
+  Discover(R"({"name":"inferencepools"})", R"({"name":"inferenceobjectives"})");
+  Start();
+  ASSERT_TRUE(Await([&] { return last_.objectives.size() == 1 && last_.objectives[0].priority == 1; }));
+  group_llmd_ = {.body = Resources(R"({"name":"inferenceobjectives"})")};
+  Serve();
+  EXPECT_TRUE(Await([&] { return last_.objectives.size() == 1 && last_.objectives[0].priority == 2; }));
 }
 
 TEST_F(KubernetesSourceTest, AStormIsGathered) {

@@ -1,0 +1,82 @@
+// The module's configuration, as Envoy hands it over: a Struct comes as JSON, a StringValue as the text that
+// it is, which may be YAML. docs/envoy-module.md describes every field.
+//
+//   manifests: [/etc/fairway/manifests]     # files and folders, watched
+//   pool: default/llama                     # of requests whose route names none
+//   responseMode: full                      # usage and time per token; `headers` (the default) costs nothing
+//   admin: {port: 9090}
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api/manifests.h"
+#include "base/clock.h"
+#include "base/result.h"
+
+namespace fairway::envoy_module {
+
+// kHeaders: nothing is done per piece of a response. kFull: usage is read, time per token measured, a
+// replaced model's name put back.
+enum class ResponseMode { kHeaders, kFull };
+
+// What a pool's endpoints are read from beside the manifests: the hosts of one of Envoy's clusters.
+struct ClusterPool {
+  std::string pool_key;  // "namespace/name"
+  std::string cluster;
+  // Labels that are looked for in a host's metadata, under `metadata_namespace`.
+  std::vector<std::string> label_keys = {"llm-d.ai/engine-type", "llm-d.ai/role"};
+  std::string metadata_namespace = "envoy.lb";
+};
+
+// Of the picker behind filters; filters that say the same here share one.
+struct PickerConfig {
+  std::vector<std::string> files;
+  api::Manifests manifests;  // of `objects`, and pools made for `pools` that no manifest declares
+  std::vector<ClusterPool> clusters;
+  std::string admin_host = "127.0.0.1";
+  std::optional<uint16_t> admin_port;  // absent: no admin pages
+  base::Nanos scrape_interval = 50 * base::kMillisecond;
+  base::Nanos scrape_timeout = base::kSecond;
+  uint32_t max_endpoints = 3;
+  double lora_exploration = 0.001;
+  double critical_queue_limit = 50;
+  double sheddable_queue_limit = 5;
+  double sheddable_kv_limit = 0.8;
+  // How long after the start requests wait for a pool's first endpoints rather than being refused.
+  base::Nanos startup_wait = 5 * base::kSecond;
+  uint64_t seed = 0;  // 0: from the system's entropy
+  bool explain = false;
+  bool use_subset_hint = true;
+  bool log_manifests = true;  // problems and changes of manifests in Envoy's log
+  std::string identity;       // equal exactly when all of the above was written the same
+};
+
+// Of one filter.
+struct FilterConfig {
+  std::string pool_key;  // "" is the only pool there is
+  ResponseMode response_mode = ResponseMode::kHeaders;
+  std::optional<api::FailureMode> failure_mode;  // absent: FailOpen
+  uint64_t max_body = 16u << 20;                 // bytes of a request's body; more: 413
+  uint32_t max_waiting = 1024;  // requests that wait for endpoints at the start; further ones: 503
+};
+
+// Of one route.
+struct RouteConfig {
+  std::string pool_key;                          // "": the filter's
+  std::optional<api::FailureMode> failure_mode;  // absent: the filter's
+};
+
+struct ModuleConfig {
+  PickerConfig picker;
+  FilterConfig filter;
+};
+
+// The error lists every problem, a line each, with line, field and what would be right. Never throws.
+base::Result<ModuleConfig> ParseConfig(std::string_view text);
+base::Result<RouteConfig> ParseRouteConfig(std::string_view text);
+
+}  // namespace fairway::envoy_module

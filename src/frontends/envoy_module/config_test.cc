@@ -1,0 +1,124 @@
+#include "frontends/envoy_module/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace fairway::envoy_module {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::string ErrorOf(std::string_view text) {
+  const auto config = ParseConfig(text);
+  return config ? "none" : config.error().message;
+}
+
+TEST(ModuleConfig, AStructAsJsonAndTheSameAsYaml) {
+  // Envoy writes a Struct's numbers as it likes.
+  const auto json = ParseConfig(
+      R"({"manifests":["/etc/fairway/m"],"pool":"default/llama","responseMode":"full","failureMode":"FailClose",)"
+      R"("maxBodyBytes":1048576.0,"maxEndpoints":2,"sheddableKvLimit":0.5,"scrapeInterval":"100ms","seed":7,)"
+      R"("admin":{"port":9091},"explain":true})");
+  const auto yaml = ParseConfig(R"(manifests: [/etc/fairway/m]
+pool: default/llama
+responseMode: full
+failureMode: FailClose
+maxBodyBytes: 1048576
+maxEndpoints: 2
+sheddableKvLimit: 0.5
+scrapeInterval: 100ms
+seed: 7
+admin:
+  port: 9091
+explain: true
+)");
+  ASSERT_TRUE(json) << json.error().message;
+  ASSERT_TRUE(yaml) << yaml.error().message;
+  for (const ModuleConfig* config : {&*json, &*yaml}) {
+    EXPECT_THAT(config->picker.files, ElementsAre("/etc/fairway/m"));
+    EXPECT_EQ(config->filter.pool_key, "default/llama");
+    EXPECT_EQ(config->filter.response_mode, ResponseMode::kFull);
+    EXPECT_EQ(config->filter.failure_mode, api::FailureMode::kFailClose);
+    EXPECT_EQ(config->filter.max_body, 1u << 20);
+    EXPECT_EQ(config->picker.max_endpoints, 2u);
+    EXPECT_EQ(config->picker.sheddable_kv_limit, 0.5);
+    EXPECT_EQ(config->picker.scrape_interval, 100 * base::kMillisecond);
+    EXPECT_EQ(config->picker.seed, 7u);
+    EXPECT_EQ(config->picker.admin_port, 9091);
+    EXPECT_TRUE(config->picker.explain);
+  }
+}
+
+TEST(ModuleConfig, FiltersShareAPickerWhenTheySayTheSameOfIt) {
+  const auto identity = [](std::string_view text) { return ParseConfig(text)->picker.identity; };
+  const std::string base = identity(R"({"manifests":["/a"],"seed":1})");
+  EXPECT_EQ(identity(R"({"seed":1,"manifests":["/a"],"pool":"x/y","responseMode":"full"})"), base);
+  EXPECT_NE(identity(R"({"manifests":["/b"],"seed":1})"), base);
+  EXPECT_NE(identity(R"({"manifests":["/a"],"seed":2})"), base);
+}
+
+TEST(ModuleConfig, ObjectsInPlaceAsAListOrAsText) {
+  constexpr std::string_view kPool =
+      R"({"apiVersion":"inference.networking.x-k8s.io/v1alpha2","kind":"InferencePool","metadata":{"name":"p"},)"
+      R"("spec":{"selector":{"app":"x"},"targetPortNumber":8000,"extensionRef":{"name":"e"}}})";
+  const auto list = ParseConfig(R"({"objects":[)" + std::string(kPool) + "]}");
+  ASSERT_TRUE(list) << list.error().message;
+  ASSERT_EQ(list->picker.manifests.pools.size(), 1u);
+  const auto text = ParseConfig("objects: |\n  " + std::string(kPool) + "\n");
+  ASSERT_TRUE(text) << text.error().message;
+  EXPECT_EQ(text->picker.manifests.pools[0].meta.name, "p");
+  EXPECT_THAT(
+      ErrorOf(R"({"objects":[{"apiVersion":"inference.networking.k8s.io/v1","kind":"InferencePol"}]})"),
+      HasSubstr("InferencePool"));
+}
+
+TEST(ModuleConfig, APoolThatOnlyAClusterTellsOf) {
+  const auto config =
+      ParseConfig(R"({"pools":[{"name":"default/llama","cluster":"outbound","labels":["role"]}]})");
+  ASSERT_TRUE(config) << config.error().message;
+  ASSERT_EQ(config->picker.clusters.size(), 1u);
+  EXPECT_EQ(config->picker.clusters[0].cluster, "outbound");
+  EXPECT_THAT(config->picker.clusters[0].label_keys, ElementsAre("role"));
+  EXPECT_EQ(api::Key(config->picker.manifests.pools.at(0).meta), "default/llama");
+  EXPECT_EQ(ParseConfig(R"({"pools":[{"name":"a/b"}]})")->picker.clusters[0].cluster, "a/b");
+}
+
+TEST(ModuleConfig, MistakesNameLineFieldAndWhatWouldBeRight) {
+  EXPECT_THAT(ErrorOf("manifests: [/a]\nresponsemode: full\n"),
+              HasSubstr("filter_config:2: responsemode: unknown field; did you mean \"responseMode\"?"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"responseMode":"ful"})"), HasSubstr("full"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"scrapeInterval":"fast"})"),
+              HasSubstr("want a duration like 50ms, 2s or 1m30s, got \"fast\""));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"maxEndpoints":9})"), HasSubstr("want a number from 1 to 8"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"maxEndpoints":1.5})"), HasSubstr("want a whole number"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"explain":"yes"})"), HasSubstr("want true or false"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"pool":"llama"})"), HasSubstr("namespace/name"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["-"]})"), HasSubstr("want the path of a file or folder"));
+  EXPECT_THAT(ErrorOf("{}"), HasSubstr("nothing to pick from"));
+  // All of them at once.
+  const std::string both = ErrorOf(R"({"manifests":["/a"],"maxEndpoints":0,"loraExploration":2})");
+  EXPECT_THAT(both, HasSubstr("maxEndpoints"));
+  EXPECT_THAT(both, HasSubstr("loraExploration"));
+}
+
+TEST(ModuleConfig, AnyBytesGiveAnError) {
+  for (const std::string_view text :
+       {"", "[]", "{", "\xff\xfe", "- a\n- b\n", "null", "{\"a\":1}{\"b\":2}"}) {
+    EXPECT_NE(ErrorOf(text), "none") << text;
+    EXPECT_FALSE(ParseRouteConfig(text)) << text;
+  }
+}
+
+TEST(RouteConfig, PoolAndFailureMode) {
+  const auto config = ParseRouteConfig(R"({"pool":"default/llama","failureMode":"FailOpen"})");
+  ASSERT_TRUE(config);
+  EXPECT_EQ(config->pool_key, "default/llama");
+  EXPECT_EQ(config->failure_mode, api::FailureMode::kFailOpen);
+  EXPECT_THAT(ParseRouteConfig(R"({"pol":"a/b"})").error().message, HasSubstr("did you mean \"pool\"?"));
+}
+
+}  // namespace
+}  // namespace fairway::envoy_module

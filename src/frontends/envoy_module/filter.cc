@@ -1,0 +1,54 @@
+#include "frontends/envoy_module/filter.h"
+
+#include <utility>
+
+namespace fairway::envoy_module {
+
+std::unique_ptr<payload::RequestScanner> WorkerState::TakeScanner(payload::Api api) {
+  if (spares_.empty()) return std::make_unique<payload::RequestScanner>(api);
+  auto scanner = std::move(spares_.back());
+  spares_.pop_back();
+  *scanner = payload::RequestScanner(api);
+  return scanner;
+}
+
+void WorkerState::GiveScanner(std::unique_ptr<payload::RequestScanner> scanner) {
+  if (scanner != nullptr && spares_.size() < kSpares) spares_.push_back(std::move(scanner));
+}
+
+bool Waiters::Add(abi::Scheduler scheduler, uint32_t max) {
+  const std::lock_guard lock(mutex_);
+  if (waiting_.size() >= max) return false;
+  waiting_.insert(scheduler);
+  count_.store(waiting_.size(), std::memory_order_relaxed);
+  return true;
+}
+
+void Waiters::Remove(abi::Scheduler scheduler) {
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.erase(scheduler);
+    count_.store(waiting_.size(), std::memory_order_relaxed);
+  }
+  FAIRWAY_ENVOY(http_filter_scheduler_delete)(scheduler);
+}
+
+void Waiters::Wake() {
+  // Under the lock, so that no stream deletes its scheduler meanwhile. Commit only posts.
+  const std::lock_guard lock(mutex_);
+  for (abi::Scheduler scheduler : waiting_) FAIRWAY_ENVOY(http_filter_scheduler_commit)(scheduler, 0);
+}
+
+SharedPicker::SharedPicker(Parts parts) : parts_(std::move(parts)), settled_(!parts_.settled) {
+  uint64_t seed = parts_.seed;
+  for (uint32_t i = 0; i < parts_.concurrency; ++i) {
+    const uint64_t own = base::SplitMix64(seed);  // as the ext_proc server seeds its workers
+    workers_.push_back(std::make_unique<WorkerState>(parts_.router->NewWorker(own), ~own));
+  }
+}
+
+WorkerState* SharedPicker::worker(uint32_t index) {
+  return index < workers_.size() ? workers_[index].get() : nullptr;
+}
+
+}  // namespace fairway::envoy_module

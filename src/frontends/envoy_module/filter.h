@@ -1,0 +1,115 @@
+// What the streams of one filter share: its configuration, the picker behind it, and what each of Envoy's
+// worker threads owns.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "frontends/envoy_module/abi.h"
+#include "frontends/envoy_module/config.h"
+#include "payload/request.h"
+#include "routing/router.h"
+
+namespace fairway::envoy_module {
+
+// Owned by one of Envoy's worker threads: scratch memory that requests take turns with, and their randomness.
+struct WorkerState {
+  WorkerState(std::unique_ptr<routing::Worker> worker, uint64_t seed)
+      : router_worker(std::move(worker)), random(seed) {}
+
+  std::unique_ptr<payload::RequestScanner> TakeScanner(payload::Api api);
+  void GiveScanner(std::unique_ptr<payload::RequestScanner> scanner);
+
+  std::unique_ptr<routing::Worker> router_worker;
+  base::Random random;  // for request ids
+  std::vector<abi::Header> headers;
+  std::vector<abi::Buffer> chunks;
+  std::string body;  // a body that is being given another model's name
+
+ private:
+  // A scanner is some hundred bytes that only the time until the decision needs: an open answer keeps none.
+  static constexpr size_t kSpares = 64;
+  std::vector<std::unique_ptr<payload::RequestScanner>> spares_;
+};
+
+// Requests that wait for the first endpoints of a pool, on Envoy's schedulers: no thread waits. Thread-safe:
+// a mutex, taken only by requests that wait.
+class Waiters {
+ public:
+  // Takes over `scheduler`; false (and it is not taken) when `max` wait already.
+  bool Add(abi::Scheduler scheduler, uint32_t max);
+  // The stream is done with it. Deletes it unless Wake has taken it.
+  void Remove(abi::Scheduler scheduler);
+  // Commits all: something changed, or time passed.
+  void Wake();
+  size_t size() const { return count_.load(std::memory_order_relaxed); }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_set<abi::Scheduler> waiting_;
+  std::atomic<size_t> count_{0};
+};
+
+// The picker behind filters, as they see it. Thread-safe but for worker(). REQUIRES: what it refers to
+// outlives it.
+class SharedPicker {
+ public:
+  struct Parts {
+    const routing::Router* router = nullptr;
+    const base::Clock* clock = nullptr;
+    const base::Log* log = nullptr;
+    // Has this pool its first endpoints? Asked only until Settle, on workers. Empty: all have.
+    std::function<bool(std::string_view pool_key)> settled;
+    uint64_t seed = 0;
+    uint32_t concurrency = 1;  // Envoy's worker threads
+  };
+  explicit SharedPicker(Parts parts);
+
+  const routing::Router& router() const { return *parts_.router; }
+  const base::Clock& clock() const { return *parts_.clock; }
+  const base::Log& log() const { return *parts_.log; }
+  // False: requests for this pool wait. One load once the start is over.
+  bool settled(std::string_view pool_key) const {
+    return settled_.load(std::memory_order_acquire) || parts_.settled(pool_key);
+  }
+  // The start is over: from now on a pool without endpoints has none. Any thread.
+  void Settle() {
+    settled_.store(true, std::memory_order_release);
+    waiters_.Wake();
+  }
+  Waiters& waiters() { return waiters_; }
+  // Of the calling worker thread, whose number Envoy knows. Null for numbers that are none.
+  WorkerState* worker(uint32_t index);
+
+ private:
+  Parts parts_;
+  std::atomic<bool> settled_;
+  Waiters waiters_;
+  std::vector<std::unique_ptr<WorkerState>> workers_;  // each entry is used by its thread alone
+};
+
+// Counters in Envoy's own statistics: events that are rare, so that they cost nothing.
+struct EnvoyCounters {
+  size_t faults = 0;       // exceptions that a hook caught
+  size_t failed_open = 0;  // requests that went on without a decision
+  size_t waited = 0;       // requests that waited for a pool's first endpoints
+  bool defined = false;
+};
+
+struct Filter {
+  FilterConfig config;
+  std::shared_ptr<SharedPicker> picker;
+  EnvoyCounters counters;
+  base::LogLimit fault_log{10 * base::kSecond};
+};
+
+}  // namespace fairway::envoy_module

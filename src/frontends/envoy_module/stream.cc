@@ -1,0 +1,384 @@
+#include "frontends/envoy_module/stream.h"
+
+#include <algorithm>
+#include <span>
+#include <stdexcept>
+#include <utility>
+
+#include "base/strings.h"
+#include "frontends/request/headers.h"
+
+namespace fairway::envoy_module {
+namespace {
+
+using abi::BodyStatus;
+using abi::BodyType;
+using abi::Buffer;
+using abi::HeadersStatus;
+using abi::HeaderType;
+using abi::ToBuffer;
+using abi::TrailersStatus;
+
+std::string_view GetHeader(abi::Stream stream, HeaderType type, std::string_view name) {
+  Buffer value{nullptr, 0};
+  if (!FAIRWAY_ENVOY(http_get_header)(stream, type, ToBuffer(name), &value, 0, nullptr)) return {};
+  return value.view();
+}
+
+void SetHeader(abi::Stream stream, HeaderType type, std::string_view name, std::string_view value) {
+  FAIRWAY_ENVOY(http_set_header)(stream, type, ToBuffer(name), ToBuffer(value));
+}
+
+void RemoveHeader(abi::Stream stream, HeaderType type, std::string_view name) {
+  FAIRWAY_ENVOY(http_set_header)(stream, type, ToBuffer(name), {nullptr, 0});
+}
+
+std::span<Buffer> GetChunks(abi::Stream stream, BodyType type, std::vector<Buffer>& chunks) {
+  chunks.resize(FAIRWAY_ENVOY(http_get_body_chunks_size)(stream, type));
+  if (chunks.empty() || !FAIRWAY_ENVOY(http_get_body_chunks)(stream, type, chunks.data())) return {};
+  return chunks;
+}
+
+}  // namespace
+
+Stream::Stream(Filter& filter, abi::Stream envoy) : filter_(filter), envoy_(envoy) {}
+
+Stream::~Stream() { StopWaiting(); }
+
+const RouteConfig* Stream::route() const {
+  return static_cast<const RouteConfig*>(FAIRWAY_ENVOY(get_most_specific_route_config)(envoy_));
+}
+
+std::string_view Stream::pool_key() const {
+  const RouteConfig* of_route = route();
+  return of_route != nullptr && !of_route->pool_key.empty() ? of_route->pool_key : filter_.config.pool_key;
+}
+
+bool Stream::fails_open() const {
+  const RouteConfig* of_route = route();
+  const auto mode =
+      of_route != nullptr && of_route->failure_mode ? of_route->failure_mode : filter_.config.failure_mode;
+  return mode.value_or(api::FailureMode::kFailOpen) == api::FailureMode::kFailOpen;
+}
+
+void Stream::Count(size_t counter) {
+  if (filter_.counters.defined) FAIRWAY_ENVOY(http_filter_increment_counter)(envoy_, counter, nullptr, 0, 1);
+}
+
+// ---- The request.
+
+HeadersStatus Stream::OnRequestHeaders(bool end) {
+  worker_ = filter_.picker->worker(FAIRWAY_ENVOY(http_filter_get_worker_index)(envoy_));
+  if (worker_ == nullptr) throw std::runtime_error("a request on a thread that is no worker");
+  received_at_ = filter_.picker->clock().Now();
+  if (end)
+    return Decide(BodyPlace::kNone) == Verdict::kGoOn ? HeadersStatus::kContinue : HeadersStatus::kStop;
+  request::HeaderReader reader;
+  for (const std::string_view name : {":path", "x-original-path", "x-forwarded-path"}) {
+    const std::string_view value = GetHeader(envoy_, HeaderType::kRequest, name);
+    reader.Add(name, value);
+    if (!value.empty()) break;
+  }
+  api_ = payload::ApiOfPath(reader.Finish().path);
+  scanner_ = worker_->TakeScanner(api_);
+  // Envoy answers 413 beyond its own limit, 1 MiB as a rule; ours is said with the other refusals.
+  if (FAIRWAY_ENVOY(http_get_buffer_limit)(envoy_) < filter_.config.max_body + 1) {
+    FAIRWAY_ENVOY(http_set_buffer_limit)(envoy_, filter_.config.max_body + 1);
+  }
+  phase_ = Phase::kCollect;
+  return HeadersStatus::kStop;
+}
+
+// Reads what came last. False when it was too much and the request was answered.
+bool Stream::TakeBody() {
+  for (const Buffer& chunk : GetChunks(envoy_, BodyType::kRequestReceived, worker_->chunks)) {
+    body_bytes_ += chunk.size;
+    if (body_bytes_ > filter_.config.max_body) {
+      const routing::Rejection rejection{
+          413, "RequestTooLarge",
+          "request body is larger than " + std::to_string(filter_.config.max_body) + " bytes", ""};
+      routing::RequestInput input;
+      input.pool_key = pool_key();
+      input.body = scanner_.get();
+      filter_.picker->router().CountRejection(*worker_->router_worker, input, rejection);
+      Refuse(rejection);
+      return false;
+    }
+    scanner_->Feed(chunk.view());
+  }
+  return true;
+}
+
+BodyStatus Stream::OnRequestBody(bool end) {
+  if (phase_ != Phase::kCollect) {
+    return phase_ == Phase::kWait ? BodyStatus::kStopAndBuffer : BodyStatus::kContinue;
+  }
+  if (!TakeBody()) return BodyStatus::kStopAndBuffer;
+  if (!end) return BodyStatus::kStopAndBuffer;
+  const bool received = FAIRWAY_ENVOY(http_get_body_size)(envoy_, BodyType::kRequestReceived) > 0;
+  const Verdict verdict = Decide(received ? BodyPlace::kReceived : BodyPlace::kBuffered);
+  return verdict == Verdict::kGoOn ? BodyStatus::kContinue : BodyStatus::kStopAndBuffer;
+}
+
+TrailersStatus Stream::OnRequestTrailers() {
+  if (phase_ != Phase::kCollect)
+    return phase_ == Phase::kWait ? TrailersStatus::kStop : TrailersStatus::kContinue;
+  return Decide(BodyPlace::kBuffered) == Verdict::kGoOn ? TrailersStatus::kContinue : TrailersStatus::kStop;
+}
+
+void Stream::OnScheduled() {
+  if (phase_ != Phase::kWait) return;
+  const Verdict verdict = Decide(scanner_ != nullptr ? BodyPlace::kBuffered : BodyPlace::kNone);
+  if (verdict == Verdict::kWaiting) return;
+  StopWaiting();
+  if (verdict == Verdict::kGoOn) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy_);
+}
+
+// ---- The decision.
+
+void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
+  const Buffer space = ToBuffer(request::kHintNamespace);
+  const Buffer key = ToBuffer(request::kHintKey);
+  size_t size = 0;
+  Buffer value{nullptr, 0};
+  if (FAIRWAY_ENVOY(http_get_metadata_list_size)(envoy_, abi::MetadataSource::kDynamic, space, key, &size)) {
+    present = true;
+    for (size_t i = 0; i < size; ++i) {
+      if (FAIRWAY_ENVOY(http_get_metadata_list_string)(envoy_, abi::MetadataSource::kDynamic, space, key, i,
+                                                       &value)) {
+        request::AddHints(value.view(), hint);
+      }
+    }
+  } else if (FAIRWAY_ENVOY(http_get_metadata_string)(envoy_, abi::MetadataSource::kDynamic, space, key,
+                                                     &value)) {
+    present = true;
+    request::AddHints(value.view(), hint);
+  }
+}
+
+Stream::Verdict Stream::Decide(BodyPlace last_piece) {
+  if (scanner_ != nullptr && phase_ == Phase::kCollect) scanner_->Finish();
+  if (!filter_.picker->settled(pool_key()) && Wait()) return Verdict::kWaiting;
+  // The headers are read now and not when they came: their bytes are where they were, and nothing is copied.
+  worker_->headers.resize(FAIRWAY_ENVOY(http_get_headers_size)(envoy_, HeaderType::kRequest));
+  if (!worker_->headers.empty() &&
+      !FAIRWAY_ENVOY(http_get_headers)(envoy_, HeaderType::kRequest, worker_->headers.data())) {
+    worker_->headers.clear();
+  }
+  request::HeaderReader reader;
+  for (const abi::Header& header : worker_->headers) {
+    reader.Add({header.name, header.name_size}, {header.value, header.value_size});
+  }
+  const request::RequestHeaders headers = reader.Finish();
+
+  routing::RequestInput input;
+  routing::SubsetHint hint;
+  bool hinted = false;
+  ReadSubsetHint(hint, hinted);
+  std::string own_id;
+  if (headers.request_id.empty()) own_id = request::NewRequestId(worker_->random);
+  input.pool_key = pool_key();
+  input.request_id = own_id.empty() ? headers.request_id : std::string_view(own_id);
+  input.body = scanner_.get();
+  input.body_bytes = body_bytes_;
+  input.fairness_id = headers.fairness_id;
+  input.model_rewrite = headers.model_rewrite;
+  input.objective = headers.objective;
+  input.subset = hinted ? &hint : nullptr;
+  input.received_at = received_at_;
+
+  auto begun = filter_.picker->router().Begin(*worker_->router_worker, input);
+  if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) return Refuse(*rejection);
+  phase_ = Phase::kPassed;
+  ticket_.emplace(std::get<routing::Ticket>(std::move(begun)));
+  // Setters end the views into headers: what is needed of them comes first.
+  const bool has_content_length = headers.has_content_length;
+  std::vector<std::string> remove;  // empty as a rule, and then no allocation
+  remove.reserve(headers.control.size());
+  for (const std::string_view name : headers.control) remove.emplace_back(name);
+  for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
+  Send(*ticket_, !own_id.empty(), own_id);
+  if (ticket_->rewrites() && scanner_ != nullptr) RewriteBody(last_piece, has_content_length);
+  worker_->GiveScanner(std::move(scanner_));
+  return Verdict::kGoOn;
+}
+
+void Stream::Send(const routing::Ticket& ticket, bool generated_id, std::string_view request_id) {
+  const std::string_view first = ticket.destination();
+  SetHeader(envoy_, HeaderType::kRequest, request::kDestination, first);
+  if (generated_id) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", request_id);
+  // Not strict: where the cluster does not have it (yet), its own policy chooses.
+  FAIRWAY_ENVOY(http_set_upstream_override_host)(envoy_, ToBuffer(first), false);
+  // Only for the first try. Retries ask the cluster's policy, and override_host then goes down this list.
+  std::string_view rest = ticket.destinations();
+  rest.remove_prefix(std::min(rest.size(), first.size() + 1));
+  if (!rest.empty()) {
+    FAIRWAY_ENVOY(http_set_dynamic_metadata_string)(envoy_, ToBuffer(request::kLbNamespace),
+                                                    ToBuffer(request::kDestination), ToBuffer(rest));
+  }
+}
+
+// Envoy has no way to insert: the body is copied once with the other name, and put in place of the old one.
+void Stream::RewriteBody(BodyPlace last_piece, bool has_content_length) {
+  std::string& body = worker_->body;
+  body.clear();
+  body.reserve(body_bytes_);
+  const auto take = [&](BodyType type) {
+    for (const Buffer& chunk : GetChunks(envoy_, type, worker_->chunks)) body.append(chunk.view());
+    const size_t size = FAIRWAY_ENVOY(http_get_body_size)(envoy_, type);
+    if (size > 0) FAIRWAY_ENVOY(http_drain_body)(envoy_, type, size);
+  };
+  const bool same =
+      last_piece == BodyPlace::kReceived && FAIRWAY_ENVOY(http_received_buffered_request_body)(envoy_);
+  if (!same) take(BodyType::kRequestBuffered);
+  if (last_piece == BodyPlace::kReceived) take(BodyType::kRequestReceived);
+  request::PutModel(body, scanner_->fields(), ticket_->target_model());
+  FAIRWAY_ENVOY(http_append_body)(
+      envoy_, last_piece == BodyPlace::kReceived ? BodyType::kRequestReceived : BodyType::kRequestBuffered,
+      ToBuffer(body));
+  if (has_content_length)
+    SetHeader(envoy_, HeaderType::kRequest, "content-length", std::to_string(body.size()));
+  constexpr size_t kKeepCapacity = 1 << 20;
+  if (body.capacity() > kKeepCapacity) std::string().swap(body);
+}
+
+Stream::Verdict Stream::Refuse(const routing::Rejection& rejection) {
+  phase_ = Phase::kPassed;
+  StopWaiting();
+  if (worker_ != nullptr) worker_->GiveScanner(std::move(scanner_));
+  const std::string body = routing::RejectionBody(rejection);
+  const abi::Header header{request::kDropReason.data(), request::kDropReason.size(),
+                           rejection.drop_reason.data(), rejection.drop_reason.size()};
+  FAIRWAY_ENVOY(http_send_response)(envoy_, static_cast<uint32_t>(rejection.status), &header,
+                                    rejection.drop_reason.empty() ? 0 : 1, ToBuffer(body),
+                                    ToBuffer(rejection.code));
+  return Verdict::kAnswered;
+}
+
+// ---- Waiting for a pool's first endpoints.
+
+bool Stream::Wait() {
+  if (phase_ == Phase::kWait) return true;
+  abi::Scheduler scheduler = FAIRWAY_ENVOY(http_filter_scheduler_new)(envoy_);
+  if (!filter_.picker->waiters().Add(scheduler, filter_.config.max_waiting)) {
+    FAIRWAY_ENVOY(http_filter_scheduler_delete)(scheduler);
+    return false;
+  }
+  scheduler_ = scheduler;
+  phase_ = Phase::kWait;
+  Count(filter_.counters.waited);
+  return true;
+}
+
+void Stream::StopWaiting() {
+  if (scheduler_ != nullptr) filter_.picker->waiters().Remove(std::exchange(scheduler_, nullptr));
+}
+
+// ---- The response.
+
+void Stream::OnResponseHeaders(bool end) {
+  if (phase_ != Phase::kPassed) {
+    // Envoy or another filter answered before the request was complete: nobody waits for it any more.
+    phase_ = Phase::kPassed;
+    StopWaiting();
+    if (worker_ != nullptr) worker_->GiveScanner(std::move(scanner_));
+  }
+  response_ended_ |= end;
+  if (!ticket_) return;
+  const bool full = filter_.config.response_mode == ResponseMode::kFull;
+  const int status = base::ParseInteger<int>(GetHeader(envoy_, HeaderType::kResponse, ":status")).value_or(0);
+  bool event_stream = false;
+  if (full) {
+    const std::string type = base::ToLower(GetHeader(envoy_, HeaderType::kResponse, "content-type"));
+    event_stream = type.find("text/event-stream") != std::string::npos;
+  }
+  Buffer served{nullptr, 0};
+  if (!FAIRWAY_ENVOY(http_filter_get_attribute_string)(envoy_, abi::Attribute::kUpstreamAddress, &served)) {
+    served = {nullptr, 0};
+  }
+  ticket_->OnResponseHeaders(status, served.view(), event_stream);
+  if (full && !end && status < 400) {
+    const std::string_view encoding = GetHeader(envoy_, HeaderType::kResponse, "content-encoding");
+    if (encoding.empty() || base::EqualsIgnoreCase(base::Trim(encoding), "identity")) {
+      reading_ = std::make_unique<Reading>(payload::UsageScanner(api_, event_stream));
+      if (ticket_->rewrites()) {
+        reading_->renamer.emplace(ticket_->target_model(), ticket_->model(), false);
+        RemoveHeader(envoy_, HeaderType::kResponse, "content-length");
+      }
+    }
+  }
+  if (end) EndResponse();
+}
+
+void Stream::OnResponseBody(bool end) {
+  response_ended_ |= end;
+  if (!ticket_ || filter_.config.response_mode != ResponseMode::kFull) {
+    if (end && ticket_) EndResponse();
+    return;
+  }
+  const size_t bytes = FAIRWAY_ENVOY(http_get_body_size)(envoy_, BodyType::kResponseReceived);
+  ticket_->OnResponseBody(bytes);
+  if (reading_ != nullptr && bytes > 0) {
+    bool changed = false;
+    std::string& body = worker_->body;
+    body.clear();
+    for (const Buffer& chunk : GetChunks(envoy_, BodyType::kResponseReceived, worker_->chunks)) {
+      reading_->usage.Feed(chunk.view());
+      if (!reading_->renamer) continue;
+      const std::string_view renamed = reading_->renamer->Feed(chunk.view());
+      changed |= renamed.data() != chunk.data;
+      body.append(renamed);
+    }
+    if (changed) {
+      FAIRWAY_ENVOY(http_drain_body)(envoy_, BodyType::kResponseReceived, bytes);
+      FAIRWAY_ENVOY(http_append_body)(envoy_, BodyType::kResponseReceived, ToBuffer(body));
+    }
+  }
+  if (end) EndResponse();
+}
+
+void Stream::OnResponseTrailers() {
+  response_ended_ = true;
+  if (ticket_) EndResponse();
+}
+
+void Stream::EndResponse() {
+  if (reading_ != nullptr) {
+    reading_->usage.Finish();
+    if (reading_->usage.usage().found) ticket_->OnUsage(reading_->usage.usage());
+    reading_.reset();
+  }
+  ticket_->OnComplete();
+}
+
+void Stream::OnComplete() {
+  StopWaiting();
+  phase_ = Phase::kPassed;
+  // Over before its answer was: the client, the model server or Envoy gave up.
+  if (ticket_ && !response_ended_) ticket_->Abort();
+  ticket_.reset();
+}
+
+// ---- Faults.
+
+bool Stream::OnFault(std::string_view what) {
+  Count(filter_.counters.faults);
+  if (filter_.fault_log.Allow(filter_.picker->clock().Now())) {
+    filter_.picker->log().Error("a fault in the picker", {{"error", std::string(what)}});
+  }
+  ticket_.reset();
+  reading_.reset();
+  if (phase_ == Phase::kPassed) return true;  // it has its answer, or went its way
+  phase_ = Phase::kPassed;
+  StopWaiting();
+  scanner_.reset();
+  if (fails_open()) {
+    Count(filter_.counters.failed_open);
+    return true;
+  }
+  constexpr std::string_view kBody = "inference error: Internal - internal error";
+  FAIRWAY_ENVOY(http_send_response)(envoy_, 500, nullptr, 0, ToBuffer(kBody), ToBuffer("Internal"));
+  return false;
+}
+
+}  // namespace fairway::envoy_module

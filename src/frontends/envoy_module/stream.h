@@ -1,0 +1,92 @@
+// One HTTP stream in Envoy: hooks in, callbacks out. The request's body is read where Envoy holds it, the
+// decision is made when it is complete, the ticket lives until the stream ends.
+//
+// Owned by Envoy and used on one worker thread. Hooks of a stream are never concurrent.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "frontends/envoy_module/abi.h"
+#include "frontends/envoy_module/filter.h"
+#include "frontends/request/model_name.h"
+#include "payload/request.h"
+#include "payload/usage.h"
+#include "routing/router.h"
+
+namespace fairway::envoy_module {
+
+class Stream {
+ public:
+  Stream(Filter& filter, abi::Stream envoy);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  abi::HeadersStatus OnRequestHeaders(bool end);
+  abi::BodyStatus OnRequestBody(bool end);
+  abi::TrailersStatus OnRequestTrailers();
+  // A waiting request was woken.
+  void OnScheduled();
+
+  void OnResponseHeaders(bool end);
+  void OnResponseBody(bool end);
+  void OnResponseTrailers();
+  // The last hook with callbacks, also after a reset.
+  void OnComplete();
+
+  // A hook threw. Request side: true when the request may go on without a decision, false when it was
+  // answered.
+  bool OnFault(std::string_view what);
+
+ private:
+  enum class Phase : uint8_t {
+    kStart,
+    kCollect,  // the body comes
+    kWait,     // all is there but the pool's first endpoints
+    kPassed,   // decided, answered, or let go
+  };
+  // What is to be done with the request now.
+  enum class Verdict { kGoOn, kAnswered, kWaiting };
+  enum class BodyPlace { kNone, kReceived, kBuffered };
+
+  bool TakeBody();
+  Verdict Decide(BodyPlace last_piece);
+  bool Wait();
+  void Send(const routing::Ticket& ticket, bool generated_id, std::string_view request_id);
+  void RewriteBody(BodyPlace last_piece, bool has_content_length);
+  Verdict Refuse(const routing::Rejection& rejection);
+  void StopWaiting();
+  void ReadSubsetHint(routing::SubsetHint& hint, bool& present) const;
+  void Count(size_t counter);
+  const RouteConfig* route() const;
+  std::string_view pool_key() const;
+  bool fails_open() const;
+  void EndResponse();
+
+  Filter& filter_;
+  const abi::Stream envoy_;
+  WorkerState* worker_ = nullptr;
+  std::unique_ptr<payload::RequestScanner> scanner_;  // until the decision
+  std::optional<routing::Ticket> ticket_;
+  abi::Scheduler scheduler_ = nullptr;  // while waiting
+
+  base::Nanos received_at_ = 0;
+  uint64_t body_bytes_ = 0;
+  payload::Api api_ = payload::Api::kUnknown;
+  Phase phase_ = Phase::kStart;
+  bool response_ended_ = false;
+
+  // Only where responses are read (ResponseMode::kFull).
+  struct Reading {
+    payload::UsageScanner usage;
+    std::optional<request::ModelRenamer> renamer;
+  };
+  std::unique_ptr<Reading> reading_;
+};
+
+}  // namespace fairway::envoy_module

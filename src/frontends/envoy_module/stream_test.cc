@@ -1,0 +1,433 @@
+#include "frontends/envoy_module/stream.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/strings.h"
+#include "tests/support/fake_envoy.h"
+#include "tests/support/pools.h"
+
+namespace fairway::envoy_module {
+namespace {
+
+using base::kMillisecond;
+using base::kSecond;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Pair;
+using tests::FakeStream;
+using tests::HeaderList;
+using tests::Model;
+using tests::ServerState;
+using tests::TheFakeEnvoy;
+
+const std::string kBody = R"({"model":"m","prompt":"hello"})";
+
+// A filter over a pool of servers, the first the least loaded, then the second, and so on.
+class StreamTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    TheFakeEnvoy().throw_on_headers = false;
+    Serve({{.name = "a", .waiting = 0}, {.name = "b", .waiting = 5}, {.name = "c", .waiting = 9}});
+  }
+  void TearDown() override {
+    for (size_t i = 0; i < pool_->pool()->endpoints.size(); ++i) EXPECT_EQ(cell(i).inflight(), 0u) << i;
+    EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 0u);
+  }
+
+  void Serve(std::vector<ServerState> servers, std::vector<api::InferenceModel> models = {},
+             std::function<bool(std::string_view)> settled = {}) {
+    filter_.picker.reset();
+    registry_ = std::make_unique<base::Registry>();
+    pool_ = std::make_unique<tests::TestPool>(std::move(servers), std::move(models));
+    routing::RouterOptions options;
+    options.scheduling.lora_exploration = 0;
+    router_ = std::make_unique<routing::Router>(pool_->fleet().published(), clock_, *registry_, options);
+    SharedPicker::Parts parts;
+    parts.router = router_.get();
+    parts.clock = &clock_;
+    parts.log = &log_;
+    parts.settled = std::move(settled);
+    parts.seed = 1;
+    parts.concurrency = 2;
+    filter_.picker = std::make_shared<SharedPicker>(std::move(parts));
+    filter_.counters = {.faults = 1, .failed_open = 2, .waited = 3, .defined = true};
+  }
+
+  fleet::EndpointCell& cell(size_t i) { return *pool_->pool()->endpoints[i].cell; }
+  std::string Page() { return registry_->Render(); }
+
+  static HeaderList Post(size_t length, HeaderList more = {}) {
+    HeaderList headers = {{":method", "POST"},
+                          {":path", "/v1/completions"},
+                          {"x-request-id", "id-1"},
+                          {"content-length", std::to_string(length)}};
+    headers.insert(headers.end(), more.begin(), more.end());
+    return headers;
+  }
+
+  // As Envoy's HTTP/1 codec gives a request: each chunk, then an empty last one. Returns whether it may go
+  // on.
+  static bool SendHttp1(Stream& stream, FakeStream& envoy, const std::vector<std::string>& chunks) {
+    EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+    for (const auto& chunk : chunks) {
+      envoy.received = {chunk};
+      const auto status = stream.OnRequestBody(false);
+      if (envoy.reply) return false;
+      EXPECT_EQ(status, abi::BodyStatus::kStopAndBuffer);
+      if (!chunk.empty()) envoy.buffered.push_back(chunk);
+      envoy.received.clear();
+    }
+    return stream.OnRequestBody(true) == abi::BodyStatus::kContinue;
+  }
+  // HTTP/2: the end comes with the last chunk.
+  static bool SendHttp2(Stream& stream, FakeStream& envoy, const std::vector<std::string>& chunks) {
+    EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      envoy.received = {chunks[i]};
+      const bool last = i + 1 == chunks.size();
+      const auto status = stream.OnRequestBody(last);
+      if (last || envoy.reply) return status == abi::BodyStatus::kContinue;
+      if (!chunks[i].empty()) envoy.buffered.push_back(chunks[i]);
+      envoy.received.clear();
+    }
+    return false;
+  }
+
+  base::ManualClock clock_{kSecond + 20 * kMillisecond};
+  base::Log log_{base::LogLevel::kOff, base::LogFormat::kText};
+  std::unique_ptr<base::Registry> registry_;
+  std::unique_ptr<tests::TestPool> pool_;
+  std::unique_ptr<routing::Router> router_;
+  Filter filter_;
+};
+
+TEST_F(StreamTest, FirstChoiceByOverrideHostTheOthersAsTheListForRetries) {
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp1(stream, envoy, {kBody.substr(0, 7), kBody.substr(7)}));
+  EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+  EXPECT_EQ(envoy.request_header("x-gateway-destination-endpoint"), "10.0.0.1:8000");
+  EXPECT_THAT(envoy.metadata, ElementsAre(Pair(Pair("envoy.lb", "x-gateway-destination-endpoint"),
+                                               "10.0.0.2:8000,10.0.0.3:8000")));
+  EXPECT_EQ(envoy.body(), kBody);
+  EXPECT_EQ(envoy.request_header("content-length"), std::to_string(kBody.size()));
+  EXPECT_EQ(cell(0).inflight(), 1u);
+  envoy.response_headers = {{":status", "200"}};
+  stream.OnResponseHeaders(false);
+  stream.OnResponseBody(true);
+  EXPECT_EQ(cell(0).inflight(), 0u);
+  stream.OnComplete();
+}
+
+TEST_F(StreamTest, WithOneEndpointThereIsNoList) {
+  Serve({{.name = "a"}});
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp2(stream, envoy, {kBody}));
+  EXPECT_TRUE(envoy.metadata.empty());
+}
+
+TEST_F(StreamTest, ARequestWithoutBodyIsDecidedByLoad) {
+  FakeStream envoy{.request_headers = {{":method", "GET"}, {":path", "/v1/models"}}};
+  Stream stream(filter_, &envoy);
+  EXPECT_EQ(stream.OnRequestHeaders(true), abi::HeadersStatus::kContinue);
+  EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+  EXPECT_EQ(envoy.request_header("x-request-id").size(), 36u);  // it had none
+}
+
+TEST_F(StreamTest, TheModelIsReplacedWhereverEnvoyHoldsTheBody) {
+  const std::string want = R"({"model":"a-much-longer-name","prompt":"hello"})";
+  const auto serve = [&] {
+    Serve({{.name = "a"}}, {Model("m", api::Criticality::kCritical, {{"a-much-longer-name", 1}})});
+  };
+  for (const size_t cut : {size_t{0}, size_t{3}, size_t{12}, kBody.size() - 1}) {
+    serve();
+    FakeStream h1{.request_headers = Post(kBody.size())};
+    Stream first(filter_, &h1);
+    ASSERT_TRUE(SendHttp1(first, h1, {kBody.substr(0, cut), kBody.substr(cut)}));
+    EXPECT_EQ(h1.body(), want);
+    EXPECT_EQ(h1.request_header("content-length"), std::to_string(want.size()));
+    FakeStream h2{.request_headers = Post(kBody.size())};
+    Stream second(filter_, &h2);
+    ASSERT_TRUE(SendHttp2(second, h2, {kBody.substr(0, cut), kBody.substr(cut)}));
+    EXPECT_EQ(h2.body(), want);
+    EXPECT_TRUE(h2.buffered.empty());  // what is received goes on behind it
+  }
+  serve();
+  FakeStream collected{.request_headers = Post(kBody.size()), .received_is_buffer = true};
+  Stream third(filter_, &collected);
+  EXPECT_EQ(third.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  collected.received = {kBody.substr(0, 9), kBody.substr(9)};
+  EXPECT_EQ(third.OnRequestBody(true), abi::BodyStatus::kContinue);
+  EXPECT_EQ(collected.body(), want);
+}
+
+TEST_F(StreamTest, ABodyThatEndsInTrailersIsDecidedThere) {
+  Serve({{.name = "a"}}, {Model("m", api::Criticality::kCritical, {{"other", 1}})});
+  FakeStream envoy{.request_headers = {{":method", "POST"}, {":path", "/v1/completions"}}};
+  Stream stream(filter_, &envoy);
+  EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  envoy.received = {kBody};
+  EXPECT_EQ(stream.OnRequestBody(false), abi::BodyStatus::kStopAndBuffer);
+  envoy.buffered = {kBody};
+  envoy.received.clear();
+  EXPECT_EQ(stream.OnRequestTrailers(), abi::TrailersStatus::kContinue);
+  EXPECT_EQ(envoy.body(), R"({"model":"other","prompt":"hello"})");
+  EXPECT_EQ(envoy.request_header("content-length"), "");  // there was none
+  EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+}
+
+TEST_F(StreamTest, RefusalsAreSaidAsExtProcSaysThem) {
+  Serve({{.name = "a", .waiting = 60, .kv_usage = 0.9f}},
+        {Model("m", api::Criticality::kSheddable), Model("n", api::Criticality::kCritical)});
+  struct Case {
+    std::string body;
+    uint32_t status;
+    std::string text, details, reason;
+  };
+  const std::vector<Case> cases = {
+      {R"({"model":"m","prompt":"x"})", 429,
+       "inference error: ResourceExhausted - system saturated, sheddable request dropped",
+       "ResourceExhausted", "rejected-saturated"},
+      {R"({"model":"nn","prompt":"x"})", 404,
+       "inference error: NotFound - model \"nn\" is not served here; did you mean \"n\"?", "NotFound", ""},
+      {R"({"prompt":"x"})", 400, "inference error: BadRequest - model not found in request body",
+       "BadRequest", ""},
+      {R"({"model":)", 400, "inference error: BadRequest - error unmarshaling request bodyMap", "BadRequest",
+       ""},
+  };
+  for (const Case& c : cases) {
+    FakeStream envoy{.request_headers = Post(c.body.size())};
+    Stream stream(filter_, &envoy);
+    EXPECT_FALSE(SendHttp1(stream, envoy, {c.body}));
+    ASSERT_TRUE(envoy.reply) << c.body;
+    EXPECT_EQ(envoy.reply->status, c.status);
+    EXPECT_THAT(envoy.reply->body, testing::StartsWith(c.text));
+    EXPECT_EQ(envoy.reply->details, c.details);
+    HeaderList headers;
+    if (!c.reason.empty()) headers = {{"x-llm-d-request-dropped-reason", c.reason}};
+    EXPECT_EQ(envoy.reply->headers, headers);
+    EXPECT_EQ(envoy.override_host, "");
+    stream.OnResponseHeaders(true);  // Envoy shows its local replies to filters
+    stream.OnComplete();
+  }
+}
+
+TEST_F(StreamTest, ABodyBeyondTheLimitIs413AndTheLimitOfEnvoyIsRaised) {
+  filter_.config.max_body = 3 << 20;
+  FakeStream envoy{.request_headers = Post(0)};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp1(stream, envoy, std::vector<std::string>(4, std::string(1 << 20, ' '))));
+  EXPECT_GT(envoy.buffer_limit, uint64_t{3} << 20);
+  ASSERT_TRUE(envoy.reply);
+  EXPECT_EQ(envoy.reply->status, 413u);
+  EXPECT_EQ(envoy.reply->body,
+            "inference error: RequestTooLarge - request body is larger than 3145728 bytes");
+}
+
+TEST_F(StreamTest, WhatTheClientSaidToThePickerDoesNotGoOn) {
+  FakeStream envoy{.request_headers = Post(kBody.size(), {{"x-gateway-destination-endpoint", "6.6.6.6:6"},
+                                                          {"x-prefiller-host-port", "6.6.6.6:6"},
+                                                          {"x-llm-d-inference-fairness-id", "tenant-7"},
+                                                          {"x-kept", "1"}})};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+  EXPECT_EQ(envoy.request_header("x-gateway-destination-endpoint"), "10.0.0.1:8000");
+  EXPECT_EQ(envoy.request_header("x-prefiller-host-port"), "");
+  EXPECT_EQ(envoy.request_header("x-llm-d-inference-fairness-id"), "");
+  EXPECT_EQ(envoy.request_header("x-kept"), "1");
+  EXPECT_THAT(Page(), HasSubstr("tenant-7"));
+}
+
+TEST_F(StreamTest, TheSubsetHintIsKept) {
+  for (const bool list : {true, false}) {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    if (list) {
+      envoy.subset_hint = {"10.0.0.3:8000"};
+    } else {
+      envoy.subset_hint_text = "10.0.0.3:8000";
+    }
+    Stream stream(filter_, &envoy);
+    ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+    EXPECT_EQ(envoy.override_host, "10.0.0.3:8000");
+  }
+  FakeStream none{.request_headers = Post(kBody.size()), .subset_hint = std::vector<std::string>{}};
+  Stream stream(filter_, &none);
+  EXPECT_FALSE(SendHttp1(stream, none, {kBody}));
+  ASSERT_TRUE(none.reply);
+  EXPECT_EQ(none.reply->status, 503u);
+}
+
+TEST_F(StreamTest, TheRouteNamesThePool) {
+  const RouteConfig route{.pool_key = "default/nowhere"};
+  FakeStream envoy{.request_headers = Post(kBody.size()), .route_config = &route};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp1(stream, envoy, {kBody}));
+  ASSERT_TRUE(envoy.reply);
+  EXPECT_EQ(envoy.reply->status, 503u);
+  const RouteConfig right{.pool_key = "default/pool"};
+  FakeStream other{.request_headers = Post(kBody.size()), .route_config = &right};
+  Stream second(filter_, &other);
+  EXPECT_TRUE(SendHttp1(second, other, {kBody}));
+}
+
+// ---- Waiting.
+
+TEST_F(StreamTest, RequestsWaitForAPoolsFirstEndpoints) {
+  bool settled = false;
+  Serve({{.name = "a"}}, {Model("m", api::Criticality::kCritical, {{"other", 1}})},
+        [&](std::string_view) { return settled; });
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp1(stream, envoy, {kBody}));
+  EXPECT_FALSE(envoy.reply);
+  EXPECT_EQ(filter_.picker->waiters().size(), 1u);
+  filter_.picker->waiters().Wake();
+  EXPECT_EQ(TheFakeEnvoy().commits(), 1u);
+  stream.OnScheduled();  // for nothing: still none
+  EXPECT_FALSE(envoy.continued);
+  settled = true;
+  filter_.picker->waiters().Wake();
+  stream.OnScheduled();
+  EXPECT_TRUE(envoy.continued);
+  EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+  EXPECT_EQ(envoy.body(), R"({"model":"other","prompt":"hello"})");
+  EXPECT_EQ(filter_.picker->waiters().size(), 0u);
+  EXPECT_EQ(envoy.counters[3], 1u);
+  stream.OnScheduled();  // a late one
+}
+
+TEST_F(StreamTest, WhenTheStartIsOverNobodyWaits) {
+  Serve({}, {}, [](std::string_view) { return false; });
+  FakeStream waiting{.request_headers = Post(kBody.size())};
+  Stream first(filter_, &waiting);
+  EXPECT_FALSE(SendHttp1(first, waiting, {kBody}));
+  EXPECT_FALSE(waiting.reply);
+  filter_.picker->Settle();
+  EXPECT_EQ(TheFakeEnvoy().commits(), 1u);
+  first.OnScheduled();
+  ASSERT_TRUE(waiting.reply);
+  EXPECT_EQ(waiting.reply->status, 503u);
+  EXPECT_FALSE(waiting.continued);
+}
+
+TEST_F(StreamTest, WaitingIsBoundedAndAClientThatLeavesIsForgotten) {
+  filter_.config.max_waiting = 1;
+  Serve({}, {}, [](std::string_view) { return false; });
+  FakeStream first_envoy{.request_headers = Post(kBody.size())};
+  auto first = std::make_unique<Stream>(filter_, &first_envoy);
+  EXPECT_FALSE(SendHttp1(*first, first_envoy, {kBody}));
+  EXPECT_FALSE(first_envoy.reply);
+  FakeStream second_envoy{.request_headers = Post(kBody.size())};
+  Stream second(filter_, &second_envoy);
+  EXPECT_FALSE(SendHttp1(second, second_envoy, {kBody}));
+  ASSERT_TRUE(second_envoy.reply);
+  EXPECT_EQ(second_envoy.reply->status, 503u);
+  first->OnComplete();
+  EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 0u);
+  first.reset();
+  filter_.picker->waiters().Wake();  // to nobody
+}
+
+// ---- Responses.
+
+TEST_F(StreamTest, ChargedIsWhoServed) {
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+  envoy.response_headers = {{":status", "200"}};
+  envoy.upstream_address = "10.0.0.2:8000";
+  stream.OnResponseHeaders(false);
+  EXPECT_EQ(cell(0).inflight(), 0u);
+  EXPECT_EQ(cell(1).inflight(), 1u);
+  stream.OnComplete();  // in the middle of the answer
+  EXPECT_EQ(cell(1).inflight(), 0u);
+  EXPECT_THAT(Page(), HasSubstr("ClientClosedRequest"));
+}
+
+TEST_F(StreamTest, ReadsUsageAndPutsTheNameBackOnlyWhenAskedTo) {
+  const std::string answer =
+      R"({"model":"other","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}})";
+  for (const bool full : {false, true}) {
+    Serve({{.name = "a"}}, {Model("m", api::Criticality::kCritical, {{"other", 1}})});
+    filter_.config.response_mode = full ? ResponseMode::kFull : ResponseMode::kHeaders;
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream stream(filter_, &envoy);
+    ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+    envoy.response_headers = {{":status", "200"},
+                              {"content-type", "application/json"},
+                              {"content-length", std::to_string(answer.size())}};
+    stream.OnResponseHeaders(false);
+    envoy.response_received = {answer.substr(0, 30), answer.substr(30)};
+    stream.OnResponseBody(false);
+    std::string sent;
+    for (const auto& piece : envoy.response_received) sent += piece;
+    envoy.response_received.clear();
+    stream.OnResponseBody(true);
+    stream.OnComplete();
+    EXPECT_EQ(envoy.response_header("content-length"), full ? "" : std::to_string(answer.size()));
+    EXPECT_EQ(sent.find(R"("model":"m")") != std::string::npos, full) << sent;
+    uint64_t tokens = 0;
+    const std::string page = Page();
+    for (const std::string_view line : base::Split(page, '\n')) {
+      if (line.starts_with("llm_d_epp_request_output_tokens_sum{") ||
+          line.starts_with("llm_d_router_epp_request_output_tokens_sum{"))
+        tokens += base::ParseInteger<uint64_t>(line.substr(line.rfind(' ') + 1)).value_or(0);
+    }
+    EXPECT_EQ(tokens > 0, full) << page;
+  }
+}
+
+TEST_F(StreamTest, AnAnswerBeforeTheBodyIsCompleteEndsTheWait) {
+  FakeStream envoy{.request_headers = Post(100)};
+  Stream stream(filter_, &envoy);
+  EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  envoy.received = {"{"};
+  EXPECT_EQ(stream.OnRequestBody(false), abi::BodyStatus::kStopAndBuffer);
+  envoy.response_headers = {{":status", "408"}};
+  stream.OnResponseHeaders(true);  // another filter's
+  EXPECT_EQ(stream.OnRequestBody(true), abi::BodyStatus::kContinue);
+  EXPECT_EQ(envoy.override_host, "");
+  stream.OnComplete();
+}
+
+// ---- Faults.
+
+TEST_F(StreamTest, AFaultLetsTheRequestGoOrAnswersIt) {
+  for (const bool open : {true, false}) {
+    filter_.config.failure_mode = open ? api::FailureMode::kFailOpen : api::FailureMode::kFailClose;
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream stream(filter_, &envoy);
+    EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+    envoy.received = {kBody};
+    EXPECT_EQ(stream.OnRequestBody(false), abi::BodyStatus::kStopAndBuffer);
+    EXPECT_EQ(stream.OnFault("thrown"), open);
+    EXPECT_EQ(envoy.counters[1], 1u);
+    EXPECT_EQ(envoy.counters[2], open ? 1u : 0u);
+    EXPECT_EQ(envoy.reply.has_value(), !open);
+    if (!open) {
+      EXPECT_EQ(envoy.reply->status, 500u);
+    }
+    EXPECT_EQ(stream.OnRequestBody(true), abi::BodyStatus::kContinue);  // nothing more is done with it
+    envoy.response_headers = {{":status", "200"}};
+    stream.OnResponseHeaders(false);
+    stream.OnResponseBody(true);
+    stream.OnComplete();
+  }
+}
+
+TEST_F(StreamTest, AThreadThatIsNoWorkerIsAFault) {
+  FakeStream envoy{.request_headers = Post(1), .worker = 17};
+  Stream stream(filter_, &envoy);
+  EXPECT_ANY_THROW(stream.OnRequestHeaders(false));
+  EXPECT_TRUE(stream.OnFault("it"));
+  stream.OnComplete();
+}
+
+}  // namespace
+}  // namespace fairway::envoy_module

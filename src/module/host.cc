@@ -1,0 +1,256 @@
+#include "module/host.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "base/strings.h"
+#include "frontends/envoy_module/abi.h"
+#include "picker/picker.h"
+
+namespace fairway::module {
+namespace {
+
+using envoy_module::ClusterHost;
+using envoy_module::ClusterHosts;
+using envoy_module::ClusterPool;
+using envoy_module::PickerConfig;
+using envoy_module::SharedPicker;
+
+// Our lines become Envoy's: without our time and level, which Envoy's have, too.
+void LogToEnvoy(std::string_view line) {
+  using envoy_module::abi::LogLevel;
+  line = base::Trim(line);
+  LogLevel level = LogLevel::kInfo;
+  if (const size_t time = line.find(' '); time != std::string_view::npos) {
+    line.remove_prefix(time + 1);
+    const std::string_view word = line.substr(0, line.find(' '));
+    if (word == "DEBUG") level = LogLevel::kDebug;
+    if (word == "WARN") level = LogLevel::kWarn;
+    if (word == "ERROR") level = LogLevel::kError;
+    line.remove_prefix(std::min(line.size(), word.size() + 1));
+  }
+  const std::string text = "fairway: " + std::string(line);
+  FAIRWAY_ENVOY(log)(level, envoy_module::abi::ToBuffer(text));
+}
+
+// Explanations go to standard output, whole and marked, so that who reads Envoy's output can tell them from
+// its log.
+void PrintExplanation(std::string_view text) {
+  std::string out;
+  for (const std::string_view line : base::Split(text, '\n')) {
+    if (!line.empty()) out += "fairway-explain: " + std::string(line) + "\n";
+  }
+  static std::mutex mutex;  // only with `explain`, which is for looking, not for load
+  const std::lock_guard lock(mutex);
+  std::string_view left = out;
+  while (!left.empty()) {
+    const ssize_t n = ::write(STDOUT_FILENO, left.data(), left.size());
+    if (n <= 0) return;
+    left.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+picker::Options MakeOptions(const PickerConfig& config) {
+  picker::Options options;
+  options.files = config.files;
+  options.manifests = config.manifests;
+  options.log_problems = config.log_manifests;
+  options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
+  options.admin_host = config.admin_host;
+  options.admin_port = config.admin_port.value_or(0);
+  options.scrape.interval = config.scrape_interval;
+  options.scrape.timeout = config.scrape_timeout;
+  options.router.use_subset_hint = config.use_subset_hint;
+  auto& scheduling = options.router.scheduling;
+  scheduling.max_choices = config.max_endpoints;
+  scheduling.lora_exploration = config.lora_exploration;
+  scheduling.critical_queue_limit = static_cast<float>(config.critical_queue_limit);
+  scheduling.sheddable_queue_limit = static_cast<float>(config.sheddable_queue_limit);
+  scheduling.sheddable_kv_limit = static_cast<float>(config.sheddable_kv_limit);
+  scheduling.fresh_for = std::max(base::kSecond, 4 * config.scrape_interval);
+  if (config.explain) options.router.explain = PrintExplanation;
+  return options;
+}
+
+std::vector<api::Endpoint> ToEndpoints(const ClusterPool& pool, const ClusterHosts& hosts) {
+  std::vector<api::Endpoint> endpoints;
+  endpoints.reserve(hosts.size());
+  for (const ClusterHost& host : hosts) {
+    api::Endpoint endpoint;
+    endpoint.namespace_name = pool.pool_key.substr(0, pool.pool_key.find('/'));
+    endpoint.address = host.host;
+    endpoint.port = host.port;
+    endpoint.name = host.host + ":" + std::to_string(host.port);
+    endpoint.labels = host.labels;
+    endpoints.push_back(std::move(endpoint));
+  }
+  return endpoints;
+}
+
+// Messages of many lines: one log line each.
+std::string Joined(const std::vector<api::Problem>& problems) {
+  std::string text;
+  for (const auto& problem : problems) {
+    if (problem.severity == api::Severity::kError) text += "\n" + api::ToString(problem);
+  }
+  return text;
+}
+
+}  // namespace
+
+// One picker with its filters' view of it.
+class Process::Host {
+ public:
+  static base::Result<std::unique_ptr<Host>> Make(Process& process, const PickerConfig& config) {
+    auto host = std::make_unique<Host>(process, config);
+    std::string errors;
+    auto started = picker::Picker::Start(
+        MakeOptions(config), process.log(),
+        [&](const std::vector<api::Problem>& problems) {
+          errors = Joined(problems);
+          for (const auto& problem : problems) {
+            if (config.log_manifests && problem.severity == api::Severity::kWarning)
+              process.log().Warn(api::ToString(problem));
+          }
+        },
+        [raw = host.get()](const api::Manifests& manifests,
+                           const sources::NameResolver::Addresses& addresses) {
+          raw->OnFleet(manifests, addresses);
+        });
+    if (!started) return base::Fail(started.error().code, started.error().message + errors);
+    host->Serve(std::move(*started));
+    return host;
+  }
+
+  Host(Process& process, const PickerConfig& config) : process_(process), config_(config) {}
+
+  ~Host() {
+    for (const uint64_t id : subscriptions_) process_.directory_.Unsubscribe(id);
+    if (picker_ != nullptr) {
+      picker::RunOn(picker_->control_loop(), [this] {
+        shared_raw_.store(nullptr);
+        settle_.reset();
+      });
+    }
+    shared_.reset();  // its workers look at the picker's fleet
+    picker_.reset();
+  }
+
+  SharedPicker* shared() const { return shared_.get(); }
+
+ private:
+  void Serve(std::unique_ptr<picker::Picker> started) {
+    picker_ = std::move(started);
+    SharedPicker::Parts parts;
+    parts.router = &picker_->router();
+    parts.clock = &picker_->clock();
+    parts.log = &process_.log();
+    parts.settled = [this](std::string_view pool) { return Settled(pool); };
+    parts.seed = config_.seed != 0 ? config_.seed : picker::SystemSeed();
+    parts.concurrency = std::max(1u, FAIRWAY_ENVOY(get_concurrency)());
+    shared_ = std::make_unique<SharedPicker>(std::move(parts));
+    shared_raw_.store(shared_.get());
+    for (const ClusterPool& pool : config_.clusters) {
+      process_.directory_.WantLabels(pool.metadata_namespace, pool.label_keys);
+      subscriptions_.push_back(++process_.last_subscription_);
+      process_.directory_.Subscribe(subscriptions_.back(), pool.cluster,
+                                    [this, pool](const ClusterHosts& hosts) {
+                                      picker_->SetEndpoints(pool.pool_key, ToEndpoints(pool, hosts));
+                                    });
+    }
+    picker::RunOn(picker_->control_loop(), [this] {
+      if (AllSettled()) {
+        shared_->Settle();
+        return;
+      }
+      settle_ = std::make_unique<net::Timer>(picker_->control_loop());
+      settle_->After(config_.startup_wait, [this] { shared_->Settle(); });
+    });
+  }
+
+  // On the control loop, after each change of the fleet.
+  void OnFleet(const api::Manifests&, const sources::NameResolver::Addresses&) {
+    SharedPicker* shared = shared_raw_.load();
+    if (shared == nullptr) return;
+    if (AllSettled()) {
+      shared->Settle();
+    } else {
+      shared->waiters().Wake();
+    }
+  }
+
+  // Any thread. A pool that nobody declared will not come either.
+  bool Settled(std::string_view key) const {
+    const auto fleet = picker_->fleet().Load();
+    const fleet::PoolSnapshot* pool = fleet->FindPool(key);
+    return pool == nullptr || !pool->endpoints.empty();
+  }
+
+  bool AllSettled() const {
+    const auto fleet = picker_->fleet().Load();
+    return std::all_of(fleet->pools.begin(), fleet->pools.end(),
+                       [](const auto& entry) { return !entry.second->endpoints.empty(); });
+  }
+
+  Process& process_;
+  const PickerConfig config_;
+  std::unique_ptr<picker::Picker> picker_;
+  std::unique_ptr<SharedPicker> shared_;
+  std::atomic<SharedPicker*> shared_raw_{nullptr};  // what the control loop may use, and when
+  std::unique_ptr<net::Timer> settle_;              // the control loop's
+  std::vector<uint64_t> subscriptions_;
+};
+
+Process::Process()
+    : log_(base::LogLevel::kDebug, base::LogFormat::kText, LogToEnvoy),
+      main_thread_(std::this_thread::get_id()) {}
+
+base::Result<std::shared_ptr<SharedPicker>> Process::PickerFor(const PickerConfig& config) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(hosts_, [](const auto& entry) { return entry.second.expired(); });
+  std::weak_ptr<Host>& slot = hosts_[config.identity];
+  std::shared_ptr<Host> host = slot.lock();
+  if (host == nullptr) {
+    auto made = Host::Make(*this, config);
+    if (!made) return tl::make_unexpected(made.error());
+    host = std::shared_ptr<Host>(made->release(), [this](Host* old) { Retire(old); });
+    slot = host;
+  }
+  SharedPicker* shared = host->shared();
+  return std::shared_ptr<SharedPicker>(std::move(host), shared);
+}
+
+void Process::Retire(Host* host) {
+  if (std::this_thread::get_id() == main_thread_) {
+    // Not in the middle of requests, and Envoy may be on its way out: better now than beside its end.
+    delete host;
+    return;
+  }
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread([host] { delete host; }).detach();
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+base::Result<void> Process::Check(const PickerConfig& config) const {
+  if (config.files.empty()) return {};
+  const api::LoadResult loaded = api::LoadManifests(config.files);
+  if (!loaded.ok()) {
+    return base::Fail(base::ErrorCode::kInvalidArgument,
+                      "the manifests have errors" + Joined(loaded.problems));
+  }
+  if (loaded.manifests.pools.empty() && config.manifests.pools.empty() && config.clusters.empty())
+    return base::Fail(base::ErrorCode::kInvalidArgument, "the manifests have no InferencePool");
+  return {};
+}
+
+}  // namespace fairway::module
