@@ -16,8 +16,6 @@ find_package(tl-expected REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 pkg_check_modules(nghttp2 REQUIRED IMPORTED_TARGET libnghttp2)
 if(FAIRWAY_PORTABLE)
-  find_library(yaml_cpp_static yaml-cpp REQUIRED)
-  set_target_properties(yaml-cpp PROPERTIES IMPORTED_LOCATION ${yaml_cpp_static} IMPORTED_LOCATION_NONE ${yaml_cpp_static})
   add_link_options(-static-libstdc++ -static-libgcc)
 endif()
 

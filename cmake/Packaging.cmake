@@ -13,8 +13,8 @@ else()
 endif()
 
 install(TARGETS fairway RUNTIME)
-# The place of the Envoy module, which Envoy opens by its path:
-#   install(TARGETS fairway_envoy LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/fairway)   # libfairway_envoy-VERSION.so
+# libfairway_envoy-VERSION.so, which Envoy opens by its path; `fairway up` looks there.
+install(TARGETS fairway_envoy LIBRARY DESTINATION lib/fairway)
 
 # Debian wants it compressed; everybody can read it so.
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS docs/man/fairway.1)

@@ -109,6 +109,10 @@ class Deb(unittest.TestCase):
             for subcommand in re.findall(r"^  ([a-z]+) ", root.run("fairway", "--help").split("Subcommands:")[1], re.MULTILINE):
                 self.assertRegex(page, rf"(?m)^\.B {subcommand}$")
 
+        with self.subTest("the module is where `fairway up` looks for it"):
+            module = root.path / f"usr/lib/fairway/libfairway_envoy-{VERSION}.so"
+            self.assertIn("envoy_dynamic_module_on_program_init", run("nm", "-D", str(module)))
+
         with self.subTest("the service"):
             unit = (root.path / "usr/lib/systemd/system/fairway-epp.service").read_text()
             start = re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE).group(1)
@@ -158,7 +162,7 @@ class Portable(unittest.TestCase):
     def test_what_is_in_it(self):
         top = self.archive.name.removesuffix(".tar.gz")
         self.assertEqual({n.split("/")[0] for n in self.names}, {top})
-        for name in ("bin/fairway", "LICENSE", "etc/fairway/epp.env", "etc/fairway/manifests/default.yaml",
+        for name in ("bin/fairway", "LICENSE", "etc/fairway/epp.env", "etc/fairway/manifests/default.yaml", f"lib/fairway/libfairway_envoy-{VERSION}.so",
                      "lib/systemd/system/fairway-epp.service", "share/man/man1/fairway.1.gz"):
             self.assertIn(f"{top}/{name}", self.names)
 
