@@ -1,10 +1,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -35,6 +35,7 @@ struct EppFlags {
   std::string kubeconfig;
   std::string endpoint_selector;
   std::vector<uint16_t> endpoint_ports;
+  bool leader_election = false;
   std::string metrics_staleness = "2s";
   std::string drain_timeout = "30s";
   bool disable_subset = false;
@@ -54,7 +55,6 @@ struct EppFlags {
 // name -> why it has no effect. Their values are read and dropped.
 const std::vector<std::pair<const char*, const char*>> kNotYet{
     {"--refresh-prometheus-metrics-interval", "gauges are computed when the page is read"},
-    {"--ha-enable-leader-election", "there is no leader election yet: every replica serves"},
     {"--tracing", "there is no tracing yet"},
     {"--enable-pprof", "profiles are taken from outside, see CONTRIBUTING.md"},
     {"--metrics-cert-dir", "the metrics port is plain HTTP"},
@@ -107,8 +107,15 @@ base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, Pi
   kubernetes.options.pool_group = f.pool_group;
   kubernetes.options.endpoint_selector = f.endpoint_selector;
   kubernetes.options.target_ports = f.endpoint_ports;
-  kubernetes.options.seed = f.common.seed != 0 ? f.common.seed : std::random_device{}();
+  kubernetes.options.seed = f.common.seed != 0 ? f.common.seed : picker::SystemSeed();
   options.ext_proc.service.default_pool = api::Key(space, kubernetes.options.pool_name);
+  if (f.leader_election) {
+    char host[256] = "";
+    ::gethostname(host, sizeof host - 1);
+    kubernetes.options.identity = std::string(host) + "_" + std::to_string(picker::SystemSeed());
+    kubernetes.options.leading = std::make_shared<std::atomic<bool>>(false);
+    options.ext_proc.leading = kubernetes.options.leading;
+  }
   return {};
 }
 
@@ -120,6 +127,8 @@ int Epp(const EppFlags& f) {
   if (space.empty()) space = "default";
   if (!options.files.empty()) {
     if (!f.pool_name.empty()) options.ext_proc.service.default_pool = api::Key(space, f.pool_name);
+    if (f.leader_election)
+      log.Warn("--ha-enable-leader-election has no effect with -f: every replica serves");
   } else if (auto used = UseKubernetes(f, space, options); !used) {
     std::fprintf(stderr, "fairway epp: %s\n", used.error().message.c_str());
     return kExitUsage;
@@ -197,6 +206,8 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   command->add_option(
       "--kubeconfig", f->kubeconfig,
       "How to reach the Kubernetes API; else $KUBECONFIG, the Pod's service account, ~/.kube/config");
+  command->add_flag("--ha-enable-leader-election", f->leader_election,
+                    "Only the replica that holds the pool's Lease is ready; needs the Kubernetes API");
   AddDuration(*command, "--metrics-staleness-threshold", f->metrics_staleness,
               "Age from which an endpoint no longer counts as ready in the gauges");
   AddDuration(*command, "--drain-timeout", f->drain_timeout, "From SIGTERM to the end");
@@ -233,9 +244,8 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   for (const auto& [name, why] : kNotYet) {
     const std::string flag = name;
     const std::string reason = why;
-    const bool is_switch = flag == "--ha-enable-leader-election" || flag == "--tracing" ||
-                           flag == "--enable-pprof" || flag == "--allow-experimental-plugins" ||
-                           flag == "--zap-devel";
+    const bool is_switch = flag == "--tracing" || flag == "--enable-pprof" ||
+                           flag == "--allow-experimental-plugins" || flag == "--zap-devel";
     const auto warn = [flag, reason](const std::string&) {
       std::fprintf(stderr, "fairway epp: warning: %s has no effect: %s\n", flag.c_str(), reason.c_str());
     };

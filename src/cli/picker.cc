@@ -106,6 +106,7 @@ void Picker::Drain(base::Nanos grace) {
   // end. With nobody connected there is nobody to tell.
   const bool connected = impl_->server->stats().connections.load() > 0;
   impl_->server->Drain(connected ? grace / 2 : 0, grace - grace / 2, [&done] { done.set_value(); });
+  impl_->core->StepDown();
   done.get_future().wait();
 }
 

@@ -23,6 +23,9 @@ using envoy_module::ClusterPool;
 using envoy_module::PickerConfig;
 using envoy_module::SharedPicker;
 
+// How often requests that wait look again: for hosts that their worker has not heard of yet.
+constexpr base::Nanos kStartTick = 20 * base::kMillisecond;
+
 // Our lines become Envoy's: without our time and level, which Envoy's have, too.
 void LogToEnvoy(std::string_view line) {
   using envoy_module::abi::LogLevel;
@@ -62,6 +65,7 @@ picker::Options MakeOptions(const PickerConfig& config) {
   options.files = config.files;
   options.manifests = config.manifests;
   options.log_problems = config.log_manifests;
+  options.debug_decisions = config.debug_decisions;
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);
@@ -166,12 +170,10 @@ class Process::Host {
                                     });
     }
     picker::RunOn(picker_->control_loop(), [this] {
-      if (AllSettled()) {
-        shared_->Settle();
-        return;
-      }
+      began_ = picker_->clock().Now();
+      if (AllSettled()) shared_->Settle();
       settle_ = std::make_unique<net::Timer>(picker_->control_loop());
-      settle_->After(config_.startup_wait, [this] { shared_->Settle(); });
+      settle_->Every(kStartTick, [this] { OnTick(); });
     });
   }
 
@@ -183,6 +185,17 @@ class Process::Host {
       shared->Settle();
     } else {
       shared->waiters().Wake();
+    }
+  }
+
+  // On the control loop, while the start is not over.
+  void OnTick() {
+    const base::Nanos now = picker_->clock().Now();
+    if (!shared_->starting(now)) settle_->Cancel();  // and the last to be woken finds it over
+    if (now - began_ >= config_.startup_wait) {
+      shared_->Settle();
+    } else {
+      shared_->waiters().Wake();
     }
   }
 
@@ -204,7 +217,8 @@ class Process::Host {
   std::unique_ptr<picker::Picker> picker_;
   std::unique_ptr<SharedPicker> shared_;
   std::atomic<SharedPicker*> shared_raw_{nullptr};  // what the control loop may use, and when
-  std::unique_ptr<net::Timer> settle_;              // the control loop's
+  std::unique_ptr<net::Timer> settle_;              // the control loop's, while the start is not over
+  base::Nanos began_ = 0;
   std::vector<uint64_t> subscriptions_;
 };
 

@@ -327,6 +327,15 @@ void Picker::SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint
   });
 }
 
+void Picker::StepDown() {
+  std::promise<void> done;
+  impl_->control->loop().Post([&] {
+    if (impl_->kubernetes == nullptr) return done.set_value();
+    impl_->kubernetes->StepDown([&done] { done.set_value(); });
+  });
+  done.get_future().wait();
+}
+
 const routing::Router& Picker::router() const { return *impl_->router; }
 const base::Published<fleet::Snapshot>& Picker::fleet() const { return impl_->fleet.published(); }
 const base::Clock& Picker::clock() const { return impl_->clock; }

@@ -77,6 +77,9 @@ class Picker {
   // Each belongs to that pool whatever its labels. Thread-safe; takes effect soon.
   void SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint> endpoints);
 
+  // With leader election: leads no more, and lets others know. Waits for that, 5 s at most.
+  void StepDown();
+
   const routing::Router& router() const;
   const base::Published<fleet::Snapshot>& fleet() const;
   const base::Clock& clock() const;

@@ -22,7 +22,8 @@
 
 namespace fairway::testing {
 
-// What a request is answered with. `has`: pieces its target must have ("!x": must not have).
+// What a request is answered with. `has`: pieces that its method, target and body ("GET /x {...}") must have
+// ("!x": must not have).
 struct FakeAnswer {
   std::vector<std::string> has;
   bool stream = false;  // a watch: 200, and then what Write gives
@@ -171,10 +172,11 @@ class FakeApiServer {
     const auto exchange = expected_.front();
     expected_.pop_front();
     begun_.push_back(exchange);
+    const std::string all = request.method + " " + request.target + " " + request.body;
     for (const std::string& piece : exchange->answer_.has) {
       const bool not_wanted = piece.starts_with('!');
-      const bool found = request.target.find(not_wanted ? piece.substr(1) : piece) != std::string::npos;
-      EXPECT_NE(found, not_wanted) << request.target << " and " << piece;
+      const bool found = all.find(not_wanted ? piece.substr(1) : piece) != std::string::npos;
+      EXPECT_NE(found, not_wanted) << all << " and " << piece;
     }
     exchange->Begin(std::move(responder));
   }

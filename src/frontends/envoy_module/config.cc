@@ -204,6 +204,8 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
       ReadNumber(root.Get("sheddableKvLimit"), 0, 1).value_or(picker.sheddable_kv_limit);
   picker.seed = ReadWhole(root.Get("seed"), 0, uint64_t{1} << 53).value_or(0);
   picker.explain = ReadBool(root.Get("explain")).value_or(false);
+  picker.debug_decisions =
+      static_cast<uint32_t>(ReadWhole(root.Get("debugDecisions"), 0, 10'000).value_or(0));
   picker.log_manifests = ReadBool(root.Get("logManifests")).value_or(true);
   picker.use_subset_hint = ReadBool(root.Get("subsetHint")).value_or(true);
 

@@ -244,6 +244,26 @@ TEST_F(StreamTest, WhatTheClientSaidToThePickerDoesNotGoOn) {
   EXPECT_THAT(Page(), HasSubstr("tenant-7"));
 }
 
+TEST_F(StreamTest, AnObjectiveBelowZeroCanBeShed) {
+  Serve({{.name = "a", .waiting = 60}});
+  api::InferenceObjective objective;
+  objective.meta.name = "batch";
+  objective.pool.name = "pool";
+  objective.priority = -1;
+  pool_->manifests().objectives.push_back(objective);
+  pool_->fleet().Apply(pool_->manifests());
+  for (const bool batch : {true, false}) {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    if (batch) envoy.request_headers.emplace_back("x-llm-d-inference-objective", "batch");
+    Stream stream(filter_, &envoy);
+    EXPECT_EQ(SendHttp1(stream, envoy, {kBody}), !batch);
+    if (batch) {
+      ASSERT_TRUE(envoy.reply);
+      EXPECT_EQ(envoy.reply->status, 429u);
+    }
+  }
+}
+
 TEST_F(StreamTest, TheSubsetHintIsKept) {
   for (const bool list : {true, false}) {
     FakeStream envoy{.request_headers = Post(kBody.size())};
@@ -300,6 +320,24 @@ TEST_F(StreamTest, RequestsWaitForAPoolsFirstEndpoints) {
   EXPECT_EQ(filter_.picker->waiters().size(), 0u);
   EXPECT_EQ(envoy.counters[3], 1u);
   stream.OnScheduled();  // a late one
+}
+
+// Workers hear of a cluster's hosts one after the other, and the picker may know before them.
+TEST_F(StreamTest, AtTheStartRequestsWaitForTheirWorkersHosts) {
+  Serve({{.name = "a"}}, {}, [](std::string_view) { return true; });
+  FakeStream envoy{.request_headers = Post(kBody.size()), .cluster_hosts = 0};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp1(stream, envoy, {kBody}));
+  EXPECT_FALSE(envoy.reply);
+  envoy.cluster_hosts = 1;
+  stream.OnScheduled();
+  EXPECT_TRUE(envoy.continued);
+  // Later it is not asked for.
+  filter_.picker->Settle();
+  clock_.Advance(2 * kSecond);
+  FakeStream later{.request_headers = Post(kBody.size()), .cluster_hosts = 0};
+  Stream second(filter_, &later);
+  EXPECT_TRUE(SendHttp1(second, later, {kBody}));
 }
 
 TEST_F(StreamTest, WhenTheStartIsOverNobodyWaits) {

@@ -12,8 +12,8 @@ namespace {
 constexpr std::string_view kService = "/grpc.health.v1.Health/";
 constexpr base::Nanos kWatchPeriod = 100 * base::kMillisecond;
 constexpr size_t kMaxServiceName = 1024;
-
-enum class Status { kUnknown = 0, kServing = 1, kNotServing = 2, kServiceUnknown = 3 };
+constexpr std::string_view kLiveness = "liveness";
+constexpr std::string_view kReadiness = "readiness";
 
 }  // namespace
 
@@ -30,8 +30,19 @@ struct HealthService::Worker {
   std::unique_ptr<net::Timer> timer;  // runs while somebody watches
 };
 
+HealthService::Status HealthService::StatusOf(std::string_view service) const {
+  const Status base = state_.serving() ? Status::kServing : Status::kNotServing;
+  const bool usual = service.empty() || service == kExternalProcessor;
+  if (names_ == HealthNames::kExtProcOnly) return usual ? base : Status::kServiceUnknown;
+  if (!state_.has_election()) return base;
+  if (service == kLiveness) return Status::kServing;
+  if (!usual && service != kReadiness) return Status::kServiceUnknown;
+  return state_.leading() ? base : Status::kNotServing;
+}
+
 class HealthCall final : public net::GrpcCall {
  public:
+  using Status = HealthService::Status;
   enum class Method { kCheck, kWatch, kList };
 
   HealthCall(const HealthService& service, std::shared_ptr<HealthService::Worker> worker, Method method)
@@ -50,10 +61,13 @@ class HealthCall final : public net::GrpcCall {
     }
     if (!r.ok() || name.size() > kMaxServiceName)
       return Finish(net::GrpcStatus::kInvalidArgument, "malformed request");
-    known_ = service_.Knows(name);
+    name_ = name;
     switch (method_) {
       case Method::kCheck:
-        if (!known_) return Finish(net::GrpcStatus::kNotFound, "unknown service");
+        // With leader election the reference answers with a status of its own, not with an error.
+        if (service_.StatusOf(name_) == Status::kServiceUnknown && !service_.state_.has_election()) {
+          return Finish(net::GrpcStatus::kNotFound, "unknown service");
+        }
         Tell();
         return Finish(net::GrpcStatus::kOk);
       case Method::kWatch:
@@ -73,9 +87,7 @@ class HealthCall final : public net::GrpcCall {
 
   // Sends the status when it is another one than before.
   void Tell() {
-    const Status now = !known_                     ? Status::kServiceUnknown
-                       : service_.state_.serving() ? Status::kServing
-                                                   : Status::kNotServing;
+    const Status now = service_.StatusOf(name_);
     if (told_ == now) return;
     told_ = now;
     WireWriter w;
@@ -87,11 +99,10 @@ class HealthCall final : public net::GrpcCall {
  private:
   // HealthListResponse{map<string, HealthCheckResponse> statuses = 1}
   void List() {
-    const Status now = service_.state_.serving() ? Status::kServing : Status::kNotServing;
     WireWriter w;
     for (const std::string_view name : {kExternalProcessor, std::string_view()}) {
       const size_t entry = w.Mark();
-      w.Number(1, static_cast<uint64_t>(now));
+      w.Number(1, static_cast<uint64_t>(service_.StatusOf(name)));
       w.EndMessage(2, entry);
       w.Bytes(1, name);
       w.EndMessage(1, entry);
@@ -104,7 +115,7 @@ class HealthCall final : public net::GrpcCall {
   std::shared_ptr<HealthService::Worker> worker_;
   Method method_;
   bool answered_ = false;
-  bool known_ = false;
+  std::string name_;
   bool watching_ = false;
   Status told_ = Status::kUnknown;
 };

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "net/grpc_server.h"
@@ -19,19 +20,26 @@ inline constexpr std::string_view kExternalProcessor = "envoy.service.ext_proc.v
 // Thread-safe.
 class HealthState {
  public:
-  explicit HealthState(const routing::Router& router) : router_(router) {}
+  // `leading` null: there is no leader election.
+  HealthState(const routing::Router& router, std::shared_ptr<const std::atomic<bool>> leading)
+      : router_(router), leading_(std::move(leading)) {}
   // A pool is known and we are not on our way out.
   bool serving() const { return !draining_.load(std::memory_order_relaxed) && router_.ready(); }
+  bool has_election() const { return leading_ != nullptr; }
+  bool leading() const { return leading_ == nullptr || leading_->load(std::memory_order_relaxed); }
   void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
 
  private:
   const routing::Router& router_;
+  const std::shared_ptr<const std::atomic<bool>> leading_;
   std::atomic<bool> draining_{false};
 };
 
 // Which names are known (docs/compatibility.md, Health).
 enum class HealthNames {
-  kAny,          // the health port: every name answers for the whole process
+  kAny,  // the health port: every name answers for the whole process; with leader election as the reference:
+         // "liveness" always serves, "readiness", "" and the ExternalProcessor where we lead, others are
+         // unknown
   kExtProcOnly,  // the ext_proc port: "" and the ExternalProcessor
 };
 
@@ -53,9 +61,8 @@ class HealthService {
   friend class HealthCall;
   struct Worker;
 
-  bool Knows(std::string_view service) const {
-    return names_ == HealthNames::kAny || service.empty() || service == kExternalProcessor;
-  }
+  enum class Status { kUnknown = 0, kServing = 1, kNotServing = 2, kServiceUnknown = 3 };
+  Status StatusOf(std::string_view service) const;
 
   const HealthState& state_;
   HealthNames names_;

@@ -33,7 +33,7 @@ class Server final : public ExtProcServer {
       : options_(std::move(options)),
         loops_(std::move(loops)),
         log_(log),
-        health_(router),
+        health_(router, options_.leading),
         any_names_(health_, HealthNames::kAny, loops_),
         ext_proc_names_(health_, HealthNames::kExtProcOnly, loops_),
         service_(options_.service, router, clock, registry, log, loops_) {

@@ -6,6 +6,7 @@
 //   (*server)->Drain(30 * base::kSecond, 10 * base::kSecond, [] { ... });
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -31,7 +32,8 @@ struct ServerOptions {
   uint16_t grpc_port = 9002;    // 0: a free one
   uint16_t health_port = 9003;  // 0: a free one
   bool serve_health_port = true;
-  bool health_checking = false;  // the health service also on the gRPC port
+  bool health_checking = false;                      // the health service also on the gRPC port
+  std::shared_ptr<const std::atomic<bool>> leading;  // null: no leader election. Only health heeds it
   bool secure_serving = true;
   std::string cert_path;  // folder with tls.crt and tls.key; "": a self-signed certificate
   bool enable_cert_reload = false;

@@ -110,7 +110,7 @@ void ManifestStore::AppendTo(api::Manifests& out) const {
 }
 
 void DropShadowedPools(std::vector<api::InferencePool>& pools) {
-  std::stable_sort(pools.begin(), pools.end(), [](const auto& a, const auto& b) {
+  std::sort(pools.begin(), pools.end(), [](const auto& a, const auto& b) {
     const auto key = [](const api::InferencePool& pool) {
       return std::make_pair(api::Key(pool.meta), pool.group != "inference.networking.k8s.io");
     };

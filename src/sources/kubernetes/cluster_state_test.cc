@@ -128,6 +128,7 @@ TEST(Endpoints, OnePerPodAndPort) {
   std::vector<api::Endpoint> endpoints;
   AppendEndpoints(Pool(), store.pods(), false, endpoints);
   std::vector<std::string> names;
+  names.reserve(endpoints.size());
   for (const auto& endpoint : endpoints) names.push_back(endpoint.name + ":" + std::to_string(endpoint.port));
   EXPECT_THAT(names, ElementsAre("a-rank-0:8000", "a-rank-1:8001", "b-rank-1:8001"));
   EXPECT_EQ(endpoints[0].uid, "u-a");

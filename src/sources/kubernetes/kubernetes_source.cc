@@ -9,6 +9,7 @@
 #include "sources/kubernetes/api_server.h"
 #include "sources/kubernetes/cluster_state.h"
 #include "sources/kubernetes/discovery.h"
+#include "sources/kubernetes/leader_election.h"
 #include "sources/kubernetes/reflector.h"
 
 namespace fairway::sources::kubernetes {
@@ -68,6 +69,8 @@ struct Metrics {
         errors(registry.AddCounter({.name = "fairway_kubernetes_errors_total",
                                     .help = "Calls that failed or were refused",
                                     .labels = {"resource"}})),
+        leading(registry.AddGauge({.name = "fairway_kubernetes_leading",
+                                   .help = "1 where this replica leads; only with leader election"})),
         rejected(registry.AddCounter(
             {.name = "fairway_kubernetes_rejected_objects_total",
              .help = "Objects left out, or kept in their last good state, for an error in them",
@@ -82,6 +85,7 @@ struct Metrics {
   base::CounterFamily& watches;
   base::CounterFamily& lists;
   base::CounterFamily& errors;
+  base::GaugeFamily& leading;
   base::CounterFamily& rejected;
   base::Counter& published;
 };
@@ -162,6 +166,20 @@ struct KubernetesSource::Impl {
       }
     }
     Collect();
+    if (options.leading != nullptr) {
+      election = std::make_unique<LeaderElection>(
+          loop, *server,
+          LeaderElectionOptions{
+              .namespace_name = options.namespace_name,
+              .name = "epp-" + options.namespace_name + "-" + options.pool_name + ".llm-d.ai",
+              .identity = options.identity,
+              .seed = options.seed},
+          clock, log, [this](bool leads) {
+            options.leading->store(leads, std::memory_order_relaxed);
+            metrics.leading.With({}).Set(leads ? 1 : 0);
+          });
+      metrics.leading.With({}).Set(0);
+    }
     metrics_timer.Every(kMetricsInterval, [this] { Collect(); });
     discovery = std::make_unique<Discovery>(
         loop, *server, std::vector<std::string>(groups.begin(), groups.end()), options.discovery_interval,
@@ -357,6 +375,7 @@ struct KubernetesSource::Impl {
   std::unique_ptr<ApiServer> server;
   std::vector<std::unique_ptr<Watched>> watched;
   std::unique_ptr<Discovery> discovery;
+  std::unique_ptr<LeaderElection> election;
   net::Timer metrics_timer;
   net::Timer timer;  // the first publication's patience, then the next publication
   const base::Nanos started_at;
@@ -394,5 +413,10 @@ base::Result<std::unique_ptr<KubernetesSource>> KubernetesSource::Create(
 KubernetesSource::KubernetesSource(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KubernetesSource::~KubernetesSource() = default;
 bool KubernetesSource::synced() const { return impl_->told; }
+
+void KubernetesSource::StepDown(std::function<void()> done) {
+  if (impl_->election == nullptr) return impl_->loop.Post(std::move(done));
+  impl_->election->Release(std::move(done));
+}
 
 }  // namespace fairway::sources::kubernetes

@@ -5,6 +5,7 @@
 // and which rights that takes.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -28,6 +29,11 @@ struct KubernetesOptions {
   // Without any InferencePool: Pods by a label selector in kubectl's syntax, and their ports.
   std::string endpoint_selector;
   std::vector<uint16_t> target_ports;
+
+  // Leader election among replicas by the Lease epp-NAMESPACE-POOL.llm-d.ai, as the reference has it. Set to
+  // whether we lead; null: there is none. Followers keep their fleet as warm as leaders.
+  std::shared_ptr<std::atomic<bool>> leading;
+  std::string identity;  // unlike any other replica's
 
   // Changes are gathered for this long, or four times as long as the last publication took; one after a
   // silence is published at once.
@@ -57,6 +63,8 @@ class KubernetesSource {
   KubernetesSource& operator=(const KubernetesSource&) = delete;
 
   bool synced() const;  // Changed was called
+  // Gives the Lease back, so that another replica leads at once. `done` runs on the loop within 5 s.
+  void StepDown(std::function<void()> done);
 
  private:
   struct Impl;
