@@ -130,6 +130,24 @@ class Chart(unittest.TestCase):
         self.serves(picker, "127.0.0.2:8000", "127.0.0.3:8000")
         self.assertFalse(picker.logged("missing_rule"), "a right is missing:\n" + picker.text())
 
+    def test_two_replicas_of_which_one_leads(self):
+        self.pods()
+        self.helm("install", CHART, values=merged(GATEWAY, values("inferenceExtension.replicas", 2)))
+
+        def leads(picker):
+            return b"\nfairway_kubernetes_leading 1\n" in ask(picker.metrics, "GET", "/metrics").body
+        first = self.picker()
+        await_that(lambda: leads(first), first.text)
+        second = self.picker()
+        self.serves(second, "127.0.0.2:8000", "127.0.0.3:8000")
+        self.assertFalse(leads(second), second.text())
+        lease = f"/apis/coordination.k8s.io/v1/namespaces/{self.space}/leases/epp-{self.space}-llama.llm-d.ai"
+        self.assertTrue(self.api.must("GET", lease)["spec"]["holderIdentity"])
+        self.assertEqual(first.terminate(), 0)
+        await_that(lambda: leads(second), second.text, 10)  # the first gave the Lease back
+        for picker in (first, second):
+            self.assertFalse(picker.logged("missing_rule|forbidden"), "a right is missing:\n" + picker.text())
+
     @unittest.skipUnless(ELSEWHERE, "needs an address beside loopback: root, unshare and ip")
     def test_the_metrics_page_is_for_those_who_may(self):
         self.helm("install", CHART, values=merged(GATEWAY, values("inferenceExtension.monitoring.prometheus.enabled", True)))
