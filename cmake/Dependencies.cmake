@@ -1,4 +1,9 @@
 # Every library Fairway links with, found once. What each is for: docs/dependencies.md.
+if(FAIRWAY_PORTABLE)
+  # Everything but glibc goes into the binary, from Debian's own static libraries.
+  set(OPENSSL_USE_STATIC_LIBS ON)
+  set(CMAKE_FIND_LIBRARY_SUFFIXES .a)
+endif()
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(OpenSSL REQUIRED)
@@ -20,6 +25,9 @@ find_package(CLI11 REQUIRED)
 find_package(tl-expected REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 pkg_check_modules(nghttp2 REQUIRED IMPORTED_TARGET libnghttp2)
+if(FAIRWAY_PORTABLE)
+  add_link_options(-static-libstdc++ -static-libgcc)
+endif()
 
 if(FAIRWAY_TESTS)
   find_package(GTest REQUIRED)
