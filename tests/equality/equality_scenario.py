@@ -1,8 +1,10 @@
-"""One picker, three places: the same requests and fleet states through the core alone, the ext_proc frontend and the module in
-a real Envoy give the same decisions, the same errors and the same bytes at the model server.
+"""One picker in many places: the same requests and fleet states through the core alone, the ext_proc frontend (asked by a
+gateway of ours, and by a real Envoy) and the module in a real Envoy give the same decisions, the same errors and the same bytes
+at the model server.
 
 Environment: FAIRWAY_BINARY, FAIRWAY_REPLAY (equality_replay); FAIRWAY_ENVOY as for all scenarios; FAIRWAY_SANITIZE: not empty
-where the binaries are built with sanitizers. FAIRWAY_EQUALITY_SEED and FAIRWAY_EQUALITY_REQUESTS for other traffic.
+where the binaries are built with sanitizers. For other traffic FAIRWAY_EQUALITY_SEED, FAIRWAY_EQUALITY_REQUESTS and
+FAIRWAY_EQUALITY_IN_ENVOY.
 """
 
 import collections
@@ -23,6 +25,8 @@ SEED = int(os.environ.get("FAIRWAY_EQUALITY_SEED", "20261122"))
 COUNT = int(os.environ.get("FAIRWAY_EQUALITY_REQUESTS", "1000" if SANITIZED else "10000"))
 SERVERS = 8
 PER_STATE = 500
+# So many also through ext_proc in a real Envoy, to show that the gateway of ours does what a real one does.
+IN_ENVOY = int(os.environ.get("FAIRWAY_EQUALITY_IN_ENVOY", "2000"))
 EXPLORATION = "0.05"  # more than the default, so that it comes to be drawn
 # Signals are fresh for four times as long: a machine may be busy.
 INTERVAL = "500ms"
@@ -119,7 +123,7 @@ class Equality(Scenario):
         for request in requests:
             servers.got.clear()
             answer = gateway.ask(request)
-            lines.append(to_line(answer, list(servers.got)))
+            lines.append(to_line(answer, list(servers.got), lists_first=gateway.picker is not None))
         self.assertEqual(servers.faults, [])
         return lines
 
@@ -134,40 +138,61 @@ class Equality(Scenario):
         self.assertEqual(len(first), SERVERS)
         self.assertGreaterEqual(min(first.values()), least, first)
 
+    def epp(self, *flags):
+        """`fairway epp`; its ext_proc and admin ports."""
+        grpc, health, admin = free_ports(3)
+        epp = self.start(Process([FAIRWAY, "epp", *flags, "--workers", "1", "--secure-serving=false", "--grpc-port", str(grpc),
+                                  "--grpc-health-port", str(health), "--metrics-port", str(admin),
+                                  "--refresh-metrics-interval", INTERVAL]))
+        epp.await_logged("serving")
+        return grpc, admin
+
+    def gateways(self, pickers, *flags):
+        """Envoys: with the module, and with ext_proc to a picker of its own. Adds their admin ports to `pickers`."""
+        made = {}
+        for who in ("module", "ext_proc in Envoy"):
+            folder = os.path.join(self.folder, who.replace(" ", "-"))
+            os.mkdir(folder)
+            listen, admin = free_ports(2)
+            picker = None
+            if who != "module":
+                grpc, admin = self.epp(*flags)
+                picker = f"127.0.0.1:{grpc}"
+            made[who] = self.start(Gateway(folder, listen, *flags, "--metrics-port", str(admin), "--scrape-interval", INTERVAL,
+                                           picker=picker))
+            pickers[who] = admin
+        return made
+
+    def replay_with_state(self, number, requests, servers, replay, gateways, pickers):
+        """who -> lines"""
+        state = make_state(number, servers.ports, random.Random(SEED + number))
+        for server in state:
+            servers.pages[server.port] = server.page()
+        replay.set_state(state)
+        for who, admin in pickers.items():
+            await_that(lambda: self.knows(admin, state), lambda: f"{who} knows state {number}")
+        replay.begin(requests)
+        lines = {who: self.through_envoy(servers, gateway, requests) for who, gateway in gateways.items()}
+        replay.await_ok()
+        for who, admin in pickers.items():
+            self.check_signals(admin, who)
+        return {"core": replay.lines("core"), "ext_proc": replay.lines("ext_proc"), **lines}
+
     def compare(self, with_envoy):
         servers = self.start(Servers(SERVERS))
         requests = make_requests(COUNT, servers.ports, SEED)
-        rng = random.Random(SEED + 1)
         file = self.write("manifests.yaml", *manifests(servers.ports))
-        grpc, health, epp_admin, module_admin, listen = free_ports(5)
-        same = ["-f", file, "--seed", str(SEED), "--lora-exploration", EXPLORATION]
-        epp = self.start(Process([FAIRWAY, "epp", *same, "--workers", "1", "--secure-serving=false", "--grpc-port", str(grpc),
-                                  "--grpc-health-port", str(health), "--metrics-port", str(epp_admin),
-                                  "--refresh-metrics-interval", INTERVAL]))
-        epp.await_logged("serving")
-        pickers = {"ext_proc": epp_admin}
-        if with_envoy:
-            gateway = self.start(Gateway(self.folder, listen, *same, "--metrics-port", str(module_admin),
-                                         "--scrape-interval", INTERVAL))
-            pickers["module"] = module_admin
+        flags = ["-f", file, "--seed", str(SEED), "--lora-exploration", EXPLORATION]
+        grpc, admin = self.epp(*flags)
+        pickers = {"ext_proc": admin}
+        gateways = self.gateways(pickers, *flags) if with_envoy else {}
         replay = self.start(Replay(self.folder, file, SEED, grpc))
         all_lines = []
         for number, at in enumerate(range(0, COUNT, PER_STATE)):
             some = requests[at:at + PER_STATE]
-            state = make_state(number, servers.ports, rng)
-            for server in state:
-                servers.pages[server.port] = server.page()
-            replay.set_state(state)
-            for who, admin in pickers.items():
-                await_that(lambda: self.knows(admin, state), lambda: f"{who} knows state {number}")
-            replay.begin(some)
-            from_module = self.through_envoy(servers, gateway, some) if with_envoy else None
-            replay.await_ok()
-            lines = {"core": replay.lines("core"), "ext_proc": replay.lines("ext_proc")}
-            if with_envoy:
-                lines["module"] = from_module
-            for who, admin in pickers.items():
-                self.check_signals(admin, who)
+            if at >= IN_ENVOY and gateways.pop("ext_proc in Envoy", None):
+                del pickers["ext_proc in Envoy"]
+            lines = self.replay_with_state(number, some, servers, replay, gateways, pickers)
             told = differences(some, lines)
             self.assertEqual(len(told), 0, f"{len(told)} of requests {at}.. in state {number}; the first:\n" +
                              "\n".join(told[:4]))

@@ -277,6 +277,7 @@ class Maker:
                 (0.08, "x-gateway-destination-endpoint", ["9.9.9.9:80", f"127.0.0.1:{self.ports[0]}", ""]),
                 (0.03, "x-gateway-destination-endpoint-subset", ["127.0.0.1"]),
                 (0.03, "x-gateway-destination-endpoint-served", ["127.0.0.1:1"]),
+                (0.03, "x-original-path", ["/v1/embeddings"]), (0.03, "x-forwarded-path", ["/v1/embeddings"]),
                 (0.03, "x-prefiller-host-port", ["10.0.0.1:80"]), (0.03, "x-encoder-hosts-ports", ["10.0.0.1:80"]),
                 (0.03, "x-data-parallel-host-port", ["10.0.0.1:80"]), (0.03, "x-kv-cache-source-host-port", ["a:1"])):
             if self.chance(share):

@@ -1,4 +1,4 @@
-"""What requests go through: model servers that tell what they got, Envoy with the module, and a client."""
+"""What requests go through: model servers that tell what they got, Envoy, and a client."""
 
 import collections
 import hashlib
@@ -14,7 +14,7 @@ import threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "envoy"))
 from support import ENVOY, FAIRWAY, Process, ask, await_that  # noqa: E402
 
-FALLBACKS = "x-test-fallbacks"
+CHOICES = "x-test-choices"
 Message = collections.namedtuple("Message", "first headers body")
 
 
@@ -114,7 +114,7 @@ class Servers:
                 body = self.pages[port]
             else:
                 self.got.append((port, message))
-                body = b"{}"
+                body = b""  # so that the response ends with its headers, which is all that ext_proc gets to see
             connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
             message = wire.next()
 
@@ -134,13 +134,16 @@ def envoy_binary():
 
 
 class Gateway(Process):
-    """The Envoy of `fairway up` with the module inside, one worker. Two things are changed in its configuration, so that
-    more can be seen: control headers of clients reach the module (the filter that takes some away is replaced by one that makes
-    a subset hint out of x-test-subset), and responses carry the list for retries. And Envoy makes no request ids of its own, as
-    nobody could foresee them.
+    """The Envoy of `fairway up`, one worker; inside it the module, or the filter that asks `picker` (HOST:PORT) over ext_proc.
+    Two things are changed in its configuration, so that more can be seen: control headers of clients reach that filter (the one
+    that takes some away is replaced by one that makes a subset hint out of x-test-subset), and responses carry the list of
+    endpoints. And Envoy makes no request ids of its own, as nobody could foresee them.
     """
 
-    def __init__(self, folder, port, *up_flags):
+    def __init__(self, folder, port, *up_flags, picker=None):
+        self.picker = picker
+        if picker:
+            up_flags += ("--picker", picker)
         printed = subprocess.run([FAIRWAY, "up", "--print-envoy-config", "--listen", f"127.0.0.1:{port}", *up_flags],
                                  stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
         parts = re.split(r"^# (\S+)$", printed, flags=re.MULTILINE)
@@ -161,13 +164,13 @@ class Gateway(Process):
         self.connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    @staticmethod
-    def _see_more(files, port):
+    def _see_more(self, files, port):
         manager = files["lds.json"]["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
         manager["generate_request_id"] = False
         filters = manager["http_filters"]
-        assert [f["name"] for f in filters] == ["envoy.filters.http.header_mutation", "fairway",
-                                               "envoy.filters.http.router"], filters
+        assert [f["name"] for f in filters] == [
+            "envoy.filters.http.header_mutation", "envoy.filters.http.ext_proc" if self.picker else "fairway",
+            "envoy.filters.http.router"], filters
         filters[0] = {"name": "envoy.filters.http.header_to_metadata", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.header_to_metadata.v3.Config",
             "request_rules": [{"header": "x-test-subset", "remove": True, "on_header_present": {
@@ -176,7 +179,7 @@ class Gateway(Process):
             for route in host["routes"]:
                 if "route" in route:
                     route["response_headers_to_add"] = [{"header": {
-                        "key": FALLBACKS, "value": "%DYNAMIC_METADATA(envoy.lb:x-gateway-destination-endpoint)%"}}]
+                        "key": CHOICES, "value": "%DYNAMIC_METADATA(envoy.lb:x-gateway-destination-endpoint)%"}}]
 
     def _ready(self, admin):
         if self.process.poll() is not None:
@@ -218,21 +221,26 @@ def escape(text):
     return "".join(chr(c) if 0x20 <= c < 0x7f and c != 0x25 else f"%{c:02x}" for c in text)
 
 
-def to_line(answer, got):
-    """What came of a request, in the words of exchange.cc. `got`: what model servers received since the last one."""
+def to_line(answer, got, lists_first):
+    """What came of a request, in the words of exchange.cc. `got`: what model servers received since the last one.
+    `lists_first`: the list in the metadata begins with the first choice, for which the module has another way.
+    """
     status = answer.first.split(b" ")[1]
+    named = dict(answer.headers)
     if not got:
-        reason = dict(answer.headers).get(b"x-llm-d-request-dropped-reason", b"-")
+        reason = named.get(b"x-llm-d-request-dropped-reason", b"-")
         return "\t".join(escape(field) for field in (b"refused", status, reason, answer.body))
     if len(got) != 1 or status != b"200":
         return f"{len(got)} servers got the request, the client {status}"
     port, message = got[0]
     method, target, _ = message.first.split(b" ")
-    destinations = b"127.0.0.1:%d" % port
-    rest = dict(answer.headers).get(FALLBACKS.encode(), b"-")
-    if rest != b"-":
-        destinations += b"," + rest
+    server = b"127.0.0.1:%d" % port
+    choices = named.get(CHOICES.encode(), b"-").split(b",")
+    if not lists_first:
+        choices = [server] if choices == [b"-"] else [server, *choices]
+    if choices[0] != server:
+        return f"{server} got the request instead of {choices}"
     headers = sorted(message.headers, key=lambda header: header[0])
     digest = b"%d bytes %s" % (len(message.body), hashlib.sha256(message.body).hexdigest().encode())
-    fields = [b"sent", destinations, method + b" " + target, *(name + b": " + value for name, value in headers), digest]
+    fields = [b"sent", b",".join(choices), method + b" " + target, *(name + b": " + value for name, value in headers), digest]
     return "\t".join(escape(field) for field in fields)
