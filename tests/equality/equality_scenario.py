@@ -24,7 +24,7 @@ SANITIZED = bool(os.environ.get("FAIRWAY_SANITIZE"))
 SEED = int(os.environ.get("FAIRWAY_EQUALITY_SEED", "20261122"))
 COUNT = int(os.environ.get("FAIRWAY_EQUALITY_REQUESTS", "1000" if SANITIZED else "10000"))
 SERVERS = 8
-PER_STATE = 500
+PER_STATE = max(50, COUNT // 20)
 # So many also through ext_proc in a real Envoy, to show that the gateway of ours does what a real one does.
 IN_ENVOY = int(os.environ.get("FAIRWAY_EQUALITY_IN_ENVOY", "2000"))
 EXPLORATION = "0.05"  # more than the default, so that it comes to be drawn
@@ -85,14 +85,15 @@ class Replay:
         with open(self.path(who)) as file:
             return file.read().splitlines()
 
+    def end(self):
+        self.process.stdin.close()
+        return self.process.wait(60)
+
     def close(self):
+        self.process.kill()
+        self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 class Equality(Scenario):
@@ -139,24 +140,22 @@ class Equality(Scenario):
         self.assertGreaterEqual(min(first.values()), least, first)
 
     def epp(self, *flags):
-        """`fairway epp`; its ext_proc and admin ports."""
-        grpc, health, admin = free_ports(3)
-        epp = self.start(Process([FAIRWAY, "epp", *flags, "--workers", "1", "--secure-serving=false", "--grpc-port", str(grpc),
-                                  "--grpc-health-port", str(health), "--metrics-port", str(admin),
-                                  "--refresh-metrics-interval", INTERVAL]))
-        epp.await_logged("serving")
-        return grpc, admin
+        """`fairway epp`, its ext_proc port and its admin port."""
+        epp = self.start(Process([FAIRWAY, "epp", *flags, "--workers", "1", "--secure-serving=false", "--grpc-port", "0",
+                                  "--grpc-health-port", "0", "--metrics-port", "0", "--refresh-metrics-interval", INTERVAL]))
+        said = epp.await_logged("serving ext_proc=")[0]
+        return epp, *(int(port) for port in re.search(r"ext_proc=(\d+) .*metrics=\S+:(\d+)", said).groups())
 
     def gateways(self, pickers, *flags):
         """Envoys: with the module, and with ext_proc to a picker of its own. Adds their admin ports to `pickers`."""
         made = {}
         for who in ("module", "ext_proc in Envoy"):
             folder = os.path.join(self.folder, who.replace(" ", "-"))
-            os.mkdir(folder)
+            os.makedirs(folder, exist_ok=True)
             listen, admin = free_ports(2)
             picker = None
             if who != "module":
-                grpc, admin = self.epp(*flags)
+                _, grpc, admin = self.epp(*flags)
                 picker = f"127.0.0.1:{grpc}"
             made[who] = self.start(Gateway(folder, listen, *flags, "--metrics-port", str(admin), "--scrape-interval", INTERVAL,
                                            picker=picker))
@@ -183,7 +182,7 @@ class Equality(Scenario):
         requests = make_requests(COUNT, servers.ports, SEED)
         file = self.write("manifests.yaml", *manifests(servers.ports))
         flags = ["-f", file, "--seed", str(SEED), "--lora-exploration", EXPLORATION]
-        grpc, admin = self.epp(*flags)
+        epp, grpc, admin = self.epp(*flags)
         pickers = {"ext_proc": admin}
         gateways = self.gateways(pickers, *flags) if with_envoy else {}
         replay = self.start(Replay(self.folder, file, SEED, grpc))
@@ -198,6 +197,9 @@ class Equality(Scenario):
                              "\n".join(told[:4]))
             all_lines += lines["core"]
         self.check_variety(all_lines)
+        # A sanitizer may have its word at the end.
+        self.assertEqual(replay.end(), 0)
+        self.assertEqual(epp.terminate(), 0, epp.text())
 
     def compare_again_when_stale(self, with_envoy):
         try:

@@ -167,7 +167,7 @@ class Maker:
     def __init__(self, ports, seed):
         self.ports = ports
         self.rng = random.Random(seed)
-        self.text = " ".join(self.rng.choice(WORDS) for _ in range(80_000))
+        self.text = " ".join(self.rng.choice(WORDS) for _ in range(80_000)) * 5
 
     def chance(self, share):
         return self.rng.random() < share
@@ -180,8 +180,10 @@ class Maker:
             size = self.rng.randrange(200, 4000)
         elif kind < 0.985:
             size = self.rng.randrange(4000, 30_000)
-        else:
+        elif kind < 0.999:
             size = self.rng.randrange(60_000, 250_000)
+        else:
+            size = self.rng.randrange(900_000, 1_500_000)  # beyond what Envoy holds of a body as a rule
         at = self.rng.randrange(0, len(self.text) - size)
         return self.text[at:at + size]
 
