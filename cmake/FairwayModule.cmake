@@ -32,7 +32,7 @@ function(fairway_module NAME)
   set(BENCHES ${SOURCES})
   list(FILTER TESTS INCLUDE REGEX "_test\\.cc$")
   list(FILTER BENCHES INCLUDE REGEX "_bench\\.cc$")
-  list(FILTER SOURCES EXCLUDE REGEX "_(test|bench)\\.cc$|/(main|hooks)\\.cc$")
+  list(FILTER SOURCES EXCLUDE REGEX "_(test|bench)\\.cc$|/(main|hooks|asan_heap)\\.cc$")
   list(TRANSFORM ARG_DEPS PREPEND fairway_)
 
   if(SOURCES)

@@ -15,6 +15,7 @@
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
 #include "cli/picker.h"
+#include "net/address.h"
 
 namespace fairway::cli {
 namespace {
@@ -26,7 +27,8 @@ struct EppFlags {
   uint16_t grpc_port = 9002;
   uint16_t health_port = 9003;
   uint16_t metrics_port = 9090;
-  std::string metrics_host = "127.0.0.1";
+  std::string metrics_host;
+  bool metrics_auth = true;
   std::string pool_name;
   std::string pool_namespace;
   std::string pool_group;
@@ -59,8 +61,6 @@ const std::vector<std::pair<const char*, const char*>> kNotYet{
     {"--refresh-prometheus-metrics-interval", "gauges are computed when the page is read"},
     {"--tracing", "there is no tracing yet"},
     {"--enable-pprof", "profiles are taken from outside, see CONTRIBUTING.md"},
-    {"--metrics-endpoint-auth",
-     "the metrics port has no authentication yet; it binds to loopback unless --metrics-host says otherwise"},
     {"--metrics-cert-dir", "the metrics port is plain HTTP"},
     {"--metrics-client-ca-file", "the metrics port is plain HTTP"},
     {"--config-file", "EndpointPickerConfig is not read yet: the built-in profiles decide"},
@@ -161,7 +161,10 @@ int Epp(const EppFlags& f) {
     std::fprintf(stderr, "fairway epp: %s\n", used.error().message.c_str());
     return used.error().code == base::ErrorCode::kInvalidArgument ? kExitUsage : kExitStart;
   }
-  options.admin_host = f.metrics_host;
+  // As the reference: open to the cluster, for those whom the API server knows. Without it nobody could be
+  // asked.
+  options.admin_host = !f.metrics_host.empty() ? f.metrics_host : options.kubernetes ? "::" : "127.0.0.1";
+  options.admin_auth = f.metrics_auth;
   options.admin_port = f.metrics_port;
   options.router.keep_scores = f.emit_scores;
   options.router.use_subset_hint = !f.disable_subset;
@@ -180,6 +183,7 @@ int Epp(const EppFlags& f) {
   if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0)
     server.transport.max_message = *bytes;
 
+  const std::string host = options.admin_host;
   auto picker = Picker::Start(std::move(options), log, {});
   if (!picker) {
     std::fprintf(stderr, "fairway epp: %s\n", picker.error().message.c_str());
@@ -187,7 +191,7 @@ int Epp(const EppFlags& f) {
   }
   log.Info("serving", {{"ext_proc", std::to_string((*picker)->grpc_port())},
                        {"health", std::to_string((*picker)->health_port())},
-                       {"metrics", f.metrics_host + ":" + std::to_string((*picker)->admin_port())}});
+                       {"metrics", net::FormatHostPort(host, (*picker)->admin_port())}});
   WaitForStopSignal();
   log.Info("stopping", {{"grace", f.drain_timeout}});
   ExitOnSecondSignal();
@@ -207,8 +211,13 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   command
       ->add_option("--metrics-port", f->metrics_port, "Port of /metrics and the admin pages; 0 is a free one")
       ->capture_default_str();
-  command->add_option("--metrics-host", f->metrics_host, "Address that the metrics port binds to")
-      ->capture_default_str();
+  command->add_option(
+      "--metrics-host", f->metrics_host,
+      "Address that the metrics port binds to; else loopback with -f, all with the Kubernetes API");
+  command->add_flag("--metrics-endpoint-auth", f->metrics_auth,
+                    "Ask the Kubernetes API whether a reader's bearer token may get the page; not over "
+                    "loopback, and not with -f "
+                    "(default true; --metrics-endpoint-auth=false)");
   command->add_option(
       "--pool-name", f->pool_name,
       "InferencePool to serve from the Kubernetes API; with -f: the pool of calls that name none");
@@ -275,8 +284,7 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
     const std::string flag = name;
     const std::string reason = why;
     const bool is_switch = flag == "--tracing" || flag == "--enable-pprof" ||
-                           flag == "--metrics-endpoint-auth" || flag == "--allow-experimental-plugins" ||
-                           flag == "--zap-devel";
+                           flag == "--allow-experimental-plugins" || flag == "--zap-devel";
     const auto warn = [flag, reason](const std::string&) {
       std::fprintf(stderr, "fairway epp: warning: %s has no effect: %s\n", flag.c_str(), reason.c_str());
     };

@@ -23,6 +23,9 @@ using envoy_module::ClusterPool;
 using envoy_module::PickerConfig;
 using envoy_module::SharedPicker;
 
+// How often requests that wait look again: for hosts that their worker has not heard of yet.
+constexpr base::Nanos kStartTick = 20 * base::kMillisecond;
+
 // Our lines become Envoy's: without our time and level, which Envoy's have, too.
 void LogToEnvoy(std::string_view line) {
   using envoy_module::abi::LogLevel;
@@ -57,8 +60,19 @@ void PrintExplanation(std::string_view text) {
   }
 }
 
-picker::Options MakeOptions(const PickerConfig& config) {
+base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   picker::Options options;
+  if (config.kubernetes) {
+    auto client = sources::kubernetes::FindClientConfig(config.kubernetes->kubeconfig);
+    if (!client) return tl::make_unexpected(client.error());
+    auto& kubernetes = options.kubernetes.emplace();
+    kubernetes.client = std::move(*client);
+    const std::string& key = config.kubernetes->pool_key;
+    kubernetes.options.namespace_name = key.substr(0, key.find('/'));
+    kubernetes.options.pool_name = key.substr(key.find('/') + 1);
+    kubernetes.options.pool_group = config.kubernetes->pool_group;
+    kubernetes.options.seed = picker::SystemSeed();
+  }
   options.files = config.files;
   options.manifests = config.manifests;
   options.log_problems = config.log_manifests;
@@ -112,8 +126,10 @@ class Process::Host {
   static base::Result<std::unique_ptr<Host>> Make(Process& process, const PickerConfig& config) {
     auto host = std::make_unique<Host>(process, config);
     std::string errors;
+    auto options = MakeOptions(config);
+    if (!options) return tl::make_unexpected(options.error());
     auto started = picker::Picker::Start(
-        MakeOptions(config), process.log(),
+        std::move(*options), process.log(),
         [&](const std::vector<api::Problem>& problems) {
           errors = Joined(problems);
           for (const auto& problem : problems) {
@@ -167,12 +183,10 @@ class Process::Host {
                                     });
     }
     picker::RunOn(picker_->control_loop(), [this] {
-      if (AllSettled()) {
-        shared_->Settle();
-        return;
-      }
+      began_ = picker_->clock().Now();
+      if (AllSettled()) shared_->Settle();
       settle_ = std::make_unique<net::Timer>(picker_->control_loop());
-      settle_->After(config_.startup_wait, [this] { shared_->Settle(); });
+      settle_->Every(kStartTick, [this] { OnTick(); });
     });
   }
 
@@ -187,15 +201,28 @@ class Process::Host {
     }
   }
 
+  // On the control loop, while the start is not over.
+  void OnTick() {
+    const base::Nanos now = picker_->clock().Now();
+    if (!shared_->starting(now)) settle_->Cancel();  // and the last to be woken finds it over
+    if (now - began_ >= config_.startup_wait) {
+      shared_->Settle();
+    } else {
+      shared_->waiters().Wake();
+    }
+  }
+
   // Any thread. A pool that nobody declared will not come either.
   bool Settled(std::string_view key) const {
     const auto fleet = picker_->fleet().Load();
     const fleet::PoolSnapshot* pool = fleet->FindPool(key);
-    return pool == nullptr || !pool->endpoints.empty();
+    if (pool == nullptr) return !config_.kubernetes || !fleet->pools.empty();
+    return !pool->endpoints.empty();
   }
 
   bool AllSettled() const {
     const auto fleet = picker_->fleet().Load();
+    if (config_.kubernetes && fleet->pools.empty()) return false;
     return std::all_of(fleet->pools.begin(), fleet->pools.end(),
                        [](const auto& entry) { return !entry.second->endpoints.empty(); });
   }
@@ -205,7 +232,8 @@ class Process::Host {
   std::unique_ptr<picker::Picker> picker_;
   std::unique_ptr<SharedPicker> shared_;
   std::atomic<SharedPicker*> shared_raw_{nullptr};  // what the control loop may use, and when
-  std::unique_ptr<net::Timer> settle_;              // the control loop's
+  std::unique_ptr<net::Timer> settle_;              // the control loop's, while the start is not over
+  base::Nanos began_ = 0;
   std::vector<uint64_t> subscriptions_;
 };
 
@@ -243,6 +271,7 @@ void Process::Retire(Host* host) {
 }
 
 base::Result<void> Process::Check(const PickerConfig& config) const {
+  if (const auto options = MakeOptions(config); !options) return tl::make_unexpected(options.error());
   if (config.files.empty()) return {};
   const api::LoadResult loaded = api::LoadManifests(config.files);
   if (!loaded.ok()) {

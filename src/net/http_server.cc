@@ -577,12 +577,17 @@ base::Result<std::unique_ptr<HttpServer>> HttpServer::Listen(HttpServerOptions o
     address = found.begin()->endpoint().address();
   }
   auto core = std::make_shared<Core>(options, loop, std::move(handler), log);
-  const tcp::endpoint endpoint(address, options.port);
   auto& acceptor = core->acceptor;
+  tcp::endpoint endpoint(address, options.port);
   acceptor.open(endpoint.protocol(), error);
+  if (error == asio::error::address_family_not_supported && options.host == "::") {
+    // A kernel without IPv6: "::" then means all there is.
+    endpoint = tcp::endpoint(tcp::v4(), options.port);
+    acceptor.open(endpoint.protocol(), error);
+  }
   if (error) return fail(error);
   acceptor.set_option(asio::socket_base::reuse_address(true), error);
-  if (address.is_v6()) acceptor.set_option(asio::ip::v6_only(false), error);
+  if (endpoint.address().is_v6()) acceptor.set_option(asio::ip::v6_only(false), error);
   acceptor.bind(endpoint, error);
   if (error) return fail(error);
   acceptor.listen(asio::socket_base::max_listen_connections, error);

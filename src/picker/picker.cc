@@ -14,12 +14,29 @@
 #include "net/address.h"
 #include "routing/decision_log.h"
 #include "sources/files/file_source.h"
+#include "sources/kubernetes/access_review.h"
 
 namespace fairway::picker {
 namespace {
 
 using base::ErrorCode;
 using base::Fail;
+
+using Review = sources::kubernetes::AccessReview::Verdict;
+
+int StatusOf(Review verdict) {
+  switch (verdict) {
+    case Review::kAllowed:
+      return 200;
+    case Review::kUnknown:
+      return 401;
+    case Review::kForbidden:
+      return 403;
+    case Review::kUnavailable:
+      break;
+  }
+  return 503;
+}
 
 constexpr base::Nanos kAdminAgain = base::kSecond;
 
@@ -140,6 +157,18 @@ struct Picker::Impl {
     admin::Content content{.registry = &registry,
                            .ready = [this] { return router->ready(); },
                            .fleet = [this] { return FleetJson(*fleet.published().Load(), clock.Now()); }};
+    if (options.admin_auth && options.kubernetes) {
+      if (reviews == nullptr) {
+        auto made = sources::kubernetes::AccessReview::Create(control->loop(), options.kubernetes->client,
+                                                              clock, log, registry);
+        if (!made) return tl::make_unexpected(made.error());
+        reviews = std::move(*made);
+      }
+      content.authorize = [this](const std::string& token, const std::string& path,
+                                 admin::Content::Allowed done) {
+        reviews->MayGet(token, path, [done = std::move(done)](Review verdict) { done(StatusOf(verdict)); });
+      };
+    }
     if (decisions != nullptr) content.decisions = [this] { return decisions->Render(clock.Now()); };
     auto listening = admin::AdminServer::Listen({.host = options.admin_host, .port = options.admin_port},
                                                 std::move(content), control->loop(), log);
@@ -178,6 +207,7 @@ struct Picker::Impl {
   std::unique_ptr<sources::FileSource> files;
   std::unique_ptr<sources::kubernetes::KubernetesSource> kubernetes;
   std::unique_ptr<sources::scrape::Scraper> scraper;
+  std::unique_ptr<sources::kubernetes::AccessReview> reviews;
   std::unique_ptr<admin::AdminServer> admin;
   std::unique_ptr<net::Timer> admin_again;
 };
@@ -279,6 +309,7 @@ Picker::~Picker() {
   RunOn(impl_->control->loop(), [this] {
     impl_->admin_again.reset();
     impl_->admin.reset();
+    impl_->reviews.reset();
     impl_->files.reset();
     impl_->kubernetes.reset();
     impl_->scraper.reset();

@@ -48,6 +48,8 @@ struct Options {
   Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second
   std::string admin_host = "127.0.0.1";
   uint16_t admin_port = 9090;
+  // With `kubernetes`: who reads from elsewhere than loopback needs a token that the API server knows.
+  bool admin_auth = false;
   size_t debug_decisions = 0;  // how many of the last decisions /debug/decisions shows; 0: none is kept
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;

@@ -166,11 +166,12 @@ class EnvoyItself(Scenario):
                         {"backendRefs": [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "a",
                                           "weight": 0}]}]}}]
         manifests = self.write("manifests.yaml", *objects)
-        for mode in ("buffered", "full-duplex", "streamed", "partial", "none"):
+        for mode in ("module", "buffered", "full-duplex", "streamed", "partial", "none"):
             for response in ("headers", "full"):
                 with self.subTest(mode=mode, response=response):
+                    how = [] if mode == "module" else ["--ext-proc", "--body-mode", mode]
                     printed = self.start(Process([FAIRWAY, "up", "-f", manifests, "--print-envoy-config",
-                                                  "--body-mode", mode, "--response-mode", response]))
+                                                  "--response-mode", response, *how]))
                     self.assertEqual(printed.join(), 0, printed.text())
                     files = {name: json.loads(text) for name, text in
                              re.findall(r"^# (\S+)\n(.*?)(?=^# |\Z)", "\n".join(printed.out), re.M | re.S)}
@@ -195,7 +196,7 @@ class EnvoyItself(Scenario):
             del cluster["eds_cluster_config"]
             cluster["type"] = "STATIC"
             cluster["load_assignment"] = loads[cluster["name"]]
-            bootstrap["static_resources"]["clusters"].append(cluster)
+            bootstrap.setdefault("static_resources", {"clusters": []})["clusters"].append(cluster)
         bootstrap["static_resources"]["listeners"] = []
         for listener in resources["lds.json"]:
             manager = listener["filter_chains"][0]["filters"][0]["typed_config"]

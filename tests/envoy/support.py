@@ -1,6 +1,6 @@
 """What the scenarios share: the binary's processes, manifests, clients and an echo server.
 
-Environment: FAIRWAY_BINARY (required), FAIRWAY_ENVOY (else fairway looks for one itself).
+Environment: FAIRWAY_BINARY (required), FAIRWAY_ENVOY (else fairway looks for one itself), FAIRWAY_UP_ARGS.
 Ports are free ones, everything is on loopback, and every process ends with its test.
 """
 
@@ -20,7 +20,8 @@ import time
 import unittest
 
 FAIRWAY = os.environ.get("FAIRWAY_BINARY", "build/release/fairway")
-ENVOY = os.environ.get("FAIRWAY_ENVOY", "")
+ENVOY = os.environ.get("FAIRWAY_ENVOY" + os.environ.get("FAIRWAY_ENVOY_WHICH", ""), "")
+UP_ARGS = os.environ.get("FAIRWAY_UP_ARGS", "").split()  # of every `fairway up`: --ext-proc, as a rule
 PATIENCE = 60  # seconds that something may take which takes none as a rule
 
 
@@ -276,7 +277,7 @@ class Up(Process):
     """`fairway up` in front of manifests; ready when the constructor returns."""
 
     def __init__(self, *args, listen="127.0.0.1:0", ready=True):
-        argv = [FAIRWAY, "up", *args]
+        argv = [FAIRWAY, "up", *args, *UP_ARGS]
         if listen:
             argv += ["--listen", listen]
         if ENVOY and "--envoy" not in args:

@@ -315,7 +315,7 @@ class Epp(Process):
                           "--drain-timeout", "1s", *args], env=env)
         line = self.await_logged("serving ext_proc=")[0]
         self.grpc = int(re.search(r"ext_proc=(\d+)", line).group(1))
-        self.metrics_port = int(re.search(r"metrics=127.0.0.1:(\d+)", line).group(1))
+        self.metrics_port = int(re.search(r"metrics=\S+:(\d+)", line).group(1))
 
     def await_synced(self):
         return self.await_logged("synced with the API server")[0]

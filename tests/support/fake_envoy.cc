@@ -198,6 +198,12 @@ bool FAIRWAY_ENVOY(http_filter_get_attribute_string)(void* stream, abi::Attribut
   *value = abi::ToBuffer(Of(stream).upstream_address);
   return true;
 }
+bool FAIRWAY_ENVOY(http_get_cluster_host_count)(void* stream, uint32_t, size_t* total, size_t* healthy,
+                                                size_t* degraded) {
+  *total = *healthy = Of(stream).cluster_hosts;
+  *degraded = 0;
+  return true;
+}
 uint32_t FAIRWAY_ENVOY(http_filter_get_worker_index)(void* stream) { return Of(stream).worker; }
 const void* FAIRWAY_ENVOY(get_most_specific_route_config)(void* stream) { return Of(stream).route_config; }
 

@@ -39,6 +39,7 @@ struct FakeStream {
   std::optional<std::string> subset_hint_text;                          // or a text
   std::string upstream_address;
   uint32_t worker = 0;
+  size_t cluster_hosts = 1;  // of its cluster, on its worker
   const void* route_config = nullptr;
   std::optional<LocalReply> reply;
   bool continued = false;

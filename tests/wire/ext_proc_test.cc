@@ -819,6 +819,9 @@ TEST(ExtProcHealth, NotServingWithoutAPool) {
   auto client = Client::Connect("127.0.0.1", picker.server().health_port());
   ASSERT_TRUE(client);
   EXPECT_EQ(HealthStatus(client->Unary(kCheck, "").message), 2);
+  EXPECT_EQ(HealthStatus(client->Unary(kCheck, HealthRequest("readiness")).message), 2);
+  // A restart would not bring a pool.
+  EXPECT_EQ(HealthStatus(client->Unary(kCheck, HealthRequest("liveness")).message), 1);
   auto watch = client->Open(kWatch);
   watch->Send("");
   EXPECT_EQ(HealthStatus(watch->Recv().message), 2);

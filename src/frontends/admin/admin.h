@@ -7,7 +7,8 @@
 //   /debug/decisions  JSON of the last decisions, where they are kept
 //   /debug/pprof/...  404: profiles are taken from outside (perf)
 //
-// Plain HTTP, no credentials: it binds to loopback unless told otherwise.
+// Plain HTTP. It binds to loopback unless told otherwise; who comes from elsewhere may be asked for a bearer
+// token.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +35,12 @@ struct Content {
   std::function<bool()> ready;               // empty: always ready
   std::function<std::string()> fleet;        // JSON; empty: no such page
   std::function<std::string()> decisions;    // JSON; empty: they are not kept
+
+  // Whether the bearer of a token may read a page: `done` is called once, on the loop, with 200, 403
+  // (somebody who may not), 401 (nobody) or 503 (not known now). Asked for all pages but health, and not
+  // about requests over loopback. Empty: everybody may.
+  using Allowed = std::function<void(int status)>;
+  std::function<void(const std::string& token, const std::string& path, Allowed done)> authorize;
 };
 
 // Owned by any thread; destroyed on the loop, or after it stopped.
@@ -49,7 +56,10 @@ class AdminServer {
   std::unique_ptr<net::HttpServer> server_;
 };
 
-// The answer to one request, without the network.
+// The answer to one request, without the network, to somebody who may have it.
 net::HttpResponse Answer(const net::HttpRequest& request, const Content& content);
+// The same, to somebody of whom that is not known yet.
+void Serve(const net::HttpRequest& request, const std::shared_ptr<net::HttpResponder>& responder,
+           const std::shared_ptr<const Content>& content);
 
 }  // namespace fairway::admin

@@ -6,8 +6,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <functional>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 namespace fairway::admin {
 namespace {
@@ -56,6 +60,64 @@ TEST(Admin, Pages) {
   EXPECT_EQ(Get(content, "/nothing").status, 404);
   EXPECT_THAT(Get(content, "/nothing").body, HasSubstr("/metrics"));
   EXPECT_EQ(Get(content, "/metrics", "POST").status, 405);
+}
+
+// Keeps what was sent.
+struct Kept final : net::HttpResponder {
+  void Send(net::HttpResponse response) override { sent.push_back(std::move(response)); }
+  bool Start(net::HttpResponse) override { return false; }
+  bool Write(std::string_view) override { return false; }
+  void End() override {}
+  void OnGone(std::function<void()>) override {}
+  std::vector<net::HttpResponse> sent;
+};
+
+TEST(Admin, WhoComesFromElsewhereIsAskedForAToken) {
+  base::Registry registry;
+  std::vector<std::string> asked;
+  Content::Allowed later;
+  const auto content = std::make_shared<const Content>(
+      Content{.registry = &registry,
+              .authorize = [&](const std::string& token, const std::string& path, Content::Allowed done) {
+                asked.push_back(token + " " + path);
+                later = std::move(done);
+              }});
+  const auto serve = [&](std::string target, std::string address, std::string authorization) {
+    net::HttpRequest request{
+        .method = "GET", .target = std::move(target), .local_address = std::move(address)};
+    if (!authorization.empty()) request.headers.emplace_back("Authorization", std::move(authorization));
+    auto responder = std::make_shared<Kept>();
+    Serve(request, responder, content);
+    return responder;
+  };
+
+  // Without a token: nobody is asked.
+  for (const char* no_token : {"", "Bearer", "Bearer ", "Basic dTpw", "Bearerx y"}) {
+    const auto refused = serve("/metrics", "10.0.0.1:9090", no_token);
+    ASSERT_EQ(refused->sent.size(), 1u) << no_token;
+    EXPECT_EQ(refused->sent[0].status, 401);
+    EXPECT_EQ(refused->sent[0].headers.at(0).first, "www-authenticate");
+  }
+  EXPECT_TRUE(asked.empty());
+
+  for (const int status : {200, 401, 403, 503}) {
+    const auto waiting = serve("/metrics?x=1", "[fd00::1]:9090", "bearer  t0ken ");
+    EXPECT_TRUE(waiting->sent.empty());
+    later(status);
+    ASSERT_EQ(waiting->sent.size(), 1u);
+    EXPECT_EQ(waiting->sent[0].status, status);
+  }
+  EXPECT_EQ(asked.size(), 4u);
+  EXPECT_EQ(asked[0], "t0ken /metrics");
+  serve("/debug/fleet", "10.0.0.1:9090", "Bearer t");
+  EXPECT_EQ(asked.back(), "t /debug/fleet");
+
+  // Who is inside already, and health: not asked.
+  for (const char* address : {"127.0.0.1:9090", "127.9.9.9:1", "[::1]:9090", "[::ffff:127.0.0.1]:9090"})
+    EXPECT_EQ(serve("/metrics", address, "")->sent.at(0).status, 200) << address;
+  for (const char* path : {"/healthz", "/livez", "/readyz"})
+    EXPECT_EQ(serve(path, "10.0.0.1:9090", "")->sent.at(0).status, 200) << path;
+  EXPECT_EQ(asked.size(), 5u);
 }
 
 TEST(Admin, WithoutCallbacks) {

@@ -119,6 +119,9 @@ bool FAIRWAY_ENVOY(http_get_metadata_list_string)(void* stream,
 bool FAIRWAY_ENVOY(http_filter_get_attribute_string)(void* stream,
                                                      fairway::envoy_module::abi::Attribute which,
                                                      fairway::envoy_module::abi::Buffer* value);
+// Of the route's cluster, as this worker knows it. False: there is none.
+bool FAIRWAY_ENVOY(http_get_cluster_host_count)(void* stream, uint32_t priority, size_t* total,
+                                                size_t* healthy, size_t* degraded);
 uint32_t FAIRWAY_ENVOY(http_filter_get_worker_index)(void* stream);
 const void* FAIRWAY_ENVOY(get_most_specific_route_config)(void* stream);  // of per_route_config_new, or null
 

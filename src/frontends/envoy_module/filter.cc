@@ -4,6 +4,10 @@
 
 namespace fairway::envoy_module {
 
+namespace {
+constexpr base::Nanos kStartingAfterSettled = base::kSecond;
+}  // namespace
+
 std::unique_ptr<payload::RequestScanner> WorkerState::TakeScanner(payload::Api api) {
   if (spares_.empty()) return std::make_unique<payload::RequestScanner>(api);
   auto scanner = std::move(spares_.back());
@@ -39,12 +43,20 @@ void Waiters::Wake() {
   for (abi::Scheduler scheduler : waiting_) FAIRWAY_ENVOY(http_filter_scheduler_commit)(scheduler, 0);
 }
 
-SharedPicker::SharedPicker(Parts parts) : parts_(std::move(parts)), settled_(!parts_.settled) {
+SharedPicker::SharedPicker(Parts parts)
+    : parts_(std::move(parts)), settled_(!parts_.settled), calm_at_(parts_.settled ? INT64_MAX : 0) {
   uint64_t seed = parts_.seed;
   for (uint32_t i = 0; i < parts_.concurrency; ++i) {
     const uint64_t own = base::SplitMix64(seed);  // as the ext_proc server seeds its workers
     workers_.push_back(std::make_unique<WorkerState>(parts_.router->NewWorker(own), ~own));
   }
+}
+
+void SharedPicker::Settle() {
+  if (!settled_.exchange(true, std::memory_order_acq_rel)) {
+    calm_at_.store(parts_.clock->Now() + kStartingAfterSettled, std::memory_order_relaxed);
+  }
+  waiters_.Wake();
 }
 
 WorkerState* SharedPicker::worker(uint32_t index) {

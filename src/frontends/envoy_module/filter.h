@@ -77,15 +77,15 @@ class SharedPicker {
   const routing::Router& router() const { return *parts_.router; }
   const base::Clock& clock() const { return *parts_.clock; }
   const base::Log& log() const { return *parts_.log; }
-  // False: requests for this pool wait. One load once the start is over.
+  // Not long after the start: requests ask Ready, and wait. One load later on.
+  bool starting(base::Nanos now) const { return now < calm_at_.load(std::memory_order_relaxed); }
+  // Has this pool its first endpoints, or will it have none?
   bool settled(std::string_view pool_key) const {
     return settled_.load(std::memory_order_acquire) || parts_.settled(pool_key);
   }
-  // The start is over: from now on a pool without endpoints has none. Any thread.
-  void Settle() {
-    settled_.store(true, std::memory_order_release);
-    waiters_.Wake();
-  }
+  // From now on a pool without endpoints has none. Any thread. For a moment more requests look whether
+  // Envoy's cluster has hosts on their worker: workers hear of them one after the other.
+  void Settle();
   Waiters& waiters() { return waiters_; }
   // Of the calling worker thread, whose number Envoy knows. Null for numbers that are none.
   WorkerState* worker(uint32_t index);
@@ -93,6 +93,7 @@ class SharedPicker {
  private:
   Parts parts_;
   std::atomic<bool> settled_;
+  std::atomic<base::Nanos> calm_at_;
   Waiters waiters_;
   std::vector<std::unique_ptr<WorkerState>> workers_;  // each entry is used by its thread alone
 };

@@ -158,7 +158,11 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
 
 Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   if (scanner_ != nullptr && phase_ == Phase::kCollect) scanner_->Finish();
-  if (!filter_.picker->settled(pool_key()) && Wait()) return Verdict::kWaiting;
+  const base::Nanos now = phase_ == Phase::kWait ? filter_.picker->clock().Now() : received_at_;
+  if (filter_.picker->starting(now) && !(filter_.picker->settled(pool_key()) && ClusterHasHosts()) &&
+      Wait()) {
+    return Verdict::kWaiting;
+  }
   // The headers are read now and not when they came: their bytes are where they were, and nothing is copied.
   worker_->headers.resize(FAIRWAY_ENVOY(http_get_headers_size)(envoy_, HeaderType::kRequest));
   if (!worker_->headers.empty() &&
@@ -256,6 +260,14 @@ Stream::Verdict Stream::Refuse(const routing::Rejection& rejection) {
 }
 
 // ---- Waiting for a pool's first endpoints.
+
+bool Stream::ClusterHasHosts() const {
+  size_t total = 0;
+  size_t healthy = 0;
+  size_t degraded = 0;
+  // A request that no cluster is for is none of our business.
+  return !FAIRWAY_ENVOY(http_get_cluster_host_count)(envoy_, 0, &total, &healthy, &degraded) || total > 0;
+}
 
 bool Stream::Wait() {
   if (phase_ == Phase::kWait) return true;

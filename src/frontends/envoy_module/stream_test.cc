@@ -322,6 +322,24 @@ TEST_F(StreamTest, RequestsWaitForAPoolsFirstEndpoints) {
   stream.OnScheduled();  // a late one
 }
 
+// Workers hear of a cluster's hosts one after the other, and the picker may know before them.
+TEST_F(StreamTest, AtTheStartRequestsWaitForTheirWorkersHosts) {
+  Serve({{.name = "a"}}, {}, [](std::string_view) { return true; });
+  FakeStream envoy{.request_headers = Post(kBody.size()), .cluster_hosts = 0};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp1(stream, envoy, {kBody}));
+  EXPECT_FALSE(envoy.reply);
+  envoy.cluster_hosts = 1;
+  stream.OnScheduled();
+  EXPECT_TRUE(envoy.continued);
+  // Later it is not asked for.
+  filter_.picker->Settle();
+  clock_.Advance(2 * kSecond);
+  FakeStream later{.request_headers = Post(kBody.size()), .cluster_hosts = 0};
+  Stream second(filter_, &later);
+  EXPECT_TRUE(SendHttp1(second, later, {kBody}));
+}
+
 TEST_F(StreamTest, WhenTheStartIsOverNobodyWaits) {
   Serve({}, {}, [](std::string_view) { return false; });
   FakeStream waiting{.request_headers = Post(kBody.size())};

@@ -34,8 +34,9 @@ HealthService::Status HealthService::StatusOf(std::string_view service) const {
   const Status base = state_.serving() ? Status::kServing : Status::kNotServing;
   const bool usual = service.empty() || service == kExternalProcessor;
   if (names_ == HealthNames::kExtProcOnly) return usual ? base : Status::kServiceUnknown;
-  if (!state_.has_election()) return base;
+  // Who waits for a pool or for an API server would gain nothing from being restarted.
   if (service == kLiveness) return Status::kServing;
+  if (!state_.has_election()) return base;
   if (!usual && service != kReadiness) return Status::kServiceUnknown;
   return state_.leading() ? base : Status::kNotServing;
 }

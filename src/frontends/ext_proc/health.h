@@ -37,9 +37,9 @@ class HealthState {
 
 // Which names are known (docs/compatibility.md, Health).
 enum class HealthNames {
-  kAny,  // the health port: every name answers for the whole process; with leader election as the reference:
-         // "liveness" always serves, "readiness", "" and the ExternalProcessor where we lead, others are
-         // unknown
+  kAny,  // the health port: "liveness" always serves, every other name answers for the whole process; with
+         // leader election as the reference: "readiness", "" and the ExternalProcessor where we lead, others
+         // are unknown
   kExtProcOnly,  // the ext_proc port: "" and the ExternalProcessor
 };
 

@@ -1,0 +1,151 @@
+{{/* The picker's name, as the reference's charts have it: the pool's (the release's) and -epp. */}}
+{{- define "fairway.name" -}}
+{{- printf "%s-epp" (.Release.Name | lower | trunc 40 | trimSuffix "-") -}}
+{{- end -}}
+
+{{/* For objects without a namespace. */}}
+{{- define "fairway.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "fairway.name" .) -}}
+{{- end -}}
+
+{{- define "fairway.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "fairway.name" .) -}}
+{{- end -}}
+
+{{- define "fairway.selectorLabels" -}}
+app.kubernetes.io/name: fairway
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "fairway.labels" -}}
+{{ include "fairway.selectorLabels" . }}
+app.kubernetes.io/component: endpoint-picker
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "fairway.image" -}}
+{{- $image := .Values.inferenceExtension.image -}}
+{{- $repository := $image.name | default $image.repository -}}
+{{- $registry := $image.hub | default $image.registry -}}
+{{- if $registry }}{{ $registry | trimSuffix "/" }}/{{ end }}{{ $repository }}:{{ $image.tag | default .Chart.AppVersion -}}
+{{- end -}}
+
+{{/* "true" or nothing, as all conditions below. */}}
+{{- define "fairway.poolMode" -}}
+{{- if .Values.inferenceExtension.endpointsServer.createInferencePool }}true{{ end -}}
+{{- end -}}
+
+{{- define "fairway.leaderElection" -}}
+{{- $epp := .Values.inferenceExtension -}}
+{{- if kindIs "bool" $epp.enableLeaderElection -}}
+{{- if $epp.enableLeaderElection }}true{{ end -}}
+{{- else if gt (int $epp.replicas) 1 }}true{{ end -}}
+{{- end -}}
+
+{{- define "fairway.metricsAuth" -}}
+{{- $prometheus := .Values.inferenceExtension.monitoring.prometheus -}}
+{{- if and $prometheus.enabled $prometheus.auth.enabled }}true{{ end -}}
+{{- end -}}
+
+{{- define "fairway.poolGroup" -}}
+{{- (splitList "/" .Values.inferencePool.apiVersion) | first -}}
+{{- end -}}
+
+{{/* The Lease of the leader election: as the reference names it. */}}
+{{- define "fairway.lease" -}}
+{{- $name := .Release.Name -}}
+{{- if not (include "fairway.poolMode" .) }}{{ $name = include "fairway.name" . }}{{ end -}}
+{{- printf "epp-%s-%s.llm-d.ai" .Release.Namespace $name -}}
+{{- end -}}
+
+{{/* The picker's flags as YAML: what the chart knows, then what the user says, who has the last word. */}}
+{{- define "fairway.flags" -}}
+{{- $epp := .Values.inferenceExtension -}}
+{{- $flags := dict
+    "grpc-port" $epp.extProcPort
+    "grpc-health-port" 9003
+    "metrics-port" 9090
+    "drain-timeout" (printf "%ds" (int $epp.drainTimeoutSeconds))
+    "log-format" "json" -}}
+{{- if include "fairway.poolMode" . -}}
+{{- $_ := set $flags "pool-name" .Release.Name -}}
+{{- $_ := set $flags "pool-group" (include "fairway.poolGroup" .) -}}
+{{- else -}}
+{{- $_ := set $flags "endpoint-selector" $epp.endpointsServer.endpointSelector -}}
+{{- $_ := set $flags "endpoint-target-ports" (toString $epp.endpointsServer.targetPorts) -}}
+{{- end -}}
+{{- if include "fairway.leaderElection" . }}{{ $_ := set $flags "ha-enable-leader-election" true }}{{ end -}}
+{{- if $epp.sidecar.enabled }}{{ $_ := set $flags "health-checking" true }}{{ end -}}
+{{- if $epp.tls.secretName -}}
+{{- $_ := set $flags "cert-path" "/etc/fairway/tls" -}}
+{{- $_ := set $flags "enable-cert-reload" true -}}
+{{- end -}}
+{{- if $epp.pluginsCustomConfig -}}
+{{- $_ := set $flags "config-file" (printf "/etc/fairway/plugins/%s" $epp.pluginsConfigFile) -}}
+{{- end -}}
+{{- if $epp.monitoring.prometheus.enabled -}}
+{{- $_ := set $flags "metrics-endpoint-auth" $epp.monitoring.prometheus.auth.enabled -}}
+{{- else -}}
+{{- $_ := set $flags "metrics-host" "127.0.0.1" -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $flags (deepCopy $epp.flags)) -}}
+{{- end -}}
+
+{{/* Whether the picker speaks TLS: on but where the user's flags say otherwise. */}}
+{{- define "fairway.secureServing" -}}
+{{- $value := get .Values.inferenceExtension.flags "secure-serving" -}}
+{{- if ne (toString $value) "false" }}true{{ end -}}
+{{- end -}}
+
+{{/* What a schema cannot say. */}}
+{{- define "fairway.validate" -}}
+{{- $epp := .Values.inferenceExtension -}}
+{{- if include "fairway.poolMode" . -}}
+{{- if and .Values.inferencePool.create (not .Values.inferencePool.modelServers.matchLabels) -}}
+{{- fail "inferencePool.modelServers.matchLabels is required: the labels of the model servers' Pods, e.g. --set inferencePool.modelServers.matchLabels.app=vllm-llama3-8b-instruct" -}}
+{{- end -}}
+{{- else if not $epp.endpointsServer.endpointSelector -}}
+{{- fail "inferenceExtension.endpointsServer.endpointSelector is required without an InferencePool, e.g. app=vllm-qwen3-32b" -}}
+{{- end -}}
+{{- if and (not (include "fairway.poolMode" .)) .Values.inferenceObjectives -}}
+{{- fail "inferenceObjectives belong to an InferencePool: set inferenceExtension.endpointsServer.createInferencePool=true, or leave them out" -}}
+{{- end -}}
+{{- if and (not (include "fairway.poolMode" .)) .Values.experimentalHttpRoute.enabled -}}
+{{- fail "experimentalHttpRoute leads to an InferencePool: set inferenceExtension.endpointsServer.createInferencePool=true, or send clients to the Service's own port" -}}
+{{- end -}}
+{{- if $epp.tracing.enabled -}}
+{{- fail "inferenceExtension.tracing.enabled: Fairway writes no traces yet; set it to false" -}}
+{{- end -}}
+{{- if $epp.latencyPredictor.enabled -}}
+{{- fail "inferenceExtension.latencyPredictor.enabled: Fairway has no latency predictor; set it to false" -}}
+{{- end -}}
+{{- range $flag, $instead := dict "grpc-port" "inferenceExtension.extProcPort" "grpc-health-port" "nothing: probes use 9003" "drain-timeout" "inferenceExtension.drainTimeoutSeconds" "ha-enable-leader-election" "inferenceExtension.enableLeaderElection" "cert-path" "inferenceExtension.tls.secretName" -}}
+{{- if hasKey $epp.flags $flag -}}
+{{- fail (printf "inferenceExtension.flags.%s: the rest of the chart depends on it; set %s" $flag $instead) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $epp.pluginsCustomConfig (not (hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile)) -}}
+{{- fail (printf "inferenceExtension.pluginsConfigFile is %q, and inferenceExtension.pluginsCustomConfig has only %s" $epp.pluginsConfigFile (keys $epp.pluginsCustomConfig | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- if and $epp.podDisruptionBudget.enabled (include "fairway.leaderElection" .) -}}
+{{- fail "inferenceExtension.podDisruptionBudget.enabled: with leader election one replica is ready at a time, so a budget would block every drain of its node; set enableLeaderElection=false, or leave the budget out" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A flag's value as text: whole numbers without an exponent, lists by commas. */}}
+{{- define "fairway.scalar" -}}
+{{- if kindIs "slice" . }}{{ join "," . }}
+{{- else if and (kindIs "float64" .) (eq (float64 (int64 .)) .) }}{{ int64 . }}
+{{- else }}{{ . }}{{ end -}}
+{{- end -}}
+
+{{- define "fairway.metricsPort" -}}
+{{- include "fairway.scalar" (index (include "fairway.flags" . | fromYaml) "metrics-port") -}}
+{{- end -}}
+
+{{/* Whether the metrics page is on the Pod's address. */}}
+{{- define "fairway.metricsExposed" -}}
+{{- $host := index (include "fairway.flags" . | fromYaml) "metrics-host" | default "::" -}}
+{{- if not (has $host (list "127.0.0.1" "::1" "localhost")) }}true{{ end -}}
+{{- end -}}
