@@ -57,6 +57,14 @@ TEST(Fleet, EndpointsJoinThePoolsThatSelectThemAndKeepTheirCells) {
   m.endpoints[1].port = 8001;  // another server on that host: a new cell
   fleet.Apply(m);
   EXPECT_NE(fleet.published().Load()->FindPool("")->endpoints[0].cell, cell);
+
+  m.endpoints[1].uid = "u2";  // and so is another Pod of the same name and address
+  const auto before = fleet.published().Load()->FindPool("")->endpoints[0].cell;
+  fleet.Apply(m);
+  const auto other = fleet.published().Load()->FindPool("")->endpoints[0].cell;
+  EXPECT_NE(other, before);
+  fleet.Apply(m);
+  EXPECT_EQ(fleet.published().Load()->FindPool("")->endpoints[0].cell, other);
 }
 
 TEST(Fleet, HostNamesNeedAnAddress) {

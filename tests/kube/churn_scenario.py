@@ -80,6 +80,12 @@ class Churn(Scenario):
                 going[i] = (time.monotonic(), names[i])
         return told, changes, time.monotonic() - began, {names[i] for i in names if i not in going and i not in waiting}
 
+    @staticmethod
+    def cpu(process):
+        with open(f"/proc/{process.pid}/stat") as stat:
+            fields = stat.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def test_churn(self):
         servers = [f"{address(i)}={address(i)}:{{port}}" for i in range(PODS)]
         port = cluster.free_ports(1)[0]
@@ -100,6 +106,7 @@ class Churn(Scenario):
 
         envoy = self.envoy(epp)
         load = self.start(Load(envoy.port))
+        cpu = self.cpu(epp)
         publications = epp.metric("fairway_kubernetes_publications_total")
         told, changes, took, alive = self.churn(random.Random(1))
         requests = load.stop()
@@ -116,7 +123,7 @@ class Churn(Scenario):
                 late.append(r.started - last[1])
         self.assertLess(max(late), GRACE)
         print(f"{changes} changes in {took:.1f} s, {len(requests)} requests, {len({r.server for r in requests})} servers, "
-              f"a Pod's going heeded within {max(late) * 1000:.0f} ms, "
+              f"{self.cpu(epp) - cpu:.2f} s of CPU for it, a Pod's going heeded within {max(late) * 1000:.0f} ms, "
               f"{epp.metric('fairway_kubernetes_publications_total') - publications:.0f} publications")
         # And what is known in the end is what is there.
         epp.await_addresses(*(f"{address(int(name.split('-')[1]))}:{port}" for name in alive))

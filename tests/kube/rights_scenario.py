@@ -2,10 +2,11 @@
 
 import base64
 import os
+import pathlib
 import subprocess
 import unittest
 
-from cluster import Api, Scenario, await_that
+from cluster import FAIRWAY, Api, Process, Scenario, await_that
 
 RULES = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
          {"apiGroups": ["inference.networking.k8s.io"], "resources": ["inferencepools"], "verbs": ["get", "list", "watch"]}]
@@ -75,6 +76,29 @@ class Rights(Scenario):
         self.pods.add("b", "127.0.0.3", {"app": "pool"})
         epp.await_addresses("127.0.0.2:8000", "127.0.0.3:8000")
         self.assertEqual(epp.metric("fairway_kubernetes_sync_age_seconds", resource="pods"), 0)
+
+    def test_as_a_pod_finds_it(self):
+        """In-cluster: the service account's folder and two variables, as every Pod has them."""
+        if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
+            self.skipTest("no mount namespace can be made here")
+        self.pool(8000)
+        self.pods.add("a", "127.0.0.2", {"app": "pool"})
+        self.allow("picker", RULES)
+        folder = os.path.join(self.folder, "account")
+        os.mkdir(folder)
+        for name, text in (("token", self.service_account("picker")), ("namespace", self.space),
+                           ("ca.crt", pathlib.Path(self.cluster.path("ca.crt")).read_text())):
+            pathlib.Path(folder, name).write_text(text)
+        script = ('mount -t tmpfs none "$(readlink -f /var/run)" && mkdir -p /var/run/secrets/kubernetes.io && '
+                  'cp -r "$0" /var/run/secrets/kubernetes.io/serviceaccount && exec "$@"')
+        environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
+        environment.update(KUBERNETES_SERVICE_HOST="127.0.0.1", KUBERNETES_SERVICE_PORT=str(self.cluster.port),
+                           NAMESPACE=self.space)
+        epp = self.start(Process(["unshare", "-m", "sh", "-c", script, folder, FAIRWAY, "epp", "--pool-name", "pool",
+                                  "--grpc-port", "0", "--grpc-health-port", "0", "--metrics-port", "0"], env=environment))
+        line = epp.await_logged("synced with the API server")[0]
+        self.assertIn("as=in-cluster", line)
+        self.assertIn("endpoints=1 ", line)
 
     def test_who_cannot_be_verified_gets_nothing(self):
         """Another authority, or the right one for another name: no token is sent."""
