@@ -7,6 +7,16 @@ endif()
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(OpenSSL REQUIRED)
+# The program takes OpenSSL as the system has it and keeps it up to date; what is linked with the property FAIRWAY_STATIC
+# takes it in, as Envoy's images have none.
+find_library(SSL_ARCHIVE libssl.a REQUIRED)
+find_library(CRYPTO_ARCHIVE libcrypto.a REQUIRED)
+add_library(fairway_openssl INTERFACE)
+target_include_directories(fairway_openssl SYSTEM INTERFACE ${OPENSSL_INCLUDE_DIR})
+set(ARCHIVED $<BOOL:$<TARGET_PROPERTY:FAIRWAY_STATIC>>)
+target_link_libraries(fairway_openssl INTERFACE
+  $<${ARCHIVED}:${SSL_ARCHIVE}> $<${ARCHIVED}:${CRYPTO_ARCHIVE}>
+  $<$<NOT:${ARCHIVED}>:OpenSSL::SSL> $<$<NOT:${ARCHIVED}>:OpenSSL::Crypto>)
 # Static: Envoy's images, where the module runs, have no libyaml-cpp, and the program needs one package less.
 find_library(YAML_CPP_LIBRARY libyaml-cpp.a REQUIRED)
 add_library(fairway_yaml_cpp STATIC IMPORTED GLOBAL)

@@ -196,6 +196,11 @@ int Up(const UpFlags& f) {
     if (!parsed) return usage("--listen: " + parsed.error().message);
     envoy.listen = *parsed;
   }
+  if (!f.picker.empty()) {
+    const auto parsed = net::ParseHostPort(f.picker);
+    if (!parsed) return usage("--picker: " + parsed.error().message);
+    envoy.picker = *parsed;
+  }
 
   PickerOptions options = MakePickerOptions(f.common);
   if (options.files.empty() == f.endpoints.empty()) {
@@ -259,14 +264,9 @@ int Up(const UpFlags& f) {
   options.ext_proc.grpc_port = 0;
   options.ext_proc.serve_health_port = false;
   options.ext_proc.secure_serving = false;  // loopback, and both ends are ours
+  if (!f.picker.empty()) options.serve_ext_proc = false;
   // A whole body comes as one message in the buffered modes.
   options.ext_proc.transport.max_message = envoy.max_body_bytes + (1 << 20);
-  if (!f.picker.empty()) {
-    const auto parsed = net::ParseHostPort(f.picker);
-    if (!parsed) return usage("--picker: " + parsed.error().message);
-    envoy.picker = *parsed;
-    options.serve_ext_proc = false;
-  }
 
   Front front(std::move(local_options), log);
   auto picker = Picker::Start(options, log, [&front](const auto& manifests, const auto& addresses) {

@@ -60,8 +60,19 @@ void PrintExplanation(std::string_view text) {
   }
 }
 
-picker::Options MakeOptions(const PickerConfig& config) {
+base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   picker::Options options;
+  if (config.kubernetes) {
+    auto client = sources::kubernetes::FindClientConfig(config.kubernetes->kubeconfig);
+    if (!client) return tl::make_unexpected(client.error());
+    auto& kubernetes = options.kubernetes.emplace();
+    kubernetes.client = std::move(*client);
+    const std::string& key = config.kubernetes->pool_key;
+    kubernetes.options.namespace_name = key.substr(0, key.find('/'));
+    kubernetes.options.pool_name = key.substr(key.find('/') + 1);
+    kubernetes.options.pool_group = config.kubernetes->pool_group;
+    kubernetes.options.seed = picker::SystemSeed();
+  }
   options.files = config.files;
   options.manifests = config.manifests;
   options.log_problems = config.log_manifests;
@@ -115,8 +126,10 @@ class Process::Host {
   static base::Result<std::unique_ptr<Host>> Make(Process& process, const PickerConfig& config) {
     auto host = std::make_unique<Host>(process, config);
     std::string errors;
+    auto options = MakeOptions(config);
+    if (!options) return tl::make_unexpected(options.error());
     auto started = picker::Picker::Start(
-        MakeOptions(config), process.log(),
+        std::move(*options), process.log(),
         [&](const std::vector<api::Problem>& problems) {
           errors = Joined(problems);
           for (const auto& problem : problems) {
@@ -203,11 +216,13 @@ class Process::Host {
   bool Settled(std::string_view key) const {
     const auto fleet = picker_->fleet().Load();
     const fleet::PoolSnapshot* pool = fleet->FindPool(key);
-    return pool == nullptr || !pool->endpoints.empty();
+    if (pool == nullptr) return !config_.kubernetes || !fleet->pools.empty();
+    return !pool->endpoints.empty();
   }
 
   bool AllSettled() const {
     const auto fleet = picker_->fleet().Load();
+    if (config_.kubernetes && fleet->pools.empty()) return false;
     return std::all_of(fleet->pools.begin(), fleet->pools.end(),
                        [](const auto& entry) { return !entry.second->endpoints.empty(); });
   }
@@ -256,6 +271,7 @@ void Process::Retire(Host* host) {
 }
 
 base::Result<void> Process::Check(const PickerConfig& config) const {
+  if (const auto options = MakeOptions(config); !options) return tl::make_unexpected(options.error());
   if (config.files.empty()) return {};
   const api::LoadResult loaded = api::LoadManifests(config.files);
   if (!loaded.ok()) {

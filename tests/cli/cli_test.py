@@ -239,6 +239,12 @@ class CliTest(unittest.TestCase):
 
     # ---- up.
 
+    def test_the_printed_envoy_configuration_asks_the_named_picker(self):
+        done = run("up", "--endpoint", "127.0.0.1:9", "--picker", "127.0.0.2:4567", "--print-envoy-config")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn('"port_value": 4567', done.stdout)
+        self.assertIn('"127.0.0.2"', done.stdout)
+
     def test_without_envoy_it_says_how_to_get_one(self):
         done = run("up", "--endpoint", "127.0.0.1:9", env={"PATH": "/nowhere", "HOME": self.folder, "XDG_CACHE_HOME": self.folder})
         self.assertEqual(done.returncode, 3)

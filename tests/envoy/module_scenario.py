@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import unittest
@@ -19,12 +20,16 @@ FILTER = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.D
 LUA = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
 
 
-def module_file(path=None):
-    return {"module": {"local": {"filename": path or MODULE}}, "do_not_close": True, "metrics_namespace": "fairway"}
+NAME = os.path.basename(MODULE)[len("lib"):-len(".so")]
 
 
-def filter_config(config, path=None):
-    return {"@type": FILTER, "dynamic_module_config": module_file(path), "filter_name": "fairway",
+def module_file(name=None):
+    # By name, which Envoy finds in a folder that it is told of: older ones take no path.
+    return {"name": name or NAME, "do_not_close": True, "metrics_namespace": "fairway"}
+
+
+def filter_config(config, name=None):
+    return {"@type": FILTER, "dynamic_module_config": module_file(name), "filter_name": "fairway",
             "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": config}}
 
 
@@ -34,6 +39,8 @@ class Envoy(Process):
     def __init__(self, folder, filters, policy="override_host", manager=None, ready=True, mode=()):
         self.folder = folder
         self.port, = free_ports(1)
+        if not os.path.lexists(os.path.join(folder, os.path.basename(MODULE))):
+            os.symlink(os.path.abspath(MODULE), os.path.join(folder, os.path.basename(MODULE)))
         self.eds = os.path.join(folder, "eds.json")
         if not os.path.exists(self.eds):
             self.set_hosts([])
@@ -75,7 +82,8 @@ class Envoy(Process):
         if os.path.exists(admin):  # of one before us
             os.unlink(admin)
         super().__init__([ENVOY or "envoy", "-c", path, "--concurrency", "2", "--disable-hot-restart", "--log-level", os.environ.get("FAIRWAY_ENVOY_LOG", "warning"),
-                          "--component-log-level", "dynamic_modules:info", "--admin-address-path", admin, *mode])
+                          "--component-log-level", "dynamic_modules:info", "--admin-address-path", admin, *mode],
+                         env={**os.environ, "ENVOY_DYNAMIC_MODULES_SEARCH_PATH": folder})
         if ready:
             def address():
                 with open(admin) as file:
@@ -284,12 +292,12 @@ class Bodies(ModuleScenario):
 
 
 class Configuration(ModuleScenario):
-    def discovered(self, config, path=None):
+    def discovered(self, config, name=None):
         """The filter by ECDS from a file, with a default that marks its requests."""
         folder = os.path.join(self.folder, "ecds")
         os.makedirs(folder, exist_ok=True)
         self.ecds = os.path.join(folder, "filter.json")
-        self.publish(config, path)
+        self.publish(config, name)
         lua = {"@type": LUA, "default_source_code": {
             "inline_string": "function envoy_on_response(h) h:headers():add('x-picker', 'absent') end"}}
         return [{"name": "fairway", "config_discovery": {
@@ -297,10 +305,10 @@ class Configuration(ModuleScenario):
             "apply_default_config_without_warming": True, "default_config": lua,
             "type_urls": [FILTER, LUA]}}]
 
-    def publish(self, config, path=None):
+    def publish(self, config, name=None):
         text = json.dumps({"version_info": str(time.monotonic_ns()), "resources": [{
             "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig", "name": "fairway",
-            "typed_config": filter_config(config, path)}]})
+            "typed_config": filter_config(config, name)}]})
         with open(self.ecds + ".new", "w") as file:
             file.write(text)
         os.rename(self.ecds + ".new", self.ecds)
@@ -361,20 +369,20 @@ class Configuration(ModuleScenario):
 
     def test_without_the_file_the_default_serves(self):
         sim = self.sim(1)
-        envoy = self.envoy(filters=self.discovered({"pools": [{"name": "default/pool"}]}, os.path.join(self.folder, "no.so")))
+        envoy = self.envoy(filters=self.discovered({"pools": [{"name": "default/pool"}]}, "late"))
         envoy.set_hosts(sim.ports)
         await_that(lambda: envoy.ask().status == 200, lambda: envoy.text())
         self.assertEqual(envoy.ask().headers["x-picker"], "absent")
         # Once it is there, a configuration that differs loads it: Envoy remembers the one it refused.
-        shutil.copy(MODULE, os.path.join(self.folder, "yes.so"))
-        self.publish({"pools": [{"name": "default/pool"}]}, os.path.join(self.folder, "yes.so"))
+        shutil.copy(MODULE, os.path.join(self.folder, "liblate.so"))
+        self.publish({"pools": [{"name": "default/pool"}], "maxEndpoints": 2}, "late")
         await_that(lambda: "x-picker" not in envoy.ask().headers, lambda: envoy.text())
 
     def test_without_the_file_a_static_configuration_says_so_and_ends(self):
-        config = filter_config({"pools": [{"name": "default/pool"}]}, os.path.join(self.folder, "no.so"))
+        config = filter_config({"pools": [{"name": "default/pool"}]}, "missing")
         envoy = self.envoy(filters=[{"name": "fairway", "typed_config": config}], ready=False)
         self.assertNotEqual(envoy.join(), 0)
-        self.assertIn("no.so", "\n".join(envoy.err))
+        self.assertIn("missing.so", "\n".join(envoy.err))
 
     def test_validation_reads_everything_and_starts_nothing(self):
         port, = free_ports(1)
@@ -407,4 +415,6 @@ class Configuration(ModuleScenario):
 if __name__ == "__main__":
     if not MODULE:
         raise SystemExit("FAIRWAY_MODULE names no module")
+    if os.environ.get("FAIRWAY_ENVOY_WHICH") and not ENVOY:
+        sys.exit(77)
     unittest.main()

@@ -20,7 +20,7 @@ import time
 import unittest
 
 FAIRWAY = os.environ.get("FAIRWAY_BINARY", "build/release/fairway")
-ENVOY = os.environ.get("FAIRWAY_ENVOY", "")
+ENVOY = os.environ.get("FAIRWAY_ENVOY" + os.environ.get("FAIRWAY_ENVOY_WHICH", ""), "")
 UP_ARGS = os.environ.get("FAIRWAY_UP_ARGS", "").split()  # of every `fairway up`: --ext-proc, as a rule
 PATIENCE = 60  # seconds that something may take which takes none as a rule
 

@@ -183,6 +183,17 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
   picker.files = ReadTexts(root.Get("manifests"), CheckFileName);
   ReadObjects(root.Get("objects"), picker, problems);
   ReadClusters(root.Get("pools"), picker);
+  if (const Node node = root.Get("kubernetes"); node.present()) {
+    ObjectReader reader(node);
+    ClusterApi& kubernetes = picker.kubernetes.emplace();
+    kubernetes.pool_key = api::ReadText(reader.Require("pool"), CheckPoolKey);
+    kubernetes.pool_group = api::ReadTextOr(reader.Get("poolGroup"), CheckText, "");
+    kubernetes.kubeconfig = api::ReadTextOr(reader.Get("kubeconfig"), CheckText, "");
+    reader.Finish();
+    if (!picker.files.empty() || !picker.manifests.pools.empty()) {
+      node.Error("give either kubernetes or manifests (manifests, objects), not both");
+    }
+  }
   if (const Node node = root.Get("admin"); node.present()) {
     ObjectReader admin(node);
     picker.admin_host = api::ReadTextOr(admin.Get("host"), CheckText, "127.0.0.1");
@@ -218,10 +229,11 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
       static_cast<uint32_t>(ReadWhole(root.Get("maxWaiting"), 0, 1'000'000).value_or(filter.max_waiting));
   root.Finish();
 
-  if (root.valid() && picker.files.empty() && picker.manifests.pools.empty() && picker.clusters.empty()) {
+  if (root.valid() && picker.files.empty() && picker.manifests.pools.empty() && picker.clusters.empty() &&
+      !picker.kubernetes) {
     root.node().Error(
-        "nothing to pick from: give manifests (files or folders), objects, or pools with the clusters that "
-        "have their endpoints");
+        "nothing to pick from: give manifests (files or folders), objects, pools with the clusters that have "
+        "their endpoints, or kubernetes with a pool");
   }
   return config;
 }
@@ -283,8 +295,9 @@ base::Result<ModuleConfig> ParseConfig(std::string_view text) {
   for (const ClusterPool& cluster : picker.clusters) {
     const size_t slash = cluster.pool_key.find('/');
     // Manifests in files may declare it too; then the file's one is served (module/).
-    if (picker.files.empty() && picker.manifests.FindPool(cluster.pool_key.substr(0, slash),
-                                                          cluster.pool_key.substr(slash + 1)) == nullptr) {
+    if (picker.files.empty() && !picker.kubernetes &&
+        picker.manifests.FindPool(cluster.pool_key.substr(0, slash), cluster.pool_key.substr(slash + 1)) ==
+            nullptr) {
       picker.manifests.pools.push_back(MakePool(cluster.pool_key));
     }
   }

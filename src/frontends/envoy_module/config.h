@@ -32,11 +32,19 @@ struct ClusterPool {
   std::string metadata_namespace = "envoy.lb";
 };
 
+// A pool of the Kubernetes API, with its models and Pods, followed as the server does (docs/kubernetes.md).
+struct ClusterApi {
+  std::string pool_key;    // "namespace/name"
+  std::string pool_group;  // "": both
+  std::string kubeconfig;  // "": $KUBECONFIG, the Pod's service account, ~/.kube/config
+};
+
 // Of the picker behind filters; filters that say the same here share one.
 struct PickerConfig {
   std::vector<std::string> files;
   api::Manifests manifests;  // of `objects`, and pools made for `pools` that no manifest declares
   std::vector<ClusterPool> clusters;
+  std::optional<ClusterApi> kubernetes;  // instead of manifests
   std::string admin_host = "127.0.0.1";
   std::optional<uint16_t> admin_port;  // absent: no admin pages
   base::Nanos scrape_interval = 50 * base::kMillisecond;

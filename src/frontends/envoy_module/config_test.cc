@@ -86,6 +86,17 @@ TEST(ModuleConfig, APoolThatOnlyAClusterTellsOf) {
   EXPECT_EQ(ParseConfig(R"({"pools":[{"name":"a/b"}]})")->picker.clusters[0].cluster, "a/b");
 }
 
+TEST(ModuleConfig, APoolOfTheKubernetesApi) {
+  const auto config = ParseConfig(
+      R"({"kubernetes":{"pool":"models/llama","kubeconfig":"/k"},"pools":[{"name":"models/llama"}]})");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->picker.kubernetes->pool_key, "models/llama");
+  EXPECT_EQ(config->picker.kubernetes->kubeconfig, "/k");
+  EXPECT_TRUE(config->picker.manifests.pools.empty());  // the API's is the one that counts
+  EXPECT_THAT(ErrorOf(R"({"kubernetes":{"pool":"a/b"},"manifests":["/m"]})"), HasSubstr("not both"));
+  EXPECT_THAT(ErrorOf(R"({"kubernetes":{}})"), HasSubstr("kubernetes.pool"));
+}
+
 TEST(ModuleConfig, MistakesNameLineFieldAndWhatWouldBeRight) {
   EXPECT_THAT(ErrorOf("manifests: [/a]\nresponsemode: full\n"),
               HasSubstr("filter_config:2: responsemode: unknown field; did you mean \"responseMode\"?"));

@@ -16,7 +16,6 @@ namespace {
 using fairway::testing::FakeAnswer;
 using fairway::testing::FakeApiServer;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 const std::string kPods = "/api/v1/namespaces/llm/pods?";
 const std::string kPools = "/apis/inference.networking.k8s.io/v1/namespaces/llm/inferencepools?";
