@@ -78,6 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   manifests.Set(text);
   fairway::api::Manifests out;
   manifests.AppendTo(out);
-  for (const auto& pool : out.pools) AppendEndpoints(pool, pods.pods(), false, out.endpoints);
+  const PodIndex index(pods.pods());
+  for (const auto& pool : out.pools) AppendEndpoints(pool, index.Matching(pool), out.endpoints);
   return 0;
 }

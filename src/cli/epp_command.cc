@@ -36,6 +36,10 @@ struct EppFlags {
   std::string endpoint_selector;
   std::vector<uint16_t> endpoint_ports;
   bool leader_election = false;
+  bool all_pools = false;
+  bool all_namespaces = false;
+  std::string pool_selector;
+  std::string picker_service;
   std::string metrics_staleness = "2s";
   std::string drain_timeout = "30s";
   bool disable_subset = false;
@@ -92,23 +96,31 @@ std::string NameWithoutObject() {
 // Where pools and endpoints come from when it is not files. Sets the pool that is served.
 base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, PickerOptions& options) {
   const auto bad = [](const char* why) { return base::Fail(base::ErrorCode::kInvalidArgument, why); };
-  if (f.pool_name.empty() == f.endpoint_selector.empty()) {
-    return bad(f.pool_name.empty()
-                   ? "nothing to serve. Give manifests with -f FILE, or a pool of the Kubernetes API with "
-                     "--pool-name, or Pods by --endpoint-selector and --endpoint-target-ports"
-                   : "give --pool-name or --endpoint-selector, not both");
+  const bool many = f.all_pools || !f.pool_selector.empty();
+  const int ways = (f.pool_name.empty() ? 0 : 1) + (f.endpoint_selector.empty() ? 0 : 1) + (many ? 1 : 0);
+  if (ways == 0) {
+    return bad(
+        "nothing to serve. Give manifests with -f FILE, or a pool of the Kubernetes API with --pool-name, "
+        "or many with --all-pools, or Pods by --endpoint-selector and --endpoint-target-ports");
   }
+  if (ways > 1)
+    return bad("give one of --pool-name, --endpoint-selector and --all-pools (or --pool-selector)");
   auto client = sources::kubernetes::FindClientConfig(f.kubeconfig);
   if (!client) return tl::make_unexpected(client.error());
   auto& kubernetes = options.kubernetes.emplace();
   kubernetes.client = std::move(*client);
-  kubernetes.options.namespace_name = space;
-  kubernetes.options.pool_name = f.pool_name.empty() ? NameWithoutObject() : f.pool_name;
+  kubernetes.options.namespace_name = many && f.all_namespaces ? "" : space;
+  kubernetes.options.lease_namespace = space;
+  kubernetes.options.all_pools = many;
+  kubernetes.options.pool_selector = f.pool_selector;
+  kubernetes.options.picker_service = f.picker_service;
+  kubernetes.options.pool_name = many || !f.pool_name.empty() ? f.pool_name : NameWithoutObject();
   kubernetes.options.pool_group = f.pool_group;
   kubernetes.options.endpoint_selector = f.endpoint_selector;
   kubernetes.options.target_ports = f.endpoint_ports;
   kubernetes.options.seed = f.common.seed != 0 ? f.common.seed : picker::SystemSeed();
-  options.ext_proc.service.default_pool = api::Key(space, kubernetes.options.pool_name);
+  options.listen_for_pools = many;
+  if (!many) options.ext_proc.service.default_pool = api::Key(space, kubernetes.options.pool_name);
   if (f.leader_election) {
     char host[256] = "";
     ::gethostname(host, sizeof host - 1);
@@ -121,6 +133,7 @@ base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, Pi
 
 int Epp(const EppFlags& f) {
   BlockStopSignals();
+  RaiseDescriptorLimit();
   const base::Log log = MakeLog(f.common);
   PickerOptions options = MakePickerOptions(f.common);
   std::string space = f.pool_namespace.empty() ? Environment("NAMESPACE") : f.pool_namespace;
@@ -197,6 +210,15 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   command->add_option(
       "--pool-group", f->pool_group,
       "Its API group: inference.networking.k8s.io or inference.networking.x-k8s.io; else both are looked at");
+  command->add_flag(
+      "--all-pools", f->all_pools,
+      "Serve all InferencePools of the namespace, each on the port that its endpointPickerRef names");
+  command->add_option("--pool-selector", f->pool_selector,
+                      "Of these the ones with these labels (kubectl's syntax)");
+  command->add_flag("--all-namespaces", f->all_namespaces,
+                    "Pools of all namespaces, with --all-pools or --pool-selector");
+  command->add_option("--picker-service", f->picker_service,
+                      "Only pools whose endpointPickerRef names this Service");
   command->add_option("--endpoint-selector", f->endpoint_selector,
                       "Serve the Pods with these labels, without any InferencePool (kubectl's syntax)");
   command

@@ -2,11 +2,15 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <future>
+#include <map>
+#include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -45,6 +49,13 @@ void ExitOnSecondSignal() {
   }).detach();
 }
 
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 bool PrintProblems(const std::vector<api::Problem>& problems) {
   bool good = true;
   for (const auto& problem : problems) {
@@ -54,7 +65,60 @@ bool PrintProblems(const std::vector<api::Problem>& problems) {
   return good;
 }
 
+namespace {
+
+// The ports that pools ask for. Of two pools with one port the older gets it.
+class PoolPorts {
+ public:
+  explicit PoolPorts(const base::Log& log) : log_(log) {}
+
+  // On the control loop.
+  void Update(const api::Manifests& manifests) {
+    std::vector<const api::InferencePool*> pools;
+    for (const auto& pool : manifests.pools) {
+      if (pool.picker && pool.picker->port) pools.push_back(&pool);
+    }
+    const auto age = [](const api::InferencePool& pool) {
+      return std::make_pair(pool.meta.creation_timestamp, api::Key(pool.meta));
+    };
+    std::sort(pools.begin(), pools.end(), [&](const auto* a, const auto* b) { return age(*a) < age(*b); });
+    std::map<uint16_t, std::string> ports;
+    std::set<std::string> refused;
+    for (const auto* pool : pools) {
+      const auto [at, is_new] = ports.emplace(*pool->picker->port, api::Key(pool->meta));
+      if (is_new) continue;
+      refused.insert(api::Key(pool->meta));
+      if (refused_.contains(api::Key(pool->meta))) continue;
+      log_.Error(
+          "two pools ask for one port: the older has it",
+          {{"port", std::to_string(at->first)}, {"pool", at->second}, {"refused", api::Key(pool->meta)}});
+    }
+    refused_ = std::move(refused);
+    const std::lock_guard lock(mutex_);
+    if (ports == ports_) return;
+    ports_ = std::move(ports);
+    if (server_ != nullptr) server_->SetPorts(ports_);
+  }
+
+  // The server that listens from now on, or null.
+  void SetServer(ext_proc::ExtProcServer* server) {
+    const std::lock_guard lock(mutex_);
+    server_ = server;
+    if (server_ != nullptr && !ports_.empty()) server_->SetPorts(ports_);
+  }
+
+ private:
+  const base::Log log_;
+  std::set<std::string> refused_;
+  std::mutex mutex_;  // the server comes and goes on another thread than pools do
+  std::map<uint16_t, std::string> ports_;
+  ext_proc::ExtProcServer* server_ = nullptr;
+};
+
+}  // namespace
+
 struct Picker::Impl {
+  std::shared_ptr<PoolPorts> ports;  // null: pools have no ports of their own
   std::unique_ptr<picker::Picker> core;
   std::vector<std::unique_ptr<net::LoopThread>> workers;
   std::unique_ptr<ext_proc::ExtProcServer> server;
@@ -64,6 +128,13 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
                                                     picker::Picker::ManifestsChanged changed) {
   auto impl = std::make_unique<Impl>();
   options.wanted_pool = options.ext_proc.service.default_pool;
+  if (options.listen_for_pools) {
+    impl->ports = std::make_shared<PoolPorts>(log);
+    changed = [ports = impl->ports, then = std::move(changed)](const auto& manifests, const auto& addresses) {
+      ports->Update(manifests);
+      if (then) then(manifests, addresses);
+    };
+  }
   auto core = picker::Picker::Start(
       options, log, [](const std::vector<api::Problem>& problems) { PrintProblems(problems); },
       std::move(changed));
@@ -88,6 +159,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
       return tl::make_unexpected(server.error());
     }
     impl->server = std::move(*server);
+    if (impl->ports != nullptr) impl->ports->SetServer(impl->server.get());
   }
   return std::unique_ptr<Picker>(new Picker(std::move(impl)));
 }
@@ -95,6 +167,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
 Picker::Picker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Picker::~Picker() {
+  if (impl_->ports != nullptr) impl_->ports->SetServer(nullptr);
   for (auto& worker : impl_->workers) worker->Join();
   impl_->server.reset();
 }

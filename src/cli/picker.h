@@ -21,8 +21,9 @@ namespace fairway::cli {
 struct PickerOptions : picker::Options {
   bool serve_ext_proc = true;  // off where another picker decides (`fairway up --picker`)
   ext_proc::ServerOptions ext_proc;
-  size_t workers = 0;  // 0: as many as cores
-  uint64_t seed = 0;   // 0: from the system's entropy
+  bool listen_for_pools = false;  // also on the port that each pool's endpointPickerRef names
+  size_t workers = 0;             // 0: as many as cores
+  uint64_t seed = 0;              // 0: from the system's entropy
 };
 
 // Created, used and destroyed on one thread, that is none of its loops.
@@ -54,6 +55,9 @@ int WaitForStopSignal();
 // From now on a further one ends the process with exit code 0, whatever it waits for: the user has lost
 // patience.
 void ExitOnSecondSignal();
+
+// As many descriptors as the system allows: each pool and each model server takes one.
+void RaiseDescriptorLimit();
 
 // Prints each problem to standard error. True when none is an error.
 bool PrintProblems(const std::vector<api::Problem>& problems);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 namespace fairway::fleet {
 namespace {
@@ -103,6 +105,13 @@ void Fleet::Publish(std::map<std::string, std::shared_ptr<const PoolSnapshot>, s
 void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
   const auto before = published_.Load();
   unresolved_.clear();
+  // With many pools most endpoints are none of a pool's business: those that know their pool are found by it.
+  std::unordered_map<std::string_view, std::vector<const api::Endpoint*>> of_pool;
+  std::vector<const api::Endpoint*> of_any;
+  for (const auto& entry : manifests.endpoints) {
+    (entry.pool_key.empty() ? of_any : of_pool[entry.pool_key]).push_back(&entry);
+  }
+  std::vector<const api::Endpoint*> candidates;
   std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools;
   for (const auto& source : manifests.pools) {
     auto pool = std::make_shared<PoolSnapshot>();
@@ -119,7 +128,12 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       pool->adapters = old->second->adapters;
       for (const auto& endpoint : old->second->endpoints) cells.emplace(endpoint.id, endpoint.cell);
     }
-    for (const auto& entry : manifests.endpoints) {
+    candidates = of_any;
+    if (const auto own = of_pool.find(pool->key); own != of_pool.end()) {
+      candidates.insert(candidates.end(), own->second.begin(), own->second.end());
+    }
+    for (const auto* candidate : candidates) {
+      const api::Endpoint& entry = *candidate;
       if (!api::BelongsTo(entry, source)) continue;
       Endpoint endpoint;
       endpoint.host = entry.address;

@@ -1,6 +1,8 @@
 #include "net/address.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 
@@ -89,6 +91,14 @@ bool IsIpLiteral(std::string_view host) {
   if (host.size() > 64 || host.find('\0') != std::string_view::npos) return false;
   const std::string text(host);
   return IsIpv4(text) || IsIpv6(text);
+}
+
+uint16_t LocalPort(int descriptor) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
+  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&address)->sin6_port
+                                             : reinterpret_cast<sockaddr_in*>(&address)->sin_port);
 }
 
 }  // namespace fairway::net

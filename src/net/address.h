@@ -23,4 +23,7 @@ std::string FormatHostPort(std::string_view host, uint16_t port);
 
 bool IsIpLiteral(std::string_view host);
 
+// Of a socket's own side; 0 when it has none.
+uint16_t LocalPort(int descriptor);
+
 }  // namespace fairway::net

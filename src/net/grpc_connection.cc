@@ -54,6 +54,7 @@ GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const TlsCont
     : worker_(worker),
       shared_(worker.shared()),
       descriptor_(worker.loop().io()),
+      port_(LocalPort(descriptor)),
       tls_(tls),
       stream_(descriptor, tls),
       out_(tls != nullptr),

@@ -157,6 +157,7 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   GrpcWorker& worker_;  // not to be used after Close()
   std::shared_ptr<GrpcShared> shared_;
   boost::asio::posix::stream_descriptor descriptor_;
+  const uint16_t port_;  // ours, that it came in on
   TlsContext tls_;
   SocketStream stream_;
   OutputQueue out_;

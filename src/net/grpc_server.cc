@@ -10,6 +10,8 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -54,14 +56,6 @@ struct Listening {
   uint16_t port = 0;
 };
 
-uint16_t PortOf(int descriptor) {
-  sockaddr_storage address{};
-  socklen_t size = sizeof address;
-  if (::getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
-  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&address)->sin6_port
-                                             : reinterpret_cast<sockaddr_in*>(&address)->sin_port);
-}
-
 // 0 or errno. No SO_REUSEPORT: it would hide a second server on the port.
 int TryListen(const addrinfo& address, bool both_families, Descriptor& out) {
   Descriptor made(::socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -100,7 +94,7 @@ base::Result<Listening> ListenOn(const std::string& host, uint16_t port, const b
     for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
       error = TryListen(*at, any, out.descriptor);
       if (error == 0) {
-        out.port = PortOf(out.descriptor.get());
+        out.port = LocalPort(out.descriptor.get());
         return out;
       }
     }
@@ -213,25 +207,41 @@ class Server final : public GrpcServer {
   Server(GrpcServerOptions options, const std::vector<Loop*>& loops, GrpcFactory factory,
          const base::Log& log, Listening listening)
       : shared_(std::make_shared<GrpcShared>(std::move(options), std::move(factory), log)),
-        port_(listening.port) {
+        port_(listening.port),
+        first_(loops[0]) {
     for (size_t i = 0; i < loops.size(); ++i) {
       workers_.push_back(std::make_shared<GrpcWorker>(*loops[i], i, shared_));
       loops[i]->Post([weak = std::weak_ptr(workers_.back())] {
         if (auto worker = weak.lock()) worker->Start();
       });
     }
-    listener_ = std::make_shared<Listener>(*loops[0], std::move(listening.descriptor), workers_, shared_);
-    loops[0]->Post([weak = std::weak_ptr(listener_)] {
-      if (auto listener = weak.lock()) listener->Start();
-    });
+    Begin(std::move(listening));
   }
 
   ~Server() override {
-    listener_->Close();
+    for (const auto& [port, listener] : listeners_) listener->Close();
     for (const auto& worker : workers_) worker->Close();
   }
 
   uint16_t port() const override { return port_; }
+
+  base::Result<void> AddPort(uint16_t port) override {
+    const std::lock_guard lock(mutex_);
+    if (shut_down_ || listeners_.contains(port)) return {};
+    auto listening = ListenOn(shared_->options.host, port, shared_->log);
+    if (!listening) return tl::make_unexpected(listening.error());
+    Begin(std::move(*listening));
+    return {};
+  }
+
+  void RemovePort(uint16_t port) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = listeners_.find(port);
+    if (found == listeners_.end() || port == port_) return;
+    first_->Post([listener = found->second] { listener->Close(); });
+    listeners_.erase(found);
+  }
+
   void SetTls(TlsContext tls) override { shared_->SetTls(std::move(tls)); }
   const GrpcServerStats& stats() const override { return shared_->stats; }
 
@@ -245,8 +255,16 @@ class Server final : public GrpcServer {
     workers.reserve(workers_.size());
     for (const auto& worker : workers_) workers.emplace_back(worker, &worker->loop());
     Loop* const first = workers.front().second;
-    first->Post([left, workers = std::move(workers), listener = std::weak_ptr(listener_), first, grace] {
-      if (auto open = listener.lock()) open->Close();
+    std::vector<std::weak_ptr<Listener>> listeners;
+    {
+      const std::lock_guard lock(mutex_);
+      shut_down_ = true;
+      for (const auto& [port, listener] : listeners_) listeners.emplace_back(listener);
+    }
+    first->Post([left, workers = std::move(workers), listeners = std::move(listeners), first, grace] {
+      for (const auto& listener : listeners) {
+        if (auto open = listener.lock()) open->Close();
+      }
       const auto report = [left, first] {
         first->Post([left] {
           if (--left->workers == 0 && left->done) left->done();
@@ -261,10 +279,21 @@ class Server final : public GrpcServer {
   }
 
  private:
+  void Begin(Listening listening) {
+    auto& listener = listeners_[listening.port];
+    listener = std::make_shared<Listener>(*first_, std::move(listening.descriptor), workers_, shared_);
+    first_->Post([weak = std::weak_ptr(listener)] {
+      if (auto open = weak.lock()) open->Start();
+    });
+  }
+
   std::shared_ptr<GrpcShared> shared_;
   uint16_t port_;
+  Loop* const first_;
   std::vector<std::shared_ptr<GrpcWorker>> workers_;
-  std::shared_ptr<Listener> listener_;
+  std::mutex mutex_;
+  std::map<uint16_t, std::shared_ptr<Listener>> listeners_;  // by port
+  bool shut_down_ = false;
 };
 
 }  // namespace

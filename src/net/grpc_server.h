@@ -126,6 +126,7 @@ struct GrpcRequest {
   // Other headers, lower-case names, first one wins; "" when absent. Valid while the factory runs.
   std::function<std::string_view(std::string_view name)> metadata;
   size_t worker = 0;  // number of the loop, 0 .. loops-1
+  uint16_t port = 0;  // that the connection came in on
   Loop* loop = nullptr;
 };
 
@@ -153,6 +154,11 @@ class GrpcServer {
   virtual ~GrpcServer() = default;  // REQUIRES: the loops are stopped, or Shutdown has completed
 
   virtual uint16_t port() const = 0;
+  // Further ports of the same server, GrpcRequest::port tells them apart. Thread-safe. The error names the
+  // address and the reason; a port that is listened on already is none. After RemovePort open connections go
+  // on.
+  virtual base::Result<void> AddPort(uint16_t port) = 0;
+  virtual void RemovePort(uint16_t port) = 0;
   // Thread-safe. New connections get the new certificate; open ones keep theirs.
   virtual void SetTls(TlsContext tls) = 0;
   // Thread-safe. Stops listening, tells clients to go (GOAWAY notice, then GOAWAY), lets calls end for up to

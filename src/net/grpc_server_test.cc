@@ -129,6 +129,32 @@ TEST(GrpcServerTest, SpreadsConnectionsOverLoops) {
   EXPECT_NE(a->Unary("/t/Worker", "").message, b->Unary("/t/Worker", "").message);
 }
 
+TEST(GrpcServerTest, ListensOnFurtherPortsAndTellsThemApart) {
+  GrpcTestServer server;
+  uint16_t port = 0;
+  {
+    const GrpcTestServer other;  // a port that is free once this one is gone
+    port = other.port();
+    EXPECT_FALSE(server->AddPort(port).has_value());
+  }
+  ASSERT_TRUE(server->AddPort(port).has_value());
+  EXPECT_TRUE(server->AddPort(port).has_value());
+  std::string error;
+  auto there = GrpcClient::Connect("127.0.0.1", port, {}, &error);
+  ASSERT_NE(there, nullptr) << error;
+  EXPECT_EQ(there->Unary("/t/Port", "").message, std::to_string(port));
+  EXPECT_EQ(Connect(server)->Unary("/t/Port", "").message, std::to_string(server.port()));
+
+  server->RemovePort(port);
+  EXPECT_TRUE(GrpcTestServer::Eventually(
+      [&] { return GrpcClient::Connect("127.0.0.1", port, {}, &error) == nullptr; }));
+  EXPECT_EQ(there->Unary("/t/Port", "").message, std::to_string(port));  // what is open goes on
+  ASSERT_TRUE(server->AddPort(port).has_value());
+  there.reset();
+  server.Shutdown(0).wait();
+  EXPECT_EQ(GrpcClient::Connect("127.0.0.1", port, {}, &error), nullptr);
+}
+
 TEST(GrpcServerTest, GivesMetadataAndTakesIstiosAuthority) {
   GrpcTestServer server;
   auto client = Connect(server, {.authority = "outbound|9002||epp.default.svc.cluster.local"});

@@ -235,6 +235,7 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
   GrpcRequest& request = request_.request;
   request.metadata = [this](std::string_view name) { return request_.Find(name); };
   request.worker = worker_.number();
+  request.port = port_;
   request.loop = &worker_.loop();
   std::unique_ptr<GrpcCall> call;
   if (!Guard(nullptr, [&] { call = shared_->factory(request); })) {

@@ -37,7 +37,7 @@ struct Outcome {
 // A stream on a loop of its own.
 class Client {
  public:
-  explicit Client(HttpStreamOptions options) : thread_("stream") {
+  explicit Client(const HttpStreamOptions& options) : thread_("stream") {
     thread_.loop().Post([this, options] { stream_ = std::make_unique<HttpStream>(thread_.loop(), options); });
   }
   ~Client() {

@@ -340,6 +340,7 @@ class GrpcTestServer {
       EXPECT_TRUE(r.loop->InLoop());
       return std::make_unique<TextCall>(log, std::to_string(r.worker));
     }
+    if (r.path == "/t/Port") return std::make_unique<TextCall>(log, std::to_string(r.port));
     return nullptr;
   }
 

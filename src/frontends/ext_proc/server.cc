@@ -3,7 +3,9 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "frontends/ext_proc/health.h"
@@ -97,6 +99,17 @@ class Server final : public ExtProcServer {
   uint16_t health_port() const override { return health_server_ ? health_server_->port() : 0; }
   const net::GrpcServerStats& stats() const override { return grpc_->stats(); }
 
+  void SetPorts(std::map<uint16_t, std::string> pools) override {
+    OnFirstLoop([pools = std::move(pools)](Server& self) mutable {
+      for (const auto& [port, pool] : self.ports_) {
+        if (!pools.contains(port)) self.grpc_->RemovePort(port);
+      }
+      self.service_.SetPorts(self.grpc_->port(), pools);
+      self.ports_ = std::move(pools);
+      self.OpenPorts();
+    });
+  }
+
   void Drain(base::Nanos serve_for, base::Nanos grace, std::function<void()> done) override {
     health_.SetDraining();
     any_names_.Announce();
@@ -118,8 +131,30 @@ class Server final : public ExtProcServer {
     });
   }
 
+  // On the first loop.
+  void OpenPorts() {
+    bool all = true;
+    for (const auto& [port, pool] : ports_) {
+      const auto opened = grpc_->AddPort(port);
+      if (opened) {
+        failed_ports_.erase(port);
+        continue;
+      }
+      all = false;
+      if (failed_ports_.insert(port).second) {
+        log_.Error("a pool's port cannot be listened on, trying again each second",
+                   {{"pool", pool}, {"error", opened.error().message}});
+      }
+    }
+    ports_again_.reset();
+    if (all || draining_) return;
+    ports_again_ = std::make_unique<net::Timer>(*loops_.front());
+    ports_again_->After(base::kSecond, [this] { OpenPorts(); });
+  }
+
   void ShutDown(base::Nanos grace, std::function<void()> done) {
     reload_.reset();
+    ports_again_.reset();
     // Health answers until the last exchange has ended.
     grpc_->Shutdown(grace, [this, done = std::move(done)]() mutable {
       drain_.reset();
@@ -152,6 +187,9 @@ class Server final : public ExtProcServer {
   ServerOptions options_;
   const std::vector<net::Loop*> loops_;
   base::Log log_;
+  std::map<uint16_t, std::string> ports_;  // of the pools; the first loop's, as the next two
+  std::set<uint16_t> failed_ports_;
+  std::unique_ptr<net::Timer> ports_again_;
   HealthState health_;
   HealthService any_names_;
   HealthService ext_proc_names_;

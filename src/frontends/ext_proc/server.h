@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -58,6 +59,10 @@ class ExtProcServer {
   virtual uint16_t grpc_port() const = 0;
   virtual uint16_t health_port() const = 0;  // 0 when there is none
   virtual const net::GrpcServerStats& stats() const = 0;
+
+  // Listens on these ports too, each a pool's own ("namespace/name"), and no more on those of before that are
+  // not among them. One that cannot be listened on is logged and tried again each second. Thread-safe.
+  virtual void SetPorts(std::map<uint16_t, std::string> pools) = 0;
 
   // The end, as the reference has it: health says NOT_SERVING at once; requests are served for `serve_for`
   // more, so that every gateway hears of it; then clients are sent away and open exchanges get `grace` to

@@ -10,6 +10,8 @@ namespace fairway::ext_proc {
 namespace {
 constexpr std::string_view kProcess = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 constexpr size_t kMaxPoolKey = 512;
+// A pool that never is: no name has a slash alone.
+constexpr std::string_view kNoPool = "/";
 }  // namespace
 
 class ExtProcCall;
@@ -20,6 +22,7 @@ struct ExtProcService::Worker {
   Worker(ExtProcService& service, const routing::Router& router, net::Loop& its_loop, uint64_t seed)
       : loop(its_loop),
         router_worker(router.NewWorker(seed)),
+        ports(service.ports_),
         shared{router,           *router_worker,     service.clock_, service.options_.session,
                service.metrics_, base::Random(~seed)} {
     const SessionOptions& o = service.options_.session;
@@ -33,6 +36,7 @@ struct ExtProcService::Worker {
 
   net::Loop& loop;
   std::unique_ptr<routing::Worker> router_worker;
+  base::Published<Ports>::Reader ports;
   SessionShared shared;
   base::Nanos sweep_period;
   ExtProcCall* calls = nullptr;  // a list through the calls themselves
@@ -176,10 +180,24 @@ void ExtProcService::StopTimers(std::function<void()> done) {
   }
 }
 
+void ExtProcService::SetPorts(uint16_t main_port, std::map<uint16_t, std::string> pools) {
+  ports_.Publish(std::make_shared<const Ports>(Ports{main_port, std::move(pools)}));
+}
+
 std::unique_ptr<net::GrpcCall> ExtProcService::NewCall(const net::GrpcRequest& request) {
   if (request.path != kProcess) return nullptr;
   std::string_view pool = request.metadata ? request.metadata(kPoolMetadata) : std::string_view();
-  if (pool.empty()) pool = options_.default_pool;
+  const Ports& ports = *workers_.at(request.worker)->ports.Get();
+  if (pool.empty()) {
+    const auto own = ports.pools.find(request.port);
+    if (own != ports.pools.end()) {
+      pool = own->second;
+    } else if (ports.main == 0 || request.port == ports.main) {
+      pool = options_.default_pool;
+    } else {
+      pool = kNoPool;
+    }
+  }
   return std::make_unique<ExtProcCall>(*this, *workers_.at(request.worker),
                                        std::string(pool.substr(0, kMaxPoolKey)));
 }

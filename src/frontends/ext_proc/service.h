@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/published.h"
 #include "frontends/ext_proc/session.h"
 #include "net/grpc_server.h"
 #include "net/loop.h"
@@ -36,6 +38,10 @@ class ExtProcService {
                  base::Registry& registry, const base::Log& log, const std::vector<net::Loop*>& loops);
   ~ExtProcService();  // REQUIRES: no call is left, and the loops are stopped or StopTimers has called `done`
 
+  // What a call is for that comes in on a port of a pool's own and names none. Calls on `main_port` are for
+  // the default pool as ever, those on a port that was a pool's once are for none. Thread-safe.
+  void SetPorts(uint16_t main_port, std::map<uint16_t, std::string> pools);
+
   // Null: not ours.
   std::unique_ptr<net::GrpcCall> NewCall(const net::GrpcRequest& request);
 
@@ -47,7 +53,13 @@ class ExtProcService {
   friend class ExtProcCall;
   struct Worker;
 
+  struct Ports {
+    uint16_t main = 0;
+    std::map<uint16_t, std::string> pools;
+  };
+
   ServiceOptions options_;
+  base::Published<Ports> ports_{std::make_shared<const Ports>()};
   const base::Clock& clock_;
   base::Log log_;
   Metrics metrics_;

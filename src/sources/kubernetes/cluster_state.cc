@@ -8,6 +8,10 @@ namespace {
 
 std::string KeyOf(const Pod& pod) { return api::Key(pod.namespace_name, pod.name); }
 
+std::string LabelKey(const std::string& space, const std::string& name, const std::string& value) {
+  return space + "/" + name + "=" + value;
+}
+
 template <typename T>
 void AppendAll(const std::vector<T>& from, std::vector<T>& to) {
   to.insert(to.end(), from.begin(), from.end());
@@ -121,25 +125,51 @@ void DropShadowedPools(std::vector<api::InferencePool>& pools) {
               pools.end());
 }
 
-void AppendEndpoints(const api::InferencePool& pool, const PodStore::Pods& pods, bool selected_by_server,
+PodIndex::PodIndex(const PodStore::Pods& pods) {
+  for (const auto& [key, pod] : pods) {
+    for (const auto& [name, value] : pod.labels)
+      by_label_[LabelKey(pod.namespace_name, name, value)].push_back(&pod);
+  }
+}
+
+std::vector<const Pod*> PodIndex::Matching(const api::InferencePool& pool) const {
+  // The pair with the fewest Pods is looked through. An empty selector matches nothing.
+  const std::vector<const Pod*>* fewest = nullptr;
+  for (const auto& [name, value] : pool.selector) {
+    const auto found = by_label_.find(LabelKey(pool.meta.namespace_name, name, value));
+    if (found == by_label_.end()) return {};
+    if (fewest == nullptr || found->second.size() < fewest->size()) fewest = &found->second;
+  }
+  std::vector<const Pod*> matching;
+  if (fewest == nullptr) return matching;
+  std::copy_if(fewest->begin(), fewest->end(), std::back_inserter(matching),
+               [&](const Pod* pod) { return api::Matches(pool.selector, pod->labels); });
+  return matching;
+}
+
+void AppendEndpoints(const api::InferencePool& pool, const std::vector<const Pod*>& pods,
                      std::vector<api::Endpoint>& out) {
   const std::string pool_key = api::Key(pool.meta);
-  // The map's order: the Pods of one namespace stand together.
-  const auto from = pods.lower_bound(pool.meta.namespace_name + "/");
-  for (auto at = from; at != pods.end() && at->second.namespace_name == pool.meta.namespace_name; ++at) {
-    const Pod& pod = at->second;
-    if (!selected_by_server && !api::Matches(pool.selector, pod.labels)) continue;
+  for (const Pod* pod : pods) {
     for (size_t i = 0; i < pool.target_ports.size(); ++i) {
-      if (!PortIsActive(pod.active_ports, pool.target_ports[i])) continue;
-      out.push_back({.name = pod.name + "-rank-" + std::to_string(i),
-                     .namespace_name = pod.namespace_name,
-                     .address = pod.address,
+      if (!PortIsActive(pod->active_ports, pool.target_ports[i])) continue;
+      out.push_back({.name = pod->name + "-rank-" + std::to_string(i),
+                     .namespace_name = pod->namespace_name,
+                     .address = pod->address,
                      .port = pool.target_ports[i],
-                     .labels = pod.labels,
+                     .labels = pod->labels,
                      .pool_key = pool_key,
-                     .uid = pod.uid});
+                     .uid = pod->uid});
     }
   }
+}
+
+void AppendEndpoints(const api::InferencePool& pool, const PodStore::Pods& pods,
+                     std::vector<api::Endpoint>& out) {
+  std::vector<const Pod*> all;
+  all.reserve(pods.size());
+  for (const auto& [key, pod] : pods) all.push_back(&pod);
+  AppendEndpoints(pool, all, out);
 }
 
 }  // namespace fairway::sources::kubernetes

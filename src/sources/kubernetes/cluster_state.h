@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -87,9 +88,23 @@ class ManifestStore final : public ObjectStore {
 // Pools of both groups under one name: the one of inference.networking.k8s.io is served, as the newer API.
 void DropShadowedPools(std::vector<api::InferencePool>& pools);
 
-// One endpoint per Pod and target port of `pool`, for Pods of its namespace that its selector matches; with
-// `selected_by_server` for all Pods.
-void AppendEndpoints(const api::InferencePool& pool, const PodStore::Pods& pods, bool selected_by_server,
+// Pods by namespace and label: which a pool's selector matches is found without looking at all of them. Valid
+// as long as the Pods are.
+class PodIndex {
+ public:
+  explicit PodIndex(const PodStore::Pods& pods);
+  // Those of the pool's namespace that its selector matches, in the order of their names.
+  std::vector<const Pod*> Matching(const api::InferencePool& pool) const;
+
+ private:
+  std::unordered_map<std::string, std::vector<const Pod*>> by_label_;
+};
+
+// One endpoint per Pod and target port of `pool`.
+void AppendEndpoints(const api::InferencePool& pool, const std::vector<const Pod*>& pods,
+                     std::vector<api::Endpoint>& out);
+// The same for all Pods: the server has selected them.
+void AppendEndpoints(const api::InferencePool& pool, const PodStore::Pods& pods,
                      std::vector<api::Endpoint>& out);
 
 }  // namespace fairway::sources::kubernetes

@@ -126,7 +126,7 @@ TEST(Endpoints, OnePerPodAndPort) {
   store.Set(PodText{.name = "c", .labels = R"({"app":"other"})"}.text());
   store.Set(PodText{.name = "d", .space = "default-2"}.text());
   std::vector<api::Endpoint> endpoints;
-  AppendEndpoints(Pool(), store.pods(), false, endpoints);
+  AppendEndpoints(Pool(), PodIndex(store.pods()).Matching(Pool()), endpoints);
   std::vector<std::string> names;
   names.reserve(endpoints.size());
   for (const auto& endpoint : endpoints) names.push_back(endpoint.name + ":" + std::to_string(endpoint.port));
@@ -136,8 +136,13 @@ TEST(Endpoints, OnePerPodAndPort) {
   EXPECT_EQ(endpoints[0].address, "10.0.0.1");
 
   endpoints.clear();
-  AppendEndpoints(Pool({8000}), store.pods(), true, endpoints);
-  EXPECT_EQ(endpoints.size(), 2u);  // a and c: b has the port switched off, d is elsewhere
+  AppendEndpoints(Pool({8000}), store.pods(), endpoints);
+  EXPECT_EQ(endpoints.size(), 3u);  // all but b, which has the port switched off
+  api::InferencePool none = Pool();
+  none.selector = {};
+  EXPECT_TRUE(PodIndex(store.pods()).Matching(none).empty());
+  none.selector = {{"app", "llm"}, {"tier", "x"}};
+  EXPECT_TRUE(PodIndex(store.pods()).Matching(none).empty());
 }
 
 TEST(Pools, TheNewerGroupWins) {

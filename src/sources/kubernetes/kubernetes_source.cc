@@ -150,6 +150,9 @@ struct KubernetesSource::Impl {
         timer(l),
         started_at(c.Now()) {}
 
+  const std::string& LeaseNamespace() const {
+    return options.lease_namespace.empty() ? options.namespace_name : options.lease_namespace;
+  }
   bool standalone() const { return !options.endpoint_selector.empty(); }
 
   void Start() {
@@ -169,11 +172,11 @@ struct KubernetesSource::Impl {
     if (options.leading != nullptr) {
       election = std::make_unique<LeaderElection>(
           loop, *server,
-          LeaderElectionOptions{
-              .namespace_name = options.namespace_name,
-              .name = "epp-" + options.namespace_name + "-" + options.pool_name + ".llm-d.ai",
-              .identity = options.identity,
-              .seed = options.seed},
+          LeaderElectionOptions{.namespace_name = LeaseNamespace(),
+                                .name = "epp-" + LeaseNamespace() + "-" +
+                                        (options.all_pools ? "all-pools" : options.pool_name) + ".llm-d.ai",
+                                .identity = options.identity,
+                                .seed = options.seed},
           clock, log, [this](bool leads) {
             options.leading->store(leads, std::memory_order_relaxed);
             metrics.leading.With({}).Set(leads ? 1 : 0);
@@ -202,7 +205,9 @@ struct KubernetesSource::Impl {
                  (one.kind.role == Role::kPools && options.pool_group.empty() && one.kind.group == kGroupX);
     o.seed = options.seed + watched.size();
     if (one.kind.role == Role::kPods) o.label_selector = options.endpoint_selector;
-    if (one.kind.role == Role::kPools) o.field_selector = "metadata.name=" + options.pool_name;
+    if (one.kind.role == Role::kPools && options.all_pools) o.label_selector = options.pool_selector;
+    if (one.kind.role == Role::kPools && !options.all_pools)
+      o.field_selector = "metadata.name=" + options.pool_name;
     one.reflector = std::make_unique<Reflector>(loop, *server, std::move(o), one, clock, log);
   }
 
@@ -307,8 +312,18 @@ struct KubernetesSource::Impl {
     }
     if (standalone()) manifests.pools.push_back(StandalonePool());
     DropShadowedPools(manifests.pools);
-    for (const api::InferencePool& pool : manifests.pools) {
-      AppendEndpoints(pool, pods->pods(), standalone(), manifests.endpoints);
+    if (!options.picker_service.empty()) {
+      std::erase_if(manifests.pools, [this](const api::InferencePool& pool) {
+        return !pool.picker || pool.picker->name != options.picker_service;
+      });
+    }
+    if (standalone()) {
+      AppendEndpoints(manifests.pools[0], pods->pods(), manifests.endpoints);
+    } else {
+      const PodIndex index(pods->pods());
+      for (const api::InferencePool& pool : manifests.pools) {
+        AppendEndpoints(pool, index.Matching(pool), manifests.endpoints);
+      }
     }
     Tell(manifests);
     changed(manifests);
@@ -330,17 +345,20 @@ struct KubernetesSource::Impl {
   // What a user wants to know: once when all is there, and when the pool comes or goes.
   void Tell(const api::Manifests& manifests) {
     const bool has_pool = !manifests.pools.empty();
-    const std::string name = options.namespace_name + "/" + options.pool_name;
+    const std::string name = options.all_pools ? std::to_string(manifests.pools.size())
+                                               : options.namespace_name + "/" + options.pool_name;
     if (!told) {
       log.Info("synced with the API server",
                {{"server", server->name()},
                 {"as", server->config().source},
-                {"pool", has_pool ? name : "none"},
+                {options.all_pools ? "pools" : "pool", has_pool ? name : "none"},
                 {"endpoints", std::to_string(manifests.endpoints.size())},
                 {"models", std::to_string(manifests.models.size())},
                 {"ms", std::to_string((clock.Now() - started_at) / base::kMillisecond)}});
     }
-    if (!has_pool && (!told || had_pool)) {
+    if (options.all_pools) {
+      // One of many: /debug/fleet and the metrics tell.
+    } else if (!has_pool && (!told || had_pool)) {
       log.Warn("there is no such InferencePool; requests are refused until there is", {{"pool", name}});
     } else if (has_pool && told && !had_pool) {
       log.Info("the InferencePool is there", {{"pool", name}});
@@ -393,7 +411,8 @@ base::Result<std::unique_ptr<KubernetesSource>> KubernetesSource::Create(
     net::Loop& loop, ClientConfig config, KubernetesOptions options, const base::Clock& clock,
     const base::Log& log, base::Registry& registry, Changed changed) {
   const auto bad = [](const std::string& why) { return base::Fail(ErrorCode::kInvalidArgument, why); };
-  if (options.pool_name.empty()) return bad("the InferencePool's name is missing");
+  if (options.pool_name.empty() != options.all_pools)
+    return bad(options.all_pools ? "one pool or many, not both" : "the InferencePool's name is missing");
   if (!options.pool_group.empty() && options.pool_group != kGroup && options.pool_group != kGroupX) {
     return bad("no InferencePool in group \"" + options.pool_group + "\"; want " + std::string(kGroup) +
                " or " + std::string(kGroupX));

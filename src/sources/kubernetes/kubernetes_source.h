@@ -26,14 +26,21 @@ struct KubernetesOptions {
   std::string namespace_name = "default";
   std::string pool_name;   // the InferencePool; with endpoint_selector only a name for what is selected
   std::string pool_group;  // "": both groups; where both have the pool, inference.networking.k8s.io
+  // Or many: all of the namespace ("" is all namespaces), or of those the ones with these labels (kubectl's
+  // syntax), or whose endpointPickerRef names this Service. pool_name is "" then.
+  bool all_pools = false;
+  std::string pool_selector;
+  std::string picker_service;
   // Without any InferencePool: Pods by a label selector in kubectl's syntax, and their ports.
   std::string endpoint_selector;
   std::vector<uint16_t> target_ports;
 
-  // Leader election among replicas by the Lease epp-NAMESPACE-POOL.llm-d.ai, as the reference has it. Set to
+  // Leader election among replicas by the Lease epp-NAMESPACE-POOL.llm-d.ai, as the reference has it
+  // ("all-pools" for many). Set to
   // whether we lead; null: there is none. Followers keep their fleet as warm as leaders.
   std::shared_ptr<std::atomic<bool>> leading;
-  std::string identity;  // unlike any other replica's
+  std::string identity;         // unlike any other replica's
+  std::string lease_namespace;  // "": namespace_name
 
   // Changes are gathered for this long, or four times as long as the last publication took; one after a
   // silence is published at once.

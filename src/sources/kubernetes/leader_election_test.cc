@@ -15,7 +15,6 @@ namespace {
 
 using fairway::testing::FakeApiServer;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 std::string Lease(const std::string& holder, int version,
