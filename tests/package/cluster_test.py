@@ -208,7 +208,7 @@ class Chart(unittest.TestCase):
         picker.close()
         picker = self.picker()
         await_that(lambda: read(token)[0] == 503, picker.text)
-        self.assertTrue(picker.logged(r'"missing_rule".*tokenreviews.*in a ClusterRole'), picker.text())
+        picker.await_logged(r'"missing_rule".*tokenreviews.*in a ClusterRole')
 
     def test_everything_is_as_the_server_wants_it(self):
         """Strict: a field that the API does not know is an error."""
