@@ -31,51 +31,40 @@ void Say(abi::LogLevel level, std::string_view text) {
   }
 }
 
-// Runs `body`; `otherwise` makes the answer when it throws.
+// For handlers: without memory of its own.
+void SayFault(std::string_view text) noexcept {
+  FAIRWAY_ENVOY(log)(abi::LogLevel::kError, abi::ToBuffer(text));
+}
+
+// Runs `body`; `otherwise` makes the answer when it throws, and does not throw itself.
 template <typename Body, typename Otherwise>
 auto Guarded(Body body, Otherwise otherwise) noexcept -> decltype(body()) {
-  std::string what;
   try {
     return body();
   } catch (const std::exception& error) {
-    try {
-      what = error.what();
-    } catch (...) {
-    }
+    return otherwise(std::string_view(error.what()));
   } catch (...) {
+    return otherwise(std::string_view("unknown exception"));
   }
-  try {
-    return otherwise(what);
-  } catch (...) {
-    return otherwise(std::string());
-  }
+}
+
+Stream& ToStream(const void* stream) {
+  return *static_cast<Stream*>(const_cast<void*>(stream));  // Envoy hands back what we gave
 }
 
 // A hook of a stream's response or end: nothing to answer.
 template <typename Body>
 void GuardedStream(const void* stream, Body body) noexcept {
-  auto& self = *static_cast<Stream*>(const_cast<void*>(stream));  // NOLINT: Envoy hands back what we gave
-  try {
-    body(self);
-  } catch (const std::exception& error) {
-    try {
-      self.OnFault(error.what());
-    } catch (...) {
-    }
-  } catch (...) {
-    try {
-      self.OnFault("unknown exception");
-    } catch (...) {
-    }
-  }
+  Stream& self = ToStream(stream);
+  Guarded([&] { body(self); }, [&](std::string_view what) { self.OnFault(what); });
 }
 
 // A hook of a stream's request: after a fault the request goes on or is answered.
 template <typename Status, typename Body>
 Status GuardedRequest(const void* stream, Status stop, Body body) noexcept {
-  auto& self = *static_cast<Stream*>(const_cast<void*>(stream));  // NOLINT
+  Stream& self = ToStream(stream);
   return Guarded([&] { return body(self); },
-                 [&](const std::string& what) { return self.OnFault(what) ? Status::kContinue : stop; });
+                 [&](std::string_view what) { return self.OnFault(what) ? Status::kContinue : stop; });
 }
 
 void DefineCounters(void* envoy, EnvoyCounters& counters) {
@@ -126,7 +115,7 @@ FAIRWAY_HOOK const char* envoy_dynamic_module_on_program_init() {
         Say(abi::LogLevel::kInfo, "version " FAIRWAY_VERSION);
         return abi::kVersion;
       },
-      [](const std::string&) -> const char* { return nullptr; });
+      [](std::string_view) -> const char* { return nullptr; });
 }
 
 // ---- Filters.
@@ -134,14 +123,15 @@ FAIRWAY_HOOK const char* envoy_dynamic_module_on_program_init() {
 FAIRWAY_HOOK const void* envoy_dynamic_module_on_http_filter_config_new(void* envoy, abi::Buffer,
                                                                         abi::Buffer config) {
   return Guarded([&] { return NewFilter(envoy, config.view()); },
-                 [](const std::string& what) -> const void* {
-                   Say(abi::LogLevel::kError, "the configuration cannot be taken: " + what);
+                 [](std::string_view what) -> const void* {
+                   SayFault("fairway: the configuration cannot be taken:");
+                   SayFault(what);
                    return nullptr;
                  });
 }
 
 FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_config_destroy(const void* config) {
-  Guarded([&] { delete static_cast<const Filter*>(config); }, [](const std::string&) {});
+  Guarded([&] { delete static_cast<const Filter*>(config); }, [](std::string_view) {});
 }
 
 FAIRWAY_HOOK const void* envoy_dynamic_module_on_http_filter_per_route_config_new(abi::Buffer,
@@ -155,7 +145,7 @@ FAIRWAY_HOOK const void* envoy_dynamic_module_on_http_filter_per_route_config_ne
         }
         return new RouteConfig(std::move(*parsed));
       },
-      [](const std::string&) -> const void* { return nullptr; });
+      [](std::string_view) -> const void* { return nullptr; });
 }
 
 FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_per_route_config_destroy(const void* config) {
@@ -170,11 +160,11 @@ FAIRWAY_HOOK const void* envoy_dynamic_module_on_http_filter_new(const void* con
         auto& filter = *static_cast<Filter*>(const_cast<void*>(config));
         return new Stream(filter, envoy);
       },
-      [](const std::string&) -> const void* { return nullptr; });
+      [](std::string_view) -> const void* { return nullptr; });
 }
 
 FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_destroy(const void* stream) {
-  Guarded([&] { delete static_cast<const Stream*>(stream); }, [](const std::string&) {});
+  Guarded([&] { delete static_cast<const Stream*>(stream); }, [](std::string_view) {});
 }
 
 FAIRWAY_HOOK abi::HeadersStatus envoy_dynamic_module_on_http_filter_request_headers(void*, const void* stream,
@@ -195,9 +185,9 @@ FAIRWAY_HOOK abi::TrailersStatus envoy_dynamic_module_on_http_filter_request_tra
 }
 
 FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_scheduled(void* envoy, const void* stream, uint64_t) {
-  auto& self = *static_cast<Stream*>(const_cast<void*>(stream));
+  Stream& self = ToStream(stream);
   Guarded([&] { self.OnScheduled(); },
-          [&](const std::string& what) {
+          [&](std::string_view what) {
             if (self.OnFault(what)) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy);
           });
 }
@@ -234,24 +224,27 @@ FAIRWAY_HOOK void envoy_dynamic_module_on_lb_config_destroy(const void*) {}
 
 FAIRWAY_HOOK const void* envoy_dynamic_module_on_lb_new(const void*, void* envoy) {
   return Guarded([&]() -> const void* { return new Balancer(process->directory(), envoy); },
-                 [](const std::string&) -> const void* { return nullptr; });
+                 [](std::string_view) -> const void* { return nullptr; });
 }
 
 FAIRWAY_HOOK void envoy_dynamic_module_on_lb_on_host_membership_update(void*, const void* balancer, size_t,
                                                                        size_t) {
   Guarded([&] { static_cast<Balancer*>(const_cast<void*>(balancer))->OnHostsChanged(); },
-          [](const std::string& what) { Say(abi::LogLevel::kError, "a change of hosts was lost: " + what); });
+          [](std::string_view what) {
+            SayFault("fairway: a change of hosts was lost:");
+            SayFault(what);
+          });
 }
 
 FAIRWAY_HOOK bool envoy_dynamic_module_on_lb_choose_host(void*, const void* balancer, void*,
                                                          uint32_t* priority, uint32_t* index) {
   return Guarded(
       [&] { return static_cast<Balancer*>(const_cast<void*>(balancer))->Choose(*priority, *index); },
-      [](const std::string&) { return false; });
+      [](std::string_view) { return false; });
 }
 
 FAIRWAY_HOOK void envoy_dynamic_module_on_lb_destroy(const void* balancer) {
-  Guarded([&] { delete static_cast<const Balancer*>(balancer); }, [](const std::string&) {});
+  Guarded([&] { delete static_cast<const Balancer*>(balancer); }, [](std::string_view) {});
 }
 
 // ---- What the loader insists on and we have no use for.

@@ -469,6 +469,41 @@ class Recipes(Scenario):
                 await_that(picked, envoy.text)
                 envoy.close()
 
+    def test_listeners_are_replaced_under_load(self):
+        sim = self.sim(2)
+        envoy = self.run_recipe("lds", os.path.dirname(os.path.abspath(MODULE)), sim)
+        await_that(lambda: (a := self.complete()) and a.status == 200, envoy.text)
+        path = os.path.join(self.folder, "lds", "lds", "listener.yaml")
+        with open(path) as file:
+            text = file.read()
+        statuses, stop = [], threading.Event()
+
+        def load():
+            while not stop.is_set():
+                try:
+                    statuses.append(ask(self.port, "POST", "/v1/completions",
+                                        {"model": "llama", "prompt": "x", "max_tokens": 1}).status)
+                except OSError as error:
+                    statuses.append(repr(error))
+
+        def taken():
+            found = re.search(r"lds.update_success: (\d+)", ask(self.admin, "GET", "/stats?filter=lds").body.decode())
+            return int(found.group(1))
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for i in range(20):
+            before, seen = taken(), len(statuses)
+            with open(path + ".new", "w") as file:
+                file.write(re.sub(r"( *)failureMode: FailOpen", rf"\1failureMode: FailOpen\n\1maxEndpoints: {1 + i % 3}", text))
+            os.rename(path + ".new", path)
+            await_that(lambda: taken() > before and len(statuses) > seen + 3, envoy.text)
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual(set(statuses), {200}, envoy.text())
+
     def test_without_the_module_they_do_what_they_say(self):
         sim = self.sim(2)
         envoy = self.run_recipe("ecds", self.folder, sim)

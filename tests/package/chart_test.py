@@ -246,6 +246,32 @@ class Values(unittest.TestCase):
         self.assertEqual(objects["Deployment", EPP]["spec"]["strategy"], {"type": "Recreate"})
 
 
+class ManyPools(unittest.TestCase):
+    MANY = values("inferenceExtension.pools", {"all": True, "ports": [9002, 9010]})
+
+    def test_of_the_namespace(self):
+        objects = render(self.MANY)
+        self.assertFalse([k for k in objects if k[0] == "InferencePool"])
+        got = flags(objects)
+        self.assertEqual((got["all-pools"], got["picker-service"]), ("true", EPP))
+        self.assertFalse({"pool-name", "all-namespaces", "endpoint-selector"} & set(got))
+        ports = [p["port"] for p in objects["Service", EPP]["spec"]["ports"]]
+        self.assertEqual(ports, [9002, 9010, 9003])
+        self.assertEqual(rules(objects["Role", EPP]), rules(render(GATEWAY)["Role", EPP]))
+        self.assertFalse([k for k in objects if k[0].startswith("Cluster")])
+
+    def test_of_all_namespaces(self):
+        objects = render(self.MANY, values("inferenceExtension.pools", {"selector": "team=chat", "allNamespaces": True}))
+        self.assertEqual(flags(objects)["pool-selector"], "team=chat")
+        self.assertEqual(flags(objects)["all-namespaces"], "true")
+        self.assertNotIn(("Role", EPP), objects)
+        self.assertEqual(rules(objects["ClusterRole", f"{NAMESPACE}-{EPP}"]), rules(render(GATEWAY)["Role", EPP]))
+        self.assertEqual(objects["ClusterRoleBinding", f"{NAMESPACE}-{EPP}"]["subjects"][0]["namespace"], NAMESPACE)
+        led = render(self.MANY, values("inferenceExtension", {"replicas": 2, "pools": {"allNamespaces": True}}))
+        self.assertEqual({r[1] for r in rules(led["Role", EPP])}, {"leases"})
+        self.assertIn(f"epp-{NAMESPACE}-all-pools.llm-d.ai", {r[2] for r in rules(led["Role", EPP])})
+
+
 class Standalone(unittest.TestCase):
     def test_pods_by_label_and_an_envoy(self):
         objects = render(STANDALONE)
@@ -312,6 +338,7 @@ class Mistakes(unittest.TestCase):
         ("provider.name", "gke", "'none', 'istio'"),
         ("inferenceExtension.endpointsServer.createInferencePool", False, "endpointSelector is required"),
         ("inferenceObjectives", [{"name": "x"}], "priority"),
+        ("inferenceExtension.pools", {"all": True, "ports": [9010]}, "the chart makes none"),
     ]
 
     def test_each_gets_a_message(self):
@@ -320,6 +347,10 @@ class Mistakes(unittest.TestCase):
                 with self.assertRaises(NotRendered) as caught:
                     render(GATEWAY, values(path, value))
                 self.assertRegex(str(caught.exception), message)
+
+    def test_many_pools_without_their_ports(self):
+        with self.assertRaisesRegex(NotRendered, "inferenceExtension.pools.ports is required"):
+            render(values("inferenceExtension.pools.selector", "team=chat"))
 
     def test_without_labels(self):
         with self.assertRaisesRegex(NotRendered, "inferencePool.modelServers.matchLabels is required"):
@@ -374,7 +405,9 @@ class Flags(unittest.TestCase):
             "monitoring": {"prometheus": {"enabled": True}}, "sidecar": {"enabled": True}}),
             values("inferencePool.apiVersion", "inference.networking.x-k8s.io/v1alpha2"))
         with tempfile.TemporaryDirectory() as folder:
-            for case in (every, STANDALONE):
+            many = values("inferenceExtension.pools", {"all": True, "allNamespaces": True, "ports": [9010]})
+            chosen = merged(many, values("inferenceExtension.pools", {"selector": "a=b"}))
+            for case in (every, STANDALONE, many, chosen):
                 args = container(render(case))["args"]
                 done = subprocess.run([os.environ["FAIRWAY_BINARY"], "epp", *args, "-f", folder + "/none.yaml"], capture_output=True,
                                       text=True, timeout=60, check=False, env={**os.environ, "POD_NAME": "llama-epp-0123456789-abcde"})

@@ -130,6 +130,28 @@ class Chart(unittest.TestCase):
         self.serves(picker, "127.0.0.2:8000", "127.0.0.3:8000")
         self.assertFalse(picker.logged("missing_rule"), "a right is missing:\n" + picker.text())
 
+    def test_many_pools(self):
+        self.pods()
+        elsewhere = self.cluster.namespace(self.space + "-too")
+        Pods(self.api, elsewhere).add("d", "127.0.0.5", {"app": "vllm"})
+        ports = free_ports(3)
+        for space, name, app, port in ((self.space, "one", "vllm", ports[0]), (self.space, "two", "other", ports[1]),
+                                       (elsewhere, "three", "vllm", ports[2])):
+            self.api.must("POST", f"/apis/inference.networking.k8s.io/v1/namespaces/{space}/inferencepools", {
+                "apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool", "metadata": {"name": name},
+                "spec": {"selector": {"matchLabels": {"app": app}}, "targetPorts": [{"number": 8000}],
+                         "endpointPickerRef": {"name": "llama-epp", "port": {"number": port}}}})
+        many = values("inferenceExtension.pools", {"all": True, "ports": ports})
+        self.helm("install", CHART, values=many)
+        picker = self.picker()
+        self.serves(picker, "127.0.0.2:8000", "127.0.0.3:8000", "127.0.0.4:8000")
+        self.helm("upgrade", CHART, values=merged(many, values("inferenceExtension.pools.allNamespaces", True)))
+        picker.close()  # its ports are the pools'
+        everywhere = self.picker()
+        self.serves(everywhere, "127.0.0.2:8000", "127.0.0.3:8000", "127.0.0.4:8000", "127.0.0.5:8000")
+        for each in (picker, everywhere):
+            self.assertFalse(each.logged("missing_rule"), "a right is missing:\n" + each.text())
+
     def test_two_replicas_of_which_one_leads(self):
         self.pods()
         self.helm("install", CHART, values=merged(GATEWAY, values("inferenceExtension.replicas", 2)))
@@ -186,7 +208,7 @@ class Chart(unittest.TestCase):
         picker.close()
         picker = self.picker()
         await_that(lambda: read(token)[0] == 503, picker.text)
-        self.assertTrue(picker.logged(r'"missing_rule".*tokenreviews.*in a ClusterRole'), picker.text())
+        picker.await_logged(r'"missing_rule".*tokenreviews.*in a ClusterRole')
 
     def test_everything_is_as_the_server_wants_it(self):
         """Strict: a field that the API does not know is an error."""

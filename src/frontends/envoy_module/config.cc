@@ -102,7 +102,7 @@ std::optional<base::Nanos> ReadDuration(const Node& node, base::Nanos min) {
     node.Error("want a duration like 50ms, 2s or 1m30s, got \"" + *text + "\"");
     return std::nullopt;
   }
-  return *duration;
+  return duration;
 }
 
 std::optional<api::FailureMode> ReadFailureMode(const Node& node) {

@@ -373,10 +373,14 @@ void Stream::OnComplete() {
 
 // ---- Faults.
 
-bool Stream::OnFault(std::string_view what) {
+bool Stream::OnFault(std::string_view what) noexcept {
   Count(filter_.counters.faults);
-  if (filter_.fault_log.Allow(filter_.picker->clock().Now())) {
-    filter_.picker->log().Error("a fault in the picker", {{"error", std::string(what)}});
+  try {
+    if (filter_.fault_log.Allow(filter_.picker->clock().Now())) {
+      filter_.picker->log().Error("a fault in the picker", {{"error", std::string(what)}});
+    }
+  } catch (const std::exception&) {
+    Count(filter_.counters.faults);  // no memory even for the message
   }
   ticket_.reset();
   reading_.reset();

@@ -41,7 +41,7 @@ class Stream {
 
   // A hook threw. Request side: true when the request may go on without a decision, false when it was
   // answered.
-  bool OnFault(std::string_view what);
+  bool OnFault(std::string_view what) noexcept;
 
  private:
   enum class Phase : uint8_t {

@@ -36,6 +36,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.inferenceExtension.endpointsServer.createInferencePool }}true{{ end -}}
 {{- end -}}
 
+{{- define "fairway.manyPools" -}}
+{{- $pools := .Values.inferenceExtension.pools -}}
+{{- if or $pools.all $pools.selector }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether the chart makes the pool. */}}
+{{- define "fairway.ownPool" -}}
+{{- if and (include "fairway.poolMode" .) (not (include "fairway.manyPools" .)) .Values.inferencePool.create }}true{{ end -}}
+{{- end -}}
+
 {{- define "fairway.leaderElection" -}}
 {{- $epp := .Values.inferenceExtension -}}
 {{- if kindIs "bool" $epp.enableLeaderElection -}}
@@ -56,6 +66,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "fairway.lease" -}}
 {{- $name := .Release.Name -}}
 {{- if not (include "fairway.poolMode" .) }}{{ $name = include "fairway.name" . }}{{ end -}}
+{{- if include "fairway.manyPools" . }}{{ $name = "all-pools" }}{{ end -}}
 {{- printf "epp-%s-%s.llm-d.ai" .Release.Namespace $name -}}
 {{- end -}}
 
@@ -68,7 +79,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
     "metrics-port" 9090
     "drain-timeout" (printf "%ds" (int $epp.drainTimeoutSeconds))
     "log-format" "json" -}}
-{{- if include "fairway.poolMode" . -}}
+{{- if include "fairway.manyPools" . -}}
+{{- if $epp.pools.selector }}{{ $_ := set $flags "pool-selector" $epp.pools.selector }}{{ else }}{{ $_ := set $flags "all-pools" true }}{{ end -}}
+{{- if $epp.pools.allNamespaces }}{{ $_ := set $flags "all-namespaces" true }}{{ end -}}
+{{- $_ := set $flags "picker-service" (include "fairway.name" .) -}}
+{{- $_ := set $flags "pool-group" (include "fairway.poolGroup" .) -}}
+{{- else if include "fairway.poolMode" . -}}
 {{- $_ := set $flags "pool-name" .Release.Name -}}
 {{- $_ := set $flags "pool-group" (include "fairway.poolGroup" .) -}}
 {{- else -}}
@@ -101,7 +117,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* What a schema cannot say. */}}
 {{- define "fairway.validate" -}}
 {{- $epp := .Values.inferenceExtension -}}
-{{- if include "fairway.poolMode" . -}}
+{{- if include "fairway.manyPools" . -}}
+{{- if not (include "fairway.poolMode" .) -}}
+{{- fail "inferenceExtension.pools and endpointsServer.createInferencePool=false do not go together: either pools, or Pods by label" -}}
+{{- end -}}
+{{- if or .Values.inferencePool.modelServers.matchLabels .Values.inferenceObjectives .Values.experimentalHttpRoute.enabled -}}
+{{- fail "inferenceExtension.pools: with many pools the chart makes none, nor what belongs to one (inferencePool.modelServers, inferenceObjectives, experimentalHttpRoute)" -}}
+{{- end -}}
+{{- if $epp.sidecar.enabled -}}
+{{- fail "inferenceExtension.pools: the Envoy of standalone mode asks for one pool; use a Gateway" -}}
+{{- end -}}
+{{- if not $epp.pools.ports -}}
+{{- fail "inferenceExtension.pools.ports is required: the port of each pool's endpointPickerRef, for the Service" -}}
+{{- end -}}
+{{- else if include "fairway.poolMode" . -}}
 {{- if and .Values.inferencePool.create (not .Values.inferencePool.modelServers.matchLabels) -}}
 {{- fail "inferencePool.modelServers.matchLabels is required: the labels of the model servers' Pods, e.g. --set inferencePool.modelServers.matchLabels.app=vllm-llama3-8b-instruct" -}}
 {{- end -}}
@@ -148,4 +177,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "fairway.metricsExposed" -}}
 {{- $host := index (include "fairway.flags" . | fromYaml) "metrics-host" | default "::" -}}
 {{- if not (has $host (list "127.0.0.1" "::1" "localhost")) }}true{{ end -}}
+{{- end -}}
+
+{{/* What is read. */}}
+{{- define "fairway.readRules" -}}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+{{- if include "fairway.poolMode" . }}
+- apiGroups: [{{ include "fairway.poolGroup" . }}]
+  resources: [inferencepools]
+  verbs: [list, watch]
+- apiGroups: [llm-d.ai, inference.networking.x-k8s.io]
+  resources: [inferenceobjectives, inferencemodelrewrites]
+  verbs: [list, watch]
+- apiGroups: [inference.networking.x-k8s.io]
+  resources: [inferencemodels]
+  verbs: [list, watch]
+{{- end }}
 {{- end -}}
