@@ -124,7 +124,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
 
   void Close() {
     ++connection;
-    waiting = false;
+    waiting = exchanging = false;
     stream.reset();
     ErrorCode error;
     socket.close(error);
@@ -207,6 +207,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   // ---- One exchange.
 
   void Send() {
+    exchanging = true;
     sent = 0;
     got_bytes = false;
     got_head = false;
@@ -245,7 +246,8 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
 
   void Readable() {
     waiting = false;
-    if (!busy) return Close();
+    // Nothing was asked for on this connection yet: it ends, or says what nobody wants to hear.
+    if (!exchanging) return Close();
     const uint64_t mine = exchange;
     size_t turn = 0;
     while (turn < kBytesPerTurn) {
@@ -338,21 +340,22 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
 
   // On a kept-alive connection that gave no byte this is most likely the server's idle time-out crossing our
   // request: once, silently, a fresh one (RFC 9110 section 9.2.2: GET may be repeated).
-  void Lost(const std::string& why) {
+  void Lost(std::string why) {
     if (reused && !retried && !got_bytes && request.method == "GET") {
       retried = true;
       return Connect();
     }
-    Fail(why);
+    Fail(std::move(why));
   }
 
-  void Fail(const std::string& why) {
+  // By value: the text may be the stream's, which Close takes down.
+  void Fail(std::string why) {  // NOLINT(performance-unnecessary-value-param)
     Close();
     Finish(why.empty() ? "connection lost" : why);
   }
 
   void Finish(const std::string& error) {
-    busy = false;
+    busy = exchanging = false;
     timer.cancel();
     const Handlers who = std::move(handlers);
     handlers = {};
@@ -412,6 +415,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   const char* phase = "";
   bool armed = false;
   bool busy = false;
+  bool exchanging = false;  // the request is on its way, or its answer
   bool reused = false;
   bool retried = false;
   bool waiting = false;

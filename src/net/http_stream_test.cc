@@ -152,6 +152,19 @@ TEST(HttpStream, WhatGoesWrongIsSaid) {
   EXPECT_EQ(Client(At(free_port)).Get().error, "connection refused");
 }
 
+TEST(HttpStream, AResetIsToldWhereverItComes) {
+  for (const std::string text :
+       {"", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"}) {
+    const Outcome outcome = Ask([&](RawConnection& connection) {
+      if (!connection.ReadRequest()) return;
+      connection.Send(text);
+      connection.ResetOnClose();
+    });
+    // What was sent before it may be lost.
+    EXPECT_THAT(outcome.error, HasSubstr("reset by peer")) << text;
+  }
+}
+
 TEST(HttpStream, NothingIsWaitedForWithoutAnEnd) {
   const auto silent = [](RawConnection& connection) { connection.WaitForEnd(); };
   EXPECT_EQ(Ask(silent, {.target = "/", .head_timeout = 100 * base::kMillisecond}).error,
@@ -182,7 +195,11 @@ TEST(HttpStream, AConnectionIsKeptAndOneThatWasClosedIsOpenedAnew) {
   });
   Client client(At(server.port()));
   std::string served;
-  for (int i = 0; i < 4; ++i) served += client.Get().body;
+  for (int i = 0; i < 4; ++i) {
+    const Outcome outcome = client.Get();
+    EXPECT_EQ(outcome.error, "") << i;
+    served += outcome.body;
+  }
   EXPECT_EQ(served, "0011");
   EXPECT_EQ(connections, 2);
 }

@@ -169,7 +169,8 @@ std::optional<std::string> JsonString(std::string_view value) {
 }
 
 bool ListSplitter::Feed(std::string_view bytes) {
-  // `start`: where what is not yet given away begins, of the envelope or of the item that is being read.
+  // `start`: where what is not yet given away begins, of the envelope or of the item that is being read. What
+  // stands between items is dropped.
   size_t start = 0;
   const auto keep = [&](size_t end) {
     std::string& where = in_items_ && depth_ > 2 ? held_ : envelope_;
@@ -199,13 +200,12 @@ bool ListSplitter::Feed(std::string_view bytes) {
       in_string_ = true;
       if (depth_ == 1) last_.clear();
     } else if (c == '{' || c == '[') {
-      const bool item = in_items_ && depth_ == 2;
-      if (item) {
-        keep(at);
-        if (failed_) return false;
-      }
+      if (in_items_ && depth_ == 2) start = at;
       ++depth_;
-      if (depth_ == 2 && c == '[' && last_ == "items") in_items_ = true;
+      if (depth_ == 2 && c == '[' && last_ == "items") {
+        in_items_ = true;
+        keep(at + 1);
+      }
     } else if (c == '}' || c == ']') {
       if (in_items_ && depth_ == 3) {  // an item ends
         if (held_.empty()) {
@@ -219,7 +219,7 @@ bool ListSplitter::Feed(std::string_view bytes) {
         start = at + 1;
       }
       if (in_items_ && depth_ == 2) {
-        keep(at);
+        start = at;
         in_items_ = false;
       }
       if (--depth_ <= 0) {
@@ -227,11 +227,9 @@ bool ListSplitter::Feed(std::string_view bytes) {
         keep(at + 1);
         done_ = true;
       }
-    } else if (in_items_ && depth_ == 2) {
-      start = at + 1;  // commas between items
     }
   }
-  if (!failed_) keep(bytes.size());
+  if (!failed_ && !(in_items_ && depth_ == 2)) keep(bytes.size());
   return !failed_;
 }
 

@@ -88,6 +88,17 @@ TEST(ListSplitter, CutsItemsWhereverTheTextIsCut) {
   }
 }
 
+TEST(ListSplitter, WhatStandsBetweenItemsDoesNotCount) {
+  const std::string text =
+      "{\n \"items\": [\n  {\"a\": 1}\n ,\t{\"b\":2} , \"x\", 3\n ],\n \"metadata\": {}\n}\n";
+  for (size_t piece = 1; piece <= text.size(); ++piece) {
+    const Split split = Feed(text, piece);
+    ASSERT_THAT(split.items, ElementsAre("{\"a\": 1}", "{\"b\":2}")) << piece;
+    ASSERT_EQ(split.envelope, "{\n \"items\": [],\n \"metadata\": {}\n}\n") << piece;
+    ASSERT_TRUE(split.done);
+  }
+}
+
 TEST(ListSplitter, AnEmptyListAndOneThatEndsTooEarly) {
   const Split empty = Feed(R"({"items":[],"metadata":{"resourceVersion":"1"}})", 5);
   EXPECT_TRUE(empty.done);
