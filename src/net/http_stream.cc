@@ -86,6 +86,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   void Begin(HttpStreamRequest what, Handlers who) {
     FAIRWAY_CHECK(!busy);
     busy = true;
+    begun = false;
     ++exchange;
     request = std::move(what);
     handlers = std::move(who);
@@ -102,6 +103,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
     text += "\r\n" + request.body;
     asio::post(io, [self = shared_from_this(), mine = exchange] {
       if (!self->busy || self->exchange != mine) return;
+      self->begun = true;
       if (self->stream) {
         self->reused = true;
         self->Send();
@@ -245,7 +247,9 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
 
   void Readable() {
     waiting = false;
-    if (!busy) return Close();
+    // An idle connection came to its end, or said what nobody asked for; also where an exchange has begun
+    // that is not sent yet: it finds no connection and makes one.
+    if (!busy || !begun) return Close();
     const uint64_t mine = exchange;
     size_t turn = 0;
     while (turn < kBytesPerTurn) {
@@ -412,6 +416,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   const char* phase = "";
   bool armed = false;
   bool busy = false;
+  bool begun = false;  // the exchange has left Begin
   bool reused = false;
   bool retried = false;
   bool waiting = false;
