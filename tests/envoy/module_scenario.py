@@ -357,6 +357,15 @@ class Configuration(ModuleScenario):
         await_that(lambda: envoy.threads() <= counts[0][0], lambda: f"{envoy.threads()} threads, {counts[0]} after the first")
         await_that(lambda: envoy.descriptors() <= counts[0][1] + 4, lambda: f"{envoy.descriptors()} descriptors, {counts[0]}")
 
+    def test_yaml_text_is_a_configuration_too(self):
+        sim = self.sim(1)
+        config = filter_config({})
+        config["filter_config"] = {"@type": "type.googleapis.com/google.protobuf.StringValue",
+                                   "value": "# as in a file\npools:\n- name: default/pool\nfailureMode: FailClose\n"}
+        envoy = self.envoy(filters=[{"name": "fairway", "typed_config": config}])
+        envoy.set_hosts(sim.ports)
+        self.assertEqual(envoy.ask().status, 200)
+
     def test_a_wrong_configuration_is_refused_and_the_last_good_one_serves(self):
         sim = self.sim(1)
         envoy = self.envoy(filters=self.discovered({"pools": [{"name": "default/pool"}]}))
@@ -410,6 +419,65 @@ class Configuration(ModuleScenario):
         self.assertEqual(ask(admin, "GET", "/readyz").status, 200)
         decisions = json.loads(ask(admin, "GET", "/debug/decisions").body)
         self.assertIn(sim.names()[0], json.dumps(decisions))
+
+
+class Recipes(Scenario):
+    """The configurations of deploy/envoy, as they stand but for their ports."""
+
+    def run_recipe(self, name, modules, sim=None):
+        folder = os.path.join(self.folder, name)
+        shutil.copytree(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "deploy", "envoy"), folder)
+        self.admin, self.port, metrics = free_ports(3)
+        ports = {"9901": self.admin, "8080": self.port, "9090": metrics}
+        if sim:
+            ports.update({"8001": sim.ports[0], "8002": sim.ports[1]})
+        for path, _, names in os.walk(folder):
+            for file in names:
+                if file.endswith(".yaml"):
+                    with open(os.path.join(path, file)) as old:
+                        text = re.sub(r"\b(%s)\b" % "|".join(ports), lambda m: str(ports[m.group(1)]), old.read())
+                    with open(os.path.join(path, file), "w") as new:
+                        new.write(text.replace("fairway_envoy-0.1.0", NAME))
+        return self.start(Process(["env", "-C", folder, "ENVOY_DYNAMIC_MODULES_SEARCH_PATH=" + modules, ENVOY or "envoy", "-c",
+                                   name + ".yaml", "--disable-hot-restart", "--log-level", "warning"]))
+
+    def live(self):
+        try:
+            return ask(self.admin, "GET", "/ready").status == 200
+        except OSError:
+            return False
+
+    def complete(self):
+        try:
+            return ask(self.port, "POST", "/v1/completions", {"model": "llama", "prompt": "x", "max_tokens": 1})
+        except OSError:
+            return None
+
+    def test_each_serves_with_the_module(self):
+        sim = self.sim(2)
+        for name in ("static", "ecds", "lds"):
+            with self.subTest(name):
+                envoy = self.run_recipe(name, os.path.dirname(os.path.abspath(MODULE)), sim)
+                await_that(self.live, envoy.text)
+                sim.pin(0, waiting=9)
+                sim.pin(1, waiting=0)
+
+                def picked():
+                    answers = [self.complete() for _ in range(8)]
+                    return all(a and a.status == 200 and a.headers["x-served-by"] == sim.names()[1] and
+                               "x-picker" not in a.headers for a in answers)
+                await_that(picked, envoy.text)
+                envoy.close()
+
+    def test_without_the_module_they_do_what_they_say(self):
+        sim = self.sim(2)
+        envoy = self.run_recipe("ecds", self.folder, sim)
+        await_that(lambda: (a := self.complete()) and a.status == 200 and a.headers["x-picker"] == "absent", envoy.text)
+        envoy = self.run_recipe("lds", self.folder, sim)
+        await_that(self.live, envoy.text)
+        self.assertIsNone(self.complete())  # refused: there is no listener, and Envoy lives
+        envoy = self.run_recipe("static", self.folder, sim)
+        self.assertNotEqual(envoy.join(), 0)
 
 
 if __name__ == "__main__":
