@@ -93,7 +93,8 @@ std::string NameWithoutObject() {
   return name.empty() ? "endpoints" : name;
 }
 
-// Where pools and endpoints come from when it is not files. Sets the pool that is served.
+// Where pools and endpoints come from when it is not files. Sets the pool that is served. An error of code
+// kInvalidArgument is the flags', another one that of credentials.
 base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, PickerOptions& options) {
   const auto bad = [](const char* why) { return base::Fail(base::ErrorCode::kInvalidArgument, why); };
   const bool many = f.all_pools || !f.pool_selector.empty();
@@ -106,7 +107,7 @@ base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, Pi
   if (ways > 1)
     return bad("give one of --pool-name, --endpoint-selector and --all-pools (or --pool-selector)");
   auto client = sources::kubernetes::FindClientConfig(f.kubeconfig);
-  if (!client) return tl::make_unexpected(client.error());
+  if (!client) return base::Fail(base::ErrorCode::kIo, client.error().message);
   auto& kubernetes = options.kubernetes.emplace();
   kubernetes.client = std::move(*client);
   kubernetes.options.namespace_name = many && f.all_namespaces ? "" : space;
@@ -131,6 +132,21 @@ base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, Pi
   return {};
 }
 
+// Beside -f, which says it all.
+void WarnOfKubernetesFlags(const EppFlags& f) {
+  const std::pair<bool, const char*> given[] = {{f.leader_election, "--ha-enable-leader-election"},
+                                                {f.all_pools, "--all-pools"},
+                                                {!f.pool_selector.empty(), "--pool-selector"},
+                                                {!f.endpoint_selector.empty(), "--endpoint-selector"},
+                                                {!f.kubeconfig.empty(), "--kubeconfig"}};
+  for (const auto& [is_given, flag] : given) {
+    if (!is_given) continue;
+    std::fprintf(stderr,
+                 "fairway epp: warning: %s has no effect: with -f nothing is read from the Kubernetes API\n",
+                 flag);
+  }
+}
+
 int Epp(const EppFlags& f) {
   BlockStopSignals();
   RaiseDescriptorLimit();
@@ -140,11 +156,10 @@ int Epp(const EppFlags& f) {
   if (space.empty()) space = "default";
   if (!options.files.empty()) {
     if (!f.pool_name.empty()) options.ext_proc.service.default_pool = api::Key(space, f.pool_name);
-    if (f.leader_election)
-      log.Warn("--ha-enable-leader-election has no effect with -f: every replica serves");
+    WarnOfKubernetesFlags(f);
   } else if (auto used = UseKubernetes(f, space, options); !used) {
     std::fprintf(stderr, "fairway epp: %s\n", used.error().message.c_str());
-    return kExitUsage;
+    return used.error().code == base::ErrorCode::kInvalidArgument ? kExitUsage : kExitStart;
   }
   // As the reference: open to the cluster, for those whom the API server knows. Without it nobody could be
   // asked.
@@ -207,9 +222,11 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       "--pool-name", f->pool_name,
       "InferencePool to serve from the Kubernetes API; with -f: the pool of calls that name none");
   command->add_option("--pool-namespace", f->pool_namespace, "Its namespace; else $NAMESPACE, else default");
-  command->add_option(
-      "--pool-group", f->pool_group,
-      "Its API group: inference.networking.k8s.io or inference.networking.x-k8s.io; else both are looked at");
+  command
+      ->add_option("--pool-group", f->pool_group,
+                   "Its API group: inference.networking.k8s.io or inference.networking.x-k8s.io; else both "
+                   "are looked at")
+      ->check(CLI::IsMember({"inference.networking.k8s.io", "inference.networking.x-k8s.io"}));
   command->add_flag(
       "--all-pools", f->all_pools,
       "Serve all InferencePools of the namespace, each on the port that its endpointPickerRef names");

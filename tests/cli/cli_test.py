@@ -106,6 +106,22 @@ class CliTest(unittest.TestCase):
             self.assertEqual(done.returncode, 2, (args, done))
             self.assertTrue(done.stderr.strip() or done.stdout.strip(), args)
 
+    def test_ways_to_say_what_epp_serves(self):
+        nowhere = dict(os.environ, HOME=self.folder)
+        for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+            nowhere.pop(name, None)
+        for args, code, text in (
+                ([], 2, "nothing to serve"),
+                (["--pool-name", "a", "--endpoint-selector", "b=c"], 2, "give one of --pool-name"),
+                (["--pool-name", "a", "--all-pools"], 2, "give one of --pool-name"),
+                (["--pool-name", "a", "--pool-group", "apps"], 2, "inference.networking.k8s.io"),
+                (["--pool-name", "a"], 3, "no way to the Kubernetes API"),
+                (["--pool-name", "a", "--kubeconfig", os.path.join(self.folder, "gone")], 3, "gone: No such file")):
+            done = subprocess.run([FAIRWAY, "epp", *args], capture_output=True, text=True, timeout=PATIENCE, env=nowhere,
+                                  check=False)
+            self.assertEqual(done.returncode, code, (args, done))
+            self.assertIn(text, done.stderr + done.stdout, args)
+
     # ---- check.
 
     def test_check_names_file_line_field_and_the_fix(self):

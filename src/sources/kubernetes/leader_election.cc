@@ -205,18 +205,20 @@ struct LeaderElection::Impl {
     changed(now);
   }
 
-  void Release(std::function<void()> done) {
+  void Release(std::function<void()> finished) {
     releasing = true;
-    timer.Cancel();
+    // Once, when all is said or when there is no more time for it.
+    const auto done = [this, finished = std::make_shared<std::function<void()>>(std::move(finished))] {
+      timer.Cancel();
+      if (const auto call = std::exchange(*finished, nullptr)) call();
+    };
+    timer.After(options.call_timeout, done);
     stream.reset();  // a call that is under way does not count any more
     const bool ours = leading;
     SetLeading(false);
-    if (!ours) {
-      loop.Post(std::move(done));
-      return;
-    }
+    if (!ours) return timer.After(0, done);
     // Read once more: the call that was cut off may have written.
-    Call("GET", true, "", [this, done = std::move(done)](int code, const std::string& body) {
+    Call("GET", true, "", [this, done](int code, const std::string& body) {
       lease = ReadLease(body);
       if (code != 200 || lease.holder != options.identity) return done();
       lease.holder.clear();

@@ -145,6 +145,19 @@ TEST_F(LeaderElectionTest, GivesItBack) {
   EXPECT_THAT(told(), ElementsAre(true, false));
 }
 
+TEST_F(LeaderElectionTest, GivingItBackTakesNoLongerThanACallMay) {
+  api_.Expect({.has = {"GET "}, .body = Lease("", 7)});
+  api_.Expect({.has = {"PUT "}, .body = Lease("me", 8)});
+  Start();
+  ASSERT_TRUE(AwaitTold(1));
+  auto read = api_.Expect({.has = {"GET "}, .held = true});
+  const auto began = api_.Elapsed();
+  int done = 0;
+  api_.Run([&] { election_->Release([&] { ++done; }); });
+  ASSERT_TRUE(api_.Await([&] { return api_.Ask([&] { return done; }) == 1; }));
+  EXPECT_LT(api_.Elapsed() - began, base::kSecond);
+}
+
 TEST_F(LeaderElectionTest, GivesNothingBackThatIsNotOurs) {
   auto look = api_.Expect({.has = {"GET "}, .body = Lease("other", 7)});
   Start();
