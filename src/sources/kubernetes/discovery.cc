@@ -59,6 +59,7 @@ struct Discovery::Impl {
     }
 
     void Answered(const std::string& error) {
+      if (error.empty()) owner.heard_at = owner.clock.Now();
       base::Nanos pause = owner.interval;
       if (error.empty() && status == 200) {
         misses = 0;
@@ -101,14 +102,16 @@ struct Discovery::Impl {
   net::Loop& loop;
   ApiServer& server;
   base::Nanos interval;
+  const base::Clock& clock;
   const base::Log& log;
   Found found;
   std::vector<std::unique_ptr<Group>> groups;
+  base::Nanos heard_at = 0;
 };
 
 Discovery::Discovery(net::Loop& loop, ApiServer& server, std::vector<std::string> group_versions,
-                     base::Nanos interval, const base::Log& log, Found found)
-    : impl_(new Impl{loop, server, interval, log, std::move(found), {}}) {
+                     base::Nanos interval, const base::Clock& clock, const base::Log& log, Found found)
+    : impl_(new Impl{loop, server, interval, clock, log, std::move(found), {}}) {
   for (std::string& name : group_versions) {
     impl_->groups.push_back(std::make_unique<Impl::Group>(*impl_, std::move(name)));
     impl_->groups.back()->timer.After(0, [group = impl_->groups.back().get()] { group->Ask(); });
@@ -116,5 +119,7 @@ Discovery::Discovery(net::Loop& loop, ApiServer& server, std::vector<std::string
 }
 
 Discovery::~Discovery() = default;
+
+base::Nanos Discovery::heard_at() const { return impl_->heard_at; }
 
 }  // namespace fairway::sources::kubernetes

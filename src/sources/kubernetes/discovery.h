@@ -25,8 +25,11 @@ class Discovery {
   using Found = std::function<void(const std::string& group_version, const Resources* resources)>;
 
   Discovery(net::Loop& loop, ApiServer& server, std::vector<std::string> group_versions, base::Nanos interval,
-            const base::Log& log, Found found);
+            const base::Clock& clock, const base::Log& log, Found found);
   ~Discovery();
+  // When the server answered anything last; 0: not yet, or there is nothing to ask for.
+  base::Nanos heard_at() const;
+
   Discovery(const Discovery&) = delete;
   Discovery& operator=(const Discovery&) = delete;
 

@@ -50,6 +50,7 @@ constexpr std::array<Kind, 8> kKinds{{
 constexpr base::Nanos kShare = 4;
 constexpr base::Nanos kMaxInterval = base::kSecond / 2;
 
+constexpr base::Nanos kSilentIntervals = 3;
 constexpr base::Nanos kMetricsInterval = base::kSecond / 4;
 
 struct Metrics {
@@ -186,7 +187,7 @@ struct KubernetesSource::Impl {
     metrics_timer.Every(kMetricsInterval, [this] { Collect(); });
     discovery = std::make_unique<Discovery>(
         loop, *server, std::vector<std::string>(groups.begin(), groups.end()), options.discovery_interval,
-        log,
+        clock, log,
         [this](const std::string& group, const Discovery::Resources* resources) { Found(group, resources); });
   }
 
@@ -370,10 +371,15 @@ struct KubernetesSource::Impl {
   // ---- Metrics. The page is written on another thread, perhaps, so they are kept up to date here.
 
   void Collect() {
+    // A watch is silent when nothing happens, and when the server hangs. Whether it does, its answers to
+    // discovery tell.
+    base::Nanos silence = 0;
+    if (discovery != nullptr && discovery->heard_at() != 0) silence = clock.Now() - discovery->heard_at();
+    if (silence < kSilentIntervals * options.discovery_interval) silence = 0;
     for (const auto& one : watched) {
       metrics.objects.With({one->label}).Set(static_cast<double>(one->store->size()));
       if (one->reflector == nullptr) continue;
-      metrics.age.With({one->label}).Set(base::ToSeconds(one->reflector->age()));
+      metrics.age.With({one->label}).Set(base::ToSeconds(std::max(one->reflector->age(), silence)));
       const ReflectorStats& now = one->reflector->stats();
       ReflectorStats& told_stats = one->told;
       if (now.watches < told_stats.watches || now.errors < told_stats.errors) told_stats = {};

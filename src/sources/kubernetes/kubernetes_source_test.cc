@@ -115,6 +115,21 @@ TEST_F(KubernetesSourceTest, PublishesOncePoolAndPodsAreThere) {
   }));
 }
 
+TEST_F(KubernetesSourceTest, AServerThatHangsLetsTheAgeGrowThoughItsWatchesAreOpen) {
+  Start();
+  ASSERT_TRUE(Await([&] { return published_ > 0; }));
+  const auto age = [&] {
+    const std::string page = registry_.Render();
+    const std::string name = "fairway_kubernetes_sync_age_seconds{resource=\"pods\"} ";
+    const size_t at = page.find(name);
+    return at == std::string::npos ? -1.0 : std::stod(page.substr(at + name.size()));
+  };
+  ASSERT_TRUE(Await([&] { return age() == 0; }));
+  group_ = group_x_ = group_llmd_ = {};  // no answer any more
+  Serve();
+  EXPECT_TRUE(Await([&] { return age() > 0.2; }));
+}
+
 TEST_F(KubernetesSourceTest, AKindThatCannotBeReadIsNotWaitedForForEver) {
   Discover(R"({"name":"inferencepools"})", R"({"name":"inferencemodels"})");
   api_.Always(kModels, {.status = 403, .body = R"({"kind":"Status","code":403,"message":"no"})"});

@@ -146,7 +146,7 @@ struct Reflector::Impl {
     const base::Nanos time =
         options.watch_time +
         static_cast<base::Nanos>(random.NextDouble() * static_cast<double>(options.watch_time));
-    const base::Nanos limit = time + 60 * base::kSecond;
+    const base::Nanos limit = time + 30 * base::kSecond;
     relist = false;
     Call(
         Query("watch=true&allowWatchBookmarks=true&resourceVersion=" + PercentEncode(version) +

@@ -46,8 +46,9 @@ struct ReflectorOptions {
   int page_size = 500;
   base::Nanos min_pause = 50 * base::kMillisecond;
   base::Nanos max_pause = 5 * base::kSecond;
-  // A watch is asked to last this long to twice this long; 60 s more and it counts as lost.
-  base::Nanos watch_time = 120 * base::kSecond;
+  // A watch is asked to last this long to twice this long; 30 s more and it counts as lost. So long a server
+  // that hangs without a word may go unnoticed.
+  base::Nanos watch_time = 60 * base::kSecond;
   base::Nanos call_timeout = 30 * base::kSecond;
   uint64_t seed = 1;
 };
