@@ -86,6 +86,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   void Begin(HttpStreamRequest what, Handlers who) {
     FAIRWAY_CHECK(!busy);
     busy = true;
+    begun = false;
     ++exchange;
     request = std::move(what);
     handlers = std::move(who);
@@ -102,6 +103,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
     text += "\r\n" + request.body;
     asio::post(io, [self = shared_from_this(), mine = exchange] {
       if (!self->busy || self->exchange != mine) return;
+      self->begun = true;
       if (self->stream) {
         self->reused = true;
         self->Send();
@@ -124,7 +126,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
 
   void Close() {
     ++connection;
-    waiting = exchanging = false;
+    waiting = false;
     stream.reset();
     ErrorCode error;
     socket.close(error);
@@ -207,7 +209,6 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   // ---- One exchange.
 
   void Send() {
-    exchanging = true;
     sent = 0;
     got_bytes = false;
     got_head = false;
@@ -246,8 +247,9 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
 
   void Readable() {
     waiting = false;
-    // Nothing was asked for on this connection yet: it ends, or says what nobody wants to hear.
-    if (!exchanging) return Close();
+    // An idle connection came to its end, or said what nobody asked for; also where an exchange has begun
+    // that is not sent yet: it finds no connection and makes one.
+    if (!busy || !begun) return Close();
     const uint64_t mine = exchange;
     size_t turn = 0;
     while (turn < kBytesPerTurn) {
@@ -355,7 +357,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   }
 
   void Finish(const std::string& error) {
-    busy = exchanging = false;
+    busy = false;
     timer.cancel();
     const Handlers who = std::move(handlers);
     handlers = {};
@@ -415,7 +417,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   const char* phase = "";
   bool armed = false;
   bool busy = false;
-  bool exchanging = false;  // the request is on its way, or its answer
+  bool begun = false;  // the exchange has left Begin
   bool reused = false;
   bool retried = false;
   bool waiting = false;

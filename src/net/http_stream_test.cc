@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -202,6 +203,31 @@ TEST(HttpStream, AConnectionIsKeptAndOneThatWasClosedIsOpenedAnew) {
   }
   EXPECT_EQ(served, "0011");
   EXPECT_EQ(connections, 2);
+}
+
+// The loop learns of both in one turn, and hears of the end first.
+TEST(HttpStream, TheEndOfAnIdleConnectionDoesNotEndTheNextExchange) {
+  std::promise<void> close;
+  RawTcpServer server([&](RawConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + std::to_string(connection.number()));
+    if (connection.number() == 0) close.get_future().wait();
+  });
+  Client client(At(server.port()));
+  EXPECT_EQ(client.Get().body, "0");
+  std::string body;
+  std::promise<std::string> end;
+  client.loop().Post([&] {
+    close.set_value();
+    while (server.closed() == 0) std::this_thread::yield();
+    client.loop().Post([&] {
+      client.stream()->Start({.target = "/x"},
+                             {.data = [&](std::string_view bytes) { body += bytes; },
+                              .end = [&](const std::string& error) { end.set_value(error); }});
+    });
+  });
+  EXPECT_EQ(end.get_future().get(), "");
+  EXPECT_EQ(body, "1");
 }
 
 TEST(HttpStream, MayBeDestroyedInEachOfItsCalls) {

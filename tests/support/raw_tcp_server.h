@@ -103,6 +103,7 @@ class RawTcpServer {
 
   uint16_t port() const { return port_; }  // 0: could not listen
   int connections() const { return connections_; }
+  int closed() const { return closed_; }  // connections whose script returned
 
  private:
   void Accept() {
@@ -124,6 +125,7 @@ class RawTcpServer {
         std::lock_guard lock(mutex_);
         open_.erase(fd);
         ::close(fd);
+        ++closed_;
       });
     }
   }
@@ -133,6 +135,7 @@ class RawTcpServer {
   uint16_t port_ = 0;
   std::atomic<bool> stopping_{false};
   std::atomic<int> connections_{0};
+  std::atomic<int> closed_{0};
   std::mutex mutex_;
   std::set<int> open_;  // connections whose script runs; guarded by mutex_
   std::vector<std::thread> threads_;
