@@ -32,6 +32,7 @@ struct RequestHeaders {
   std::string_view request_id;  // x-request-id; "" when the client and the gateway gave none
   std::string_view fairness_id;
   std::string_view model_rewrite;
+  bool has_destination = false;  // the client sent a kDestination of its own
   bool has_content_length = false;
   uint64_t content_length = 0;
   // What the client said to us and no model server is to hear: to be removed. kDestination is not among them:
