@@ -1,6 +1,9 @@
 #include "routing/router.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "routing/explain.h"
@@ -129,29 +132,23 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   const fleet::PoolSnapshot* pool = snapshot->FindPool(input.pool_key);
   if (pool == nullptr) return reject(no_endpoint());
 
-  auto state = std::make_unique<Ticket::State>();
-  state->worker = &worker;
-  state->pool_key = pool->key;
-  state->priority = "0";
-  state->fairness_id = input.fairness_id.empty() ? std::string(kDefaultFlow)
-                                                 : std::string(input.fairness_id.substr(0, kMaxFairnessId));
+  std::string_view priority = "0";
   bool critical = true;  // what no InferenceModel declares is not shed
   bool declared = false;
-  if (has_model) state->model = body->fields().model;
-  state->target_model = input.model_rewrite.empty() ? state->model : std::string(input.model_rewrite);
-  if (!pool->models.empty() && !state->model.empty()) {
-    const auto found = pool->models.find(state->model);
+  const std::string_view model = has_model ? std::string_view(body->fields().model) : std::string_view();
+  std::string_view target_model = input.model_rewrite.empty() ? model : input.model_rewrite;
+  if (!pool->models.empty() && !model.empty()) {
+    const auto found = pool->models.find(model);
     if (found != pool->models.end()) {
       declared = true;
       critical = found->second.critical;
       // Below 0 is what may be shed, as with InferenceObjective.
-      state->priority = critical ? "1" : "-1";
-      state->target_model = DrawTarget(found->second, worker.random);
+      priority = critical ? "1" : "-1";
+      target_model = DrawTarget(found->second, worker.random);
     } else if (known_api) {
-      return reject(UnknownModel(*pool, state->model));
+      return reject(UnknownModel(*pool, model));
     }
   }
-  state->rewrites = has_model && !state->target_model.empty() && state->target_model != state->model;
 
   std::optional<std::span<const uint32_t>> candidates;
   if (input.subset != nullptr && impl_->options.use_subset_hint) {
@@ -160,13 +157,10 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   }
 
   uint64_t tokens = 0;
-  if (body != nullptr) {
-    tokens = body->fields().prompt_bytes / 4;  // about 4 bytes a token
-    state->streaming = body->fields().stream;
-  }
+  if (body != nullptr) tokens = body->fields().prompt_bytes / 4;  // about 4 bytes a token
   const scheduling::Request request{
-      .target_model = state->target_model,
-      .adapter = pool->AdapterId(state->target_model),
+      .target_model = target_model,
+      .adapter = pool->AdapterId(target_model),
       .critical = critical,
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
   };
@@ -181,42 +175,51 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   if (explain) {
     if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) worker.explanation = {};
     impl_->options.explain(Explain({.request_id = input.request_id,
-                                    .model = state->model,
-                                    .target_model = state->target_model,
+                                    .model = model,
+                                    .target_model = target_model,
                                     .critical = critical,
                                     .declared = declared,
                                     .took = took},
                                    *pool, outcome, worker.explanation));
   }
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
-    impl_->metrics.Attempts(state->target_model, nullptr).Add();
+    impl_->metrics.Attempts(target_model, nullptr).Add();
     if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) return reject(no_endpoint());
     return reject(
         {429, "ResourceExhausted", "system saturated, sheddable request dropped", "rejected-saturated"});
   }
 
-  const fleet::Endpoint& first = pool->endpoints[outcome.choices[0]];
-  state->cell = first.cell;
+  std::array<std::string_view, scheduling::kMaxChoices> addresses;
+  for (uint32_t i = 0; i < outcome.num_choices; ++i) {
+    addresses[i] = pool->endpoints[outcome.choices[i]].address;
+  }
+  auto state = std::make_unique<Ticket::State>();
+  state->worker = &worker;
+  state->Keep(
+      {.pool_key = pool->key,
+       .model = model,
+       .target_model = target_model,
+       .fairness_id = input.fairness_id.empty() ? kDefaultFlow : input.fairness_id.substr(0, kMaxFairnessId)},
+      std::span(addresses).first(outcome.num_choices));
+  state->priority = priority;
+  state->rewrites = has_model && !target_model.empty() && target_model != model;
+  state->streaming = body != nullptr && body->fields().stream;
+  state->cell = pool->endpoints[outcome.choices[0]].cell;
   state->reservation = outcome.reservation;
   state->received_at = input.received_at != 0 ? input.received_at : start;
-  for (uint32_t i = 0; i < outcome.num_choices; ++i) {
-    if (i > 0) state->destinations += ',';
-    state->destinations += pool->endpoints[outcome.choices[i]].address;
-  }
-  state->first_length = first.address.size();
   if (impl_->options.keep_scores) {
     for (const auto& c : worker.explanation.candidates) {
       state->scores.emplace_back(pool->endpoints[c.endpoint].address, c.score);
     }
   }
   worker.cache.Decisions(pool->key, outcome.rung).Add();
-  worker.cache.Attempts(state->target_model, first).Add();
+  worker.cache.Attempts(snapshot->version, *pool, outcome.choices[0], target_model).Add();
   state->series = worker.cache.Series(state->labels());
   if (!input.provisional) {
     state->series.requests->Add();
     state->series.request_size->Observe(static_cast<double>(input.body_bytes));
   }
-  if (!state->model.empty()) state->series.running->Add(1);
+  if (!model.empty()) state->series.running->Add(1);
   return Ticket(std::move(state));
 }
 
