@@ -2,7 +2,7 @@
 """CPU and memory of one Envoy with the picker inside it, beside the same Envoy without, run by run in turn.
 
   tools/setup bench && tools/build bench fairway fairway_envoy stub_servers
-  python3 bench/envoy_path.py [--quick] [--rounds 15] [--parts requests,chunks,memory] [--build build/bench]
+  python3 bench/envoy_path.py [--quick] [--rounds 30] [--parts requests,chunks,memory] [--build build/bench]
 
 Every variant is the Envoy that `fairway up` would start, one worker thread, with the configuration that it prints:
 
@@ -220,12 +220,12 @@ class Bench:
                 json.dump({"model": "llama2", "stream": True, "max_tokens": 64, "prompt": text}, out)
         return self.prompts[size]
 
-    def in_turns(self, gateways, requests, connections, per, *arguments):
+    def in_turns(self, rounds, gateways, requests, connections, per, *arguments):
         """Microseconds for each of `per` things in every round: {name: [(Envoy, picker), ...]}."""
         figures = {gateway.name: [] for gateway in gateways}
         for gateway in gateways:
             gateway.load(max(requests // 4, connections), connections, *arguments)
-        for turn in range(self.options.rounds):
+        for turn in range(rounds):
             for gateway in gateways if turn % 2 == 0 else reversed(gateways):
                 envoy, picker = gateway.load(requests, connections, *arguments)
                 figures[gateway.name].append((envoy * 1e6 / per, None if picker is None else picker * 1e6 / per))
@@ -256,10 +256,8 @@ class Bench:
             gateway.measure_rest(1 if self.options.quick else 4)
             picker = f"{gateway.picker_rest * 1000:18.1f}" if gateway.picker else ""
             print(f"{gateway.name:22}{gateway.rest * 1000:9.1f}{picker}", flush=True)
-        share = 4 if self.options.quick else 1
-        for size, requests, chosen in ((2_000, 10_000 // share, gateways), (40_000, 4_000 // share, gateways[:5]),
-                                       (440_000, 600 // share, gateways[:5])):
-            figures = self.in_turns(chosen, requests, 32, requests, "-d", self.prompt(size))
+        for size, requests, chosen in ((2_000, 3_000, gateways), (40_000, 1_200, gateways[:5]), (440_000, 200, gateways[:5])):
+            figures = self.in_turns(self.options.rounds, chosen, requests, 32, requests, "-d", self.prompt(size))
             self.show(f"Requests of {size // 1000} KB, microseconds of CPU each", chosen, figures, (BASE, BUFFER))
         for gateway in gateways:
             gateway.stop()
@@ -272,10 +270,11 @@ class Bench:
         streams, pieces = (40, 200) if self.options.quick else (80, 500)
         seen = gateways[-1].series("llm_d_epp_request_streaming_itl_seconds_count")
         arguments = "-d", self.prompt(2_000), "-H", f"x-stub-chunks: {pieces}"
-        figures = self.in_turns(gateways, streams, 40, streams * pieces, *arguments)
+        rounds = (self.options.rounds + 1) // 2
+        figures = self.in_turns(rounds, gateways, streams, 40, streams * pieces, *arguments)
         self.show(f"Streamed answers of {pieces} pieces, microseconds of CPU a piece", gateways, figures, (BASE,))
         seen = gateways[-1].series("llm_d_epp_request_streaming_itl_seconds_count") - seen
-        sent = (self.options.rounds * streams + max(streams // 4, 40)) * pieces
+        sent = (rounds * streams + max(streams // 4, 40)) * pieces
         print(f"pieces as the picker counted them, of those that were sent: {seen / sent:.3f}")
         for gateway in gateways:
             gateway.stop()
@@ -332,11 +331,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build/bench")
     parser.add_argument("--envoy", default=os.environ.get("FAIRWAY_ENVOY"), help="the binary; default: that of tools/get-envoy")
-    parser.add_argument("--rounds", type=int, default=None, help="runs of each variant; default 15, with --quick 3")
+    parser.add_argument("--rounds", type=int, default=None, help="runs of each variant; default 30, with --quick 3")
     parser.add_argument("--parts", default="requests,chunks,memory")
     parser.add_argument("--quick", action="store_true", help="does it work? Figures are too rough to go by")
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 15)
+    options.rounds = options.rounds or (3 if options.quick else 30)
     children = Children()
     try:
         with tempfile.TemporaryDirectory() as folder:
