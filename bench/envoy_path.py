@@ -2,7 +2,7 @@
 """CPU and memory of one Envoy with the picker inside it, beside the same Envoy without, run by run in turn.
 
   tools/setup bench && tools/build bench fairway fairway_envoy stub_servers
-  python3 bench/envoy_path.py [--quick] [--rounds 30] [--parts requests,chunks,memory] [--build build/bench]
+  python3 bench/envoy_path.py [--quick] [--rounds 40] [--parts requests,chunks,memory] [--build build/bench]
 
 Every variant is the Envoy that `fairway up` would start, one worker thread, with the configuration that it prints:
 
@@ -14,8 +14,9 @@ Every variant is the Envoy that `fairway up` would start, one worker thread, wit
 
 The number behind a variant is how many endpoints there are; all are stubs in one process. h2load is the client: HTTP/1.1, 32
 connections, a fixed number of requests. CPU is user and system time of the Envoy process for these requests, less what it spends
-in the same time at rest (scraping is that, and is told apart). Differences and ratios are between runs that stood
-side by side, and of those the median: the neighbours on the machine change more from minute to minute than from run to run.
+in the same time at rest (scraping is that, and is told apart). Every run of a variant has a run of its base next to it;
+differences and ratios are of such pairs, and of those the median: what else runs on the machine changes more from minute to
+minute than from one run to the next.
 """
 import argparse
 import json
@@ -220,32 +221,32 @@ class Bench:
                 json.dump({"model": "llama2", "stream": True, "max_tokens": 64, "prompt": text}, out)
         return self.prompts[size]
 
-    def in_turns(self, rounds, gateways, requests, connections, per, *arguments):
-        """Microseconds for each of `per` things in every round: {name: [(Envoy, picker), ...]}."""
+    def beside(self, base, gateways, requests, connections, per, *arguments):
+        """Runs each gateway and, next to each of its runs, its base: {name: [(Envoy, picker, Envoy of the base), ...]} in
+        microseconds for each of `per` things."""
         figures = {gateway.name: [] for gateway in gateways}
-        for gateway in gateways:
-            gateway.load(max(requests // 4, connections), connections, *arguments)
-        for turn in range(rounds):
-            for gateway in gateways if turn % 2 == 0 else reversed(gateways):
-                envoy, picker = gateway.load(requests, connections, *arguments)
-                figures[gateway.name].append((envoy * 1e6 / per, None if picker is None else picker * 1e6 / per))
+        for gateway in {id(each): each for each in [*base.values(), *gateways]}.values():
+            gateway.load(max(requests // 2, connections), connections, *arguments)
+        for turn in range(self.options.rounds):
+            for gateway in gateways:
+                pair = [gateway, base[gateway.endpoints]]
+                spent = {each: each.load(requests, connections, *arguments) for each in (pair if turn % 2 else pair[::-1])}
+                own, beside = (spent[each] for each in pair)
+                figures[gateway.name].append((own[0] * 1e6 / per, own[1] and own[1] * 1e6 / per, beside[0] * 1e6 / per))
         return figures
 
-    def show(self, what, gateways, figures, bases):
-        print(f"\n{what}\n{'':22}{'Envoy':>9}{'least':>9}{'most':>9}{'picker':>9}   against")
-        for gateway in gateways:
-            own = [envoy for envoy, _ in figures[gateway.name]]
-            pickers = [picker for _, picker in figures[gateway.name] if picker is not None]
-            line = f"{gateway.name:22}{statistics.median(own):9.2f}{min(own):9.2f}{max(own):9.2f}"
-            line += f"{statistics.median(pickers):9.2f}" if pickers else f"{'-':>9}"
-            for base in bases:
-                of_base = figures.get(f"{base}, {gateway.endpoints}")
-                if of_base is None or base == gateway.variant:
-                    continue
-                pairs = [(x, y) for x, (y, _) in zip(own, of_base)]
-                line += (f"   {base}: {statistics.median(x / y for x, y in pairs):.3f}x"
-                         f" {statistics.median(x - y for x, y in pairs):+.2f}")
-            print(line, flush=True)
+    def show(self, what, base, figures):
+        print(f"\n{what}; difference and ratio to {base} beside it\n"
+              f"{'':20}{'Envoy':>9}{base:>13}{'difference':>13}{'middle half':>18}{'ratio':>8}{'picker':>9}")
+        for name, runs in figures.items():
+            differences = [own - beside for own, _, beside in runs]
+            low, _, high = statistics.quantiles(differences, n=4)
+            ratio = statistics.median(own / beside for own, _, beside in runs)
+            pickers = [picker for _, picker, _ in runs if picker is not None]
+            print(f"{name:20}{statistics.median(own for own, _, _ in runs):9.2f}"
+                  f"{statistics.median(beside for _, _, beside in runs):13.2f}{statistics.median(differences):+13.2f}"
+                  f"{f'{low:+.2f} .. {high:+.2f}':>18}{ratio:8.3f}"
+                  + (f"{statistics.median(pickers):9.2f}" if pickers else ""), flush=True)
 
     def requests(self):
         gateways = [Gateway(self, variant, endpoints) for variant, endpoints in (
@@ -256,9 +257,14 @@ class Bench:
             gateway.measure_rest(1 if self.options.quick else 4)
             picker = f"{gateway.picker_rest * 1000:18.1f}" if gateway.picker else ""
             print(f"{gateway.name:22}{gateway.rest * 1000:9.1f}{picker}", flush=True)
-        for size, requests, chosen in ((2_000, 3_000, gateways), (40_000, 1_200, gateways[:5]), (440_000, 200, gateways[:5])):
-            figures = self.in_turns(self.options.rounds, chosen, requests, 32, requests, "-d", self.prompt(size))
-            self.show(f"Requests of {size // 1000} KB, microseconds of CPU each", chosen, figures, (BASE, BUFFER))
+        by_name = {gateway.name: gateway for gateway in gateways}
+        robin = {endpoints: by_name[f"{BASE}, {endpoints}"] for endpoints in (8, 100)}
+        buffer = {8: by_name[f"{BUFFER}, 8"]}
+        # At 440 KB holding the request is most of it, and every picker that reads bodies has to.
+        for size, requests, base, chosen in ((2_000, 2_000, robin, [g for g in gateways if g.variant != BASE]),
+                                             (40_000, 800, robin, gateways[1:5]), (440_000, 150, buffer, gateways[2:5])):
+            figures = self.beside(base, chosen, requests, 32, requests, "-d", self.prompt(size))
+            self.show(f"Requests of {size // 1000} KB, microseconds of CPU each", base[8].variant, figures)
         for gateway in gateways:
             gateway.stop()
 
@@ -267,14 +273,13 @@ class Bench:
         time.sleep(1)
         for gateway in gateways:
             gateway.measure_rest(1 if self.options.quick else 4)
-        streams, pieces = (40, 200) if self.options.quick else (80, 500)
+        streams, pieces = 80, 100 if self.options.quick else 250
         seen = gateways[-1].series("llm_d_epp_request_streaming_itl_seconds_count")
         arguments = "-d", self.prompt(2_000), "-H", f"x-stub-chunks: {pieces}"
-        rounds = (self.options.rounds + 1) // 2
-        figures = self.in_turns(rounds, gateways, streams, 40, streams * pieces, *arguments)
-        self.show(f"Streamed answers of {pieces} pieces, microseconds of CPU a piece", gateways, figures, (BASE,))
+        figures = self.beside({8: gateways[0]}, gateways[1:], streams, 40, streams * pieces, *arguments)
+        self.show(f"Streamed answers of {pieces} pieces, microseconds of CPU a piece", BASE, figures)
         seen = gateways[-1].series("llm_d_epp_request_streaming_itl_seconds_count") - seen
-        sent = (rounds * streams + max(streams // 4, 40)) * pieces
+        sent = (self.options.rounds + 0.5) * streams * pieces
         print(f"pieces as the picker counted them, of those that were sent: {seen / sent:.3f}")
         for gateway in gateways:
             gateway.stop()
@@ -331,12 +336,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build/bench")
     parser.add_argument("--envoy", default=os.environ.get("FAIRWAY_ENVOY"), help="the binary; default: that of tools/get-envoy")
-    parser.add_argument("--rounds", type=int, default=None, help="runs of each variant; default 30, with --quick 3")
+    parser.add_argument("--rounds", type=int, default=None, help="runs of each variant; default 40, with --quick 3")
     parser.add_argument("--parts", default="requests,chunks,memory")
     parser.add_argument("--quick", action="store_true", help="does it work? Figures are too rough to go by")
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 30)
+    options.rounds = options.rounds or (3 if options.quick else 40)
     children = Children()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(options, folder, children)
