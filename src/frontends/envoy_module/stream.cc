@@ -198,6 +198,7 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   const bool has_content_length = headers.has_content_length;
   const bool has_destination = headers.has_destination;
   std::vector<std::string> remove;  // empty as a rule, and then no allocation
+  remove.reserve(headers.control.size());
   for (const std::string_view name : headers.control) remove.emplace_back(name);
   for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
