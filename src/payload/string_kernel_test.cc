@@ -53,7 +53,7 @@ void Check(const std::string& text) {
 }
 
 TEST(StringKernel, StopsAtEverySpecialByteAtEveryPlace) {
-  for (int size = 0; size < 200; size += size < 70 ? 1 : 17) {
+  for (int size = 0; size < 400; size += size < 70 ? 1 : 17) {
     Check(std::string(static_cast<size_t>(size), 'x'));
     for (int at = 0; at < size; ++at) {
       for (const char special : {'"', '\\', '\n', '\0', '\x1f', '\x80', '\xff', '\x7f', ' '}) {

@@ -283,13 +283,45 @@ void SetKey(std::string& key, std::initializer_list<std::string_view> parts) {
 
 const RequestSeries& MetricsCache::Series(const RequestLabels& l) {
   SetKey(key_, {l.model, l.target_model, l.fairness_id, l.priority});
-  const auto found = series_.find(std::string_view(key_));
-  if (found != series_.end()) return found->second;
-  if (series_.size() >= kMax) series_.clear();
-  return series_.emplace(key_, metrics_.Series(l)).first->second;
+  if (last_series_ != nullptr && last_series_->first == key_) return last_series_->second;
+  auto found = series_.find(std::string_view(key_));
+  if (found == series_.end()) {
+    if (series_.size() >= kMax) series_.clear();
+    found = series_.emplace(key_, metrics_.Series(l)).first;
+  }
+  last_series_ = &*found;
+  return found->second;
 }
 
-base::Counter& MetricsCache::Attempts(std::string_view target_model, const fleet::Endpoint& endpoint) {
+MetricsCache::AttemptsTable& MetricsCache::TableOf(uint64_t version, const fleet::PoolSnapshot& pool,
+                                                   std::string_view target_model) {
+  for (AttemptsTable& table : tables_) {
+    if (table.version == version && table.pool == &pool && table.target_model == target_model &&
+        table.counters.size() == pool.endpoints.size()) {
+      return table;
+    }
+  }
+  if (tables_.size() < kMaxTables) {
+    tables_.emplace_back();
+    next_table_ = tables_.size() - 1;
+  }
+  AttemptsTable& table = tables_[next_table_];
+  next_table_ = (next_table_ + 1) % kMaxTables;
+  table.version = version;
+  table.pool = &pool;
+  table.target_model = target_model;
+  table.counters.assign(pool.endpoints.size(), nullptr);
+  return table;
+}
+
+base::Counter& MetricsCache::Attempts(uint64_t version, const fleet::PoolSnapshot& pool, uint32_t number,
+                                      std::string_view target_model) {
+  base::Counter*& counter = TableOf(version, pool, target_model).counters[number];
+  if (counter == nullptr) counter = &FindAttempts(target_model, pool.endpoints[number]);
+  return *counter;
+}
+
+base::Counter& MetricsCache::FindAttempts(std::string_view target_model, const fleet::Endpoint& endpoint) {
   SetKey(key_, {target_model, endpoint.id});
   const auto found = attempts_.find(std::string_view(key_));
   if (found != attempts_.end()) return *found->second;
@@ -298,11 +330,10 @@ base::Counter& MetricsCache::Attempts(std::string_view target_model, const fleet
 }
 
 base::Counter& MetricsCache::Decisions(const std::string& pool, scheduling::Rung rung) {
-  SetKey(key_, {pool, scheduling::ToString(rung)});
-  const auto found = decisions_.find(std::string_view(key_));
-  if (found != decisions_.end()) return *found->second;
-  if (decisions_.size() >= kMax) decisions_.clear();
-  return *decisions_.emplace(key_, &metrics_.Decisions(pool, rung)).first->second;
+  if (decisions_.size() >= kMax && !decisions_.contains(pool)) decisions_.clear();
+  base::Counter*& counter = decisions_[pool][static_cast<size_t>(rung)];
+  if (counter == nullptr) counter = &metrics_.Decisions(pool, rung);
+  return *counter;
 }
 
 base::Counter& MetricsCache::Rewrites(std::string_view rewrite, std::string_view model,

@@ -113,26 +113,41 @@ class RouterMetrics {
   std::mutex collect_mutex_;
 };
 
-// What one worker has looked up, so that a request costs no mutex. Owned by one thread; bounded: beyond kMax
-// entries it starts anew.
+// What one worker has looked up, so that a request costs no mutex, and as a rule no search: most requests ask
+// for what one of the last ones did. Owned by one thread; bounded: beyond its limits it starts anew.
 class MetricsCache {
  public:
   explicit MetricsCache(RouterMetrics& metrics) : metrics_(metrics) {}
   const RequestSeries& Series(const RequestLabels& labels);
-  base::Counter& Attempts(std::string_view target_model, const fleet::Endpoint& endpoint);
+  // `version` is that of the snapshot of `pool`; `number` the endpoint's in it.
+  base::Counter& Attempts(uint64_t version, const fleet::PoolSnapshot& pool, uint32_t number,
+                          std::string_view target_model);
   base::Counter& Decisions(const std::string& pool, scheduling::Rung rung);
   base::Counter& Rewrites(std::string_view rewrite, std::string_view model, std::string_view target_model);
 
  private:
   static constexpr size_t kMax = 4096;
+  static constexpr size_t kMaxTables = 8;
   template <typename V>
   using Map = std::unordered_map<std::string, V, base::StringHash, std::equal_to<>>;
+  // The counters of one model on one pool's endpoints, by their numbers; null: not looked up yet.
+  struct AttemptsTable {
+    uint64_t version = 0;
+    const fleet::PoolSnapshot* pool = nullptr;  // to be compared only
+    std::string target_model;
+    std::vector<base::Counter*> counters;
+  };
+  AttemptsTable& TableOf(uint64_t version, const fleet::PoolSnapshot& pool, std::string_view target_model);
+  base::Counter& FindAttempts(std::string_view target_model, const fleet::Endpoint& endpoint);
 
   RouterMetrics& metrics_;
   std::string key_;  // reused
   Map<RequestSeries> series_;
+  const Map<RequestSeries>::value_type* last_series_ = nullptr;  // the entry asked for last
   Map<base::Counter*> attempts_;
-  Map<base::Counter*> decisions_;
+  std::vector<AttemptsTable> tables_;
+  size_t next_table_ = 0;  // to be replaced
+  std::unordered_map<std::string, std::array<base::Counter*, scheduling::kRungs>> decisions_;
   Map<base::Counter*> rewrites_;
 };
 

@@ -1,6 +1,9 @@
 #include "routing/router.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "routing/decision_log.h"
@@ -43,25 +46,25 @@ const std::string& DrawTarget(std::span<const fleet::Target> targets, base::Rand
 
 // What the pool's InferenceModel, InferenceModelRewrite and InferenceObjective make of a request.
 struct Ruling {
-  std::string target_model;
-  std::string priority = "0";
-  bool unknown_model = false;  // the pool declares its models, and this is none of them
-  bool critical = true;        // what nobody declares is not shed
-  bool declared = false;       // by an InferenceModel
-  std::string_view objective;  // the one that set the priority
-  std::string_view rewrite;    // the InferenceModelRewrite that set the target
+  std::string_view target_model;  // of the request or the pool's snapshot
+  std::string priority = "0";     // short: not on the heap
+  bool unknown_model = false;     // the pool declares its models, and this is none of them
+  bool critical = true;           // what nobody declares is not shed
+  bool declared = false;          // by an InferenceModel
+  std::string_view objective;     // the one that set the priority
+  std::string_view rewrite;       // the InferenceModelRewrite that set the target
 };
 
 // The target: a rewrite that names the model, else the InferenceModel, else the rewrite of every other model,
 // else the header. The priority: the objective, else the InferenceModel. `model_name` is "" when it is not
 // known.
-Ruling Rule(const fleet::PoolSnapshot& pool, const RequestInput& input, const std::string& model_name,
+Ruling Rule(const fleet::PoolSnapshot& pool, const RequestInput& input, std::string_view model_name,
             base::Random& random) {
   Ruling ruling;
   const fleet::Policies* policies = pool.policies.get();
   const fleet::Model* model = nullptr;
   const fleet::Policies::Rewrite* rewrite = nullptr;
-  ruling.target_model = input.model_rewrite.empty() ? model_name : std::string(input.model_rewrite);
+  ruling.target_model = input.model_rewrite.empty() ? model_name : input.model_rewrite;
   if (!model_name.empty()) {
     if (!pool.models.empty()) {
       const auto found = pool.models.find(model_name);
@@ -161,10 +164,10 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
 
 std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const RequestInput& input) const {
   Worker::Impl& worker = *worker_handle.impl_;
-  std::unique_ptr<Ticket::State> state;
+  std::optional<RequestLabels> labels;  // once they are known
   const auto reject = [&](Rejection rejection) -> std::variant<Ticket, Rejection> {
-    if (state != nullptr && rejection.status != 404) {
-      worker.metrics.Errors(state->labels(), rejection.code).Add();
+    if (labels && rejection.status != 404) {
+      worker.metrics.Errors(*labels, rejection.code).Add();
     } else {
       CountRejection(worker_handle, input, rejection);
     }
@@ -188,18 +191,14 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   const fleet::PoolSnapshot* pool = snapshot->FindPool(input.pool_key);
   if (pool == nullptr) return reject(no_endpoint());
 
-  state = std::make_unique<Ticket::State>();
-  state->worker = &worker;
-  state->pool_key = pool->key;
-  state->fairness_id = input.fairness_id.empty() ? std::string(kDefaultFlow)
-                                                 : std::string(input.fairness_id.substr(0, kMaxFairnessId));
-  if (has_model) state->model = body->fields().model;
-  Ruling ruling = Rule(*pool, input, state->model, worker.random);
-  state->target_model = std::move(ruling.target_model);
-  state->priority = std::move(ruling.priority);
-  if (ruling.unknown_model && known_api) return reject(UnknownModel(*pool, state->model));
-  if (!ruling.rewrite.empty()) worker.cache.Rewrites(ruling.rewrite, state->model, state->target_model).Add();
-  state->rewrites = has_model && !state->target_model.empty() && state->target_model != state->model;
+  const std::string_view model = has_model ? std::string_view(body->fields().model) : std::string_view();
+  const std::string_view fairness_id =
+      input.fairness_id.empty() ? kDefaultFlow : input.fairness_id.substr(0, kMaxFairnessId);
+  const Ruling ruling = Rule(*pool, input, model, worker.random);
+  const std::string_view target_model = ruling.target_model;
+  if (ruling.unknown_model && known_api) return reject(UnknownModel(*pool, model));
+  if (!ruling.rewrite.empty()) worker.cache.Rewrites(ruling.rewrite, model, target_model).Add();
+  labels = RequestLabels{model, target_model, fairness_id, ruling.priority};
 
   std::optional<std::span<const uint32_t>> candidates;
   if (input.subset != nullptr && impl_->options.use_subset_hint) {
@@ -208,13 +207,10 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   }
 
   uint64_t tokens = 0;
-  if (body != nullptr) {
-    tokens = body->fields().prompt_bytes / 4;  // about 4 bytes a token
-    state->streaming = body->fields().stream;
-  }
+  if (body != nullptr) tokens = body->fields().prompt_bytes / 4;  // about 4 bytes a token
   const scheduling::Request request{
-      .target_model = state->target_model,
-      .adapter = pool->AdapterId(state->target_model),
+      .target_model = target_model,
+      .adapter = pool->AdapterId(target_model),
       .critical = ruling.critical,
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
   };
@@ -229,47 +225,55 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   if (explain) {
     if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) worker.explanation = {};
     const ExplainedRequest told{.request_id = input.request_id,
-                                .model = state->model,
-                                .target_model = state->target_model,
+                                .model = model,
+                                .target_model = target_model,
                                 .critical = ruling.critical,
                                 .declared = ruling.declared,
                                 .rewrite = ruling.rewrite,
                                 .objective = ruling.objective,
-                                .priority = state->priority,
+                                .priority = ruling.priority,
                                 .took = took};
     if (impl_->options.explain) impl_->options.explain(Explain(told, *pool, outcome, worker.explanation));
     if (impl_->options.decisions != nullptr)
       impl_->options.decisions->Add(start, DecisionJson(told, *pool, outcome, worker.explanation));
   }
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
-    impl_->metrics.Attempts(state->target_model, nullptr).Add();
+    impl_->metrics.Attempts(target_model, nullptr).Add();
     if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) return reject(no_endpoint());
     return reject(
         {429, "ResourceExhausted", "system saturated, sheddable request dropped", "rejected-saturated"});
   }
 
-  const fleet::Endpoint& first = pool->endpoints[outcome.choices[0]];
-  state->cell = first.cell;
+  std::array<std::string_view, scheduling::kMaxChoices> addresses;
+  for (uint32_t i = 0; i < outcome.num_choices; ++i) {
+    addresses[i] = pool->endpoints[outcome.choices[i]].address;
+  }
+  auto state = std::make_unique<Ticket::State>();
+  state->worker = &worker;
+  state->Keep({.pool_key = pool->key,
+               .model = model,
+               .target_model = target_model,
+               .fairness_id = fairness_id,
+               .priority = ruling.priority},
+              std::span(addresses).first(outcome.num_choices));
+  state->rewrites = has_model && !target_model.empty() && target_model != model;
+  state->streaming = body != nullptr && body->fields().stream;
+  state->cell = pool->endpoints[outcome.choices[0]].cell;
   state->reservation = outcome.reservation;
   state->received_at = input.received_at != 0 ? input.received_at : start;
-  for (uint32_t i = 0; i < outcome.num_choices; ++i) {
-    if (i > 0) state->destinations += ',';
-    state->destinations += pool->endpoints[outcome.choices[i]].address;
-  }
-  state->first_length = first.address.size();
   if (impl_->options.keep_scores) {
     for (const auto& c : worker.explanation.candidates) {
       state->scores.emplace_back(pool->endpoints[c.endpoint].address, c.score);
     }
   }
   worker.cache.Decisions(pool->key, outcome.rung).Add();
-  worker.cache.Attempts(state->target_model, first).Add();
+  worker.cache.Attempts(snapshot->version, *pool, outcome.choices[0], target_model).Add();
   state->series = worker.cache.Series(state->labels());
   if (!input.provisional) {
     state->series.requests->Add();
     state->series.request_size->Observe(static_cast<double>(input.body_bytes));
   }
-  if (!state->model.empty()) state->series.running->Add(1);
+  if (!model.empty()) state->series.running->Add(1);
   return Ticket(std::move(state));
 }
 

@@ -526,5 +526,39 @@ TEST(Scores, AreKeptOnRequest) {
   EXPECT_GT(ticket.scores()[0].second, ticket.scores()[1].second);
 }
 
+// Counters are kept by an endpoint's number in its snapshot: the number means another endpoint in the next
+// one.
+TEST(Metrics, AttemptsAreTheEndpointsOwnWhateverItsNumber) {
+  Scene scene({{"A"}, {"B"}});
+  std::map<std::string, std::map<std::string, int>> expected;  // model -> address -> picks
+  const auto ask_all = [&] {
+    for (int i = 0; i < 40; ++i) {
+      const std::string model = "m" + std::to_string(i % 10);  // more than one worker keeps at hand
+      const Ticket ticket = scene.Get(Completion(model));
+      ++expected[model][std::string(ticket.destination())];
+    }
+  };
+  ask_all();
+  auto& endpoints = scene.pool.manifests().endpoints;
+  std::swap(endpoints[0], endpoints[1]);
+  api::Endpoint third = endpoints[0];
+  third.name = "C";
+  third.address = "10.0.0.3";
+  endpoints.insert(endpoints.begin(), third);
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  ask_all();
+  const std::string page = scene.registry.Render();
+  const std::map<std::string, std::string> names{
+      {"10.0.0.1:8000", "A"}, {"10.0.0.2:8000", "B"}, {"10.0.0.3:8000", "C"}};
+  for (const auto& [model, picks] : expected) {
+    for (const auto& [address, count] : picks) {
+      EXPECT_THAT(page,
+                  HasSubstr(R"(llm_d_epp_scheduler_attempts_total{status="success",target_model_name=")" +
+                            model + R"(",endpoint_name=")" + names.at(address) +
+                            R"(",namespace="default",port="8000"} )" + std::to_string(count) + "\n"));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fairway::routing

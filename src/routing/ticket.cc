@@ -1,9 +1,35 @@
+#include <algorithm>
 #include <utility>
 
 #include "routing/router.h"
 #include "routing/worker.h"
 
 namespace fairway::routing {
+
+void Ticket::State::Keep(const Texts& texts, std::span<const std::string_view> list) {
+  size_t size = texts.pool_key.size() + texts.model.size() + texts.target_model.size() +
+                texts.fairness_id.size() + texts.priority.size() + list.size();
+  for (const std::string_view address : list) size += address.size();
+  memory = std::make_unique_for_overwrite<char[]>(size);
+  char* end = memory.get();
+  const auto keep = [&end](std::string_view text) {
+    const char* begin = end;
+    end = std::copy(text.begin(), text.end(), end);
+    return std::string_view(begin, text.size());
+  };
+  pool_key = keep(texts.pool_key);
+  model = keep(texts.model);
+  target_model = texts.target_model == texts.model ? model : keep(texts.target_model);
+  fairness_id = keep(texts.fairness_id);
+  priority = keep(texts.priority);
+  const char* begin = end;
+  for (const std::string_view address : list) {
+    if (end != begin) *end++ = ',';
+    keep(address);
+  }
+  destinations = {begin, static_cast<size_t>(end - begin)};
+  first_length = list.empty() ? 0 : static_cast<uint32_t>(list.front().size());
+}
 
 void Ticket::State::Release(fleet::ReleaseKind kind) {
   if (cell == nullptr) return;
@@ -45,9 +71,7 @@ Ticket::~Ticket() {
   if (state_ != nullptr) state_->Release(fleet::ReleaseKind::kEnded);
 }
 
-std::string_view Ticket::destination() const {
-  return std::string_view(state_->destinations).substr(0, state_->first_length);
-}
+std::string_view Ticket::destination() const { return state_->destinations.substr(0, state_->first_length); }
 std::string_view Ticket::destinations() const { return state_->destinations; }
 std::string_view Ticket::model() const { return state_->model; }
 std::string_view Ticket::target_model() const { return state_->target_model; }

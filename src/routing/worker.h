@@ -2,7 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,16 +30,28 @@ struct Worker::Impl {
 // A ticket holds the cell of its endpoint but no snapshot: a stream of an hour must not keep an hour's
 // snapshots alive.
 struct Ticket::State {
+  // Copies what its views are to outlive the request and the snapshot into one piece of memory.
+  struct Texts {
+    std::string_view pool_key;
+    std::string_view model;
+    std::string_view target_model;
+    std::string_view fairness_id;
+    std::string_view priority;
+  };
+  void Keep(const Texts& texts, std::span<const std::string_view> destinations);
+
   Worker::Impl* worker = nullptr;  // outlives its tickets
-  std::string pool_key;
-  std::string model;
-  std::string target_model;
-  std::string fairness_id;
-  std::string priority;
-  std::string destinations;
-  size_t first_length = 0;  // destinations up to here is the first choice
+  std::unique_ptr<char[]> memory;  // of the texts
+  std::string_view pool_key;
+  std::string_view model;
+  std::string_view target_model;
+  std::string_view fairness_id;
+  std::string_view priority;
+  std::string_view destinations;
+  uint32_t first_length = 0;  // destinations up to here is the first choice
   bool rewrites = false;
   bool streaming = false;
+  bool error_counted = false;
   std::vector<std::pair<std::string, float>> scores;
 
   std::shared_ptr<fleet::EndpointCell> cell;  // null once given back
@@ -48,7 +62,6 @@ struct Ticket::State {
   base::Nanos last_body_at = 0;
   uint64_t response_bytes = 0;
   payload::Usage usage;
-  bool error_counted = false;
 
   RequestLabels labels() const { return {model, target_model, fairness_id, priority}; }
   // Gives the reservation back and takes the request off the gauges; once.

@@ -90,6 +90,8 @@ struct Scheduler::Impl {
 
   Gathered Gather(const fleet::PoolSnapshot& pool, const Request& request, size_t n, base::Nanos now,
                   Scratch::Impl& s) const noexcept;
+  // Gives stale endpoints the average load of the `fresh` ones.
+  static void FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexcept;
   size_t Run(const Program& program, const Context& context, size_t n, Scratch::Impl& s,
              std::span<uint32_t> choices, bool& shed, Explanation* explanation) const;
   void FillFallbacks(const Columns& columns, std::span<const uint32_t> eligible, std::span<uint32_t> choices,
@@ -105,33 +107,39 @@ Scheduler::Impl::Gathered Scheduler::Impl::Gather(const fleet::PoolSnapshot& poo
   constexpr size_t kAhead = 8;
   const bool lora = !pool.adapters.empty();
   const base::Nanos oldest_fresh = now - options.fresh_for;
+  const fleet::EndpointCell* const* cells = pool.cells.data();
+  // Where the columns begin, so that a store to one does not make the others be looked up again.
+  const uint32_t* endpoint = s.endpoint.data();
+  uint32_t* pendings = s.pending.data();
+  float* queue = s.queue.data();
+  float* scraped_queue = s.scraped_queue.data();
+  float* running = s.running.data();
+  float* kv_usage = s.kv_usage.data();
+  uint8_t* loras = s.lora.data();
+  uint8_t* freshes = s.fresh.data();
   Gathered result;
-  float queue_sum = 0, kv_sum = 0, running_sum = 0;
   for (size_t i = 0; i < n; ++i) {
-    if (i + kAhead < n) __builtin_prefetch(pool.cells[s.endpoint[i + kAhead]]);
-    const fleet::EndpointCell& cell = *pool.cells[s.endpoint[i]];
+    if (i + kAhead < n) __builtin_prefetch(cells[endpoint[i + kAhead]]);
+    const fleet::EndpointCell& cell = *cells[endpoint[i]];
     const base::Nanos scraped_at = cell.scraped_at();
     const uint32_t pending = cell.pending();
-    s.pending[i] = pending;
+    pendings[i] = pending;
     const bool fresh = scraped_at != 0 && scraped_at >= oldest_fresh;
-    s.fresh[i] = fresh ? 1 : 0;
+    freshes[i] = fresh ? 1 : 0;
     result.newest = std::max(result.newest, scraped_at);
     const auto waiting = static_cast<float>(cell.waiting());
     if (fresh) {
-      s.queue[i] = waiting + static_cast<float>(pending);
-      s.scraped_queue[i] = waiting;
-      s.running[i] = static_cast<float>(cell.running()) + static_cast<float>(pending);
-      s.kv_usage[i] = cell.kv_usage();
+      queue[i] = waiting + static_cast<float>(pending);
+      scraped_queue[i] = waiting;
+      running[i] = static_cast<float>(cell.running()) + static_cast<float>(pending);
+      kv_usage[i] = cell.kv_usage();
       ++result.fresh;
-      queue_sum += s.queue[i];
-      running_sum += s.running[i];
-      kv_sum += s.kv_usage[i];
     } else {
       const auto inflight = static_cast<float>(cell.inflight());
-      s.queue[i] = std::max(inflight, static_cast<float>(pending));
-      s.running[i] = s.queue[i];
-      s.scraped_queue[i] = std::min(waiting, inflight);
-      s.kv_usage[i] = inflight > 0 ? cell.kv_usage() : 0.0f;
+      queue[i] = std::max(inflight, static_cast<float>(pending));
+      running[i] = queue[i];
+      scraped_queue[i] = std::min(waiting, inflight);
+      kv_usage[i] = inflight > 0 ? cell.kv_usage() : 0.0f;
     }
     uint8_t bits = 0;
     if (lora) {
@@ -139,18 +147,27 @@ Scheduler::Impl::Gathered Scheduler::Impl::Gather(const fleet::PoolSnapshot& poo
       if (cell.adapter_waiting(request.adapter)) bits |= kLoraWaiting;
     }
     if (cell.lora_has_room()) bits |= kLoraRoom;
-    s.lora[i] = bits;
+    loras[i] = bits;
   }
-  if (result.fresh > 0 && result.fresh < n) {
-    const auto count = static_cast<float>(result.fresh);
-    for (size_t i = 0; i < n; ++i) {
-      if (s.fresh[i] != 0) continue;
-      s.queue[i] = std::max(queue_sum / count, static_cast<float>(s.pending[i]));
-      s.running[i] = std::max(running_sum / count, static_cast<float>(s.pending[i]));
-      s.kv_usage[i] = kv_sum / count;
-    }
-  }
+  if (result.fresh > 0 && result.fresh < n) FillStale(n, result.fresh, s);
   return result;
+}
+
+void Scheduler::Impl::FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexcept {
+  float queue_sum = 0, kv_sum = 0, running_sum = 0;
+  for (size_t i = 0; i < n; ++i) {
+    if (s.fresh[i] == 0) continue;
+    queue_sum += s.queue[i];
+    running_sum += s.running[i];
+    kv_sum += s.kv_usage[i];
+  }
+  const auto count = static_cast<float>(fresh);
+  for (size_t i = 0; i < n; ++i) {
+    if (s.fresh[i] != 0) continue;
+    s.queue[i] = std::max(queue_sum / count, static_cast<float>(s.pending[i]));
+    s.running[i] = std::max(running_sum / count, static_cast<float>(s.pending[i]));
+    s.kv_usage[i] = kv_sum / count;
+  }
 }
 
 // What the picker left open: the least loaded of `eligible`, by queue, then KV use.
@@ -223,10 +240,12 @@ size_t Scheduler::Impl::Run(const Program& program, const Context& context, size
   if (left == 0) return 0;
 
   const std::span<const uint32_t> in(s.list[side].data(), left);
-  std::fill_n(s.total.data(), left, 0.0f);
+  float* total = s.total.data();
+  const float* score = s.score.data();
+  std::fill_n(total, left, 0.0f);
   for (const auto& [scorer, weight] : program.scorers) {
     scorer->Score(context, in, s.score.data());
-    for (size_t i = 0; i < left; ++i) s.total[i] += s.score[i] * weight;
+    for (size_t i = 0; i < left; ++i) total[i] += score[i] * weight;
     if (explanation != nullptr) {
       Explanation::Step& told = explanation->steps.emplace_back();
       told.name = scorer->type();

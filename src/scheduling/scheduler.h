@@ -25,6 +25,7 @@ inline constexpr size_t kMaxChoices = 8;
 
 // How good the signals behind a decision were (ARCHITECTURE.md); the name is what metrics and reasons show.
 enum class Rung { kFresh, kLedger, kPowerOfTwo, kAnyReady };
+inline constexpr size_t kRungs = 4;
 std::string_view ToString(Rung rung);  // "fresh", "ledger", "power-of-two", "any-ready"
 
 struct Request {

@@ -125,6 +125,10 @@ bool FAIRWAY_ENVOY(http_set_header)(void* stream, abi::HeaderType type, abi::Buf
   if (value.data != nullptr) headers.emplace_back(key, std::string(value.view()));
   return true;
 }
+bool FAIRWAY_ENVOY(http_add_header)(void* stream, abi::HeaderType type, abi::Buffer name, abi::Buffer value) {
+  HeadersOf(stream, type).emplace_back(std::string(name.view()), std::string(value.view()));
+  return true;
+}
 size_t FAIRWAY_ENVOY(http_get_headers_size)(void* stream, abi::HeaderType type) {
   if (TheFakeEnvoy().throw_on_headers) throw std::runtime_error("thrown by the test");
   return HeadersOf(stream, type).size();

@@ -80,6 +80,10 @@ bool FAIRWAY_ENVOY(http_get_header)(void* stream, fairway::envoy_module::abi::He
 bool FAIRWAY_ENVOY(http_set_header)(void* stream, fairway::envoy_module::abi::HeaderType type,
                                     fairway::envoy_module::abi::Buffer name,
                                     fairway::envoy_module::abi::Buffer value);
+// Without a look for one of this name: cheaper than set where there is none.
+bool FAIRWAY_ENVOY(http_add_header)(void* stream, fairway::envoy_module::abi::HeaderType type,
+                                    fairway::envoy_module::abi::Buffer name,
+                                    fairway::envoy_module::abi::Buffer value);
 size_t FAIRWAY_ENVOY(http_get_headers_size)(void* stream, fairway::envoy_module::abi::HeaderType type);
 bool FAIRWAY_ENVOY(http_get_headers)(void* stream, fairway::envoy_module::abi::HeaderType type,
                                      fairway::envoy_module::abi::Header* headers);

@@ -29,6 +29,10 @@ void SetHeader(abi::Stream stream, HeaderType type, std::string_view name, std::
   FAIRWAY_ENVOY(http_set_header)(stream, type, ToBuffer(name), ToBuffer(value));
 }
 
+void AddHeader(abi::Stream stream, HeaderType type, std::string_view name, std::string_view value) {
+  FAIRWAY_ENVOY(http_add_header)(stream, type, ToBuffer(name), ToBuffer(value));
+}
+
 void RemoveHeader(abi::Stream stream, HeaderType type, std::string_view name) {
   FAIRWAY_ENVOY(http_set_header)(stream, type, ToBuffer(name), {nullptr, 0});
 }
@@ -197,20 +201,26 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   ticket_.emplace(std::get<routing::Ticket>(std::move(begun)));
   // Setters end the views into headers: what is needed of them comes first.
   const bool has_content_length = headers.has_content_length;
+  const bool has_destination = headers.has_destination;
   std::vector<std::string> remove;  // empty as a rule, and then no allocation
   remove.reserve(headers.control.size());
   for (const std::string_view name : headers.control) remove.emplace_back(name);
   for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
-  Send(*ticket_, !own_id.empty(), own_id);
+  if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
+  Send(*ticket_, has_destination);
   if (ticket_->rewrites() && scanner_ != nullptr) RewriteBody(last_piece, has_content_length);
   worker_->GiveScanner(std::move(scanner_));
   return Verdict::kGoOn;
 }
 
-void Stream::Send(const routing::Ticket& ticket, bool generated_id, std::string_view request_id) {
+void Stream::Send(const routing::Ticket& ticket, bool has_destination) {
   const std::string_view first = ticket.destination();
-  SetHeader(envoy_, HeaderType::kRequest, request::kDestination, first);
-  if (generated_id) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", request_id);
+  // Envoy looks for a header in a map of all that it then makes: only where the client made it necessary.
+  if (has_destination) {
+    SetHeader(envoy_, HeaderType::kRequest, request::kDestination, first);
+  } else {
+    AddHeader(envoy_, HeaderType::kRequest, request::kDestination, first);
+  }
   // Not strict: where the cluster does not have it (yet), its own policy chooses.
   FAIRWAY_ENVOY(http_set_upstream_override_host)(envoy_, ToBuffer(first), false);
   // Only for the first try. Retries ask the cluster's policy, and override_host then goes down this list.
@@ -389,6 +399,8 @@ bool Stream::OnFault(std::string_view what) noexcept {
   StopWaiting();
   scanner_.reset();
   if (fails_open()) {
+    // What the client sent under this name is not to be taken for our word.
+    RemoveHeader(envoy_, HeaderType::kRequest, request::kDestination);
     Count(filter_.counters.failed_open);
     return true;
   }

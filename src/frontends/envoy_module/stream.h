@@ -58,7 +58,7 @@ class Stream {
   Verdict Decide(BodyPlace last_piece);
   bool Wait();
   bool ClusterHasHosts() const;
-  void Send(const routing::Ticket& ticket, bool generated_id, std::string_view request_id);
+  void Send(const routing::Ticket& ticket, bool has_destination);
   void RewriteBody(BodyPlace last_piece, bool has_content_length);
   Verdict Refuse(const routing::Rejection& rejection);
   void StopWaiting();

@@ -464,8 +464,10 @@ class Writer {
          {"stat_prefix", JsonText(routes)},
          {"rds", JsonObject({{"route_config_name", JsonText(routes)},
                              {"config_source", FileSource(routes + ".json")}})},
-         {"http_filters", JsonArray({RemoveControlHeaders(),
-                                     options_.place == PickerPlace::kModule ? Module() : ExtProc(), router})},
+         // The picker inside Envoy removes such headers itself.
+         {"http_filters", options_.place == PickerPlace::kModule
+                              ? JsonArray({Module(), router})
+                              : JsonArray({RemoveControlHeaders(), ExtProc(), router})},
          {"normalize_path", JsonBool(true)},
          {"server_header_transformation", JsonText("PASS_THROUGH")},
          {"request_headers_timeout", Seconds(30)},

@@ -169,6 +169,9 @@ TEST_F(EnvoyConfigTest, ListenerAsksThePickerOnlyWhereARouteSaysSo) {
   EXPECT_THAT(lds, HasSubstr(R"("key_matcher":{"prefix":"x-fairway-"})"));
   EXPECT_LT(lds.find("header_mutation"), lds.find("filters.http.ext_proc"));
   EXPECT_THAT(lds, HasSubstr(R"("message_timeout":"10.000s")"));
+  // Inside Envoy the picker removes them itself.
+  options_.place = PickerPlace::kModule;
+  EXPECT_THAT(File("lds.json"), Not(HasSubstr("header_mutation")));
 }
 
 TEST_F(EnvoyConfigTest, Modes) {

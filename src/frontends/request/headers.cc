@@ -10,6 +10,7 @@ namespace fairway::request {
 namespace {
 
 constexpr std::string_view kDefaultPath = "/v1/completions";  // as the reference has it
+constexpr std::string_view kOwnPrefix = "x-fairway-";
 constexpr size_t kMaxHintEntries = 100'000;
 
 // The picker's own headers, and those that tell a prefill/decode side-car where to connect to.
@@ -22,7 +23,7 @@ constexpr std::array kControlHeaders = {
 };
 
 bool IsControlHeader(std::string_view name) {
-  if (name.starts_with(kDestination)) return true;
+  if (name.starts_with(kDestination) || name.starts_with(kOwnPrefix)) return true;
   return std::find(kControlHeaders.begin(), kControlHeaders.end(), name) != kControlHeaders.end();
 }
 
@@ -70,7 +71,9 @@ void HeaderReader::Add(std::string_view name, std::string_view value) {
       headers_.objective = value;
     }
     auto& control = headers_.control;
-    if (name != kDestination && std::find(control.begin(), control.end(), name) == control.end()) {
+    if (name == kDestination) {
+      headers_.has_destination = true;
+    } else if (std::find(control.begin(), control.end(), name) == control.end()) {
       control.push_back(name);
     }
   }

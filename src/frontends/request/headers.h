@@ -33,6 +33,7 @@ struct RequestHeaders {
   std::string_view fairness_id;
   std::string_view model_rewrite;
   std::string_view objective;
+  bool has_destination = false;  // the client sent a kDestination of its own
   bool has_content_length = false;
   uint64_t content_length = 0;
   // What the client said to us and no model server is to hear: to be removed. kDestination is not among them:

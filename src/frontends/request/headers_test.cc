@@ -51,10 +51,14 @@ TEST(RequestHeaders, WhatIsSaidToThePickerIsListedOnceAndTheDestinationIsNot) {
                              {"x-gateway-destination-endpoint", "6.6.6.6:1"},
                              {"x-gateway-destination-endpoint-subset", "6.6.6.6"},
                              {"x-prefiller-host-port", "again"},
+                             {"x-fairway-pool", "mine"},
                              {"x-other", "stays"},
                              {"", "nameless"}});
-  EXPECT_THAT(headers.control, ElementsAre("x-prefiller-host-port", "x-gateway-destination-endpoint-subset"));
+  EXPECT_THAT(headers.control, ElementsAre("x-prefiller-host-port", "x-gateway-destination-endpoint-subset",
+                                           "x-fairway-pool"));
+  EXPECT_TRUE(headers.has_destination);
   EXPECT_THAT(Read({{"authorization", "x"}}).control, IsEmpty());
+  EXPECT_FALSE(Read({{"x-gateway-destination-endpoint-subset", "x"}}).has_destination);
 }
 
 TEST(RequestHeaders, ContentLengthIsAClaim) {
