@@ -347,6 +347,8 @@ TEST(GrpcLimitsTest, ConnectionsBeyondTheLimitAreClosed) {
 TEST(GrpcLimitsTest, OutOfDescriptorsIsWaitedOut) {
   GrpcTestServer server;
   ExpectAlive(server);
+  ASSERT_TRUE(
+      GrpcTestServer::Eventually([&] { return server->stats().connections == 0; }));  // its client's end
   auto client = RawClient::Connect(server.port());  // has its descriptor before there are none
   ASSERT_TRUE(client.connected());
   const int client_socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

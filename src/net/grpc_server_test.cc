@@ -402,7 +402,9 @@ TEST(GrpcServerTest, ListensOnIpv6AndOnBothFamilies) {
   auto client = GrpcClient::Connect("::1", six.port(), {}, &error);
   ASSERT_NE(client, nullptr) << error;
   EXPECT_EQ(client->Unary("/t/Echo", "six").message, "six");
-  EXPECT_EQ(GrpcClient::Connect("127.0.0.1", six.port()), nullptr);
+  // Somebody else may have that port of the other family: only that it is not this server counts.
+  const auto other = GrpcClient::Connect("127.0.0.1", six.port());
+  EXPECT_EQ(six->stats().connections, 1u);
 
   auto both = GrpcTestServer({.host = "::"});
   for (const char* host : {"::1", "127.0.0.1"}) {
