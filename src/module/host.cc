@@ -37,9 +37,9 @@ void LogToEnvoy(std::string_view line) {
     if (word == "DEBUG") level = LogLevel::kDebug;
     if (word == "WARN") level = LogLevel::kWarn;
     if (word == "ERROR") level = LogLevel::kError;
-    line.remove_prefix(std::min(line.size(), word.size() + 1));
+    line.remove_prefix(word.size());
   }
-  const std::string text = "fairway: " + std::string(line);
+  const std::string text = "fairway: " + std::string(base::Trim(line));
   FAIRWAY_ENVOY(log)(level, envoy_module::abi::ToBuffer(text));
 }
 
