@@ -168,13 +168,16 @@ class Gateway(Process):
         manager = files["lds.json"]["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
         manager["generate_request_id"] = False
         filters = manager["http_filters"]
-        assert [f["name"] for f in filters] == [
-            "envoy.filters.http.header_mutation", "envoy.filters.http.ext_proc" if self.picker else "fairway",
-            "envoy.filters.http.router"], filters
-        filters[0] = {"name": "envoy.filters.http.header_to_metadata", "typed_config": {
+        router = "envoy.filters.http.router"
+        assert [f["name"] for f in filters] == (
+            ["envoy.filters.http.header_mutation", "envoy.filters.http.ext_proc", router] if self.picker
+            else ["fairway", router]), filters
+        # In front, where local mode removes clients' control headers for ext_proc: here the picker has to.
+        manager["http_filters"] = [{"name": "envoy.filters.http.header_to_metadata", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.header_to_metadata.v3.Config",
             "request_rules": [{"header": "x-test-subset", "remove": True, "on_header_present": {
-                "metadata_namespace": "envoy.lb.subset_hint", "key": "x-gateway-destination-endpoint-subset"}}]}}
+                "metadata_namespace": "envoy.lb.subset_hint", "key": "x-gateway-destination-endpoint-subset"}}]}},
+            *filters[-2:]]
         for host in files[f"rds-{port}.json"]["resources"][0]["virtual_hosts"]:
             for route in host["routes"]:
                 if "route" in route:
