@@ -104,7 +104,18 @@ class Churn(Scenario):
         print(f"\n{PODS} Pods known {start * 1000:.0f} ms after the start; {epp.await_synced().split('server=')[1]}")
         self.assertLess(start, 3)
 
+        # A replica that takes this one's place, behind a gateway that is there already: to its first answer.
         envoy = self.envoy(epp)
+        self.assertEqual(envoy.complete().status, 200)
+        port_of_picker = epp.grpc
+        epp.close()
+        began = time.monotonic()
+        epp = self.epp(grpc_port=port_of_picker, interval="2s", wait=False)
+        while (status := envoy.complete().status) != 200:
+            self.assertLess(time.monotonic() - began, 10, (status, epp.text()))
+            time.sleep(0.005)
+        print(f"{(time.monotonic() - began) * 1000:.0f} ms from a replica's start to its first request served")
+        epp.read_ports()
         load = self.start(Load(envoy.port))
         cpu = self.cpu(epp)
         publications = epp.metric("fairway_kubernetes_publications_total")

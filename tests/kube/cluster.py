@@ -309,10 +309,14 @@ class Pods:
 class Epp(Process):
     """`fairway epp` on free ports; serves when the constructor returns, synced or not."""
 
-    def __init__(self, kubeconfig, *args, interval="50ms", env=None):
-        super().__init__([FAIRWAY, "epp", "--kubeconfig", kubeconfig, "--grpc-port", "0", "--grpc-health-port", "0",
+    def __init__(self, kubeconfig, *args, interval="50ms", env=None, wait=True, grpc_port=0):
+        super().__init__([FAIRWAY, "epp", "--kubeconfig", kubeconfig, "--grpc-port", str(grpc_port), "--grpc-health-port", "0",
                           "--metrics-port", "0", "--secure-serving=false", "--refresh-metrics-interval", interval,
                           "--drain-timeout", "1s", *args], env=env)
+        if wait:
+            self.read_ports()
+
+    def read_ports(self):
         line = self.await_logged("serving ext_proc=")[0]
         self.grpc = int(re.search(r"ext_proc=(\d+)", line).group(1))
         self.metrics_port = int(re.search(r"metrics=\S+:(\d+)", line).group(1))
