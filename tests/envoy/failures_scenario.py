@@ -166,7 +166,9 @@ class EnvoyItself(Scenario):
                         {"backendRefs": [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "a",
                                           "weight": 0}]}]}}]
         manifests = self.write("manifests.yaml", *objects)
-        for mode in ("module", "buffered", "full-duplex", "streamed", "partial", "none"):
+        # ThreadSanitizer's run-time cannot be loaded into a running Envoy.
+        inside = [] if os.environ.get("FAIRWAY_SANITIZE") == "thread" else ["module"]
+        for mode in (*inside, "buffered", "full-duplex", "streamed", "partial", "none"):
             for response in ("headers", "full"):
                 with self.subTest(mode=mode, response=response):
                     how = [] if mode == "module" else ["--ext-proc", "--body-mode", mode]
