@@ -119,8 +119,7 @@ class Gateway:
         self.name = f"{variant}, {endpoints}"
         self.port, self.admin = free_port(), free_port()
         self.picker = self.picker_port = self.rest = self.picker_rest = None
-        self.folder = os.path.join(bench.folder, f"{variant}-{endpoints}-{self.port}".replace(" ", "-").replace(",", ""))
-        os.mkdir(self.folder)
+        self.folder = tempfile.mkdtemp(dir=bench.folder)
         path = manifest(self.folder, bench.stub_ports[:endpoints])
         if variant == EXT_PROC:
             self.picker_port = free_port()
@@ -258,7 +257,8 @@ class Bench:
     def requests(self):
         rest, figures = {}, {2_000: {}, 40_000: {}, 440_000: {}}
         for _ in range(self.options.starts):
-            by_name = self.start((BASE, 8), (BUFFER, 8), (MODULE, 8), (FULL, 8), (EXT_PROC, 8), (BASE, 100), (MODULE, 100), (FULL, 100))
+            by_name = self.start(*((variant, 8) for variant in (BASE, BUFFER, MODULE, FULL, EXT_PROC)),
+                                 *((variant, 100) for variant in (BASE, MODULE, FULL)))
             gateways = list(by_name.values())
             for gateway in gateways:
                 rest.setdefault(gateway.name, []).append((gateway.rest * 1e3, (gateway.picker_rest or 0) * 1e3))
