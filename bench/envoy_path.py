@@ -2,7 +2,7 @@
 """CPU and memory of one Envoy with the picker inside it, beside the same Envoy without, run by run in turn.
 
   tools/setup bench && tools/build bench fairway fairway_envoy stub_servers
-  python3 bench/envoy_path.py [--quick] [--rounds 40] [--parts requests,chunks,memory] [--build build/bench]
+  python3 bench/envoy_path.py [--quick] [--starts 6] [--rounds 8] [--parts requests,chunks,memory] [--build build/bench]
 
 Every variant is the Envoy that `fairway up` would start, one worker thread, with the configuration that it prints:
 
@@ -16,7 +16,8 @@ The number behind a variant is how many endpoints there are; all are stubs in on
 connections, a fixed number of requests. CPU is user and system time of the Envoy process for these requests, less what it spends
 in the same time at rest (scraping is that, and is told apart). Every run of a variant has a run of its base next to it;
 differences and ratios are of such pairs, and of those the median: what else runs on the machine changes more from minute to
-minute than from one run to the next.
+minute than from one run to the next. All is started anew several times: one process of the same program differs from
+another by some microseconds a request for as long as it lives, by where its memory happens to lie.
 """
 import argparse
 import json
@@ -118,8 +119,7 @@ class Gateway:
         self.name = f"{variant}, {endpoints}"
         self.port, self.admin = free_port(), free_port()
         self.picker = self.picker_port = self.rest = self.picker_rest = None
-        self.folder = os.path.join(bench.folder, f"{variant}-{endpoints}-{self.port}".replace(" ", "-").replace(",", ""))
-        os.mkdir(self.folder)
+        self.folder = tempfile.mkdtemp(dir=bench.folder)
         path = manifest(self.folder, bench.stub_ports[:endpoints])
         if variant == EXT_PROC:
             self.picker_port = free_port()
@@ -221,10 +221,9 @@ class Bench:
                 json.dump({"model": "llama2", "stream": True, "max_tokens": 64, "prompt": text}, out)
         return self.prompts[size]
 
-    def beside(self, base, gateways, requests, connections, per, *arguments):
-        """Runs each gateway and, next to each of its runs, its base: {name: [(Envoy, picker, Envoy of the base), ...]} in
-        microseconds for each of `per` things."""
-        figures = {gateway.name: [] for gateway in gateways}
+    def beside(self, figures, base, gateways, requests, connections, per, *arguments):
+        """Runs each gateway and, next to each of its runs, its base. Adds to figures[name] what each of `per` things took, in
+        microseconds: (Envoy, picker, Envoy of the base)."""
         for gateway in {id(each): each for each in [*base.values(), *gateways]}.values():
             gateway.load(max(requests // 2, connections), connections, *arguments)
         for turn in range(self.options.rounds):
@@ -232,8 +231,8 @@ class Bench:
                 pair = [gateway, base[gateway.endpoints]]
                 spent = {each: each.load(requests, connections, *arguments) for each in (pair if turn % 2 else pair[::-1])}
                 own, beside = (spent[each] for each in pair)
-                figures[gateway.name].append((own[0] * 1e6 / per, own[1] and own[1] * 1e6 / per, beside[0] * 1e6 / per))
-        return figures
+                figures.setdefault(gateway.name, []).append(
+                    (own[0] * 1e6 / per, own[1] and own[1] * 1e6 / per, beside[0] * 1e6 / per))
 
     def show(self, what, base, figures):
         print(f"\n{what}; difference and ratio to {base} beside it\n"
@@ -248,41 +247,49 @@ class Bench:
                   f"{f'{low:+.2f} .. {high:+.2f}':>18}{ratio:8.3f}"
                   + (f"{statistics.median(pickers):9.2f}" if pickers else ""), flush=True)
 
-    def requests(self):
-        gateways = [Gateway(self, variant, endpoints) for variant, endpoints in (
-            (BASE, 8), (BUFFER, 8), (MODULE, 8), (FULL, 8), (EXT_PROC, 8), (BASE, 100), (MODULE, 100), (FULL, 100))]
+    def start(self, *variants):
+        gateways = {f"{variant}, {endpoints}": Gateway(self, variant, endpoints) for variant, endpoints in variants}
         time.sleep(1)
-        print(f"\nAt rest, ms of CPU per second\n{'':22}{'Envoy':>9}{'picker':>18}")
-        for gateway in gateways:
-            gateway.measure_rest(1 if self.options.quick else 4)
-            picker = f"{gateway.picker_rest * 1000:18.1f}" if gateway.picker else ""
-            print(f"{gateway.name:22}{gateway.rest * 1000:9.1f}{picker}", flush=True)
-        by_name = {gateway.name: gateway for gateway in gateways}
-        robin = {endpoints: by_name[f"{BASE}, {endpoints}"] for endpoints in (8, 100)}
-        buffer = {8: by_name[f"{BUFFER}, 8"]}
-        # At 440 KB holding the request is most of it, and every picker that reads bodies has to.
-        for size, requests, base, chosen in ((2_000, 2_000, robin, [g for g in gateways if g.variant != BASE]),
-                                             (40_000, 800, robin, gateways[1:5]), (440_000, 150, buffer, gateways[2:5])):
-            figures = self.beside(base, chosen, requests, 32, requests, "-d", self.prompt(size))
-            self.show(f"Requests of {size // 1000} KB, microseconds of CPU each", base[8].variant, figures)
-        for gateway in gateways:
-            gateway.stop()
+        for gateway in gateways.values():
+            gateway.measure_rest(1)
+        return gateways
+
+    def requests(self):
+        rest, figures = {}, {2_000: {}, 40_000: {}, 440_000: {}}
+        for _ in range(self.options.starts):
+            by_name = self.start(*((variant, 8) for variant in (BASE, BUFFER, MODULE, FULL, EXT_PROC)),
+                                 *((variant, 100) for variant in (BASE, MODULE, FULL)))
+            gateways = list(by_name.values())
+            for gateway in gateways:
+                rest.setdefault(gateway.name, []).append((gateway.rest * 1e3, (gateway.picker_rest or 0) * 1e3))
+            robin = {endpoints: by_name[f"{BASE}, {endpoints}"] for endpoints in (8, 100)}
+            buffer = {8: by_name[f"{BUFFER}, 8"]}
+            self.beside(figures[2_000], robin, [g for g in gateways if g.variant != BASE], 2_000, 32, 2_000, "-d", self.prompt(2_000))
+            self.beside(figures[40_000], robin, gateways[1:5], 800, 32, 800, "-d", self.prompt(40_000))
+            # Here holding the request is most of it, and whoever reads bodies has to.
+            self.beside(figures[440_000], buffer, gateways[2:5], 150, 32, 150, "-d", self.prompt(440_000))
+            for gateway in gateways:
+                gateway.stop()
+        print(f"\nAt rest, ms of CPU per second\n{'':20}{'Envoy':>9}{'picker':>9}")
+        for name, values in rest.items():
+            print(f"{name:20}" + "".join(f"{statistics.median(column):9.1f}" for column in zip(*values)), flush=True)
+        for size, of_size in figures.items():
+            self.show(f"Requests of {size // 1000} KB, microseconds of CPU each", BUFFER if size == 440_000 else BASE, of_size)
 
     def chunks(self):
-        gateways = [Gateway(self, variant, 8) for variant in (BASE, MODULE, FULL)]
-        time.sleep(1)
-        for gateway in gateways:
-            gateway.measure_rest(1 if self.options.quick else 4)
         streams, pieces = 80, 100 if self.options.quick else 250
-        seen = gateways[-1].series("llm_d_epp_request_streaming_itl_seconds_count")
-        arguments = "-d", self.prompt(2_000), "-H", f"x-stub-chunks: {pieces}"
-        figures = self.beside({8: gateways[0]}, gateways[1:], streams, 40, streams * pieces, *arguments)
+        figures, seen = {}, 0
+        for _ in range(self.options.starts):
+            by_name = self.start((BASE, 8), (MODULE, 8), (FULL, 8))
+            base, *gateways = by_name.values()
+            self.beside(figures, {8: base}, gateways, streams, 40, streams * pieces, "-d", self.prompt(2_000), "-H",
+                        f"x-stub-chunks: {pieces}")
+            seen += gateways[-1].series("llm_d_epp_request_streaming_itl_seconds_count")
+            for gateway in by_name.values():
+                gateway.stop()
         self.show(f"Streamed answers of {pieces} pieces, microseconds of CPU a piece", BASE, figures)
-        seen = gateways[-1].series("llm_d_epp_request_streaming_itl_seconds_count") - seen
-        sent = (self.options.rounds + 0.5) * streams * pieces
+        sent = (self.options.rounds + 0.5) * streams * pieces * self.options.starts
         print(f"pieces as the picker counted them, of those that were sent: {seen / sent:.3f}")
-        for gateway in gateways:
-            gateway.stop()
 
     def memory(self):
         streams = 1_000 if self.options.quick else 5_000
@@ -336,11 +343,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build/bench")
     parser.add_argument("--envoy", default=os.environ.get("FAIRWAY_ENVOY"), help="the binary; default: that of tools/get-envoy")
-    parser.add_argument("--rounds", type=int, default=None, help="runs of each variant; default 40, with --quick 3")
+    parser.add_argument("--starts", type=int, default=None, help="how often all are started anew; default 6, with --quick 1")
+    parser.add_argument("--rounds", type=int, default=None, help="runs of each variant after a start; default 8, with --quick 3")
     parser.add_argument("--parts", default="requests,chunks,memory")
     parser.add_argument("--quick", action="store_true", help="does it work? Figures are too rough to go by")
     options = parser.parse_args()
-    options.rounds = options.rounds or (3 if options.quick else 40)
+    options.starts = options.starts or (1 if options.quick else 6)
+    options.rounds = options.rounds or (3 if options.quick else 8)
     children = Children()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
