@@ -1,45 +1,20 @@
 #include "net/tls.h"
 
-#include <fcntl.h>
-#include <openssl/bio.h>
 #include <openssl/ec.h>
-#include <openssl/err.h>
-#include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <string_view>
-#include <system_error>
+
+#include "net/openssl_helpers.h"
+#include "net/small_file.h"
 
 namespace fairway::net {
 namespace {
 
 using base::ErrorCode;
-
-template <auto Free>
-struct Freer {
-  template <typename T>
-  void operator()(T* p) const {
-    Free(p);
-  }
-};
-using BioPtr = std::unique_ptr<BIO, Freer<BIO_free>>;
-using X509Ptr = std::unique_ptr<X509, Freer<X509_free>>;
-using KeyPtr = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
-
-constexpr size_t kMaxFile = 1 << 20;
-
-std::string TakeReason() {
-  const unsigned long code = ERR_peek_last_error();
-  ERR_clear_error();
-  const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
-  return reason == nullptr ? "unknown reason" : reason;
-}
 
 struct Suite {
   const char* go_name;
@@ -179,27 +154,8 @@ base::Result<TlsContext> NewContext(const TlsOptions& options) {
   return context;
 }
 
-base::Result<std::string> ReadWholeFile(const std::string& path) {
-  const auto fail = [&](const std::string& why) {
-    return base::Fail(ErrorCode::kIo, "cannot read " + path + ": " + why);
-  };
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return fail(std::generic_category().message(errno));
-  std::string text;
-  char buffer[16 << 10];
-  ssize_t n = 0;
-  while ((n = ::read(descriptor, buffer, sizeof buffer)) > 0 && text.size() <= kMaxFile) {
-    text.append(buffer, static_cast<size_t>(n));
-  }
-  const int error = errno;
-  ::close(descriptor);
-  if (n < 0) return fail(std::generic_category().message(error));
-  if (text.size() > kMaxFile) return fail("larger than 1 MiB");
-  return text;
-}
-
 base::Result<void> UseCertificates(SSL_CTX* context, const std::string& path) {
-  auto text = ReadWholeFile(path);
+  auto text = ReadSmallFile(path);
   if (!text) return tl::make_unexpected(text.error());
   const BioPtr bio(BIO_new_mem_buf(text->data(), static_cast<int>(text->size())));
   const X509Ptr leaf(PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, nullptr));
@@ -237,7 +193,7 @@ int NoPassword(char*, int, int, void* asked) {
 }
 
 base::Result<void> UseKey(SSL_CTX* context, const std::string& path, const std::string& cert_path) {
-  auto text = ReadWholeFile(path);
+  auto text = ReadSmallFile(path);
   if (!text) return tl::make_unexpected(text.error());
   const BioPtr bio(BIO_new_mem_buf(text->data(), static_cast<int>(text->size())));
   bool asked = false;

@@ -2,6 +2,7 @@
 
 #include "base/strings.h"
 #include "net/address.h"
+#include "net/small_file.h"
 #include "net/tls_client.h"
 
 namespace fairway::sources::kubernetes {
@@ -28,7 +29,7 @@ base::Result<void> ApiServer::Reload() {
                                                                {&config_.key_file, &options.key_pem}};
   for (const auto& [path, pem] : files) {
     if (path->empty()) continue;
-    auto text = ReadSmallFile(*path);
+    auto text = net::ReadSmallFile(*path);
     if (!text) return tl::make_unexpected(text.error());
     *pem = std::move(*text);
   }
@@ -52,7 +53,7 @@ const net::HttpStreamOptions& ApiServer::Connection(uint64_t& generation) {
 
 std::vector<std::pair<std::string, std::string>> ApiServer::Headers() {
   if (!config_.token_file.empty()) {
-    const auto text = ReadSmallFile(config_.token_file);
+    const auto text = net::ReadSmallFile(config_.token_file);
     if (text && !base::Trim(*text).empty()) {
       token_ = base::Trim(*text);
     } else {

@@ -1,27 +1,22 @@
 #include "sources/kubernetes/client_config.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
 #include <string_view>
-#include <system_error>
 
 #include "api/value.h"
 #include "base/strings.h"
 #include "net/address.h"
+#include "net/small_file.h"
 
 namespace fairway::sources::kubernetes {
 namespace {
 
 using api::Value;
 using base::ErrorCode;
-
-constexpr size_t kMaxFile = 1 << 20;
+using net::ReadSmallFile;
 
 tl::unexpected<base::Error> Bad(const std::string& where, const std::string& why) {
   return base::Fail(ErrorCode::kInvalidArgument, where + ": " + why);
@@ -134,25 +129,6 @@ base::Result<void> ReadUser(const Value* user, const std::string& where, const s
 }
 
 }  // namespace
-
-base::Result<std::string> ReadSmallFile(const std::string& path) {
-  const auto fail = [&](const std::string& why) {
-    return base::Fail(ErrorCode::kIo, "cannot read " + path + ": " + why);
-  };
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return fail(std::generic_category().message(errno));
-  std::string text;
-  char buffer[16 << 10];
-  ssize_t n = 0;
-  while ((n = ::read(descriptor, buffer, sizeof buffer)) > 0 && text.size() <= kMaxFile) {
-    text.append(buffer, static_cast<size_t>(n));
-  }
-  const int error = errno;
-  ::close(descriptor);
-  if (n < 0) return fail(std::generic_category().message(error));
-  if (text.size() > kMaxFile) return fail("larger than 1 MiB");
-  return text;
-}
 
 base::Result<ClientConfig> ReadKubeConfig(const std::string& path, const std::string& context) {
   auto text = ReadSmallFile(path);

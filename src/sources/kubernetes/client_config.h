@@ -39,7 +39,4 @@ base::Result<ClientConfig> InClusterConfig(const std::string& host, const std::s
 // ~/.kube/config. Reads the environment and files. The error says what was looked for.
 base::Result<ClientConfig> FindClientConfig(const std::string& flag);
 
-// A text file of at most 1 MiB; the error names it.
-base::Result<std::string> ReadSmallFile(const std::string& path);
-
 }  // namespace fairway::sources::kubernetes
