@@ -236,10 +236,10 @@ FAIRWAY_HOOK void envoy_dynamic_module_on_lb_on_host_membership_update(void*, co
           });
 }
 
-FAIRWAY_HOOK bool envoy_dynamic_module_on_lb_choose_host(void*, const void* balancer, void*,
+FAIRWAY_HOOK bool envoy_dynamic_module_on_lb_choose_host(void*, const void* balancer, void* context,
                                                          uint32_t* priority, uint32_t* index) {
   return Guarded(
-      [&] { return static_cast<Balancer*>(const_cast<void*>(balancer))->Choose(*priority, *index); },
+      [&] { return static_cast<Balancer*>(const_cast<void*>(balancer))->Choose(context, *priority, *index); },
       [](std::string_view) { return false; });
 }
 

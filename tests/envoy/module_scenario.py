@@ -13,7 +13,7 @@ import threading
 import time
 import unittest
 
-from support import ENVOY, Process, Scenario, ask, await_that, free_ports, old_pool, model, running
+from support import ENVOY, Process, Scenario, ask, await_that, endpoints, free_ports, old_pool, model, running
 
 MODULE = os.environ.get("FAIRWAY_MODULE", "")
 FILTER = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
@@ -55,6 +55,9 @@ class Envoy(Process):
                              "override_host_sources": [{"metadata": {"key": "envoy.lb", "path": [
                                  {"key": "x-gateway-destination-endpoint"}]}}],
                              "fallback_policy": {"policies": [module_policy]}}}}
+        foreign = {"typed_extension_config": {
+            "name": "envoy.load_balancing_policies.round_robin",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin"}}}
         router = {"name": "envoy.filters.http.router",
                   "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}
         hcm = {"@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -74,7 +77,8 @@ class Envoy(Process):
                 "clusters": [{"name": "default/pool", "type": "EDS", "connect_timeout": "1s",
                               "eds_cluster_config": {"service_name": "pool",
                                                      "eds_config": {"path_config_source": {"path": self.eds}}},
-                              "load_balancing_policy": {"policies": [override if policy == "override_host" else module_policy]}}]}}
+                              "load_balancing_policy": {"policies": [
+                                  {"override_host": override, "module": module_policy, "round_robin": foreign}[policy]]}}]}}
         path = os.path.join(folder, "envoy.json")
         with open(path, "w") as file:
             json.dump(bootstrap, file)
@@ -171,9 +175,9 @@ class Discovery(ModuleScenario):
 
     def test_the_picker_chooses_and_retries_go_down_its_list(self):
         sim = self.sim(3)
-        for policy in ("override_host", "module"):
-            with self.subTest(policy=policy):
-                admin, config = self.with_admin(scrapeInterval="20ms")
+        for policy, selection in (("override_host", "overrideHost"), ("module", "overrideHost"), ("module", "policy")):
+            with self.subTest(policy=policy, selection=selection):
+                admin, config = self.with_admin(scrapeInterval="20ms", hostSelection=selection)
                 envoy = self.envoy(config, policy=policy)
                 envoy.set_hosts(sim.ports)
                 for number, waiting in enumerate((5, 0, 9)):
@@ -184,13 +188,26 @@ class Discovery(ModuleScenario):
                 sim.set(1, requests="refuse")
                 served = [envoy.ask() for _ in range(5)]
                 self.assertEqual({a.status for a in served}, {200})
-                if policy == "override_host":
-                    self.assertIn(served[0].headers["x-served-by"], sim.names()[0])
+                if (policy, selection) != ("module", "overrideHost"):  # which knows of no list
+                    self.assertEqual(served[0].headers["x-served-by"], sim.names()[0])
                 # Charged is who served, and nothing stays behind.
                 await_that(lambda: all(e["inflight"] == 0 for e in self.fleet(admin).values()),
                            lambda: f"{self.fleet(admin)}")
                 sim.set(1, requests="ok")
                 envoy.close()
+
+    def test_a_cluster_without_the_modules_policy_is_told_of_and_served_all_the_same(self):
+        sim = self.sim(2)
+        admin, config = self.with_admin(scrapeInterval="20ms", hostSelection="policy")
+        config["manifests"] = [self.write("pool.yaml", old_pool(), endpoints(sim.ports))]
+        envoy = self.envoy(config, policy="round_robin")
+        envoy.set_hosts(sim.ports)
+        sim.pin(0, waiting=9)
+        sim.pin(1, waiting=0)
+        await_that(lambda: [self.fleet(admin).get(n, {}).get("waiting") for n in sim.names()] == [9, 0], lambda: f"{self.fleet(admin)}")
+        self.assertEqual({envoy.ask().status for _ in range(5)}, {200})
+        envoy.await_logged("hostSelection is policy, but a request's cluster has another load-balancing policy .*default/pool")
+        self.assertEqual({envoy.ask().headers["x-served-by"] for _ in range(10)}, {sim.names()[1]})
 
     def test_requests_wait_for_the_first_endpoints_and_who_leaves_is_forgotten(self):
         sim = self.sim(1)

@@ -198,14 +198,28 @@ bool FAIRWAY_ENVOY(http_get_metadata_list_string)(void* stream, abi::MetadataSou
   return true;
 }
 bool FAIRWAY_ENVOY(http_filter_get_attribute_string)(void* stream, abi::Attribute which, abi::Buffer* value) {
+  if (which == abi::Attribute::kRequestPath) {
+    return FAIRWAY_ENVOY(http_get_header)(stream, abi::HeaderType::kRequest, abi::ToBuffer(":path"), value, 0,
+                                          nullptr);
+  }
   if (which != abi::Attribute::kUpstreamAddress || Of(stream).upstream_address.empty()) return false;
   *value = abi::ToBuffer(Of(stream).upstream_address);
+  return true;
+}
+bool FAIRWAY_ENVOY(http_filter_get_attribute_int)(void* stream, abi::Attribute which, uint64_t* value) {
+  const std::string status = Of(stream).response_header(":status");
+  if (which != abi::Attribute::kResponseCode || status.empty()) return false;
+  *value = std::stoull(status);
   return true;
 }
 bool FAIRWAY_ENVOY(http_get_cluster_host_count)(void* stream, uint32_t, size_t* total, size_t* healthy,
                                                 size_t* degraded) {
   *total = *healthy = Of(stream).cluster_hosts;
   *degraded = 0;
+  return true;
+}
+bool FAIRWAY_ENVOY(http_get_cluster_name)(void*, abi::Buffer* name) {
+  *name = abi::ToBuffer("default/pool");
   return true;
 }
 uint32_t FAIRWAY_ENVOY(http_filter_get_worker_index)(void* stream) { return Of(stream).worker; }
@@ -266,6 +280,11 @@ bool FAIRWAY_ENVOY(lb_get_host_address)(void* balancer, uint32_t priority, size_
                                         abi::Buffer* address) {
   *address = abi::ToBuffer(HostsOf(balancer, priority, false).at(index)->address);
   return true;
+}
+// A request is to a load balancer what it is to a filter.
+bool FAIRWAY_ENVOY(lb_context_get_downstream_header)(void* context, abi::Buffer key, abi::Buffer* value,
+                                                     size_t index, size_t* count) {
+  return FAIRWAY_ENVOY(http_get_header)(context, abi::HeaderType::kRequest, key, value, index, count);
 }
 bool FAIRWAY_ENVOY(lb_get_host_metadata_string)(void* balancer, uint32_t priority, size_t index,
                                                 abi::Buffer space, abi::Buffer key, abi::Buffer* value) {

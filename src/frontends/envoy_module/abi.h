@@ -25,6 +25,7 @@ using Stream = void*;        // one HTTP stream, in its filter
 using FilterHandle = void*;  // a filter's config
 using Balancer = void*;      // one worker's load balancer of a cluster
 using Scheduler = void*;
+using LbContext = void*;  // a request, as a load balancer sees it
 
 struct Buffer {
   const char* data;
@@ -46,7 +47,12 @@ enum class HeaderType : int { kRequest, kRequestTrailer, kResponse, kResponseTra
 enum class BodyType : int { kRequestReceived, kRequestBuffered, kResponseReceived, kResponseBuffered };
 enum class MetadataSource : int { kDynamic, kRoute, kCluster, kHost, kHostLocality };
 enum class LogLevel : int { kTrace, kDebug, kInfo, kWarn, kError, kCritical };
-enum class Attribute : int { kResponseCode = 15, kResponseFlags = 17, kUpstreamAddress = 41 };
+enum class Attribute : int {
+  kRequestPath = 0,
+  kResponseCode = 15,
+  kResponseFlags = 17,
+  kUpstreamAddress = 41
+};
 
 // What hooks answer.
 enum class HeadersStatus : int { kContinue = 0, kStop = 1 };
@@ -123,9 +129,12 @@ bool FAIRWAY_ENVOY(http_get_metadata_list_string)(void* stream,
 bool FAIRWAY_ENVOY(http_filter_get_attribute_string)(void* stream,
                                                      fairway::envoy_module::abi::Attribute which,
                                                      fairway::envoy_module::abi::Buffer* value);
+bool FAIRWAY_ENVOY(http_filter_get_attribute_int)(void* stream, fairway::envoy_module::abi::Attribute which,
+                                                  uint64_t* value);
 // Of the route's cluster, as this worker knows it. False: there is none.
 bool FAIRWAY_ENVOY(http_get_cluster_host_count)(void* stream, uint32_t priority, size_t* total,
                                                 size_t* healthy, size_t* degraded);
+bool FAIRWAY_ENVOY(http_get_cluster_name)(void* stream, fairway::envoy_module::abi::Buffer* name);
 uint32_t FAIRWAY_ENVOY(http_filter_get_worker_index)(void* stream);
 const void* FAIRWAY_ENVOY(get_most_specific_route_config)(void* stream);  // of per_route_config_new, or null
 
@@ -154,5 +163,8 @@ bool FAIRWAY_ENVOY(lb_get_host_metadata_string)(void* balancer, uint32_t priorit
                                                 fairway::envoy_module::abi::Buffer space,
                                                 fairway::envoy_module::abi::Buffer key,
                                                 fairway::envoy_module::abi::Buffer* value);
+bool FAIRWAY_ENVOY(lb_context_get_downstream_header)(void* context, fairway::envoy_module::abi::Buffer key,
+                                                     fairway::envoy_module::abi::Buffer* value, size_t index,
+                                                     size_t* count);
 }
 // NOLINTEND(readability-identifier-naming)

@@ -1,8 +1,8 @@
 #include "frontends/envoy_module/balancer.h"
 
-#include <unordered_set>
 #include <utility>
 
+#include "frontends/envoy_module/choices.h"
 #include "net/address.h"
 
 namespace fairway::envoy_module {
@@ -88,15 +88,14 @@ Balancer::~Balancer() { directory_.Leave(id_, cluster_); }
 void Balancer::OnHostsChanged() {
   const auto wanted = directory_.wanted_labels();
   ClusterHosts hosts;
-  std::unordered_set<std::string> healthy;
+  healthy_.clear();
   const auto priorities = static_cast<uint32_t>(FAIRWAY_ENVOY(lb_get_priority_set_size)(envoy_));
   for (uint32_t priority = 0; priority < priorities; ++priority) {
     const size_t healthy_count = FAIRWAY_ENVOY(lb_get_healthy_hosts_count)(envoy_, priority);
-    healthy.clear();
-    for (size_t i = 0; i < healthy_count; ++i) {
+    for (uint32_t i = 0; i < healthy_count; ++i) {
       Buffer address{nullptr, 0};
       if (FAIRWAY_ENVOY(lb_get_healthy_host_address)(envoy_, priority, i, &address)) {
-        healthy.emplace(address.view());
+        healthy_.emplace(address.view(), Place{priority, i});
       }
     }
     const size_t count = FAIRWAY_ENVOY(lb_get_hosts_count)(envoy_, priority);
@@ -106,7 +105,7 @@ void Balancer::OnHostsChanged() {
       // Health as Envoy sees it (health checks, outlier detection, EDS). Where nobody is healthy Envoy would
       // send to anybody, and so do we.
       std::string text(address.view());
-      if (!healthy.empty() && !healthy.contains(text)) continue;
+      if (healthy_count > 0 && !healthy_.contains(text)) continue;
       const auto parsed = net::ParseHostPort(text);
       if (!parsed || !net::IsIpLiteral(parsed->host)) continue;  // a pipe, say
       ClusterHost host;
@@ -125,7 +124,20 @@ void Balancer::OnHostsChanged() {
   directory_.Publish(id_, cluster_, std::move(hosts));
 }
 
-bool Balancer::Choose(uint32_t& priority, uint32_t& index) {
+bool Balancer::Choose(abi::LbContext context, uint32_t& priority, uint32_t& index) {
+  Buffer request_id{nullptr, 0};
+  if (context != nullptr && FAIRWAY_ENVOY(lb_context_get_downstream_header)(context, ToBuffer("x-request-id"),
+                                                                            &request_id, 0, nullptr)) {
+    if (Choice* choice = Choices::OfThisThread().Find(request_id.view()); choice != nullptr) {
+      for (auto next = choice->Next(); !next.empty(); next = choice->Next()) {
+        const auto found = healthy_.find(next);
+        if (found == healthy_.end()) continue;  // the picker knew it before Envoy did, or still does
+        priority = found->second.priority;
+        index = found->second.index;
+        return true;
+      }
+    }
+  }
   const auto priorities = static_cast<uint32_t>(FAIRWAY_ENVOY(lb_get_priority_set_size)(envoy_));
   for (priority = 0; priority < priorities; ++priority) {
     const size_t count = FAIRWAY_ENVOY(lb_get_healthy_hosts_count)(envoy_, priority);

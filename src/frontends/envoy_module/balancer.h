@@ -1,5 +1,6 @@
 // The load-balancing half: hears of a cluster's hosts and tells the picker, so that endpoints come from
-// Envoy's own discovery (EDS); and chooses where nobody has chosen, one healthy host after the other.
+// Envoy's own discovery (EDS); takes requests to the hosts that the picker chose for them (choices.h), also
+// when they are tried again; and chooses where nobody has chosen, one healthy host after the other.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/strings.h"
 #include "frontends/envoy_module/abi.h"
 
 namespace fairway::envoy_module {
@@ -75,10 +77,10 @@ class Balancer {
   Balancer& operator=(const Balancer&) = delete;
 
   void OnHostsChanged();
-  // For requests that nobody chose for, and for retries: the next healthy host. (The filter's first choice
-  // does not come by here: Envoy goes there by itself.) False: there is none. Envoy asks again where a retry
-  // may not go to the same one.
-  bool Choose(uint32_t& priority, uint32_t& index);
+  // The request's next choice that is a healthy host here; where it has none (left), the next healthy host.
+  // False: there is none. `context`: the request, null for none. (A host that the filter has set as override
+  // host does not come by here: Envoy goes there by itself.)
+  bool Choose(abi::LbContext context, uint32_t& priority, uint32_t& index);
 
  private:
   ClusterDirectory& directory_;
@@ -86,6 +88,11 @@ class Balancer {
   std::string cluster_;
   uint64_t id_;
   uint32_t next_ = 0;
+  struct Place {
+    uint32_t priority;
+    uint32_t index;  // among the healthy hosts of the priority
+  };
+  std::unordered_map<std::string, Place, base::StringHash, std::equal_to<>> healthy_;  // by "ip:port"
 };
 
 }  // namespace fairway::envoy_module

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "frontends/envoy_module/choices.h"
 #include "tests/support/fake_envoy.h"
 
 namespace fairway::envoy_module {
@@ -93,13 +94,78 @@ TEST(Balancer, ChoosesHealthyHostsInTurn) {
   uint32_t index = 9;
   std::vector<uint32_t> chosen;
   for (int i = 0; i < 4; ++i) {
-    ASSERT_TRUE(balancer.Choose(priority, index));
+    ASSERT_TRUE(balancer.Choose(nullptr, priority, index));
     EXPECT_EQ(priority, 1u);
     chosen.push_back(index);
   }
   EXPECT_THAT(chosen, ElementsAre(0u, 1u, 0u, 1u));
   cluster.priorities = {{}};
-  EXPECT_FALSE(balancer.Choose(priority, index));
+  EXPECT_FALSE(balancer.Choose(nullptr, priority, index));
+}
+
+class ChosenHosts : public testing::Test {
+ protected:
+  // The address that a request with this id is sent to.
+  std::string Choose(tests::FakeStream& request) {
+    uint32_t priority = 99;
+    uint32_t index = 99;
+    if (!balancer_.Choose(&request, priority, index)) return "";
+    size_t healthy = 0;
+    for (const auto& host : cluster_.priorities[priority]) {
+      if (host.healthy && healthy++ == index) return host.address;
+    }
+    return "beyond the healthy hosts";
+  }
+  static tests::FakeStream Request(const std::string& id) {
+    return {.request_headers = {{":path", "/"}, {"x-request-id", id}}};
+  }
+
+  ClusterDirectory directory_;
+  FakeCluster cluster_{
+      .name = "pool",
+      .priorities = {{{.address = "10.0.0.1:1"}, {.address = "10.0.0.2:1", .healthy = false}},
+                     {{.address = "10.0.0.3:1"}, {.address = "10.0.0.4:1"}}}};
+  Balancer balancer_{directory_, &cluster_};
+};
+
+TEST_F(ChosenHosts, GoInTheOrderOfTheListWithEachTry) {
+  Choice choice;
+  Choices::OfThisThread().Add(choice, "a", "10.0.0.4:1,10.0.0.1:1");
+  auto request = Request("a");
+  EXPECT_EQ(Choose(request), "10.0.0.4:1");
+  EXPECT_EQ(choice.asked(), 1u);
+  EXPECT_EQ(Choose(request), "10.0.0.1:1");
+  EXPECT_EQ(choice.asked(), 2u);
+  EXPECT_EQ(Choose(request), "10.0.0.1:1");  // nothing left: in turn
+}
+
+TEST_F(ChosenHosts, PassOverWhatIsNotHealthyOrNotHere) {
+  Choice choice;
+  Choices::OfThisThread().Add(choice, "b", "10.0.0.2:1,10.9.9.9:1,10.0.0.3:1");
+  auto request = Request("b");
+  EXPECT_EQ(Choose(request), "10.0.0.3:1");
+  // Health and places change.
+  Choice later;
+  Choices::OfThisThread().Add(later, "c", "10.0.0.4:1,10.0.0.2:1");
+  cluster_.priorities[0][1].healthy = true;
+  cluster_.priorities[1].clear();
+  balancer_.OnHostsChanged();
+  auto third = Request("c");
+  EXPECT_EQ(Choose(third), "10.0.0.2:1");
+}
+
+TEST_F(ChosenHosts, AreOfTheRequestThatAsks) {
+  Choice first;
+  Choice second;
+  Choices::OfThisThread().Add(first, "d", "10.0.0.3:1");
+  Choices::OfThisThread().Add(second, "e", "10.0.0.4:1");
+  auto d = Request("d");
+  auto nobodys = Request("f");
+  tests::FakeStream nameless;
+  EXPECT_EQ(Choose(nobodys), "10.0.0.1:1");
+  EXPECT_EQ(Choose(nameless), "10.0.0.1:1");
+  EXPECT_EQ(Choose(d), "10.0.0.3:1");
+  EXPECT_TRUE(second.waiting());
 }
 
 }  // namespace

@@ -223,7 +223,11 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
   filter.pool_key = api::ReadTextOr(root.Get("pool"), CheckPoolKey, "");
   filter.response_mode = api::ReadEnum(root.Get("responseMode"), {"headers", "full"},
                                        {ResponseMode::kHeaders, ResponseMode::kFull}, ResponseMode::kHeaders);
+  filter.host_selection =
+      api::ReadEnum(root.Get("hostSelection"), {"overrideHost", "policy"},
+                    {HostSelection::kOverrideHost, HostSelection::kPolicy}, HostSelection::kOverrideHost);
   filter.failure_mode = ReadFailureMode(root.Get("failureMode"));
+  filter.use_subset_hint = picker.use_subset_hint;
   filter.max_body = ReadWhole(root.Get("maxBodyBytes"), 1, kMaxBody).value_or(filter.max_body);
   filter.max_waiting =
       static_cast<uint32_t>(ReadWhole(root.Get("maxWaiting"), 0, 1'000'000).value_or(filter.max_waiting));
@@ -240,8 +244,8 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
 
 // The picker's part of the document, as text: two filters with the same one share a picker.
 std::string IdentityOf(const Value& document) {
-  constexpr std::string_view kFilterFields[] = {"pool", "responseMode", "failureMode", "maxBodyBytes",
-                                                "maxWaiting"};
+  constexpr std::string_view kFilterFields[] = {"pool",        "responseMode", "hostSelection",
+                                                "failureMode", "maxBodyBytes", "maxWaiting"};
   std::vector<std::string> members;
   for (const auto& entry : document.entries) {
     if (std::find(std::begin(kFilterFields), std::end(kFilterFields), entry.key) != std::end(kFilterFields))

@@ -3,6 +3,7 @@
 //
 //   manifests: [/etc/fairway/manifests]     # files and folders, watched
 //   pool: default/llama                     # of requests whose route names none
+//   hostSelection: policy                   # the pool's cluster has the module's load-balancing policy
 //   responseMode: full                      # usage and time per token; `headers` (the default) costs nothing
 //   admin: {port: 9090}
 #pragma once
@@ -22,6 +23,11 @@ namespace fairway::envoy_module {
 // kHeaders: nothing is done per piece of a response. kFull: usage is read, time per token measured, a
 // replaced model's name put back.
 enum class ResponseMode { kHeaders, kFull };
+
+// How Envoy hears where a request goes. kOverrideHost: by an override host for the first try and the list in
+// the metadata `envoy.lb` for the others; works with every cluster. kPolicy: by the module's own
+// load-balancing policy, which asks for it; the cluster must have that policy. It is cheaper.
+enum class HostSelection { kOverrideHost, kPolicy };
 
 // What a pool's endpoints are read from beside the manifests: the hosts of one of Envoy's clusters.
 struct ClusterPool {
@@ -68,7 +74,9 @@ struct PickerConfig {
 struct FilterConfig {
   std::string pool_key;  // "" is the only pool there is
   ResponseMode response_mode = ResponseMode::kHeaders;
+  HostSelection host_selection = HostSelection::kOverrideHost;
   std::optional<api::FailureMode> failure_mode;  // absent: FailOpen
+  bool use_subset_hint = true;                   // the picker's; without it nobody looks for hints
   uint64_t max_body = 16u << 20;                 // bytes of a request's body; more: 413
   uint32_t max_waiting = 1024;  // requests that wait for endpoints at the start; further ones: 503
 };

@@ -111,6 +111,9 @@ struct Filter {
   std::shared_ptr<SharedPicker> picker;
   EnvoyCounters counters;
   base::LogLimit fault_log{10 * base::kSecond};
+  // A request went to a cluster whose policy did not ask for its host (HostSelection::kPolicy): from then on
+  // Envoy is told both ways.
+  std::atomic<bool> policy_missing{false};
 };
 
 }  // namespace fairway::envoy_module

@@ -37,6 +37,23 @@ void RemoveHeader(abi::Stream stream, HeaderType type, std::string_view name) {
   FAIRWAY_ENVOY(http_set_header)(stream, type, ToBuffer(name), {nullptr, 0});
 }
 
+std::string_view GetAttribute(abi::Stream stream, abi::Attribute which) {
+  Buffer value{nullptr, 0};
+  if (!FAIRWAY_ENVOY(http_filter_get_attribute_string)(stream, which, &value)) return {};
+  return value.view();
+}
+
+// As an attribute: Envoy looks that up at once, and for a header's name it makes a text first.
+std::string_view Path(abi::Stream stream) {
+  const std::string_view path = GetAttribute(stream, abi::Attribute::kRequestPath);
+  if (!path.empty()) return path;
+  request::HeaderReader reader;
+  for (const std::string_view name : {"x-original-path", "x-forwarded-path"}) {
+    reader.Add(name, GetHeader(stream, HeaderType::kRequest, name));
+  }
+  return reader.Finish().path;
+}
+
 std::span<Buffer> GetChunks(abi::Stream stream, BodyType type, std::vector<Buffer>& chunks) {
   chunks.resize(FAIRWAY_ENVOY(http_get_body_chunks_size)(stream, type));
   if (chunks.empty() || !FAIRWAY_ENVOY(http_get_body_chunks)(stream, type, chunks.data())) return {};
@@ -77,13 +94,7 @@ HeadersStatus Stream::OnRequestHeaders(bool end) {
   received_at_ = filter_.picker->clock().Now();
   if (end)
     return Decide(BodyPlace::kNone) == Verdict::kGoOn ? HeadersStatus::kContinue : HeadersStatus::kStop;
-  request::HeaderReader reader;
-  for (const std::string_view name : {":path", "x-original-path", "x-forwarded-path"}) {
-    const std::string_view value = GetHeader(envoy_, HeaderType::kRequest, name);
-    reader.Add(name, value);
-    if (!value.empty()) break;
-  }
-  api_ = payload::ApiOfPath(reader.Finish().path);
+  api_ = payload::ApiOfPath(Path(envoy_));
   scanner_ = worker_->TakeScanner(api_);
   // Envoy answers 413 beyond its own limit, 1 MiB as a rule; ours is said with the other refusals.
   if (FAIRWAY_ENVOY(http_get_buffer_limit)(envoy_) < filter_.config.max_body + 1) {
@@ -182,7 +193,7 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   routing::RequestInput input;
   routing::SubsetHint hint;
   bool hinted = false;
-  ReadSubsetHint(hint, hinted);
+  if (filter_.config.use_subset_hint) ReadSubsetHint(hint, hinted);
   std::string own_id;
   if (headers.request_id.empty()) own_id = request::NewRequestId(worker_->random);
   input.pool_key = pool_key();
@@ -202,18 +213,26 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   // Setters end the views into headers: what is needed of them comes first.
   const bool has_content_length = headers.has_content_length;
   const bool has_destination = headers.has_destination;
+  const bool by_policy = this->by_policy();
+  if (by_policy) Choices::OfThisThread().Add(choice_, input.request_id, ticket_->destinations());
   std::vector<std::string> remove;  // empty as a rule, and then no allocation
   remove.reserve(headers.control.size());
   for (const std::string_view name : headers.control) remove.emplace_back(name);
   for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
-  Send(*ticket_, has_destination);
+  Send(*ticket_, has_destination, by_policy);
   if (ticket_->rewrites() && scanner_ != nullptr) RewriteBody(last_piece, has_content_length);
   worker_->GiveScanner(std::move(scanner_));
   return Verdict::kGoOn;
 }
 
-void Stream::Send(const routing::Ticket& ticket, bool has_destination) {
+// Will Envoy ask the module's policy for the host?
+bool Stream::by_policy() const {
+  return filter_.config.host_selection == HostSelection::kPolicy &&
+         !filter_.policy_missing.load(std::memory_order_relaxed);
+}
+
+void Stream::Send(const routing::Ticket& ticket, bool has_destination, bool by_policy) {
   const std::string_view first = ticket.destination();
   // Envoy looks for a header in a map of all that it then makes: only where the client made it necessary.
   if (has_destination) {
@@ -221,6 +240,7 @@ void Stream::Send(const routing::Ticket& ticket, bool has_destination) {
   } else {
     AddHeader(envoy_, HeaderType::kRequest, request::kDestination, first);
   }
+  if (by_policy) return;
   // Not strict: where the cluster does not have it (yet), its own policy chooses.
   FAIRWAY_ENVOY(http_set_upstream_override_host)(envoy_, ToBuffer(first), false);
   // Only for the first try. Retries ask the cluster's policy, and override_host then goes down this list.
@@ -279,6 +299,11 @@ bool Stream::ClusterHasHosts() const {
   return !FAIRWAY_ENVOY(http_get_cluster_host_count)(envoy_, 0, &total, &healthy, &degraded) || total > 0;
 }
 
+void Stream::DropTicket() noexcept {
+  choice_.Withdraw();  // it views the ticket's texts
+  ticket_.reset();
+}
+
 bool Stream::Wait() {
   if (phase_ == Phase::kWait) return true;
   abi::Scheduler scheduler = FAIRWAY_ENVOY(http_filter_scheduler_new)(envoy_);
@@ -308,17 +333,13 @@ void Stream::OnResponseHeaders(bool end) {
   response_ended_ |= end;
   if (!ticket_) return;
   const bool full = filter_.config.response_mode == ResponseMode::kFull;
-  const int status = base::ParseInteger<int>(GetHeader(envoy_, HeaderType::kResponse, ":status")).value_or(0);
+  const int status = Status();
   bool event_stream = false;
   if (full) {
     const std::string type = base::ToLower(GetHeader(envoy_, HeaderType::kResponse, "content-type"));
     event_stream = type.find("text/event-stream") != std::string::npos;
   }
-  Buffer served{nullptr, 0};
-  if (!FAIRWAY_ENVOY(http_filter_get_attribute_string)(envoy_, abi::Attribute::kUpstreamAddress, &served)) {
-    served = {nullptr, 0};
-  }
-  ticket_->OnResponseHeaders(status, served.view(), event_stream);
+  ticket_->OnResponseHeaders(status, Served(), event_stream);
   if (full && !end && status < 400) {
     const std::string_view encoding = GetHeader(envoy_, HeaderType::kResponse, "content-encoding");
     if (encoding.empty() || base::EqualsIgnoreCase(base::Trim(encoding), "identity")) {
@@ -330,6 +351,35 @@ void Stream::OnResponseHeaders(bool end) {
     }
   }
   if (end) EndResponse();
+}
+
+// As an attribute, as the path is. 0: there is none.
+int Stream::Status() const {
+  uint64_t status = 0;
+  if (FAIRWAY_ENVOY(http_filter_get_attribute_int)(envoy_, abi::Attribute::kResponseCode, &status)) {
+    return static_cast<int>(status);
+  }
+  return base::ParseInteger<int>(GetHeader(envoy_, HeaderType::kResponse, ":status")).value_or(0);
+}
+
+// Who answered; "" is the first choice, or nobody.
+std::string_view Stream::Served() {
+  // Our policy was asked once: Envoy went where it was sent to.
+  if (choice_.asked() == 1) return {};
+  const std::string_view served = GetAttribute(envoy_, abi::Attribute::kUpstreamAddress);
+  if (choice_.waiting() && !served.empty()) ReportMissingPolicy();
+  return served;
+}
+
+void Stream::ReportMissingPolicy() {
+  if (filter_.policy_missing.exchange(true, std::memory_order_relaxed)) return;
+  Buffer cluster{nullptr, 0};
+  if (!FAIRWAY_ENVOY(http_get_cluster_name)(envoy_, &cluster)) cluster = {nullptr, 0};
+  filter_.picker->log().Warn(
+      "hostSelection is policy, but a request's cluster has another load-balancing policy than the module's; "
+      "requests are sent by override host from now on. Give the cluster the module's policy (lb_policy_name: "
+      "fairway), or write hostSelection: overrideHost",
+      {{"cluster", std::string(cluster.view())}});
 }
 
 void Stream::OnResponseBody(bool end) {
@@ -378,7 +428,7 @@ void Stream::OnComplete() {
   phase_ = Phase::kPassed;
   // Over before its answer was: the client, the model server or Envoy gave up.
   if (ticket_ && !response_ended_) ticket_->Abort();
-  ticket_.reset();
+  DropTicket();
 }
 
 // ---- Faults.
@@ -392,7 +442,7 @@ bool Stream::OnFault(std::string_view what) noexcept {
   } catch (const std::exception&) {
     Count(filter_.counters.faults);  // no memory even for the message
   }
-  ticket_.reset();
+  DropTicket();
   reading_.reset();
   if (phase_ == Phase::kPassed) return true;  // it has its answer, or went its way
   phase_ = Phase::kPassed;

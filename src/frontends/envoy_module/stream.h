@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "frontends/envoy_module/abi.h"
+#include "frontends/envoy_module/choices.h"
 #include "frontends/envoy_module/filter.h"
 #include "frontends/request/model_name.h"
 #include "payload/request.h"
@@ -58,7 +59,12 @@ class Stream {
   Verdict Decide(BodyPlace last_piece);
   bool Wait();
   bool ClusterHasHosts() const;
-  void Send(const routing::Ticket& ticket, bool has_destination);
+  bool by_policy() const;
+  void Send(const routing::Ticket& ticket, bool has_destination, bool by_policy);
+  void DropTicket() noexcept;
+  int Status() const;
+  std::string_view Served();
+  void ReportMissingPolicy();
   void RewriteBody(BodyPlace last_piece, bool has_content_length);
   Verdict Refuse(const routing::Rejection& rejection);
   void StopWaiting();
@@ -74,6 +80,7 @@ class Stream {
   WorkerState* worker_ = nullptr;
   std::unique_ptr<payload::RequestScanner> scanner_;  // until the decision
   std::optional<routing::Ticket> ticket_;
+  Choice choice_;                       // of the ticket's texts
   abi::Scheduler scheduler_ = nullptr;  // while waiting
 
   base::Nanos received_at_ = 0;

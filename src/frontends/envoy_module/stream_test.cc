@@ -434,6 +434,77 @@ TEST_F(StreamTest, AnAnswerBeforeTheBodyIsCompleteEndsTheWait) {
   stream.OnComplete();
 }
 
+// ---- Hosts by the module's own policy.
+
+TEST_F(StreamTest, WithTheModulesPolicyEnvoyIsToldNothingAndAsks) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+  EXPECT_EQ(envoy.override_host, "");
+  EXPECT_TRUE(envoy.metadata.empty());
+  EXPECT_EQ(envoy.request_header("x-gateway-destination-endpoint"), "10.0.0.1:8000");
+  Choice* choice = Choices::OfThisThread().Find("id-1");
+  ASSERT_NE(choice, nullptr);
+  EXPECT_EQ(choice->Next(), "10.0.0.1:8000");
+  EXPECT_EQ(choice->Next(), "10.0.0.2:8000");  // a retry
+  EXPECT_EQ(choice->Next(), "10.0.0.3:8000");  // another one
+  envoy.response_headers = {{":status", "200"}};
+  envoy.upstream_address = "10.0.0.3:8000";
+  stream.OnResponseHeaders(false);
+  EXPECT_EQ(cell(0).inflight(), 0u);
+  EXPECT_EQ(cell(2).inflight(), 1u);
+  stream.OnResponseBody(true);
+  stream.OnComplete();
+  EXPECT_EQ(Choices::OfThisThread().size(), 0u);
+  EXPECT_FALSE(filter_.policy_missing);
+}
+
+TEST_F(StreamTest, ARequestThatHadNoIdIsFoundByTheOneItGets) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  FakeStream envoy{.request_headers = {{":method", "GET"}, {":path", "/v1/models"}}};
+  auto stream = std::make_unique<Stream>(filter_, &envoy);
+  EXPECT_EQ(stream->OnRequestHeaders(true), abi::HeadersStatus::kContinue);
+  Choice* choice = Choices::OfThisThread().Find(envoy.request_header("x-request-id"));
+  ASSERT_NE(choice, nullptr);
+  EXPECT_EQ(choice->Next(), "10.0.0.1:8000");
+  // The first choice answers: nobody needs to ask Envoy who it was.
+  envoy.response_headers = {{":status", "200"}};
+  stream->OnResponseHeaders(false);
+  EXPECT_EQ(cell(0).inflight(), 1u);
+  stream.reset();  // Envoy ends
+  EXPECT_EQ(Choices::OfThisThread().size(), 0u);
+}
+
+TEST_F(StreamTest, AClusterWithAnotherPolicyIsNoticedAndServedByOverrideHost) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  for (const bool first : {true, false}) {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream stream(filter_, &envoy);
+    ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+    EXPECT_EQ(envoy.override_host, first ? "" : "10.0.0.1:8000");
+    EXPECT_EQ(envoy.metadata.size(), first ? 0u : 1u);
+    EXPECT_EQ(Choices::OfThisThread().size(), first ? 1u : 0u);
+    envoy.response_headers = {{":status", "200"}};
+    envoy.upstream_address = "10.0.0.2:8000";  // nobody asked us
+    stream.OnResponseHeaders(false);
+    EXPECT_EQ(cell(1).inflight(), 1u);
+    EXPECT_TRUE(filter_.policy_missing);
+    stream.OnComplete();
+  }
+}
+
+TEST_F(StreamTest, AnAnswerOfEnvoysOwnSaysNothingOfThePolicy) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+  envoy.response_headers = {{":status", "503"}};  // no such cluster
+  stream.OnResponseHeaders(true);
+  stream.OnComplete();
+  EXPECT_FALSE(filter_.policy_missing);
+}
+
 // ---- Faults.
 
 TEST_F(StreamTest, AFaultLetsTheRequestGoOrAnswersIt) {

@@ -136,6 +136,16 @@ class Writer {
                     {"fallback_policy", Policies(kFallback, fallback)}}));
   }
 
+  // The module's own: it knows what its filter chose, and tells nobody by metadata. Without a choice
+  // (FailOpen) one endpoint after the other.
+  Json ModulePolicy() const {
+    return Policies("envoy.load_balancing_policies.dynamic_modules",
+                    JsonObject({{"@type", Type("envoy.extensions.load_balancing_policies.dynamic_modules.v3."
+                                               "DynamicModulesLoadBalancerConfig")},
+                                {"dynamic_module_config", ModuleFile()},
+                                {"lb_policy_name", JsonText(kModule)}}));
+  }
+
   // `idle_s`: 0 is Envoy's default.
   static Json Protocol(bool http2, const Json& http2_options, int64_t idle_s) {
     constexpr std::string_view kName = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -150,21 +160,22 @@ class Writer {
 
   Json PoolCluster(const api::InferencePool& pool, const std::string& key) const {
     const bool h2c = pool.app_protocol == api::AppProtocol::kH2c;
-    return JsonObject({{"@type", Type("envoy.config.cluster.v3.Cluster")},
-                       {"name", JsonText(key)},
-                       {"type", JsonText("EDS")},
-                       {"connect_timeout", Seconds(1)},
-                       {"eds_cluster_config", JsonObject({{"eds_config", FileSource(FileName(key))}})},
-                       {"load_balancing_policy", OverrideHost()},
-                       {"circuit_breakers", NoLimits()},
-                       // Python model servers (uvicorn) close idle connections after 5 s: be first, or a
-                       // request meets a connection that is just being closed.
-                       {"typed_extension_protocol_options", Protocol(h2c, JsonObject({}), h2c ? 0 : 4)},
-                       // A machine that vanished under a stream that is silent for long.
-                       {"upstream_connection_options",
-                        JsonObject({{"tcp_keepalive", JsonObject({{"keepalive_time", JsonNumber(30)},
-                                                                  {"keepalive_interval", JsonNumber(10)},
-                                                                  {"keepalive_probes", JsonNumber(3)}})}})}});
+    return JsonObject(
+        {{"@type", Type("envoy.config.cluster.v3.Cluster")},
+         {"name", JsonText(key)},
+         {"type", JsonText("EDS")},
+         {"connect_timeout", Seconds(1)},
+         {"eds_cluster_config", JsonObject({{"eds_config", FileSource(FileName(key))}})},
+         {"load_balancing_policy", options_.place == PickerPlace::kModule ? ModulePolicy() : OverrideHost()},
+         {"circuit_breakers", NoLimits()},
+         // Python model servers (uvicorn) close idle connections after 5 s: be first, or a
+         // request meets a connection that is just being closed.
+         {"typed_extension_protocol_options", Protocol(h2c, JsonObject({}), h2c ? 0 : 4)},
+         // A machine that vanished under a stream that is silent for long.
+         {"upstream_connection_options",
+          JsonObject({{"tcp_keepalive", JsonObject({{"keepalive_time", JsonNumber(30)},
+                                                    {"keepalive_interval", JsonNumber(10)},
+                                                    {"keepalive_probes", JsonNumber(3)}})}})}});
   }
 
   Json PickerCluster() const {

@@ -102,6 +102,16 @@ TEST_F(EnvoyConfigTest, ClusterFollowsThePickersList) {
   EXPECT_THAT(cds, HasSubstr(R"("idle_timeout":"4s")"));
 }
 
+TEST_F(EnvoyConfigTest, InsideEnvoyThePickersOwnPolicyChooses) {
+  options_.place = PickerPlace::kModule;
+  options_.module = {.file = "/lib/fairway.so", .config = "{}"};
+  const std::string cds = File("cds.json");
+  EXPECT_THAT(cds, HasSubstr("load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"));
+  EXPECT_THAT(cds, HasSubstr(R"("filename":"/lib/fairway.so")"));
+  EXPECT_THAT(cds, HasSubstr(R"("lb_policy_name":"fairway")"));
+  EXPECT_THAT(cds, Not(HasSubstr("override_host")));
+}
+
 TEST_F(EnvoyConfigTest, AppProtocolH2cIsHttp2) {
   manifests_.pools[0].app_protocol = api::AppProtocol::kH2c;
   EXPECT_THAT(File("cds.json"), HasSubstr(R"("explicit_http_config":{"http2_protocol_options":{}})"));

@@ -1,0 +1,75 @@
+// What the picker chose for requests whose hosts Envoy is about to ask the module's own load-balancing policy
+// for. So neither the first choice nor the list for retries has to be told to Envoy per request: an override
+// host and dynamic metadata cost it a microsecond and some hundred bytes each (docs/benchmarks.md).
+//
+// A request is found again by the hash of its x-request-id, which is all that a policy sees of it cheaply.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+namespace fairway::envoy_module {
+
+class Choices;
+
+// One request's hosts, in their order. Owned by its stream; not to be moved while it is in Choices.
+class Choice {
+ public:
+  Choice() = default;
+  Choice(const Choice&) = delete;
+  Choice& operator=(const Choice&) = delete;
+  ~Choice() { Withdraw(); }
+
+  // The next "ip:port" of the list: the first choice, then with each retry the one after it; "" when there is
+  // none left.
+  std::string_view Next();
+  // How often Next was called: once when the first host was taken.
+  uint32_t asked() const { return asked_; }
+  // It is in Choices and nobody has asked for a host.
+  bool waiting() const { return owner_ != nullptr && asked_ == 0; }
+  // Takes it out of Choices, where it is in them.
+  void Withdraw() noexcept;
+
+ private:
+  friend class Choices;
+  Choices* owner_ = nullptr;
+  Choice* next_in_bucket_ = nullptr;
+  uint64_t id_ = 0;
+  std::string_view rest_;  // of the list
+  uint32_t asked_ = 0;
+};
+
+// Of one of Envoy's worker threads, which alone uses it: its streams' choices. Memory: a pointer for each,
+// grown by doubling.
+class Choices {
+ public:
+  static Choices& OfThisThread();
+
+  Choices();
+  ~Choices();
+  Choices(const Choices&) = delete;
+  Choices& operator=(const Choices&) = delete;
+
+  // `list`: "ip:port" joined by ",", which outlives `choice`. Of two requests with the same id the newer one
+  // is found first: each still gets hosts that the picker chose for that id.
+  void Add(Choice& choice, std::string_view request_id, std::string_view list);
+  void Remove(Choice& choice) noexcept;
+  // Null: no such request.
+  Choice* Find(std::string_view request_id) const;
+  size_t size() const { return size_; }
+
+ private:
+  uint64_t IdOf(std::string_view request_id) const;
+  Choice*& BucketOf(uint64_t id) const noexcept { return buckets_[id & (bucket_count_ - 1)]; }
+  void Grow();
+
+  uint64_t seed_ = 0;       // ids are the clients' to make up: which of them share a bucket is not
+  Choice* last_ = nullptr;  // added last: Envoy asks for it as a rule before the next one comes
+  std::unique_ptr<Choice*[]> buckets_;
+  size_t bucket_count_;  // a power of two
+  size_t size_ = 0;
+};
+
+}  // namespace fairway::envoy_module

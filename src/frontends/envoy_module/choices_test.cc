@@ -1,0 +1,71 @@
+#include "frontends/envoy_module/choices.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <thread>
+
+namespace fairway::envoy_module {
+namespace {
+
+TEST(Choices, GivesTheListInItsOrderAndThenNothing) {
+  Choices choices;
+  Choice choice;
+  choices.Add(choice, "id-1", "10.0.0.1:8000,[2001:db8::1]:8000");
+  EXPECT_TRUE(choice.waiting());
+  Choice* found = choices.Find("id-1");
+  ASSERT_EQ(found, &choice);
+  EXPECT_EQ(found->Next(), "10.0.0.1:8000");
+  EXPECT_FALSE(choice.waiting());
+  EXPECT_EQ(choice.asked(), 1u);
+  EXPECT_EQ(found->Next(), "[2001:db8::1]:8000");
+  EXPECT_EQ(found->Next(), "");
+  EXPECT_EQ(found->Next(), "");
+  EXPECT_EQ(choices.Find("id-2"), nullptr);
+  EXPECT_EQ(choices.Find(""), nullptr);
+}
+
+TEST(Choices, FindsEachOfManyWhateverItsIdLooksLike) {
+  Choices choices;
+  std::deque<Choice> many;
+  const auto id = [](int i) { return std::string(static_cast<size_t>(i % 41), 'x') + std::to_string(i); };
+  for (int i = 0; i < 5000; ++i) choices.Add(many.emplace_back(), id(i), "h");
+  EXPECT_EQ(choices.size(), 5000u);
+  for (int i = 0; i < 5000; i += 2) many[static_cast<size_t>(i)].Withdraw();
+  for (int i = 0; i < 5000; ++i) {
+    EXPECT_EQ(choices.Find(id(i)), i % 2 == 0 ? nullptr : &many[static_cast<size_t>(i)]) << i;
+  }
+  many.clear();
+  EXPECT_EQ(choices.size(), 0u);
+}
+
+TEST(Choices, OfTwoRequestsWithOneIdTheNewerIsFoundUntilItIsGone) {
+  Choices choices;
+  Choice older;
+  choices.Add(older, "same", "a");
+  {
+    Choice newer;
+    choices.Add(newer, "same", "b");
+    EXPECT_EQ(choices.Find("same"), &newer);
+  }
+  EXPECT_EQ(choices.Find("same"), &older);
+  choices.Add(older, "other", "c");  // again: it is in there once
+  EXPECT_EQ(choices.size(), 1u);
+  EXPECT_EQ(choices.Find("same"), nullptr);
+}
+
+TEST(Choices, AreTheirThreadsOwnAndMayEndBeforeTheirRequests) {
+  Choice choice;
+  std::thread([&] {
+    Choices::OfThisThread().Add(choice, "id", "a");
+    EXPECT_EQ(Choices::OfThisThread().Find("id"), &choice);
+  }).join();
+  EXPECT_EQ(Choices::OfThisThread().Find("id"), nullptr);
+  EXPECT_FALSE(choice.waiting());
+  choice.Withdraw();
+}
+
+}  // namespace
+}  // namespace fairway::envoy_module
