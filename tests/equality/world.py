@@ -135,13 +135,14 @@ def envoy_binary():
 
 class Gateway(Process):
     """The Envoy of `fairway up`, one worker; inside it the module, or the filter that asks `picker` (HOST:PORT) over ext_proc.
-    Two things are changed in its configuration, so that more can be seen: control headers of clients reach that filter (the one
-    that takes some away is replaced by one that makes a subset hint out of x-test-subset), and responses carry the list of
-    endpoints. And Envoy makes no request ids of its own, as nobody could foresee them.
+    Some things are changed in its configuration, so that more can be seen: control headers of clients reach that filter (the one
+    that takes some away is replaced by one that makes a subset hint out of x-test-subset), the module looks for hints and, unless
+    `by_policy`, tells Envoy its list of endpoints, and responses carry it. And Envoy makes no request ids of its own, as nobody
+    could foresee them.
     """
 
-    def __init__(self, folder, port, *up_flags, picker=None):
-        self.picker = picker
+    def __init__(self, folder, port, *up_flags, picker=None, by_policy=False):
+        self.picker, self.by_policy = picker, by_policy
         if picker:
             up_flags += ("--picker", picker)
         printed = subprocess.run([FAIRWAY, "up", "--print-envoy-config", "--listen", f"127.0.0.1:{port}", *up_flags],
@@ -172,6 +173,12 @@ class Gateway(Process):
         assert [f["name"] for f in filters] == (
             ["envoy.filters.http.header_mutation", "envoy.filters.http.ext_proc", router] if self.picker
             else ["fairway", router]), filters
+        if not self.picker:
+            settings = filters[0]["typed_config"]["filter_config"]["value"]
+            assert settings["hostSelection"] == "policy"
+            settings["subsetHint"] = True
+            if not self.by_policy:
+                settings["hostSelection"] = "overrideHost"
         # In front, where local mode removes clients' control headers for ext_proc: here the picker has to.
         manager["http_filters"] = [{"name": "envoy.filters.http.header_to_metadata", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.header_to_metadata.v3.Config",

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "frontends/envoy_module/choices.h"
 #include "net/address.h"
 
 namespace fairway::envoy_module {
@@ -128,7 +127,8 @@ bool Balancer::Choose(abi::LbContext context, uint32_t& priority, uint32_t& inde
   Buffer request_id{nullptr, 0};
   if (context != nullptr && FAIRWAY_ENVOY(lb_context_get_downstream_header)(context, ToBuffer("x-request-id"),
                                                                             &request_id, 0, nullptr)) {
-    if (Choice* choice = Choices::OfThisThread().Find(request_id.view()); choice != nullptr) {
+    if (choices_ == nullptr) choices_ = &Choices::OfThisThread();
+    if (Choice* choice = choices_->Find(request_id.view()); choice != nullptr) {
       for (auto next = choice->Next(); !next.empty(); next = choice->Next()) {
         const auto found = healthy_.find(next);
         if (found == healthy_.end()) continue;  // the picker knew it before Envoy did, or still does

@@ -16,6 +16,7 @@
 
 #include "base/strings.h"
 #include "frontends/envoy_module/abi.h"
+#include "frontends/envoy_module/choices.h"
 
 namespace fairway::envoy_module {
 
@@ -88,6 +89,7 @@ class Balancer {
   std::string cluster_;
   uint64_t id_;
   uint32_t next_ = 0;
+  Choices* choices_ = nullptr;  // of the thread that chooses
   struct Place {
     uint32_t priority;
     uint32_t index;  // among the healthy hosts of the priority

@@ -45,6 +45,7 @@ class Choice {
 // grown by doubling.
 class Choices {
  public:
+  // Keep the reference where it is needed per request: finding the thread's own memory costs a call.
   static Choices& OfThisThread();
 
   Choices();

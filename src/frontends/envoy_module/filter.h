@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "frontends/envoy_module/abi.h"
+#include "frontends/envoy_module/choices.h"
 #include "frontends/envoy_module/config.h"
 #include "payload/request.h"
 #include "routing/router.h"
@@ -28,6 +29,8 @@ struct WorkerState {
 
   std::unique_ptr<payload::RequestScanner> TakeScanner(payload::Api api);
   void GiveScanner(std::unique_ptr<payload::RequestScanner> scanner);
+  // Of the worker's thread, where it is called.
+  Choices& choices() { return choices_ != nullptr ? *choices_ : *(choices_ = &Choices::OfThisThread()); }
 
   std::unique_ptr<routing::Worker> router_worker;
   base::Random random;  // for request ids
@@ -39,6 +42,7 @@ struct WorkerState {
   // A scanner is some hundred bytes that only the time until the decision needs: an open answer keeps none.
   static constexpr size_t kSpares = 64;
   std::vector<std::unique_ptr<payload::RequestScanner>> spares_;
+  Choices* choices_ = nullptr;
 };
 
 // Requests that wait for the first endpoints of a pool, on Envoy's schedulers: no thread waits. Thread-safe:

@@ -54,10 +54,12 @@ std::string_view Path(abi::Stream stream) {
   return reader.Finish().path;
 }
 
+// The result ends with the next call.
 std::span<Buffer> GetChunks(abi::Stream stream, BodyType type, std::vector<Buffer>& chunks) {
-  chunks.resize(FAIRWAY_ENVOY(http_get_body_chunks_size)(stream, type));
-  if (chunks.empty() || !FAIRWAY_ENVOY(http_get_body_chunks)(stream, type, chunks.data())) return {};
-  return chunks;
+  const size_t count = FAIRWAY_ENVOY(http_get_body_chunks_size)(stream, type);
+  if (count > chunks.size()) chunks.resize(count);  // it only grows
+  if (count == 0 || !FAIRWAY_ENVOY(http_get_body_chunks)(stream, type, chunks.data())) return {};
+  return std::span(chunks).first(count);
 }
 
 }  // namespace
@@ -109,14 +111,7 @@ bool Stream::TakeBody() {
   for (const Buffer& chunk : GetChunks(envoy_, BodyType::kRequestReceived, worker_->chunks)) {
     body_bytes_ += chunk.size;
     if (body_bytes_ > filter_.config.max_body) {
-      const routing::Rejection rejection{
-          413, "RequestTooLarge",
-          "request body is larger than " + std::to_string(filter_.config.max_body) + " bytes", ""};
-      routing::RequestInput input;
-      input.pool_key = pool_key();
-      input.body = scanner_.get();
-      filter_.picker->router().CountRejection(*worker_->router_worker, input, rejection);
-      Refuse(rejection);
+      RefuseBody();
       return false;
     }
     scanner_->Feed(chunk.view());
@@ -124,14 +119,24 @@ bool Stream::TakeBody() {
   return true;
 }
 
+void Stream::RefuseBody() {
+  const routing::Rejection rejection{
+      413, "RequestTooLarge",
+      "request body is larger than " + std::to_string(filter_.config.max_body) + " bytes", ""};
+  routing::RequestInput input;
+  input.pool_key = pool_key();
+  input.body = scanner_.get();
+  filter_.picker->router().CountRejection(*worker_->router_worker, input, rejection);
+  Refuse(rejection);
+}
+
 BodyStatus Stream::OnRequestBody(bool end) {
   if (phase_ != Phase::kCollect) {
     return phase_ == Phase::kWait ? BodyStatus::kStopAndBuffer : BodyStatus::kContinue;
   }
-  if (!TakeBody()) return BodyStatus::kStopAndBuffer;
-  if (!end) return BodyStatus::kStopAndBuffer;
-  const bool received = FAIRWAY_ENVOY(http_get_body_size)(envoy_, BodyType::kRequestReceived) > 0;
-  const Verdict verdict = Decide(received ? BodyPlace::kReceived : BodyPlace::kBuffered);
+  const uint64_t before = body_bytes_;
+  if (!TakeBody() || !end) return BodyStatus::kStopAndBuffer;
+  const Verdict verdict = Decide(body_bytes_ > before ? BodyPlace::kReceived : BodyPlace::kBuffered);
   return verdict == Verdict::kGoOn ? BodyStatus::kContinue : BodyStatus::kStopAndBuffer;
 }
 
@@ -179,13 +184,13 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
     return Verdict::kWaiting;
   }
   // The headers are read now and not when they came: their bytes are where they were, and nothing is copied.
-  worker_->headers.resize(FAIRWAY_ENVOY(http_get_headers_size)(envoy_, HeaderType::kRequest));
-  if (!worker_->headers.empty() &&
-      !FAIRWAY_ENVOY(http_get_headers)(envoy_, HeaderType::kRequest, worker_->headers.data())) {
-    worker_->headers.clear();
+  size_t header_count = FAIRWAY_ENVOY(http_get_headers_size)(envoy_, HeaderType::kRequest);
+  if (header_count > worker_->headers.size()) worker_->headers.resize(header_count);
+  if (!FAIRWAY_ENVOY(http_get_headers)(envoy_, HeaderType::kRequest, worker_->headers.data())) {
+    header_count = 0;
   }
   request::HeaderReader reader;
-  for (const abi::Header& header : worker_->headers) {
+  for (const abi::Header& header : std::span(worker_->headers).first(header_count)) {
     reader.Add({header.name, header.name_size}, {header.value, header.value_size});
   }
   const request::RequestHeaders headers = reader.Finish();
@@ -214,11 +219,8 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   const bool has_content_length = headers.has_content_length;
   const bool has_destination = headers.has_destination;
   const bool by_policy = this->by_policy();
-  if (by_policy) Choices::OfThisThread().Add(choice_, input.request_id, ticket_->destinations());
-  std::vector<std::string> remove;  // empty as a rule, and then no allocation
-  remove.reserve(headers.control.size());
-  for (const std::string_view name : headers.control) remove.emplace_back(name);
-  for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
+  if (by_policy) worker_->choices().Add(choice_, input.request_id, ticket_->destinations());
+  if (!headers.control.empty()) RemoveHeaders(headers.control);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
   Send(*ticket_, has_destination, by_policy);
   if (ticket_->rewrites() && scanner_ != nullptr) RewriteBody(last_piece, has_content_length);
@@ -230,6 +232,12 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
 bool Stream::by_policy() const {
   return filter_.config.host_selection == HostSelection::kPolicy &&
          !filter_.policy_missing.load(std::memory_order_relaxed);
+}
+
+// `names` are views into the headers, which end with the first that goes.
+void Stream::RemoveHeaders(const std::vector<std::string_view>& names) {
+  const std::vector<std::string> remove(names.begin(), names.end());
+  for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
 }
 
 void Stream::Send(const routing::Ticket& ticket, bool has_destination, bool by_policy) {

@@ -56,6 +56,9 @@ class Stream {
   enum class BodyPlace { kNone, kReceived, kBuffered };
 
   bool TakeBody();
+  // Rare, and so away from what each request runs through.
+  [[gnu::cold]] void RefuseBody();
+  [[gnu::cold]] void RemoveHeaders(const std::vector<std::string_view>& names);
   Verdict Decide(BodyPlace last_piece);
   bool Wait();
   bool ClusterHasHosts() const;
@@ -64,11 +67,11 @@ class Stream {
   void DropTicket() noexcept;
   int Status() const;
   std::string_view Served();
-  void ReportMissingPolicy();
-  void RewriteBody(BodyPlace last_piece, bool has_content_length);
-  Verdict Refuse(const routing::Rejection& rejection);
+  [[gnu::cold]] void ReportMissingPolicy();
+  [[gnu::noinline]] void RewriteBody(BodyPlace last_piece, bool has_content_length);
+  [[gnu::cold]] Verdict Refuse(const routing::Rejection& rejection);
   void StopWaiting();
-  void ReadSubsetHint(routing::SubsetHint& hint, bool& present) const;
+  [[gnu::noinline]] void ReadSubsetHint(routing::SubsetHint& hint, bool& present) const;
   void Count(size_t counter);
   const RouteConfig* route() const;
   std::string_view pool_key() const;
