@@ -26,6 +26,7 @@ constexpr std::array<KnownPath, 8> kPaths = {{
 }};
 
 constexpr uint64_t kBytesPerToken = 4;
+constexpr size_t kKeptPromptSpans = 64;
 
 }  // namespace
 
@@ -69,6 +70,34 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
     {"add_generation_prompt", Type::kBool},
     {"chat_template_kwargs", Type::kObject},
 }};
+
+void RequestScanner::Reset(Api api) {
+  api_ = api;
+  json_.Reset();
+  fields_.has_model = false;
+  fields_.model.clear();
+  fields_.model_span = {};
+  fields_.stream = false;
+  fields_.max_tokens.reset();
+  if (fields_.prompt.capacity() > kKeptPromptSpans) std::vector<Span>().swap(fields_.prompt);
+  fields_.prompt.clear();
+  fields_.prompt_bytes = 0;
+  fields_.cache_salt.clear();
+  fields_.members = {};
+  fields_.empty_object = true;
+  error_.clear();
+  depth_ = 0;
+  current_ = Place::kRoot;
+  // Only what may be dropped by a member that comes first: the other parts begin with their message or block.
+  *PartOf(Place::kMain) = *PartOf(Place::kSide) = {};
+  preferred_limit_.reset();
+  limit_.reset();
+  main_type_ = Type::kNull;
+  main_seen_ = main_bad_ = false;
+  main_items_ = 0;
+  item_types_ = 0;
+  typed_bad_ = 0;
+}
 
 void RequestScanner::Feed(std::string_view chunk) {
   if (chunk.empty() || json_.failed()) return;

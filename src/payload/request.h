@@ -60,6 +60,8 @@ class RequestScanner final : private JsonSink {
   static constexpr size_t kMaxPromptSpans = 4096;           // further ones count in prompt_bytes only
 
   explicit RequestScanner(Api api) : api_(api) {}
+  // As new, for the next body; keeps memory of what most bodies need.
+  void Reset(Api api);
   void Feed(std::string_view chunk);
   // The body is complete. Unknown APIs accept any bytes; the others need a JSON object with the field that
   // makes a prompt. Whether a model is needed is not decided here: see has_model.
