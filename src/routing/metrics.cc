@@ -188,18 +188,18 @@ RequestSeries RouterMetrics::Series(RequestLabels l) {
   const std::initializer_list<std::string_view> labels{l.model, l.target_model, l.fairness_id, l.priority};
   return {
       .requests = &requests_.With(labels),
-      .duration = &duration_.With(labels),
+      .running = &running_.With(labels),
       .request_size = &request_size_.With(labels),
+      .duration = &duration_.With(labels),
       .response_size = &response_size_.With(labels),
+      .ttft = {&ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "false"}),
+               &ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "true"})},
+      .inter_token = &inter_token_.With(labels),
       .input_tokens = &input_tokens_.With(labels),
       .output_tokens = &output_tokens_.With(labels),
       .cached_tokens = &cached_tokens_.With(labels),
       .per_output_token = &per_output_token_.With(labels),
       .streaming_per_output_token = &streaming_per_output_token_.With(labels),
-      .inter_token = &inter_token_.With(labels),
-      .ttft = {&ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "false"}),
-               &ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "true"})},
-      .running = &running_.With(labels),
   };
 }
 
@@ -281,25 +281,38 @@ void SetKey(std::string& key, std::initializer_list<std::string_view> parts) {
 
 }  // namespace
 
-const RequestSeries& MetricsCache::Series(const RequestLabels& l) {
-  SetKey(key_, {l.model, l.target_model, l.fairness_id, l.priority});
-  if (last_series_ != nullptr && last_series_->first == key_) return last_series_->second;
-  auto found = series_.find(std::string_view(key_));
-  if (found == series_.end()) {
-    if (series_.size() >= kMax) series_.clear();
-    found = series_.emplace(key_, metrics_.Series(l)).first;
-  }
-  last_series_ = &*found;
-  return found->second;
+RequestClass::RequestClass(std::string texts, std::string_view pool_key, const RequestLabels& labels,
+                           const RequestSeries& s)
+    : has_model(!labels.model.empty()),
+      rewrites(!labels.model.empty() && !labels.target_model.empty() && labels.model != labels.target_model),
+      series(s),
+      texts_(std::move(texts)),
+      model_(static_cast<uint32_t>(pool_key.size() + 1)),
+      target_model_(static_cast<uint32_t>(model_ + labels.model.size() + 1)),
+      fairness_id_(static_cast<uint32_t>(target_model_ + labels.target_model.size() + 1)),
+      priority_(static_cast<uint32_t>(fairness_id_ + labels.fairness_id.size() + 1)) {}
+
+void RequestClass::SetTexts(std::string& texts, std::string_view pool_key, const RequestLabels& labels) {
+  SetKey(texts, {pool_key, labels.model, labels.target_model, labels.fairness_id, labels.priority});
 }
 
-MetricsCache::AttemptsTable& MetricsCache::TableOf(uint64_t version, const fleet::PoolSnapshot& pool,
-                                                   std::string_view target_model) {
-  for (AttemptsTable& table : tables_) {
-    if (table.version == version && table.pool == &pool && table.target_model == target_model &&
-        table.counters.size() == pool.endpoints.size()) {
-      return table;
-    }
+[[gnu::cold]] void RequestClassPointer::Delete(RequestClass* object) { delete object; }
+
+RequestClassPointer MetricsCache::Class(std::string_view pool_key, const RequestLabels& labels) {
+  RequestClass::SetTexts(key_, pool_key, labels);
+  const auto found = classes_.find(key_);
+  if (found != classes_.end()) return found->second;
+  if (classes_.size() >= kMax) classes_.clear();
+  RequestClassPointer made(new RequestClass(key_, pool_key, labels, metrics_.Series(labels)));
+  classes_.emplace(made->texts(), made);
+  return made;
+}
+
+std::shared_ptr<base::Counter*[]> MetricsCache::Attempts(uint64_t version, const fleet::PoolSnapshot& pool,
+                                                         std::string_view target_model) {
+  for (const AttemptsTable& table : tables_) {
+    if (table.version == version && table.pool == &pool && table.target_model == target_model)
+      return table.counters;
   }
   if (tables_.size() < kMaxTables) {
     tables_.emplace_back();
@@ -310,15 +323,8 @@ MetricsCache::AttemptsTable& MetricsCache::TableOf(uint64_t version, const fleet
   table.version = version;
   table.pool = &pool;
   table.target_model = target_model;
-  table.counters.assign(pool.endpoints.size(), nullptr);
-  return table;
-}
-
-base::Counter& MetricsCache::Attempts(uint64_t version, const fleet::PoolSnapshot& pool, uint32_t number,
-                                      std::string_view target_model) {
-  base::Counter*& counter = TableOf(version, pool, target_model).counters[number];
-  if (counter == nullptr) counter = &FindAttempts(target_model, pool.endpoints[number]);
-  return *counter;
+  table.counters = std::make_shared<base::Counter*[]>(pool.endpoints.size());
+  return table.counters;
 }
 
 base::Counter& MetricsCache::FindAttempts(std::string_view target_model, const fleet::Endpoint& endpoint) {

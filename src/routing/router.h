@@ -87,7 +87,8 @@ class Ticket {
   // "namespace/name" of the pool.
   std::string_view pool_key() const;
   // Per-endpoint totals of the decision as pairs, only with RouterOptions::keep_scores.
-  const std::vector<std::pair<std::string, float>>& scores() const;
+  using Scores = std::vector<std::pair<std::string, float>>;
+  const Scores& scores() const;
 
   // The response began. `served`: who really answered ("" when the gateway does not say): the reservation
   // moves there when it is another endpoint of the pool (a retry). `event_stream`: content-type has
@@ -107,8 +108,12 @@ class Ticket {
  private:
   friend class Router;
   struct State;
-  explicit Ticket(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
+  struct Deleter {
+    void operator()(State* state) const noexcept;
+  };
+  using Pointer = std::unique_ptr<State, Deleter>;
+  explicit Ticket(Pointer state);
+  Pointer state_;
 };
 
 struct RouterOptions {
