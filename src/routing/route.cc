@@ -44,7 +44,7 @@ void Route::Rule(const RouteKey& key) {
   unknown_model = false;
   critical = true;
   declared = false;
-  targets = {};
+  targets_ = {};
   decisions = {};
   rewrite = {};
   objective = {};
@@ -71,9 +71,9 @@ void Route::Rule(const RouteKey& key) {
   }
   if (rule != nullptr) {
     rewrite = rule->name;
-    targets = rule->targets;
+    targets_ = rule->targets;
   } else if (model != nullptr) {
-    targets = model->targets;
+    targets_ = model->targets;
   }
   const std::string_view named = key.parts[RouteKey::kObjective];
   const int32_t* found = policies != nullptr && !named.empty() ? policies->FindPriority(named) : nullptr;
@@ -83,13 +83,13 @@ void Route::Rule(const RouteKey& key) {
     priority = std::to_string(*found);
   }
 
-  if (targets.empty()) {
+  if (targets_.empty()) {
     Reset(first_, model_rewrite.empty() ? model_name : model_rewrite);
     return;
   }
-  Reset(first_, targets[0].name);
-  others_.resize(targets.size() - 1);
-  for (size_t i = 1; i < targets.size(); ++i) Reset(others_[i - 1], targets[i].name);
+  Reset(first_, targets_[0].name);
+  others_.resize(targets_.size() - 1);
+  for (size_t i = 1; i < targets_.size(); ++i) Reset(others_[i - 1], targets_[i].name);
 }
 
 void Route::Reset(RouteTarget& target, std::string_view name) {
@@ -97,11 +97,11 @@ void Route::Reset(RouteTarget& target, std::string_view name) {
 }
 
 RouteTarget& Route::DrawOne(base::Random& random) {
-  const uint64_t drawn = random.Below(targets.back().cumulative_weight);
+  const uint64_t drawn = random.Below(targets_.back().cumulative_weight);
   const auto found =
-      std::upper_bound(targets.begin(), targets.end(), drawn,
+      std::upper_bound(targets_.begin(), targets_.end(), drawn,
                        [](uint64_t d, const auto& target) { return d < target.cumulative_weight; });
-  const auto number = static_cast<size_t>(found - targets.begin());
+  const auto number = static_cast<size_t>(found - targets_.begin());
   return number == 0 ? first_ : others_[number - 1];
 }
 

@@ -34,7 +34,7 @@ struct RouteTarget {
 };
 
 // Owned by a RouteCache. Refers to the snapshot that it was made for, and is used with no other.
-class Route {
+class alignas(64) Route {
  public:
   Route() = default;
   Route(const Route&) = delete;
@@ -44,35 +44,42 @@ class Route {
   void Set(const fleet::Snapshot& snapshot, const RouteKey& key);
 
   // Weighted targets are drawn for each request; where there is one, no number is.
-  RouteTarget& Draw(base::Random& random) { return targets.size() <= 1 ? first_ : DrawOne(random); }
-
-  const fleet::PoolSnapshot* pool = nullptr;  // null: there is none
-  bool unknown_model = false;                 // the pool declares its models, and this is none of them
-  bool critical = true;                       // what nobody declares is not shed
-  bool declared = false;                      // by an InferenceModel
-  std::span<const fleet::Target> targets;     // empty: the request's own model, or its header's
-  std::array<base::Counter*, scheduling::kRungs> decisions{};  // null: not counted yet
-  std::string_view rewrite;    // the InferenceModelRewrite that set the target; "" is none
-  std::string_view objective;  // the one that set the priority
-  std::string priority;
+  RouteTarget& Draw(base::Random& random) { return targets_.size() <= 1 ? first_ : DrawOne(random); }
 
  private:
   void Rule(const RouteKey& key);
   RouteTarget& DrawOne(base::Random& random);
   void Reset(RouteTarget& target, std::string_view name);
 
+  // What each request reads comes first, and together.
   uint64_t version_ = 0;
   const fleet::Snapshot* snapshot_ = nullptr;  // to be compared only
   std::array<uint32_t, RouteKey::kParts> sizes_{};
-  std::string texts_;  // of the key
+
+ public:
+  bool unknown_model = false;                 // the pool declares its models, and this is none of them
+  bool critical = true;                       // what nobody declares is not shed
+  bool declared = false;                      // by an InferenceModel
+  const fleet::PoolSnapshot* pool = nullptr;  // null: there is none
+  std::string_view rewrite;                   // the InferenceModelRewrite that set the target; "" is none
+  std::array<base::Counter*, scheduling::kRungs> decisions{};  // null: not counted yet
+
+ private:
+  std::span<const fleet::Target> targets_;  // empty: the request's own model, or its header's
+  std::string texts_;                       // of the key
   RouteTarget first_;
   std::vector<RouteTarget> others_;
+
+ public:
+  std::string_view objective;  // the one that set the priority
+  std::string priority;
 };
 
 // The routes of one worker's last requests. Owned by one thread. Bounded: a route takes the place of another
 // one, and those with long texts have one place.
 class RouteCache {
  public:
+  RouteCache() { last_ = &long_; }
   // The route is good until the next call. `snapshot` need not outlive it, but the route's use.
   Route& Find(const fleet::Snapshot& snapshot, const RouteKey& key) {
     return last_->Matches(snapshot, key) ? *last_ : Search(snapshot, key);
@@ -84,8 +91,8 @@ class RouteCache {
 
   Route& Search(const fleet::Snapshot& snapshot, const RouteKey& key);
 
+  Route* last_ = nullptr;
   Route long_;
-  Route* last_ = &long_;
   std::array<Route, kRoutes> routes_;
 };
 

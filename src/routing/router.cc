@@ -77,13 +77,15 @@ std::string RejectionBody(const Rejection& rejection) {
 struct Router::Impl {
   Impl(const base::Published<fleet::Snapshot>& f, const base::Clock& c, base::Registry& registry,
        RouterOptions o)
-      : fleet(f),
+      : metrics(registry),
         clock(c),
-        options(std::move(o)),
-        explains(options.explain || options.decisions != nullptr),
-        records(explains || options.keep_scores),
-        metrics(registry),
-        scheduler(options.scheduling, c.Now()) {
+        scheduler(o.scheduling, c.Now()),
+        scheduler_duration(metrics.scheduler_duration()),
+        explains(o.explain || o.decisions != nullptr),
+        keeps_scores(o.keep_scores),
+        uses_subset_hint(o.use_subset_hint),
+        fleet(f),
+        options(std::move(o)) {
     registry.AddCollector(
         [this] { metrics.CollectPools(*fleet.Load(), clock.Now(), options.ready_staleness); });
   }
@@ -95,13 +97,16 @@ struct Router::Impl {
   void Tell(const ExplainedRequest& told, const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome,
             base::Nanos start, scheduling::Explanation& explanation);
 
-  const base::Published<fleet::Snapshot>& fleet;
-  const base::Clock& clock;
-  const RouterOptions options;
-  const bool explains;  // to somebody
-  const bool records;   // wants the scheduler's explanation
   RouterMetrics metrics;
-  scheduling::Scheduler scheduler;
+  // What each request reads, together.
+  const base::Clock& clock;
+  const scheduling::Scheduler scheduler;
+  base::Histogram& scheduler_duration;
+  const bool explains;  // to somebody
+  const bool keeps_scores;
+  const bool uses_subset_hint;
+  const base::Published<fleet::Snapshot>& fleet;
+  const RouterOptions options;
 };
 
 [[gnu::noinline, gnu::cold]] void Router::Impl::CountRejection(const RequestInput& input,
@@ -182,9 +187,8 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
 
   // One picture of the fleet for the whole decision. The reader keeps it alive until it is asked again.
   const fleet::Snapshot& snapshot = *worker.reader.Get();
-  const std::string_view fairness_id = FairnessId(input);
-  Route& route = worker.routes.Find(
-      snapshot, {{input.pool_key, model, input.model_rewrite, input.objective, fairness_id}});
+  Route& route = worker.routes.Find(snapshot, {{input.pool_key, model, input.model_rewrite, input.objective,
+                                                input.fairness_id.substr(0, kMaxFairnessId)}});
   if (route.pool == nullptr) return impl_->Refuse(input, NoEndpoint());
   const fleet::PoolSnapshot& pool = *route.pool;
   RouteTarget& target = route.Draw(worker.random);
@@ -192,7 +196,7 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   if (!route.rewrite.empty()) worker.CountRewrite(route, target, model);
 
   std::optional<std::span<const uint32_t>> candidates;
-  if (input.subset != nullptr && impl_->options.use_subset_hint) {
+  if (input.subset != nullptr && impl_->uses_subset_hint) {
     SelectSubset(pool, *input.subset, worker.candidates);
     candidates = worker.candidates;
   }
@@ -205,9 +209,9 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   const base::Nanos start = impl_->clock.Now();
   const scheduling::Outcome outcome =
       impl_->scheduler.Pick(pool, request, candidates, start, worker.scratch, worker.random,
-                            impl_->records ? &worker.explanation : nullptr);
+                            impl_->explains || impl_->keeps_scores ? &worker.explanation : nullptr);
   const base::Nanos took = impl_->clock.Now() - start;
-  impl_->metrics.scheduler_duration().Observe(base::ToSeconds(took));
+  impl_->scheduler_duration.Observe(base::ToSeconds(took));
   if (impl_->explains) {
     impl_->Tell({.request_id = input.request_id,
                  .model = model,
@@ -221,12 +225,13 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
                 pool, outcome, start, worker.explanation);
   }
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
-    return impl_->RefuseUnpicked(outcome.kind, {model, target.name, fairness_id, route.priority});
+    return impl_->RefuseUnpicked(outcome.kind, {model, target.name, FairnessId(input), route.priority});
   }
 
   worker.CountDecision(snapshot.version, route, target, outcome);
-  if (!target.request_class) {
-    target.request_class = worker.cache.Class(pool.key, {model, target.name, fairness_id, route.priority});
+  if (!target.request_class) [[unlikely]] {
+    target.request_class =
+        worker.cache.Class(pool.key, {model, target.name, FairnessId(input), route.priority});
   }
   std::array<std::string_view, scheduling::kMaxChoices> addresses;
   for (uint32_t i = 0; i < outcome.num_choices; ++i) {
@@ -239,7 +244,7 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   state.cell = pool.endpoints[outcome.choices[0]].cell;
   state.reservation = outcome.reservation;
   state.received_at = input.received_at != 0 ? input.received_at : start;
-  if (impl_->options.keep_scores) state.KeepScores(pool, worker.explanation);
+  if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   const RequestSeries& series = target.request_class->series;
   if (!input.provisional) {
     series.requests->Add();

@@ -19,6 +19,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -71,10 +72,10 @@ class Router;
 // that of its worker.
 class Ticket {
  public:
-  Ticket(Ticket&&) noexcept;
-  Ticket& operator=(Ticket&&) noexcept;
+  Ticket(Ticket&&) noexcept = default;
+  Ticket& operator=(Ticket&&) noexcept = default;
   Ticket(const Ticket&) = delete;
-  ~Ticket();  // the end: see Abort and Detach for ends that are not natural
+  ~Ticket() = default;  // the end: see Abort and Detach for ends that are not natural
 
   // The first choice, "ip:port".
   std::string_view destination() const;
@@ -108,11 +109,11 @@ class Ticket {
  private:
   friend class Router;
   struct State;
-  struct Deleter {
+  struct End {
     void operator()(State* state) const noexcept;
   };
-  using Pointer = std::unique_ptr<State, Deleter>;
-  explicit Ticket(Pointer state);
+  using Pointer = std::unique_ptr<State, End>;
+  explicit Ticket(Pointer state) : state_(std::move(state)) {}
   Pointer state_;
 };
 

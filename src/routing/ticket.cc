@@ -9,22 +9,41 @@
 
 namespace fairway::routing {
 
-void Ticket::Deleter::operator()(State* state) const noexcept {
-  const size_t size = sizeof(State) + state->destinations_size;
-  state->~State();
-  ::operator delete(state, size);
+void* SpareBlocks::Take(size_t size) {
+  if (size > kBlock || first_ == nullptr) return ::operator new(std::max(size, kBlock));
+  --count_;
+  return std::exchange(first_, first_->next);
 }
 
-Ticket::Pointer Ticket::State::Make(Worker::Impl& worker, RequestClassPointer request_class,
+void SpareBlocks::Give(void* block, size_t size) noexcept {
+  if (size > kBlock || count_ == kMax) {
+    ::operator delete(block);
+    return;
+  }
+  ++count_;
+  first_ = new (block) Spare{first_};
+}
+
+SpareBlocks::~SpareBlocks() {
+  while (first_ != nullptr) ::operator delete(std::exchange(first_, first_->next));
+}
+
+void Ticket::End::operator()(State* state) const noexcept {
+  state->Release(fleet::ReleaseKind::kEnded);
+  SpareBlocks& spares = state->worker->spares;
+  const size_t size = sizeof(State) + state->destinations_size;
+  state->~State();
+  spares.Give(state, size);
+}
+
+Ticket::Pointer Ticket::State::Make(Worker::Impl& worker, const RequestClassPointer& request_class,
                                     std::span<const std::string_view> addresses) {
   static_assert(sizeof(State) <= 112);
   size_t size = addresses.size() - 1;
   for (const std::string_view address : addresses) size += address.size();
   FAIRWAY_CHECK(size <= std::numeric_limits<uint16_t>::max());
-  Ticket::Pointer made(new (::operator new(sizeof(State) + size)) State);
+  Ticket::Pointer made(new (worker.spares.Take(sizeof(State) + size)) State(worker, request_class));
   State& state = *made;
-  state.worker = &worker;
-  state.request_class = std::move(request_class);
   state.first_size = static_cast<uint16_t>(addresses.front().size());
   state.destinations_size = static_cast<uint16_t>(size);
   char* end = state.text();
@@ -91,21 +110,6 @@ void Ticket::State::Record() {
   for (const auto& c : explanation.candidates) {
     scores->emplace_back(pool.endpoints[c.endpoint].address, c.score);
   }
-}
-
-Ticket::Ticket(Pointer state) : state_(std::move(state)) {}
-Ticket::Ticket(Ticket&&) noexcept = default;
-
-Ticket& Ticket::operator=(Ticket&& other) noexcept {
-  if (this != &other) {
-    if (state_ != nullptr) state_->Release(fleet::ReleaseKind::kEnded);
-    state_ = std::move(other.state_);
-  }
-  return *this;
-}
-
-Ticket::~Ticket() {
-  if (state_ != nullptr) state_->Release(fleet::ReleaseKind::kEnded);
 }
 
 std::string_view Ticket::destination() const { return {state_->text(), state_->first_size}; }

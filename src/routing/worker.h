@@ -15,6 +15,27 @@
 
 namespace fairway::routing {
 
+// Memory of tickets that have ended, for the next ones: an allocation costs more than all that a ticket
+// keeps. Owned by one thread, bounded.
+class SpareBlocks {
+ public:
+  SpareBlocks() = default;
+  SpareBlocks(const SpareBlocks&) = delete;
+  SpareBlocks& operator=(const SpareBlocks&) = delete;
+  ~SpareBlocks();
+  void* Take(size_t size);
+  void Give(void* block, size_t size) noexcept;
+
+ private:
+  static constexpr size_t kBlock = 192;  // three destinations with their ports, and three cache lines
+  static constexpr uint32_t kMax = 64;
+  struct Spare {
+    Spare* next;
+  };
+  Spare* first_ = nullptr;
+  uint32_t count_ = 0;
+};
+
 struct Worker::Impl {
   Impl(const base::Published<fleet::Snapshot>& fleet, const base::Clock& c, RouterMetrics& m, uint64_t seed)
       : reader(fleet), clock(c), metrics(m), random(seed), cache(m) {}
@@ -36,6 +57,7 @@ struct Worker::Impl {
   const base::Clock& clock;
   RouterMetrics& metrics;
   base::Random random;
+  SpareBlocks spares;
   RouteCache routes;
   MetricsCache cache;
   scheduling::Scratch scratch;
@@ -54,8 +76,9 @@ struct Ticket::State {
   };
 
   // REQUIRES: `worker` outlives the ticket; `addresses` is not empty.
-  static Ticket::Pointer Make(Worker::Impl& worker, RequestClassPointer request_class,
+  static Ticket::Pointer Make(Worker::Impl& worker, const RequestClassPointer& request_class,
                               std::span<const std::string_view> addresses);
+  State(Worker::Impl& w, const RequestClassPointer& c) : worker(&w), request_class(c) {}
 
   char* text() { return reinterpret_cast<char*>(this + 1); }
   std::string_view destinations() { return {text(), destinations_size}; }
@@ -68,21 +91,21 @@ struct Ticket::State {
   void KeepScores(const fleet::PoolSnapshot& pool, const scheduling::Explanation& explanation);
   void MoveTo(std::string_view served);
 
-  Worker::Impl* worker = nullptr;
-  RequestClassPointer request_class;
+  Worker::Impl* const worker;
+  const RequestClassPointer request_class;
   std::shared_ptr<fleet::EndpointCell> cell;  // null once given back
   fleet::Reservation reservation;
   base::Nanos received_at = 0;
   uint64_t response_bytes = 0;
-  base::Nanos first_body_at = 0;
-  base::Nanos last_body_at = 0;
-  Tokens tokens;  // when has_usage
-  std::unique_ptr<Scores> scores;
   uint16_t first_size = 0;  // destinations up to here is the first choice
   uint16_t destinations_size = 0;
   bool streaming = false;
   bool error_counted = false;
-  bool has_usage = false;
+  bool has_usage = false;  // a cache line up to here
+  base::Nanos first_body_at = 0;
+  base::Nanos last_body_at = 0;
+  Tokens tokens;  // when has_usage
+  std::unique_ptr<Scores> scores;
 };
 
 }  // namespace fairway::routing
