@@ -134,6 +134,7 @@ class RequestScanner final : private JsonSink {
   Place Element(Place container) const;
   Place Member(Place object, std::string_view key) const;
   Place TopMember(std::string_view key) const;
+  static Place ChatMember(std::string_view key);
   void BeginMember(Place place, std::string_view key);
   void BeginValue(Place place, Type type);
   void EndValue(Place place);
@@ -142,6 +143,14 @@ class RequestScanner final : private JsonSink {
   void AddPrompt(Span text);
   bool IsPrompt(Place place) const;  // of a string
   bool MainIsValid() const;
+  void NotAnObject(uint64_t at, std::string_view found);
+  void TooLong(std::string_view what, uint64_t at, size_t max);
+  void RefuseJson();
+  void RefuseFields();
+  // Members of the body whose value needs no preparation and no end.
+  static bool IsPlain(Place place) { return place >= Place::kRoot && place <= Place::kPreferredLimit; }
+  static unsigned Bit(Place place) { return 1U << static_cast<unsigned>(place); }
+  bool Seen(Place place) const { return (seen_ & Bit(place)) != 0; }
 
   Api api_;
   JsonScanner json_;
@@ -151,12 +160,16 @@ class RequestScanner final : private JsonSink {
   // Where we are in the document; only the levels above a kIgnored one are followed, never more than these.
   std::array<Level, 9> levels_;
   size_t depth_ = 0;
+  // Members of the body that came before: a further one makes forget what they said. These two always do, as
+  // they have to be told from each other.
+  static constexpr unsigned kSeenAtFirst =
+      1U << static_cast<unsigned>(Place::kSalt) | 1U << static_cast<unsigned>(Place::kTyped);
+  unsigned seen_ = kSeenAtFirst;
   Place current_ = Place::kRoot;  // of the value that is next or being read
 
   std::array<Part, kParts> parts_;
   std::optional<int64_t> preferred_limit_, limit_;
   Type main_type_ = Type::kNull;
-  bool main_seen_ = false;
   bool main_bad_ = false;    // a message or item is wrong
   uint64_t main_items_ = 0;  // elements, or bytes of a string
   unsigned item_types_ = 0;  // bit per Type of prompt's elements
