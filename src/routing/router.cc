@@ -147,17 +147,13 @@ void Worker::Impl::CountRewrite(const Route& route, RouteTarget& target, std::st
   target.rewrites->Add();
 }
 
-Worker::Worker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Worker::~Worker() = default;
-
 Router::Router(const base::Published<fleet::Snapshot>& fleet, const base::Clock& clock,
                base::Registry& registry, RouterOptions options)
     : impl_(std::make_unique<Impl>(fleet, clock, registry, std::move(options))) {}
 Router::~Router() = default;
 
 std::unique_ptr<Worker> Router::NewWorker(uint64_t seed) const {
-  return std::unique_ptr<Worker>(
-      new Worker(std::make_unique<Worker::Impl>(impl_->fleet, impl_->clock, impl_->metrics, seed)));
+  return std::make_unique<Worker::Impl>(impl_->fleet, impl_->clock, impl_->metrics, seed);
 }
 
 bool Router::ready() const { return !impl_->fleet.Load()->pools.empty(); }
@@ -167,7 +163,7 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
 }
 
 std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const RequestInput& input) const {
-  Worker::Impl& worker = *worker_handle.impl_;
+  Worker::Impl& worker = static_cast<Worker::Impl&>(worker_handle);
   const payload::RequestScanner* body = input.body;
   std::string_view model;  // "": not known
   bool known_api = false;

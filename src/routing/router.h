@@ -158,14 +158,15 @@ class Router {
 // Opaque to frontends: the snapshot reader, random numbers and scratch memory of one thread.
 class Worker {
  public:
-  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  virtual ~Worker() = default;
 
  private:
   friend class Router;
   friend class Ticket;
   struct Impl;
-  explicit Worker(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  Worker() = default;
 };
 
 }  // namespace fairway::routing

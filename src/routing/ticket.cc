@@ -9,23 +9,14 @@
 
 namespace fairway::routing {
 
-void* SpareBlocks::Take(size_t size) {
-  if (size > kBlock || first_ == nullptr) return ::operator new(std::max(size, kBlock));
-  --count_;
-  return std::exchange(first_, first_->next);
+[[gnu::noinline, gnu::cold]] void* SpareBlocks::Allocate(size_t size) {
+  return ::operator new(std::max(size, kBlock));
 }
 
-void SpareBlocks::Give(void* block, size_t size) noexcept {
-  if (size > kBlock || count_ == kMax) {
-    ::operator delete(block);
-    return;
-  }
-  ++count_;
-  first_ = new (block) Spare{first_};
-}
+[[gnu::noinline, gnu::cold]] void SpareBlocks::Free(void* block) noexcept { ::operator delete(block); }
 
 SpareBlocks::~SpareBlocks() {
-  while (first_ != nullptr) ::operator delete(std::exchange(first_, first_->next));
+  while (first_ != nullptr) Free(std::exchange(first_, first_->next));
 }
 
 void Ticket::End::operator()(State* state) const noexcept {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,8 +24,17 @@ class SpareBlocks {
   SpareBlocks(const SpareBlocks&) = delete;
   SpareBlocks& operator=(const SpareBlocks&) = delete;
   ~SpareBlocks();
-  void* Take(size_t size);
-  void Give(void* block, size_t size) noexcept;
+
+  void* Take(size_t size) {
+    if (size > kBlock || first_ == nullptr) return Allocate(size);
+    --count_;
+    return std::exchange(first_, first_->next);
+  }
+  void Give(void* block, size_t size) noexcept {
+    if (size > kBlock || count_ == kMax) return Free(block);
+    ++count_;
+    first_ = new (block) Spare{first_};
+  }
 
  private:
   static constexpr size_t kBlock = 192;  // three destinations with their ports, and three cache lines
@@ -32,11 +42,14 @@ class SpareBlocks {
   struct Spare {
     Spare* next;
   };
+  static void* Allocate(size_t size);
+  static void Free(void* block) noexcept;
+
   Spare* first_ = nullptr;
   uint32_t count_ = 0;
 };
 
-struct Worker::Impl {
+struct Worker::Impl final : Worker {
   Impl(const base::Published<fleet::Snapshot>& fleet, const base::Clock& c, RouterMetrics& m, uint64_t seed)
       : reader(fleet), clock(c), metrics(m), random(seed), cache(m) {}
 
