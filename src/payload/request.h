@@ -101,7 +101,6 @@ class RequestScanner final : private JsonSink {
     kPromptItem,  // element of prompt, or of embeddings' input
     kToken,
   };
-  static constexpr size_t kParts = 6;
   enum class Type : uint8_t { kString, kNumber, kBool, kNull, kObject, kArray };
   struct Level {
     Place place = Place::kRoot;
@@ -156,27 +155,24 @@ class RequestScanner final : private JsonSink {
   JsonScanner json_;
   RequestFields fields_;
   std::string error_;
-
   // Where we are in the document; only the levels above a kIgnored one are followed, never more than these.
   std::array<Level, 9> levels_;
   size_t depth_ = 0;
-  // Members of the body that came before: a further one makes forget what they said. These two always do, as
-  // they have to be told from each other.
+  // Members of the body that came before: a further one forgets what they said. These two do at any rate.
   static constexpr unsigned kSeenAtFirst =
       1U << static_cast<unsigned>(Place::kSalt) | 1U << static_cast<unsigned>(Place::kTyped);
   unsigned seen_ = kSeenAtFirst;
   Place current_ = Place::kRoot;  // of the value that is next or being read
 
-  std::array<Part, kParts> parts_;
+  std::array<Part, static_cast<size_t>(Place::kRoot)> parts_;
   std::optional<int64_t> preferred_limit_, limit_;
   Type main_type_ = Type::kNull;
-  bool main_bad_ = false;    // a message or item is wrong
-  uint64_t main_items_ = 0;  // elements, or bytes of a string
-  unsigned item_types_ = 0;  // bit per Type of prompt's elements
-  bool role_bad_ = false;    // of this message
-  bool content_bad_ = false;
-  size_t typed_ = 0;        // which of kTypedMembers
-  unsigned typed_bad_ = 0;  // bit per kTypedMembers
+  bool main_bad_ = false;                        // a message or item is wrong
+  uint64_t main_items_ = 0;                      // elements, or bytes of a string
+  unsigned item_types_ = 0;                      // bit per Type of prompt's elements
+  bool role_bad_ = false, content_bad_ = false;  // of this message
+  size_t typed_ = 0;                             // which of kTypedMembers
+  unsigned typed_bad_ = 0;                       // bit per kTypedMembers
 };
 
 // The JSON bytes (with quotes) that take the place of fields.model_span to name `model`. Invalid UTF-8 in it

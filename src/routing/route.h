@@ -12,7 +12,7 @@
 
 #include "base/random.h"
 #include "fleet/snapshot.h"
-#include "routing/metrics.h"
+#include "routing/metrics_cache.h"
 #include "scheduling/scheduler.h"
 
 namespace fairway::routing {

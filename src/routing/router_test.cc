@@ -566,6 +566,19 @@ TEST(KeptRoutes, EachTextCounts) {
   counted("a", "a", "default-flow", 6);
 }
 
+TEST(KeptRoutes, ATextMayHaveAZeroInIt) {
+  Scene scene({{"A"}});
+  const std::string rewrite("b\0c", 3);
+  for (int turn = 0; turn < 2; ++turn) {
+    const Ticket first = scene.Get(Completion("a\\u0000b"), "/v1/completions", {.model_rewrite = "c"});
+    const Ticket second = scene.Get(Completion("a"), "/v1/completions", {.model_rewrite = rewrite});
+    EXPECT_EQ(first.model(), std::string_view("a\0b", 3));
+    EXPECT_EQ(first.target_model(), "c");
+    EXPECT_EQ(second.model(), "a");
+    EXPECT_EQ(second.target_model(), rewrite);
+  }
+}
+
 TEST(KeptRoutes, MoreThanAreKeptAndTextsThatAreTooLong) {
   Scene scene({{"A"}});
   const std::string prefix(1500, 'x');

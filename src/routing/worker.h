@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "routing/metrics.h"
+#include "routing/metrics_cache.h"
 #include "routing/route.h"
 #include "routing/router.h"
 
