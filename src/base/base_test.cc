@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -149,6 +152,32 @@ TEST(Metrics, PageWithTwinsHistogramsAndEscapes) {
             "new_total{model_name=\"a\\\"b\",fairness_id=\"x\"} "
             "2\nnew_total{model_name=\"a\\\"b\",fairness_id=\"y\"} 3\n"
             "# HELP old_total old\n# TYPE old_total counter\nold_total{model=\"a\\\"b\"} 5\n");
+}
+
+// Against the definition: the first bound that is not below the value.
+TEST(Metrics, HistogramsCountInTheBucketOfTheFirstBoundThatHolds) {
+  std::vector<std::vector<double>> many = {{}, {1}, {-1, 0, 0.1}, {1e300, std::nextafter(1e300, 2e300)}};
+  for (const size_t size : {3, 4, 5, 35, 36, 39, 40, 41, 100, 333}) {
+    std::vector<double>& bounds = many.emplace_back();
+    // Neighbours that are one float, so that rounding would mix them up.
+    for (size_t i = 0; i < size; ++i) bounds.push_back(0.1 + 1e-10 * static_cast<double>(i));
+  }
+  for (const auto& bounds : many) {
+    Histogram histogram(bounds);
+    ASSERT_EQ(histogram.num_bounds(), bounds.size());
+    std::vector<uint64_t> expected(bounds.size() + 1);
+    std::vector<double> values = {-1e308, 0, 1e308, std::numeric_limits<double>::infinity(), std::nan("")};
+    for (const double bound : bounds) {
+      values.insert(values.end(), {std::nextafter(bound, -1e308), bound, std::nextafter(bound, 1e308)});
+    }
+    for (const double value : values) {
+      histogram.Observe(value);
+      ++expected[static_cast<size_t>(std::lower_bound(bounds.begin(), bounds.end(), value) - bounds.begin())];
+    }
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(histogram.bucket(i), expected[i]) << i;
+    for (size_t i = 0; i < bounds.size(); ++i) EXPECT_EQ(histogram.bound(i), bounds[i]);
+    EXPECT_EQ(histogram.count(), values.size());
+  }
 }
 
 TEST(Metrics, SeriesAreBounded) {

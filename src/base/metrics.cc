@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/result.h"
@@ -64,7 +65,7 @@ struct Sample {
   void Add(const Counter& m) { value += static_cast<double>(m.value()); }
   void Add(const Gauge& m) { value += m.value(); }
   void Add(const Histogram& m) {
-    buckets.resize(m.bounds().size() + 1);
+    buckets.resize(m.num_bounds() + 1);
     for (size_t i = 0; i < buckets.size(); ++i) buckets[i] += m.bucket(i);
     value += m.sum();
   }
@@ -137,15 +138,45 @@ std::unique_ptr<Histogram> Make(const MetricOptions& options, const Histogram*) 
 
 }  // namespace
 
+namespace {
+
+using Float = std::numeric_limits<float>;
+
+float RoundUp(double v) {
+  if (v > Float::max()) return Float::infinity();
+  const auto rounded = static_cast<float>(std::max<double>(v, Float::lowest()));
+  return rounded < v ? std::nextafter(rounded, Float::infinity()) : rounded;
+}
+
+}  // namespace
+
+Histogram::Histogram(std::span<const double> upper_bounds)
+    : num_bounds_(static_cast<uint32_t>(upper_bounds.size())) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const size_t rows = upper_bounds.size() / kPerRow + 1;  // one more bucket than bounds
+  rows_ = std::make_unique<Row[]>(rows);
+  for (size_t i = 0; i < rows * kPerRow; ++i) {
+    rows_[i / kPerRow].buckets[i % kPerRow].bound = i < upper_bounds.size() ? upper_bounds[i] : kInfinity;
+  }
+  stride_ = static_cast<uint32_t>((rows + kMarks - 1) / kMarks * kPerRow);
+  for (size_t i = 0; i < kMarks; ++i) {
+    const size_t last = (i + 1) * stride_ - 1;
+    marks_[i] = last < upper_bounds.size() ? RoundUp(upper_bounds[last]) : Float::infinity();
+  }
+}
+
 void Histogram::Observe(double v) noexcept {
-  const auto at = std::lower_bound(bounds_.begin(), bounds_.end(), v) - bounds_.begin();
-  buckets_[static_cast<size_t>(at)].fetch_add(1, std::memory_order_relaxed);
+  size_t mark = 0;
+  while (marks_[mark] < v) ++mark;  // the last one is +Inf
+  size_t i = mark * stride_;
+  while (at(i).bound < v) ++i;
+  rows_[i / kPerRow].buckets[i % kPerRow].count.fetch_add(1, std::memory_order_relaxed);
   sum_.fetch_add(v, std::memory_order_relaxed);
 }
 
 uint64_t Histogram::count() const noexcept {
   uint64_t total = 0;
-  for (const auto& bucket : buckets_) total += bucket.load(std::memory_order_relaxed);
+  for (size_t i = 0; i <= num_bounds_; ++i) total += bucket(i);
   return total;
 }
 

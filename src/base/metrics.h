@@ -9,6 +9,7 @@
 // so that text from clients can never grow the page without a bound.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -45,24 +46,40 @@ class Gauge {
   std::atomic<double> value_{0};
 };
 
-// Cumulative buckets are made when the page is written; an observation touches one bucket and the sum.
-// Thread-safe.
-class Histogram {
+// Cumulative buckets are made when the page is written; an observation touches two cache lines: the marks and
+// the sum, and the bucket beside its bound. Thread-safe: immutable but for relaxed atomics.
+class alignas(64) Histogram {
  public:
-  explicit Histogram(std::span<const double> upper_bounds)
-      : bounds_(upper_bounds.begin(), upper_bounds.end()), buckets_(upper_bounds.size() + 1) {}
+  explicit Histogram(std::span<const double> upper_bounds);  // ascending
 
   void Observe(double v) noexcept;
-  std::span<const double> bounds() const noexcept { return bounds_; }
-  // Not cumulative; the last one is +Inf's.
-  uint64_t bucket(size_t i) const noexcept { return buckets_[i].load(std::memory_order_relaxed); }
+  size_t num_bounds() const noexcept { return num_bounds_; }
+  double bound(size_t i) const noexcept { return at(i).bound; }
+  // Not cumulative; that of num_bounds() is +Inf's.
+  uint64_t bucket(size_t i) const noexcept { return at(i).count.load(std::memory_order_relaxed); }
   double sum() const noexcept { return sum_.load(std::memory_order_relaxed); }
   uint64_t count() const noexcept;
 
  private:
-  std::vector<double> bounds_;
-  std::vector<std::atomic<uint64_t>> buckets_;
+  struct Bucket {
+    double bound;
+    std::atomic<uint64_t> count{0};
+  };
+  static constexpr size_t kPerRow = 4;
+  struct alignas(64) Row {
+    std::array<Bucket, kPerRow> buckets;
+  };
+  static constexpr size_t kMarks = 10;
+
+  const Bucket& at(size_t i) const noexcept { return rows_[i / kPerRow].buckets[i % kPerRow]; }
+
+  std::unique_ptr<Row[]> rows_;  // behind the last bound: +Inf
+  uint32_t num_bounds_;
+  uint32_t stride_;  // buckets per mark
   std::atomic<double> sum_{0};
+  // What lies beyond mark i lies beyond the buckets up to (i + 1) * stride_. Rounded up, so that they fit in
+  // one cache line with the sum.
+  std::array<float, kMarks> marks_;
 };
 
 // A second name under which the same family is shown, as the reference does for names it renamed. `labels`

@@ -61,7 +61,6 @@ inline void JsonScanner::BeginCapture(size_t limit, const char* run) {
   buffered_ = false;
   truncated_ = false;
   high_surrogate_ = 0;
-  captured_.clear();
 }
 
 void JsonScanner::Reset() {
@@ -79,57 +78,44 @@ void JsonScanner::Feed(std::string_view chunk, JsonSink& sink) {
   run_ = chunk_;
   const char* p = chunk_;
   while (p != end_) {
-    switch (state_) {
-      case State::kValue:
-      case State::kFirstElement:
-        p = Value(p, sink);
-        break;
-      case State::kFirstKey:
-        p = SkipSpace(p);
-        if (p == end_) break;
-        p = *p == '}' ? Close(p, sink) : Key(p, sink);
-        break;
-      case State::kKey:
-        p = SkipSpace(p);
-        if (p != end_) p = Key(p, sink);
-        break;
-      case State::kColon:
-        p = SkipSpace(p);
-        if (p == end_) break;
-        if (*p != ':') {
-          Unexpected(p, "':' after the key");
-          break;
-        }
-        state_ = State::kValue;
-        ++p;
-        break;
-      case State::kAfterValue:
-        p = AfterValue(p, sink);
-        break;
-      case State::kString:
-        p = String(p, sink);
-        break;
-      case State::kUtf8:
-        p = Utf8(p);
-        break;
-      case State::kEscape:
-        p = Escape(p);
-        break;
-      case State::kHex:
-        p = Hex(p);
-        break;
-      case State::kLiteral:
-        p = Literal(p, sink);
-        break;
-      case State::kFailed:
-        return;
-      default:
-        p = Number(p, sink);
-        break;
+    if (state_ >= State::kString) {
+      if (failed()) return;
+      p = Inside(p, sink);
+      continue;
     }
+    p = SkipSpace(p);
+    if (p != end_) p = Token(p, sink);
   }
   if (state_ == State::kString || state_ == State::kUtf8 || InNumber()) Flush(end_);
   offset_ += chunk.size();
+}
+
+// Comparisons in place of a table of jumps: fewer cache lines.
+inline const char* JsonScanner::Token(const char* p, JsonSink& sink) {
+  if (state_ == State::kAfterValue) return AfterValue(p, sink);
+  if (state_ == State::kKey) return Key(p, sink);
+  if (state_ <= State::kFirstElement) return Value(p, sink);
+  if (state_ == State::kFirstKey) return *p == '}' ? Close(p, sink) : Key(p, sink);
+  if (*p != ':') return Unexpected(p, "':' after the key");
+  state_ = State::kValue;
+  return p + 1;
+}
+
+const char* JsonScanner::Inside(const char* p, JsonSink& sink) {
+  switch (state_) {
+    case State::kString:
+      return String(p, sink);
+    case State::kUtf8:
+      return Utf8(p);
+    case State::kEscape:
+      return Escape(p);
+    case State::kHex:
+      return Hex(p);
+    case State::kLiteral:
+      return Literal(p, sink);
+    default:
+      return Number(p, sink);
+  }
 }
 
 bool JsonScanner::Finish(JsonSink& sink) {
@@ -145,7 +131,7 @@ bool JsonScanner::Finish(JsonSink& sink) {
   return false;
 }
 
-void JsonScanner::Fail(std::string message) {
+[[gnu::noinline, gnu::cold]] void JsonScanner::Fail(std::string message) {
   state_ = State::kFailed;
   error_ = std::move(message);
 }
@@ -157,12 +143,21 @@ std::optional<uint64_t> JsonScanner::open_string() const {
   return token_begin_;
 }
 
-const char* JsonScanner::FailAt(uint64_t at, std::string_view what) {
+[[gnu::noinline, gnu::cold]] const char* JsonScanner::FailAt(uint64_t at, std::string_view what) {
   Fail("invalid JSON at byte " + std::to_string(at) + ": " + std::string(what));
   return end_;
 }
 
-const char* JsonScanner::Unexpected(const char* p, std::string_view wanted) {
+[[gnu::noinline, gnu::cold]] const char* JsonScanner::FailCharacter(const char* p, std::string_view before,
+                                                                    std::string_view after) {
+  return FailAt(p, std::string(before) + Quoted(*p) + std::string(after));
+}
+
+[[gnu::noinline, gnu::cold]] const char* JsonScanner::FailDepth(const char* p) {
+  return FailAt(p, "nested deeper than " + std::to_string(kMaxDepth) + " levels");
+}
+
+[[gnu::noinline, gnu::cold]] const char* JsonScanner::Unexpected(const char* p, std::string_view wanted) {
   if (At(p) == 0 && static_cast<unsigned char>(*p) == 0xef) {
     return FailAt(p, "a byte order mark or other text before the value: send plain UTF-8 without one");
   }
@@ -170,36 +165,26 @@ const char* JsonScanner::Unexpected(const char* p, std::string_view wanted) {
 }
 
 const char* JsonScanner::Value(const char* p, JsonSink& sink) {
-  p = SkipSpace(p);
-  if (p == end_) return p;
   const char c = *p;
   token_begin_ = At(p);
-  switch (c) {
-    case '"':
-      is_key_ = false;
-      state_ = State::kString;
-      BeginCapture(quiet() ? 0 : sink.OnString(token_begin_), p + 1);
-      return failed() ? end_ : String(p + 1, sink);
-    case '{':
-      return Open(p, true, sink);
-    case '[':
-      return Open(p, false, sink);
-    case ']':
-      if (state_ == State::kFirstElement) return Close(p, sink);
-      return Unexpected(p, "a value");
-    case 't':
-    case 'f':
-    case 'n':
-      literal_ = c == 't' ? "true" : c == 'f' ? "false" : "null";
-      state_ = State::kLiteral;
-      return p;
-    default:
-      if (c != '-' && !IsDigit(c)) return Unexpected(p, "a value");
-      if (const char* end = PlainNumber(p, sink)) return end;
-      state_ = c == '-' ? State::kMinus : c == '0' ? State::kZero : State::kInteger;
-      BeginCapture(quiet() ? 0 : kMaxNumber, p);
-      return p + 1;
+  if (c == '"') {
+    is_key_ = false;
+    state_ = State::kString;
+    BeginCapture(quiet() ? 0 : sink.OnString(token_begin_), p + 1);
+    return failed() ? end_ : String(p + 1, sink);
   }
+  if (c == '{' || c == '[') return Open(p, c == '{', sink);
+  if (c == ']' && state_ == State::kFirstElement) return Close(p, sink);
+  if (c == 't' || c == 'f' || c == 'n') {
+    literal_ = c == 't' ? "true" : c == 'f' ? "false" : "null";
+    state_ = State::kLiteral;
+    return Literal(p, sink);
+  }
+  if (c != '-' && !IsDigit(c)) return Unexpected(p, "a value");
+  if (const char* end = PlainNumber(p, sink)) return end;
+  state_ = c == '-' ? State::kMinus : c == '0' ? State::kZero : State::kInteger;
+  BeginCapture(quiet() ? 0 : kMaxNumber, p);
+  return p + 1;
 }
 
 const char* JsonScanner::Key(const char* p, JsonSink& sink) {
@@ -212,8 +197,6 @@ const char* JsonScanner::Key(const char* p, JsonSink& sink) {
 }
 
 const char* JsonScanner::AfterValue(const char* p, JsonSink& sink) {
-  p = SkipSpace(p);
-  if (p == end_) return p;
   if (depth_ == 0) return Unexpected(p, "nothing after the value");
   const bool in_object = object_[static_cast<size_t>(depth_ - 1)];
   if (*p == ',') {
@@ -225,7 +208,7 @@ const char* JsonScanner::AfterValue(const char* p, JsonSink& sink) {
 }
 
 const char* JsonScanner::Open(const char* p, bool object, JsonSink& sink) {
-  if (depth_ == kMaxDepth) return FailAt(p, "nested deeper than " + std::to_string(kMaxDepth) + " levels");
+  if (depth_ == kMaxDepth) return FailDepth(p);
   object_[static_cast<size_t>(depth_++)] = object;
   state_ = object ? State::kFirstKey : State::kFirstElement;
   if (!quiet() && !(object ? sink.OnObject(token_begin_) : sink.OnArray(token_begin_))) quiet_depth_ = depth_;
@@ -256,10 +239,9 @@ const char* JsonScanner::String(const char* p, JsonSink& sink) {
       state_ = State::kEscape;
       return p + 1;
     }
-    if (c < 0x20)
-      return FailAt(p, "control character in a string, " + Quoted(*p) + ": write it as an escape");
+    if (c < 0x20) return FailCharacter(p, "control character in a string, ", ": write it as an escape");
     character_begin_ = At(p);
-    if (!utf8_.Begin(c)) return FailAt(p, "invalid UTF-8 in a string, " + Quoted(*p));
+    if (!utf8_.Begin(c)) return FailCharacter(p, "invalid UTF-8 in a string, ", "");
     state_ = State::kUtf8;
     return p + 1;
   }
@@ -296,7 +278,7 @@ const char* JsonScanner::Escape(const char* p) {
     return p + 1;
   }
   const char c = Unescape(*p);
-  if (c == 0) return FailAt(p, "no such escape in a string, " + Quoted(*p) + " after '\\'");
+  if (c == 0) return FailCharacter(p, "no such escape in a string, ", " after '\\'");
   if (capture_limit_ != 0) Capture({&c, 1});
   state_ = State::kString;
   run_ = p + 1;
@@ -305,7 +287,7 @@ const char* JsonScanner::Escape(const char* p) {
 
 const char* JsonScanner::Hex(const char* p) {
   const int value = HexValue(*p);
-  if (value < 0) return FailAt(p, "expected four hexadecimal digits after '\\u', found " + Quoted(*p));
+  if (value < 0) return FailCharacter(p, "expected four hexadecimal digits after '\\u', found ", "");
   hex_ = hex_ << 4 | static_cast<uint32_t>(value);
   if (++hex_digits_ == 4) {
     if (capture_limit_ != 0) CaptureUnit(hex_);
@@ -415,6 +397,7 @@ const char* JsonScanner::Literal(const char* p, JsonSink& sink) {
 
 void JsonScanner::Flush(const char* end) {
   if (capture_limit_ == 0) return;
+  if (!buffered_) captured_.clear();
   buffered_ = true;
   if (end != run_) Capture({run_, static_cast<size_t>(end - run_)});
   run_ = end;
@@ -483,6 +466,13 @@ void JsonScanner::CaptureCodePoint(uint32_t code) {
 }
 
 std::optional<int64_t> WholeNumber(std::string_view json_number) {
+  // As a rule a few digits.
+  int64_t plain = 0;
+  size_t digits = 0;
+  while (digits < json_number.size() && digits < 18 && IsDigit(json_number[digits])) {
+    plain = plain * 10 + (json_number[digits++] - '0');
+  }
+  if (digits != 0 && digits == json_number.size()) return plain;
   if (const auto whole = base::ParseInteger<int64_t>(json_number)) return *whole >= 0 ? whole : std::nullopt;
   double real = 0;
   const auto [at, error] = std::from_chars(json_number.begin(), json_number.end(), real);

@@ -77,13 +77,13 @@ class JsonScanner {
 
  private:
   enum class State : uint8_t {
-    kValue,
+    kValue,         // from here on: between tokens
     kFirstElement,  // a value or ']'
     kFirstKey,      // a key or '}'
     kKey,
     kColon,
     kAfterValue,
-    kString,
+    kString,  // from here on: inside of one
     kUtf8,    // inside a UTF-8 sequence that is cut or wrong
     kEscape,  // after '\'
     kHex,     // after '\u'
@@ -103,14 +103,19 @@ class JsonScanner {
   bool quiet() const { return quiet_depth_ != 0; }
   const char* FailAt(uint64_t at, std::string_view what);
   const char* FailAt(const char* p, std::string_view what) { return FailAt(At(p), what); }
+  const char* FailCharacter(const char* p, std::string_view before, std::string_view after);
+  const char* FailDepth(const char* p);
   const char* Unexpected(const char* p, std::string_view wanted);
   const char* SkipSpace(const char* p) const;
 
+  // Between tokens. REQUIRES: `p` is no white space, for these six.
+  const char* Token(const char* p, JsonSink& sink);
   const char* Value(const char* p, JsonSink& sink);
   const char* Key(const char* p, JsonSink& sink);
   const char* AfterValue(const char* p, JsonSink& sink);
   const char* Open(const char* p, bool object, JsonSink& sink);
   const char* Close(const char* p, JsonSink& sink);
+  const char* Inside(const char* p, JsonSink& sink);  // a token that was cut, or has an escape
   const char* String(const char* p, JsonSink& sink);
   const char* EndString(const char* p, JsonSink& sink);
   const char* Utf8(const char* p);

@@ -26,6 +26,7 @@ constexpr std::array<KnownPath, 8> kPaths = {{
 }};
 
 constexpr uint64_t kBytesPerToken = 4;
+constexpr size_t kKeptPromptSpans = 64;
 
 }  // namespace
 
@@ -70,21 +71,53 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
     {"chat_template_kwargs", Type::kObject},
 }};
 
+void RequestScanner::Reset(Api api) {
+  api_ = api;
+  json_.Reset();
+  fields_.has_model = false;
+  fields_.model.clear();
+  fields_.model_span = {};
+  fields_.stream = false;
+  fields_.max_tokens.reset();
+  if (fields_.prompt.capacity() > kKeptPromptSpans) std::vector<Span>().swap(fields_.prompt);
+  fields_.prompt.clear();
+  fields_.prompt_bytes = 0;
+  fields_.cache_salt.clear();
+  fields_.members = {};
+  fields_.empty_object = true;
+  error_.clear();
+  depth_ = 0;
+  current_ = Place::kRoot;
+  // Only what may be dropped by a member that comes first: the other parts begin with their message or block.
+  *PartOf(Place::kMain) = *PartOf(Place::kSide) = {};
+  preferred_limit_.reset();
+  limit_.reset();
+  main_type_ = Type::kNull;
+  seen_ = kSeenAtFirst;
+  main_bad_ = false;
+  main_items_ = 0;
+  item_types_ = 0;
+  typed_bad_ = 0;
+}
+
 void RequestScanner::Feed(std::string_view chunk) {
   if (chunk.empty() || json_.failed()) return;
   json_.Feed(chunk, *this);
-  // Of an unknown API any bytes will do: what was found before they stopped to be JSON stays.
-  if (json_.failed() && api_ != Api::kUnknown)
-    error_ = "error unmarshaling request bodyMap: " + json_.error();
+  if (json_.failed()) RefuseJson();
 }
 
 void RequestScanner::Finish() {
   if (api_ == Api::kUnknown || !ok()) return;
-  if (!json_.Finish(*this)) {
-    error_ = "error unmarshaling request bodyMap: " + json_.error();
-    return;
-  }
-  if (MainIsValid() && typed_bad_ == 0) return;
+  if (!json_.Finish(*this)) return RefuseJson();
+  if (!MainIsValid() || typed_bad_ != 0) RefuseFields();
+}
+
+[[gnu::noinline, gnu::cold]] void RequestScanner::RefuseJson() {
+  // Of an unknown API any bytes will do: what was found before they stopped to be JSON stays.
+  if (api_ != Api::kUnknown) error_ = "error unmarshaling request bodyMap: " + json_.error();
+}
+
+[[gnu::noinline, gnu::cold]] void RequestScanner::RefuseFields() {
   switch (api_) {
     case Api::kChatCompletions:
       error_ = "invalid chat completions request: must have valid messages field";
@@ -104,6 +137,16 @@ void RequestScanner::Finish() {
   }
 }
 
+[[gnu::noinline, gnu::cold]] void RequestScanner::NotAnObject(uint64_t at, std::string_view found) {
+  json_.Fail("invalid JSON at byte " + std::to_string(at) + ": the body must be an object" +
+             std::string(found));
+}
+
+[[gnu::noinline, gnu::cold]] void RequestScanner::TooLong(std::string_view what, uint64_t at, size_t max) {
+  json_.Fail(std::string(what) + " at byte " + std::to_string(at) + " is longer than " + std::to_string(max) +
+             " bytes");
+}
+
 void RequestScanner::FinishPartial() {
   const std::optional<uint64_t> begin = json_.open_string();
   if (!begin) return;
@@ -111,7 +154,7 @@ void RequestScanner::FinishPartial() {
 }
 
 bool RequestScanner::MainIsValid() const {
-  if (!main_seen_ || main_bad_) return false;
+  if (!Seen(Place::kMain) || main_bad_) return false;
   const bool array = main_type_ == Type::kArray;
   const bool string = main_type_ == Type::kString;
   switch (api_) {
@@ -161,38 +204,45 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
   }
 }
 
+// By length first: most keys are told by one comparison, or are none of these by none.
 RequestScanner::Place RequestScanner::TopMember(std::string_view key) const {
-  if (key == "model") return Place::kModel;
-  if (key == "stream") return Place::kStream;
-  const bool chat = api_ == Api::kChatCompletions;
-  switch (api_) {
-    case Api::kUnknown:
+  const auto in = [this](Api api, Place place) { return api_ == api ? place : Place::kIgnored; };
+  switch (key.size()) {
+    case 5:
+      if (key == "model") return Place::kModel;
+      if (key == "input") return api_ == Api::kEmbeddings ? Place::kMain : in(Api::kResponses, Place::kMain);
+      break;
+    case 6:
+      if (key == "stream") return Place::kStream;
+      if (key == "prompt") return in(Api::kCompletions, Place::kMain);
+      if (key == "system") return in(Api::kMessages, Place::kSide);
       return Place::kIgnored;
-    case Api::kChatCompletions:
-      if (key == "messages") return Place::kMain;
-      if (key == "max_completion_tokens") return Place::kPreferredLimit;
-      if (key == "max_tokens") return Place::kLimit;
-      break;
-    case Api::kMessages:
-      if (key == "messages") return Place::kMain;
-      if (key == "system") return Place::kSide;
-      if (key == "max_tokens") return Place::kLimit;
-      break;
-    case Api::kCompletions:
-      if (key == "prompt") return Place::kMain;
-      if (key == "max_tokens") return Place::kLimit;
-      break;
-    case Api::kEmbeddings:
-      if (key == "input") return Place::kMain;
-      break;
-    case Api::kResponses:
-      if (key == "input") return Place::kMain;
-      if (key == "instructions") return Place::kSide;
-      if (key == "max_output_tokens") return Place::kLimit;
+    case 8:
+      if (key == "messages")
+        return api_ == Api::kChatCompletions ? Place::kMain : in(Api::kMessages, Place::kMain);
+      return Place::kIgnored;
+    case 10:
+      if (key == "max_tokens") {
+        const bool limits =
+            api_ == Api::kChatCompletions || api_ == Api::kCompletions || api_ == Api::kMessages;
+        return limits ? Place::kLimit : Place::kIgnored;
+      }
+      if (key == "cache_salt") return api_ == Api::kUnknown ? Place::kIgnored : Place::kSalt;
+      return Place::kIgnored;
+    case 12:
+      if (key == "instructions") return in(Api::kResponses, Place::kSide);
+      return Place::kIgnored;
+    case 17:
+      if (key == "max_output_tokens") return in(Api::kResponses, Place::kLimit);
+      return Place::kIgnored;
+    default:
       break;
   }
-  if (key == "cache_salt") return Place::kSalt;
-  if (!chat) return Place::kIgnored;
+  return api_ == Api::kChatCompletions ? ChatMember(key) : Place::kIgnored;
+}
+
+RequestScanner::Place RequestScanner::ChatMember(std::string_view key) {
+  if (key == "max_completion_tokens") return Place::kPreferredLimit;
   const auto typed = [&](const TypedMember& member) { return member.key == key; };
   return std::ranges::any_of(kTypedMembers, typed) ? Place::kTyped : Place::kIgnored;
 }
@@ -213,9 +263,16 @@ void RequestScanner::Drop(Place gone, Place sibling) {
 
 void RequestScanner::OnKey(std::string_view key) {
   const Place object = levels_[depth_ - 1].place;
-  if (object == Place::kRoot) fields_.empty_object = false;
-  current_ = Member(object, key);
-  if (current_ != Place::kIgnored) BeginMember(current_, key);
+  if (object != Place::kRoot) {
+    current_ = Member(object, key);
+    if (current_ != Place::kIgnored) BeginMember(current_, key);
+    return;
+  }
+  fields_.empty_object = false;
+  current_ = TopMember(key);
+  if (current_ == Place::kIgnored) return;
+  if (Seen(current_)) BeginMember(current_, key);
+  seen_ |= Bit(current_);
 }
 
 // Forgets what an earlier duplicate said: the last one counts.
@@ -243,7 +300,6 @@ void RequestScanner::BeginMember(Place place, std::string_view key) {
       break;
     }
     case Place::kMain:
-      main_seen_ = true;
       main_bad_ = false;
       main_items_ = 0;
       item_types_ = 0;
@@ -279,7 +335,7 @@ void RequestScanner::BeginValue(Place place, Type type) {
     ++main_items_;
     item_types_ |= 1U << static_cast<unsigned>(type);
   }
-  if (place == Place::kIgnored) return;
+  if (IsPlain(place)) return;
   switch (place) {
     case Place::kTyped:
     case Place::kSalt:
@@ -320,6 +376,7 @@ void RequestScanner::BeginValue(Place place, Type type) {
 }
 
 void RequestScanner::EndValue(Place place) {
+  if (IsPlain(place)) return;
   if (place == Place::kMessage && (role_bad_ || content_bad_) && api_ != Api::kResponses) main_bad_ = true;
   if (Part* part = PartOf(place)) {
     part->count = fields_.prompt.size() - part->first;
@@ -332,8 +389,7 @@ bool RequestScanner::OnContainer(uint64_t begin, Type type) {
   const bool array = type == Type::kArray;
   if (depth_ == 0) {
     if (array) {
-      json_.Fail("invalid JSON at byte " + std::to_string(begin) +
-                 ": the body must be an object, found an array");
+      NotAnObject(begin, ", found an array");
       return false;
     }
     fields_.members.begin = begin + 1;
@@ -376,8 +432,7 @@ void RequestScanner::OnClose(uint64_t end) {
 size_t RequestScanner::OnString(uint64_t begin) {
   const Place place = current_;
   if (depth_ == 0) {
-    json_.Fail("invalid JSON at byte " + std::to_string(begin) +
-               ": the body must be an object, found a string");
+    NotAnObject(begin, ", found a string");
     return 0;
   }
   BeginValue(place, Type::kString);
@@ -390,18 +445,16 @@ void RequestScanner::OnStringEnd(Span span, std::string_view text, bool truncate
   switch (place) {
     case Place::kModel:
       if (truncated) {
-        json_.Fail("model name at byte " + std::to_string(span.begin) + " is longer than " +
-                   std::to_string(kMaxModelBytes) + " bytes");
+        TooLong("model name", span.begin, kMaxModelBytes);
         return;
       }
       fields_.has_model = true;
-      fields_.model = text;
+      fields_.model.append(text);  // it was empty: a shorter way than an assignment
       fields_.model_span = span;
       break;
     case Place::kSalt:
       if (truncated) {
-        json_.Fail("cache_salt at byte " + std::to_string(span.begin) + " is longer than " +
-                   std::to_string(kMaxSaltBytes) + " bytes");
+        TooLong("cache_salt", span.begin, kMaxSaltBytes);
         return;
       }
       fields_.cache_salt = text;
@@ -419,8 +472,7 @@ void RequestScanner::OnStringEnd(Span span, std::string_view text, bool truncate
 void RequestScanner::OnNumber(Span span, std::string_view text) {
   const Place place = current_;
   if (depth_ == 0) {
-    json_.Fail("invalid JSON at byte " + std::to_string(span.begin) +
-               ": the body must be an object, found a number");
+    NotAnObject(span.begin, ", found a number");
     return;
   }
   BeginValue(place, Type::kNumber);
@@ -447,7 +499,7 @@ void RequestScanner::OnNumber(Span span, std::string_view text) {
 void RequestScanner::OnLiteral(Span span, char first) {
   const Place place = current_;
   if (depth_ == 0) {
-    json_.Fail("invalid JSON at byte " + std::to_string(span.begin) + ": the body must be an object");
+    NotAnObject(span.begin, "");
     return;
   }
   BeginValue(place, first == 'n' ? Type::kNull : Type::kBool);

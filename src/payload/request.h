@@ -60,6 +60,8 @@ class RequestScanner final : private JsonSink {
   static constexpr size_t kMaxPromptSpans = 4096;           // further ones count in prompt_bytes only
 
   explicit RequestScanner(Api api) : api_(api) {}
+  // As new, for the next body; keeps memory of what most bodies need.
+  void Reset(Api api);
   void Feed(std::string_view chunk);
   // The body is complete. Unknown APIs accept any bytes; the others need a JSON object with the field that
   // makes a prompt. Whether a model is needed is not decided here: see has_model.
@@ -99,7 +101,6 @@ class RequestScanner final : private JsonSink {
     kPromptItem,  // element of prompt, or of embeddings' input
     kToken,
   };
-  static constexpr size_t kParts = 6;
   enum class Type : uint8_t { kString, kNumber, kBool, kNull, kObject, kArray };
   struct Level {
     Place place = Place::kRoot;
@@ -132,6 +133,7 @@ class RequestScanner final : private JsonSink {
   Place Element(Place container) const;
   Place Member(Place object, std::string_view key) const;
   Place TopMember(std::string_view key) const;
+  static Place ChatMember(std::string_view key);
   void BeginMember(Place place, std::string_view key);
   void BeginValue(Place place, Type type);
   void EndValue(Place place);
@@ -140,28 +142,37 @@ class RequestScanner final : private JsonSink {
   void AddPrompt(Span text);
   bool IsPrompt(Place place) const;  // of a string
   bool MainIsValid() const;
+  void NotAnObject(uint64_t at, std::string_view found);
+  void TooLong(std::string_view what, uint64_t at, size_t max);
+  void RefuseJson();
+  void RefuseFields();
+  // Members of the body whose value needs no preparation and no end.
+  static bool IsPlain(Place place) { return place >= Place::kRoot && place <= Place::kPreferredLimit; }
+  static unsigned Bit(Place place) { return 1U << static_cast<unsigned>(place); }
+  bool Seen(Place place) const { return (seen_ & Bit(place)) != 0; }
 
   Api api_;
   JsonScanner json_;
   RequestFields fields_;
   std::string error_;
-
   // Where we are in the document; only the levels above a kIgnored one are followed, never more than these.
   std::array<Level, 9> levels_;
   size_t depth_ = 0;
+  // Members of the body that came before: a further one forgets what they said. These two do at any rate.
+  static constexpr unsigned kSeenAtFirst =
+      1U << static_cast<unsigned>(Place::kSalt) | 1U << static_cast<unsigned>(Place::kTyped);
+  unsigned seen_ = kSeenAtFirst;
   Place current_ = Place::kRoot;  // of the value that is next or being read
 
-  std::array<Part, kParts> parts_;
+  std::array<Part, static_cast<size_t>(Place::kRoot)> parts_;
   std::optional<int64_t> preferred_limit_, limit_;
   Type main_type_ = Type::kNull;
-  bool main_seen_ = false;
-  bool main_bad_ = false;    // a message or item is wrong
-  uint64_t main_items_ = 0;  // elements, or bytes of a string
-  unsigned item_types_ = 0;  // bit per Type of prompt's elements
-  bool role_bad_ = false;    // of this message
-  bool content_bad_ = false;
-  size_t typed_ = 0;        // which of kTypedMembers
-  unsigned typed_bad_ = 0;  // bit per kTypedMembers
+  bool main_bad_ = false;                        // a message or item is wrong
+  uint64_t main_items_ = 0;                      // elements, or bytes of a string
+  unsigned item_types_ = 0;                      // bit per Type of prompt's elements
+  bool role_bad_ = false, content_bad_ = false;  // of this message
+  size_t typed_ = 0;                             // which of kTypedMembers
+  unsigned typed_bad_ = 0;                       // bit per kTypedMembers
 };
 
 // The JSON bytes (with quotes) that take the place of fields.model_span to name `model`. Invalid UTF-8 in it

@@ -377,6 +377,38 @@ TEST(RequestScanner, TheSameWhereverItIsCut) {
   }
 }
 
+TEST(RequestScanner, AsNewAfterAReset) {
+  JsonMaker maker(14);
+  const auto end = [](RequestScanner& scanner, uint64_t how) {
+    if (how < 6) scanner.Finish();
+    if (how == 6) scanner.FinishPartial();
+  };
+  RequestScanner reused(Api::kUnknown);
+  for (int round = 0; round < 40'000; ++round) {
+    std::string body = Request(maker);
+    if (round % 3 == 0) body = maker.Broken(body);
+    if (round % 1000 == 0) {  // more than is kept
+      body = R"({"model":"m","messages":[)";
+      for (int i = 0; i < 5000; ++i) body += R"({"role":"user","content":"x"},)";
+      body += R"({"role":"user","content":"x"}]})";
+    }
+    const Api api = kAllApis[maker.random().Below(std::size(kAllApis))];
+    const uint64_t how = maker.random().Below(8);  // also left in the midst
+    reused.Reset(api);
+    ASSERT_EQ(reused.api(), api);
+    ASSERT_TRUE(reused.ok());
+    ASSERT_TRUE(reused.fields() == RequestFields());
+    RequestScanner fresh(api);
+    for (const std::string_view piece : maker.Cut(body)) {
+      reused.Feed(piece);
+      fresh.Feed(piece);
+    }
+    end(reused, how);
+    end(fresh, how);
+    ExpectSame(reused, fresh, body);
+  }
+}
+
 // What simdjson's tree says the prompt of a chat or Anthropic request is; of duplicate keys the last.
 simdjson::dom::element Last(simdjson::dom::object object, std::string_view key, bool& found) {
   simdjson::dom::element value;

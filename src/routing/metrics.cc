@@ -188,18 +188,18 @@ RequestSeries RouterMetrics::Series(RequestLabels l) {
   const std::initializer_list<std::string_view> labels{l.model, l.target_model, l.fairness_id, l.priority};
   return {
       .requests = &requests_.With(labels),
-      .duration = &duration_.With(labels),
+      .running = &running_.With(labels),
       .request_size = &request_size_.With(labels),
+      .duration = &duration_.With(labels),
       .response_size = &response_size_.With(labels),
+      .ttft = {&ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "false"}),
+               &ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "true"})},
+      .inter_token = &inter_token_.With(labels),
       .input_tokens = &input_tokens_.With(labels),
       .output_tokens = &output_tokens_.With(labels),
       .cached_tokens = &cached_tokens_.With(labels),
       .per_output_token = &per_output_token_.With(labels),
       .streaming_per_output_token = &streaming_per_output_token_.With(labels),
-      .inter_token = &inter_token_.With(labels),
-      .ttft = {&ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "false"}),
-               &ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "true"})},
-      .running = &running_.With(labels),
   };
 }
 
@@ -267,82 +267,6 @@ void RouterMetrics::CollectPools(const fleet::Snapshot& snapshot, base::Nanos no
     }
   }
   shown_ = std::move(shown);
-}
-
-namespace {
-
-void SetKey(std::string& key, std::initializer_list<std::string_view> parts) {
-  key.clear();
-  for (const std::string_view part : parts) {
-    key += part;
-    key += '\0';
-  }
-}
-
-}  // namespace
-
-const RequestSeries& MetricsCache::Series(const RequestLabels& l) {
-  SetKey(key_, {l.model, l.target_model, l.fairness_id, l.priority});
-  if (last_series_ != nullptr && last_series_->first == key_) return last_series_->second;
-  auto found = series_.find(std::string_view(key_));
-  if (found == series_.end()) {
-    if (series_.size() >= kMax) series_.clear();
-    found = series_.emplace(key_, metrics_.Series(l)).first;
-  }
-  last_series_ = &*found;
-  return found->second;
-}
-
-MetricsCache::AttemptsTable& MetricsCache::TableOf(uint64_t version, const fleet::PoolSnapshot& pool,
-                                                   std::string_view target_model) {
-  for (AttemptsTable& table : tables_) {
-    if (table.version == version && table.pool == &pool && table.target_model == target_model &&
-        table.counters.size() == pool.endpoints.size()) {
-      return table;
-    }
-  }
-  if (tables_.size() < kMaxTables) {
-    tables_.emplace_back();
-    next_table_ = tables_.size() - 1;
-  }
-  AttemptsTable& table = tables_[next_table_];
-  next_table_ = (next_table_ + 1) % kMaxTables;
-  table.version = version;
-  table.pool = &pool;
-  table.target_model = target_model;
-  table.counters.assign(pool.endpoints.size(), nullptr);
-  return table;
-}
-
-base::Counter& MetricsCache::Attempts(uint64_t version, const fleet::PoolSnapshot& pool, uint32_t number,
-                                      std::string_view target_model) {
-  base::Counter*& counter = TableOf(version, pool, target_model).counters[number];
-  if (counter == nullptr) counter = &FindAttempts(target_model, pool.endpoints[number]);
-  return *counter;
-}
-
-base::Counter& MetricsCache::FindAttempts(std::string_view target_model, const fleet::Endpoint& endpoint) {
-  SetKey(key_, {target_model, endpoint.id});
-  const auto found = attempts_.find(std::string_view(key_));
-  if (found != attempts_.end()) return *found->second;
-  if (attempts_.size() >= kMax) attempts_.clear();
-  return *attempts_.emplace(key_, &metrics_.Attempts(target_model, &endpoint)).first->second;
-}
-
-base::Counter& MetricsCache::Decisions(const std::string& pool, scheduling::Rung rung) {
-  if (decisions_.size() >= kMax && !decisions_.contains(pool)) decisions_.clear();
-  base::Counter*& counter = decisions_[pool][static_cast<size_t>(rung)];
-  if (counter == nullptr) counter = &metrics_.Decisions(pool, rung);
-  return *counter;
-}
-
-base::Counter& MetricsCache::Rewrites(std::string_view rewrite, std::string_view model,
-                                      std::string_view target_model) {
-  SetKey(key_, {rewrite, model, target_model});
-  const auto found = rewrites_.find(std::string_view(key_));
-  if (found != rewrites_.end()) return *found->second;
-  if (rewrites_.size() >= kMax) rewrites_.clear();
-  return *rewrites_.emplace(key_, &metrics_.Rewrites(rewrite, model, target_model)).first->second;
 }
 
 }  // namespace fairway::routing

@@ -9,33 +9,31 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/published.h"
-#include "base/strings.h"
 #include "fleet/snapshot.h"
 #include "scheduling/scheduler.h"
 
 namespace fairway::routing {
 
 // The series of one label set {model_name, target_model_name, fairness_id, priority}. References live as long
-// as the registry.
+// as the registry. Those that every request touches come first.
 struct RequestSeries {
   base::Counter* requests;
-  base::Histogram* duration;
+  base::Gauge* running;
   base::Histogram* request_size;
+  base::Histogram* duration;
   base::Histogram* response_size;
+  base::Histogram* ttft[2];  // [streaming]
+  base::Histogram* inter_token;
   base::Histogram* input_tokens;
   base::Histogram* output_tokens;
   base::Histogram* cached_tokens;
   base::Histogram* per_output_token;
   base::Histogram* streaming_per_output_token;
-  base::Histogram* inter_token;
-  base::Histogram* ttft[2];  // [streaming]
-  base::Gauge* running;
 };
 
 struct RequestLabels {
@@ -111,44 +109,6 @@ class RouterMetrics {
   std::map<std::string, std::set<std::string>>
       shown_;  // pool -> endpoints on the page; guarded by collect_mutex_
   std::mutex collect_mutex_;
-};
-
-// What one worker has looked up, so that a request costs no mutex, and as a rule no search: most requests ask
-// for what one of the last ones did. Owned by one thread; bounded: beyond its limits it starts anew.
-class MetricsCache {
- public:
-  explicit MetricsCache(RouterMetrics& metrics) : metrics_(metrics) {}
-  const RequestSeries& Series(const RequestLabels& labels);
-  // `version` is that of the snapshot of `pool`; `number` the endpoint's in it.
-  base::Counter& Attempts(uint64_t version, const fleet::PoolSnapshot& pool, uint32_t number,
-                          std::string_view target_model);
-  base::Counter& Decisions(const std::string& pool, scheduling::Rung rung);
-  base::Counter& Rewrites(std::string_view rewrite, std::string_view model, std::string_view target_model);
-
- private:
-  static constexpr size_t kMax = 4096;
-  static constexpr size_t kMaxTables = 8;
-  template <typename V>
-  using Map = std::unordered_map<std::string, V, base::StringHash, std::equal_to<>>;
-  // The counters of one model on one pool's endpoints, by their numbers; null: not looked up yet.
-  struct AttemptsTable {
-    uint64_t version = 0;
-    const fleet::PoolSnapshot* pool = nullptr;  // to be compared only
-    std::string target_model;
-    std::vector<base::Counter*> counters;
-  };
-  AttemptsTable& TableOf(uint64_t version, const fleet::PoolSnapshot& pool, std::string_view target_model);
-  base::Counter& FindAttempts(std::string_view target_model, const fleet::Endpoint& endpoint);
-
-  RouterMetrics& metrics_;
-  std::string key_;  // reused
-  Map<RequestSeries> series_;
-  const Map<RequestSeries>::value_type* last_series_ = nullptr;  // the entry asked for last
-  Map<base::Counter*> attempts_;
-  std::vector<AttemptsTable> tables_;
-  size_t next_table_ = 0;  // to be replaced
-  std::unordered_map<std::string, std::array<base::Counter*, scheduling::kRungs>> decisions_;
-  Map<base::Counter*> rewrites_;
 };
 
 }  // namespace fairway::routing

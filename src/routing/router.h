@@ -19,6 +19,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -71,10 +72,10 @@ class Router;
 // that of its worker.
 class Ticket {
  public:
-  Ticket(Ticket&&) noexcept;
-  Ticket& operator=(Ticket&&) noexcept;
+  Ticket(Ticket&&) noexcept = default;
+  Ticket& operator=(Ticket&&) noexcept = default;
   Ticket(const Ticket&) = delete;
-  ~Ticket();  // the end: see Abort and Detach for ends that are not natural
+  ~Ticket() = default;  // the end: see Abort and Detach for ends that are not natural
 
   // The first choice, "ip:port".
   std::string_view destination() const;
@@ -87,7 +88,8 @@ class Ticket {
   // "namespace/name" of the pool.
   std::string_view pool_key() const;
   // Per-endpoint totals of the decision as pairs, only with RouterOptions::keep_scores.
-  const std::vector<std::pair<std::string, float>>& scores() const;
+  using Scores = std::vector<std::pair<std::string, float>>;
+  const Scores& scores() const;
 
   // The response began. `served`: who really answered ("" when the gateway does not say): the reservation
   // moves there when it is another endpoint of the pool (a retry). `event_stream`: content-type has
@@ -107,8 +109,12 @@ class Ticket {
  private:
   friend class Router;
   struct State;
-  explicit Ticket(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
+  struct End {
+    void operator()(State* state) const noexcept;
+  };
+  using Pointer = std::unique_ptr<State, End>;
+  explicit Ticket(Pointer state) : state_(std::move(state)) {}
+  Pointer state_;
 };
 
 struct RouterOptions {
@@ -152,14 +158,15 @@ class Router {
 // Opaque to frontends: the snapshot reader, random numbers and scratch memory of one thread.
 class Worker {
  public:
-  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  virtual ~Worker() = default;
 
  private:
   friend class Router;
   friend class Ticket;
   struct Impl;
-  explicit Worker(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  Worker() = default;
 };
 
 }  // namespace fairway::routing

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <string>
@@ -486,6 +487,185 @@ TEST(Metrics, ServerErrorsAndAbortsAreCountedOnce) {
   const std::string page = scene.registry.Render();
   EXPECT_THAT(page, HasSubstr("error_code=\"ModelServerError\"} 1\n"));
   EXPECT_THAT(page, HasSubstr("error_code=\"ClientClosedRequest\"} 1\n"));
+}
+
+// ---- What is kept from one request to the next.
+
+TEST(KeptRoutes, ANewSnapshotCountsAtOnce) {
+  PolicyScene scene({{"A", 0, 0.1f, {}, {}, 2}, {"B", 0, 0.1f, {"two"}, {}, 2}},
+                    {Model("chat", api::Criticality::kCritical, {{"one", {}}})}, kObjectives);
+  auto& manifests = scene.pool.manifests();
+  const auto apply = [&] { scene.pool.fleet().Apply(manifests); };
+  EXPECT_EQ(scene.Target("chat"), "one");
+  EXPECT_EQ(scene.Target("other"), "404");
+  EXPECT_EQ(scene.Priority("gold", "chat"), "10");
+  manifests.models[0].targets = {{"two", {}}};
+  manifests.objectives = {tests::Objective("gold", 20)};
+  apply();
+  EXPECT_EQ(scene.Target("chat"), "two");
+  EXPECT_EQ(scene.Get(Completion("chat")).destination(), "10.0.0.2:8000") << "the new target's adapter";
+  EXPECT_EQ(scene.Priority("gold", "chat"), "20");
+  manifests.rewrites = {tests::Rewrite("r", {"chat"}, {{"three", {}}})};
+  apply();
+  EXPECT_EQ(scene.Target("chat"), "three");
+  manifests.rewrites.clear();
+  manifests.models.clear();
+  apply();
+  EXPECT_EQ(scene.Target("chat"), "chat");
+  EXPECT_EQ(scene.Target("other"), "other");
+  manifests.pools.clear();
+  apply();
+  EXPECT_EQ(scene.Target("chat"), "503");
+}
+
+TEST(KeptRoutes, WeightedTargetsAreDrawnForEachRequestAndOthersAreNot) {
+  Scene scene({{"A"}},
+              {Model("weighted", api::Criticality::kCritical, {{"v1", 75}, {"v2", 25}}),
+               Model("plain", api::Criticality::kCritical, {{"p", {}}})},
+              {}, 42);
+  base::Random random(42);
+  for (int i = 0; i < 1000; ++i) {
+    const std::string_view expected = random.Below(100) < 75 ? "v1" : "v2";
+    ASSERT_EQ(scene.Get(Completion("weighted")).target_model(), expected) << i;
+    random.Next();  // the picker's
+    if (i % 3 == 0) {
+      ASSERT_EQ(scene.Get(Completion("plain")).target_model(), "p");
+      random.Next();
+    }
+  }
+}
+
+// Requests that look alike when their texts are put together are others.
+TEST(KeptRoutes, EachTextCounts) {
+  Scene scene({{"A"}});
+  for (int turn = 0; turn < 3; ++turn) {
+    for (const auto& [model, rewrite, objective, fairness_id] :
+         std::vector<std::array<std::string_view, 4>>{{"ab", "", "", ""},
+                                                      {"a", "b", "", ""},
+                                                      {"a", "", "b", ""},
+                                                      {"a", "", "", "b"},
+                                                      {"a", "", "", ""},
+                                                      {"ab", "", "", "default-flow"}}) {
+      const Ticket ticket =
+          scene.Get(Completion(model), "/v1/completions",
+                    {.fairness_id = fairness_id, .model_rewrite = rewrite, .objective = objective});
+      EXPECT_EQ(ticket.model(), model);
+      EXPECT_EQ(ticket.target_model(), rewrite.empty() ? model : rewrite);
+    }
+  }
+  const std::string page = scene.registry.Render();
+  const auto counted = [&](std::string_view model, std::string_view target, std::string_view id, int n) {
+    std::string line = "llm_d_epp_request_total{model_name=\"";
+    line.append(model).append("\",target_model_name=\"").append(target).append("\",fairness_id=\"");
+    line.append(id).append("\",priority=\"0\"} ").append(std::to_string(n)).append("\n");
+    EXPECT_THAT(page, HasSubstr(line));
+  };
+  counted("ab", "ab", "default-flow", 6);
+  counted("a", "b", "default-flow", 3);
+  counted("a", "a", "b", 3);
+  counted("a", "a", "default-flow", 6);
+}
+
+TEST(KeptRoutes, ATextMayHaveAZeroInIt) {
+  Scene scene({{"A"}});
+  const std::string rewrite("b\0c", 3);
+  for (int turn = 0; turn < 2; ++turn) {
+    const Ticket first = scene.Get(Completion("a\\u0000b"), "/v1/completions", {.model_rewrite = "c"});
+    const Ticket second = scene.Get(Completion("a"), "/v1/completions", {.model_rewrite = rewrite});
+    EXPECT_EQ(first.model(), std::string_view("a\0b", 3));
+    EXPECT_EQ(first.target_model(), "c");
+    EXPECT_EQ(second.model(), "a");
+    EXPECT_EQ(second.target_model(), rewrite);
+  }
+}
+
+TEST(KeptRoutes, MoreThanAreKeptAndTextsThatAreTooLong) {
+  Scene scene({{"A"}});
+  const std::string prefix(1500, 'x');
+  std::vector<std::string> models;
+  for (int i = 0; i < 150; ++i) models.push_back((i % 50 == 7 ? prefix : "m") + std::to_string(i));
+  for (int turn = 0; turn < 3; ++turn) {
+    for (const std::string& model : models) ASSERT_EQ(scene.Get(Completion(model)).model(), model);
+  }
+  std::map<std::string_view, int> counted;
+  const std::string page = scene.registry.Render();
+  for (const std::string_view line : base::Split(page, '\n')) {
+    constexpr std::string_view kSeries = "llm_d_epp_request_total{model_name=\"";
+    if (line.starts_with(kSeries) && line.ends_with(" 3"))
+      ++counted[line.substr(kSeries.size(), line.find('"', kSeries.size()) - kSeries.size())];
+  }
+  for (const std::string& model : models) EXPECT_EQ(counted[model], 1) << model;
+}
+
+TEST(KeptRoutes, NoSeriesBeforeARequestWasSent) {
+  Scene scene({{"A", 60, 0.9f}}, {Model("m", api::Criticality::kSheddable)});
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(scene.Refused(Completion("m")).status, 429);
+  const std::string page = scene.registry.Render();
+  EXPECT_THAT(page, Not(HasSubstr("llm_d_epp_request_total{")));
+  EXPECT_THAT(page, Not(HasSubstr("llm_d_epp_request_running{")));
+  EXPECT_THAT(page, HasSubstr("llm_d_epp_scheduler_attempts_total{status=\"failure\",target_model_name=\"m\","
+                              "endpoint_name=\"\",namespace=\"\",port=\"\"} 3\n"));
+}
+
+// Open tickets hold names that clients made up; what a worker has looked up starts anew meanwhile.
+TEST(KeptRoutes, TicketsOutliveThem) {
+  auto scene = std::make_unique<Scene>(std::vector<tests::ServerState>{{"A"}});
+  std::vector<Ticket> open;
+  for (int i = 0; i < 10'000; ++i) {
+    Ticket ticket = scene->Get(Completion("model-" + std::to_string(i)), "/v1/completions",
+                               {.fairness_id = std::to_string(i)});
+    if (i % 50 == 0) open.push_back(std::move(ticket));
+  }
+  scene->pool.manifests().endpoints.clear();
+  scene->pool.fleet().Apply(scene->pool.manifests());
+  EXPECT_EQ(scene->Refused(Completion("m")).status, 503);
+  for (size_t i = 0; i < open.size(); ++i) {
+    const std::string model = "model-" + std::to_string(i * 50);
+    EXPECT_EQ(open[i].model(), model);
+    EXPECT_EQ(open[i].target_model(), model);
+    EXPECT_EQ(open[i].pool_key(), "default/pool");
+    EXPECT_EQ(open[i].destinations(), "10.0.0.1:8000");
+    open[i].OnResponseHeaders(500, "10.0.0.9:1", false);
+    open[i].OnComplete();
+  }
+  const std::string page = scene->registry.Render();
+  EXPECT_THAT(page,
+              HasSubstr("llm_d_epp_request_duration_seconds_count{model_name=\"model-50\",target_model_name="
+                        "\"model-50\",fairness_id=\"50\",priority=\"0\"} 1\n"));
+  EXPECT_THAT(page, HasSubstr("llm_d_epp_request_total{model_name=\"other\",target_model_name=\"other\","
+                              "fairness_id=\"other\",priority=\"0\"} 9000\n"));
+  EXPECT_THAT(page, HasSubstr("llm_d_epp_request_running{model_name=\"other\",target_model_name=\"other\","
+                              "fairness_id=\"other\",priority=\"0\"} 0\n"));
+}
+
+TEST(Tickets, HoldAsManyDestinationsAsThereAre) {
+  std::vector<tests::ServerState> servers(20, tests::ServerState{});
+  for (size_t i = 0; i < servers.size(); ++i) servers[i].name = "s" + std::to_string(i);
+  RouterOptions options;
+  options.scheduling.max_choices = scheduling::kMaxChoices;
+  Scene scene(servers, {}, options);
+  const auto long_addresses = [&] {
+    uint16_t port = 8000;
+    for (auto& endpoint : scene.pool.manifests().endpoints) {
+      endpoint.address = "fd00:1111:2222:3333:4444:5555:6666:7777";
+      endpoint.port = port++;
+    }
+    scene.pool.fleet().Apply(scene.pool.manifests());
+    for (size_t i = 0; i < servers.size(); ++i) scene.pool.Scrape(i, servers[i], kSecond);
+  };
+  std::vector<Ticket> open;
+  for (int turn = 0; turn < 2; ++turn) {
+    for (int i = 0; i < 100; ++i) {  // more than a worker keeps memory of
+      open.push_back(scene.Get(Completion("m")));
+      const auto parts = base::Split(open.back().destinations(), ',');
+      ASSERT_EQ(parts.size(), scheduling::kMaxChoices) << open.back().destinations();
+      ASSERT_EQ(parts[0], open.back().destination());
+    }
+    open.erase(open.begin(), open.begin() + 50);
+    long_addresses();
+  }
+  open.clear();
+  for (size_t i = 0; i < servers.size(); ++i) EXPECT_EQ(scene.cell(i).inflight(), 0u);
 }
 
 // ---- Why.

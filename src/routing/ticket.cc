@@ -1,122 +1,146 @@
 #include <algorithm>
+#include <limits>
+#include <new>
 #include <utility>
 
+#include "base/result.h"
 #include "routing/router.h"
 #include "routing/worker.h"
 
 namespace fairway::routing {
 
-void Ticket::State::Keep(const Texts& texts, std::span<const std::string_view> list) {
-  size_t size = texts.pool_key.size() + texts.model.size() + texts.target_model.size() +
-                texts.fairness_id.size() + texts.priority.size() + list.size();
-  for (const std::string_view address : list) size += address.size();
-  memory = std::make_unique_for_overwrite<char[]>(size);
-  char* end = memory.get();
-  const auto keep = [&end](std::string_view text) {
-    const char* begin = end;
-    end = std::copy(text.begin(), text.end(), end);
-    return std::string_view(begin, text.size());
-  };
-  pool_key = keep(texts.pool_key);
-  model = keep(texts.model);
-  target_model = texts.target_model == texts.model ? model : keep(texts.target_model);
-  fairness_id = keep(texts.fairness_id);
-  priority = keep(texts.priority);
-  const char* begin = end;
-  for (const std::string_view address : list) {
-    if (end != begin) *end++ = ',';
-    keep(address);
+[[gnu::noinline, gnu::cold]] void* SpareBlocks::Allocate(size_t size) {
+  return ::operator new(std::max(size, kBlock));
+}
+
+[[gnu::noinline, gnu::cold]] void SpareBlocks::Free(void* block) noexcept { ::operator delete(block); }
+
+SpareBlocks::~SpareBlocks() {
+  while (first_ != nullptr) Free(std::exchange(first_, first_->next));
+}
+
+void Ticket::End::operator()(State* state) const noexcept {
+  state->Release(fleet::ReleaseKind::kEnded);
+  SpareBlocks& spares = state->worker->spares;
+  const size_t size = sizeof(State) + state->destinations_size;
+  state->~State();
+  spares.Give(state, size);
+}
+
+Ticket::Pointer Ticket::State::Make(Worker::Impl& worker, const RequestClassPointer& request_class,
+                                    std::span<const std::string_view> addresses) {
+  static_assert(sizeof(State) <= 112);
+  size_t size = addresses.size() - 1;
+  for (const std::string_view address : addresses) size += address.size();
+  FAIRWAY_CHECK(size <= std::numeric_limits<uint16_t>::max());
+  Ticket::Pointer made(new (worker.spares.Take(sizeof(State) + size)) State(worker, request_class));
+  State& state = *made;
+  state.first_size = static_cast<uint16_t>(addresses.front().size());
+  state.destinations_size = static_cast<uint16_t>(size);
+  char* end = state.text();
+  for (const std::string_view address : addresses) {
+    if (end != state.text()) *end++ = ',';
+    end = std::copy(address.begin(), address.end(), end);
   }
-  destinations = {begin, static_cast<size_t>(end - begin)};
-  first_length = list.empty() ? 0 : static_cast<uint32_t>(list.front().size());
+  return made;
 }
 
 void Ticket::State::Release(fleet::ReleaseKind kind) {
   if (cell == nullptr) return;
   cell->Release(reservation, kind);
   cell = nullptr;
-  if (!model.empty()) series.running->Add(-1);
+  if (request_class->has_model) request_class->series.running->Add(-1);
 }
 
 void Ticket::State::Record() {
+  const RequestSeries& series = request_class->series;
   const base::Nanos now = worker->clock.Now();
-  const double duration = base::ToSeconds(now - received_at);
-  series.duration->Observe(duration);
+  series.duration->Observe(base::ToSeconds(now - received_at));
   if (response_bytes > 0) series.response_size->Observe(static_cast<double>(response_bytes));
-  if (!usage.found) return;
-  if (usage.input_tokens > 0) series.input_tokens->Observe(static_cast<double>(usage.input_tokens));
-  if (usage.cached_tokens > 0) series.cached_tokens->Observe(static_cast<double>(usage.cached_tokens));
-  if (usage.output_tokens > 0) {
-    const auto tokens = static_cast<double>(usage.output_tokens);
-    series.output_tokens->Observe(tokens);
-    series.per_output_token->Observe(duration / tokens);
-    if (streaming && usage.output_tokens > 1 && first_body_at != 0) {
-      series.streaming_per_output_token->Observe(base::ToSeconds(now - first_body_at) / (tokens - 1));
+  if (has_usage) RecordTokens(series, now);
+}
+
+[[gnu::noinline]] void Ticket::State::RecordTokens(const RequestSeries& series, base::Nanos now) {
+  if (tokens.input > 0) series.input_tokens->Observe(static_cast<double>(tokens.input));
+  if (tokens.cached > 0) series.cached_tokens->Observe(static_cast<double>(tokens.cached));
+  if (tokens.output > 0) {
+    const auto output = static_cast<double>(tokens.output);
+    series.output_tokens->Observe(output);
+    series.per_output_token->Observe(base::ToSeconds(now - received_at) / output);
+    if (streaming && tokens.output > 1 && first_body_at != 0) {
+      series.streaming_per_output_token->Observe(base::ToSeconds(now - first_body_at) / (output - 1));
     }
   }
 }
 
-Ticket::Ticket(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Ticket::Ticket(Ticket&&) noexcept = default;
+[[gnu::noinline, gnu::cold]] void Ticket::State::CountError(std::string_view code) {
+  if (error_counted) return;
+  error_counted = true;
+  worker->metrics.Errors(request_class->labels(), code).Add();
+}
 
-Ticket& Ticket::operator=(Ticket&& other) noexcept {
-  if (this != &other) {
-    if (state_ != nullptr) state_->Release(fleet::ReleaseKind::kEnded);
-    state_ = std::move(other.state_);
+// A retry: the load is where the answer comes from. The pool of now, not of the pick, knows that endpoint's
+// cell.
+[[gnu::noinline, gnu::cold]] void Ticket::State::MoveTo(std::string_view served) {
+  const std::string_view pool_key = request_class->pool_key();
+  const fleet::PoolSnapshot* pool = worker->reader.Get()->FindPool(pool_key);
+  if (pool == nullptr) return;
+  const auto found = pool->by_address.find(served);
+  if (found == pool->by_address.end()) return;
+  worker->metrics.ServedElsewhere(pool_key).Add();
+  auto moved = pool->endpoints[found->second].cell;
+  const fleet::Reservation there = moved->Reserve(reservation.tokens);
+  cell->Release(reservation, fleet::ReleaseKind::kEnded);
+  cell = std::move(moved);
+  reservation = there;
+}
+
+[[gnu::noinline, gnu::cold]] void Ticket::State::KeepScores(const fleet::PoolSnapshot& pool,
+                                                            const scheduling::Explanation& explanation) {
+  scores = std::make_unique<Scores>();
+  for (const auto& c : explanation.candidates) {
+    scores->emplace_back(pool.endpoints[c.endpoint].address, c.score);
   }
-  return *this;
 }
 
-Ticket::~Ticket() {
-  if (state_ != nullptr) state_->Release(fleet::ReleaseKind::kEnded);
-}
-
-std::string_view Ticket::destination() const { return state_->destinations.substr(0, state_->first_length); }
-std::string_view Ticket::destinations() const { return state_->destinations; }
-std::string_view Ticket::model() const { return state_->model; }
-std::string_view Ticket::target_model() const { return state_->target_model; }
-bool Ticket::rewrites() const { return state_->rewrites; }
+std::string_view Ticket::destination() const { return {state_->text(), state_->first_size}; }
+std::string_view Ticket::destinations() const { return state_->destinations(); }
+std::string_view Ticket::model() const { return state_->request_class->model(); }
+std::string_view Ticket::target_model() const { return state_->request_class->target_model(); }
+bool Ticket::rewrites() const { return state_->request_class->rewrites; }
 bool Ticket::streaming() const { return state_->streaming; }
-std::string_view Ticket::pool_key() const { return state_->pool_key; }
-const std::vector<std::pair<std::string, float>>& Ticket::scores() const { return state_->scores; }
+std::string_view Ticket::pool_key() const { return state_->request_class->pool_key(); }
+const Ticket::Scores& Ticket::scores() const {
+  return state_->scores != nullptr ? *state_->scores : state_->worker->no_scores;
+}
 
 void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream) {
   State& s = *state_;
   if (event_stream) s.streaming = true;
-  if (status >= 400 && !s.error_counted) {
-    s.error_counted = true;
-    s.worker->metrics.Errors(s.labels(), "ModelServerError").Add();
-  }
+  if (status >= 400) s.CountError("ModelServerError");
   if (served.empty() || served == destination() || s.cell == nullptr) return;
-  // A retry: the load is where the answer comes from. The pool of now, not of the pick, knows that endpoint's
-  // cell.
-  const fleet::PoolSnapshot* pool = s.worker->reader.Get()->FindPool(s.pool_key);
-  if (pool == nullptr) return;
-  const auto found = pool->by_address.find(served);
-  if (found == pool->by_address.end()) return;
-  s.worker->metrics.ServedElsewhere(s.pool_key).Add();
-  auto moved = pool->endpoints[found->second].cell;
-  const fleet::Reservation reservation = moved->Reserve(s.reservation.tokens);
-  s.cell->Release(s.reservation, fleet::ReleaseKind::kEnded);
-  s.cell = std::move(moved);
-  s.reservation = reservation;
+  s.MoveTo(served);
 }
 
 void Ticket::OnResponseBody(uint64_t bytes) {
   State& s = *state_;
   s.response_bytes += bytes;
   if (bytes == 0) return;
+  const RequestSeries& series = s.request_class->series;
   const base::Nanos before = s.last_body_at;
   s.last_body_at = s.worker->clock.Now();
   if (s.first_body_at != 0) {
-    if (s.streaming) s.series.inter_token->Observe(base::ToSeconds(s.last_body_at - before));
+    if (s.streaming) series.inter_token->Observe(base::ToSeconds(s.last_body_at - before));
     return;
   }
   s.first_body_at = s.last_body_at;
-  s.series.ttft[s.streaming ? 1 : 0]->Observe(base::ToSeconds(s.first_body_at - s.received_at));
+  series.ttft[s.streaming ? 1 : 0]->Observe(base::ToSeconds(s.first_body_at - s.received_at));
 }
 
-void Ticket::OnUsage(const payload::Usage& usage) { state_->usage = usage; }
+void Ticket::OnUsage(const payload::Usage& usage) {
+  state_->has_usage = usage.found;
+  state_->tokens = {usage.input_tokens, usage.output_tokens, usage.cached_tokens};
+}
 
 void Ticket::OnComplete() {
   if (state_->cell == nullptr) return;
@@ -128,10 +152,7 @@ void Ticket::Detach() { state_->Release(fleet::ReleaseKind::kDetached); }
 
 void Ticket::Abort() {
   if (state_->cell == nullptr) return;
-  if (!state_->error_counted) {
-    state_->error_counted = true;
-    state_->worker->metrics.Errors(state_->labels(), "ClientClosedRequest").Add();
-  }
+  state_->CountError("ClientClosedRequest");
   state_->Release(fleet::ReleaseKind::kEnded);
 }
 

@@ -12,7 +12,7 @@ std::unique_ptr<payload::RequestScanner> WorkerState::TakeScanner(payload::Api a
   if (spares_.empty()) return std::make_unique<payload::RequestScanner>(api);
   auto scanner = std::move(spares_.back());
   spares_.pop_back();
-  *scanner = payload::RequestScanner(api);
+  scanner->Reset(api);
   return scanner;
 }
 
