@@ -66,10 +66,7 @@ class Scorer {
   // total[i] += score of in[i] * weight. Says the same as Score, in one pass where that is worth a few lines;
   // `score` has room for in.size() of them. What is here does for any scorer.
   virtual void Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
-                   float* score) const noexcept {
-    Score(context, in, score);
-    for (size_t i = 0; i < in.size(); ++i) total[i] += score[i] * weight;
-  }
+                   float* score) const noexcept;
 };
 
 class Picker {

@@ -130,7 +130,7 @@ struct Scheduler::Impl {
     const fleet::EndpointCell* const* cells;
     size_t n;
     size_t fresh = 0;
-    base::Nanos newest = 0;  // REQUIRES: none is fresh
+    base::Nanos newest = 0;  // scrape; known where none is fresh
     uint8_t lora_bits = 0;   // those that are set somewhere
   };
 
@@ -256,7 +256,7 @@ inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Reque
     running[i] = static_cast<float>(cell.running()) + own;
     kv_usage[i] = cell.kv_usage();
     total[i] = 0;
-    room |= cell.lora_has_room() ? 1u : 0u;
+    room |= cell.lora_room();
   }
   gathered.fresh = n;
   if (room != 0) [[unlikely]]
@@ -276,7 +276,7 @@ inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Reque
   return seen;
 }
 
-// For any fleet, from `begin` on; those before it are fresh.
+// The whole of it for any fleet, from `begin` on; those before it are fresh.
 [[gnu::noinline]] void Scheduler::Impl::GatherRest(size_t begin, uint32_t adapter, base::Nanos oldest_fresh,
                                                    Scratch::Impl& s, Gathered& gathered) noexcept {
   constexpr size_t kAhead = 8;
@@ -426,11 +426,11 @@ inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Reque
 
 // Returns how many positions were chosen; 0 with `shed` set when there is no capacity, 0 without when the
 // program gave nothing. Allocates only for an explanation.
-inline size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scratch::Impl& s,
-                                   std::span<uint32_t> choices, bool& shed, Explanation* explanation) {
+size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scratch::Impl& s,
+                            std::span<uint32_t> choices, bool& shed, Explanation* explanation) {
   const std::span<const uint32_t> all(s.all, context.columns.size());
   Left left{.in = all, .eligible = all};
-  if (!program.nodes.empty() || !context.request.critical) {
+  if (!program.nodes.empty() || !context.request.critical) [[unlikely]] {
     left = Narrow(program, context, s, explanation);
     if (left.shed) {
       shed = true;

@@ -6,6 +6,10 @@
 #include <cstddef>
 #include <cstring>
 
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
 namespace fairway::scheduling {
 
 using Lanes = float __attribute__((vector_size(16)));
@@ -19,8 +23,14 @@ inline Lanes Load(const float* from) noexcept {
 inline void Store(Lanes lanes, float* to) noexcept { std::memcpy(to, &lanes, sizeof lanes); }
 inline Lanes Fill(float value) noexcept { return Lanes{value, value, value, value}; }
 
+#ifdef __SSE__
+// What the others are, too, but where one side is a constant.
+inline Lanes Least(Lanes a, Lanes b) noexcept { return _mm_min_ps(a, b); }
+inline Lanes Greatest(Lanes a, Lanes b) noexcept { return _mm_max_ps(a, b); }
+#else
 inline Lanes Least(Lanes a, Lanes b) noexcept { return a < b ? a : b; }
 inline Lanes Greatest(Lanes a, Lanes b) noexcept { return a > b ? a : b; }
+#endif
 // Of the four.
 inline float Least(Lanes lanes) noexcept {
   lanes = Least(lanes, __builtin_shufflevector(lanes, lanes, 2, 3, 0, 1));

@@ -21,11 +21,8 @@ class MaxScorePicker final : public Picker {
     const uint64_t ties = Count(scores, best);
     uint64_t skip = ties > 1 ? context.random.Below(ties) : 0;
     size_t first = 0;
-    for (size_t i = 0; i < n; ++i) {
-      if (scores[i] == best && skip-- == 0) {
-        first = i;
-        break;
-      }
+    if (ties > 0) {  // always, unless the scores are not numbers
+      while (!(scores[first] >= best) || skip-- != 0) ++first;
     }
     out[0] = static_cast<uint32_t>(first);
 
