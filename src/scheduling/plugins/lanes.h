@@ -13,6 +13,7 @@
 namespace fairway::scheduling {
 
 using Lanes = float __attribute__((vector_size(16)));
+using LaneCounts = int __attribute__((vector_size(16)));  // what comparing two of them gives: 0 or -1 each
 inline constexpr size_t kLanes = 4;
 
 inline Lanes Load(const float* from) noexcept {

@@ -62,10 +62,12 @@ class MaxScorePicker final : public Picker {
     return greatest;
   }
   static uint64_t Count(std::span<const float> scores, float score) noexcept {
-    auto counts = Fill(0) != Fill(0);
+    LaneCounts counts{};
     size_t i = 0;
-    for (; i + kLanes <= scores.size(); i += kLanes) counts -= Load(scores.data() + i) == Fill(score);
-    auto count = static_cast<uint64_t>(counts[0] + counts[1] + counts[2] + counts[3]);
+    for (; i + kLanes <= scores.size(); i += kLanes)
+      counts -= Load(scores.data() + i) == Fill(score);  // -1 where so
+    const int sum = counts[0] + counts[1] + counts[2] + counts[3];
+    auto count = static_cast<uint64_t>(sum);
     for (; i < scores.size(); ++i) count += scores[i] == score ? 1 : 0;
     return count;
   }
