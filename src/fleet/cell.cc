@@ -31,6 +31,7 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) noexcept
     }
     lora_used_.store(lora.resident_count + lora.waiting_count, std::memory_order_relaxed);
     lora_max_.store(lora.max, std::memory_order_relaxed);
+    lora_room_.store(lora_used() < lora.max ? 1 : 0, std::memory_order_relaxed);
   }
   scraped_at_.store(now, std::memory_order_relaxed);
   uint64_t word = ledger_.load(std::memory_order_relaxed);

@@ -95,7 +95,9 @@ class alignas(64) EndpointCell {
     return lora_used_.load(std::memory_order_relaxed);
   }  // running + waiting adapters
   uint32_t lora_max() const noexcept { return lora_max_.load(std::memory_order_relaxed); }
-  bool lora_has_room() const noexcept { return lora_used() < lora_max(); }
+  // lora_used() < lora_max(), as of the last scrape.
+  bool lora_has_room() const noexcept { return lora_room() != 0; }
+  uint8_t lora_room() const noexcept { return lora_room_.load(std::memory_order_relaxed); }  // that as 0 or 1
 
  private:
   // ledger_, from the low end: current 16, older 16, generation 26, uncovered 6.
@@ -128,6 +130,7 @@ class alignas(64) EndpointCell {
   std::atomic<uint32_t> waiting_{0};
   std::atomic<uint32_t> running_{0};
   std::atomic<float> kv_usage_{0};
+  std::atomic<uint8_t> lora_room_{0};  // kept and not compared each time: every decision asks every cell
   std::atomic<uint32_t> lora_used_{0};
   std::atomic<uint32_t> lora_max_{0};
   std::atomic<uint32_t> block_size_{0};

@@ -35,6 +35,7 @@ struct Columns {
   std::span<const float> running;        // running requests, own pending reservations added
   std::span<const float> kv_usage;       // 0..1
   std::span<const uint8_t> lora;         // kLora* bits
+  uint8_t lora_bits = 0xff;              // those that somebody may have set: 0 is a pool without adapters
   size_t size() const { return endpoint.size(); }
 };
 
@@ -62,6 +63,10 @@ class Scorer {
   virtual std::string_view type() const noexcept = 0;
   // out[i] is the score of position in[i], in [0, 1].
   virtual void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept = 0;
+  // total[i] += score of in[i] * weight. Says the same as Score, in one pass where that is worth a few lines;
+  // `score` has room for in.size() of them. What is here does for any scorer.
+  virtual void Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
+                   float* score) const noexcept;
 };
 
 class Picker {

@@ -22,6 +22,12 @@ Parameters RoomParams(const SchedulerOptions& options) {
 
 }  // namespace
 
+void Scorer::Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
+                 float* score) const noexcept {
+  Score(context, in, score);
+  for (size_t i = 0; i < in.size(); ++i) total[i] += score[i] * weight;
+}
+
 Program MakeCriticalityTree(const SchedulerOptions& options) {
   Program tree;
   tree.name = "criticality-tree";

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -51,22 +51,65 @@ base::Result<void> CheckOptions(const SchedulerOptions& o) {
   return {};
 }
 
-struct Scratch::Impl {
-  std::vector<uint32_t> endpoint, pending;
-  std::vector<float> queue, scraped_queue, running, kv_usage, total, score;
-  std::vector<uint8_t> lora, fresh;
-  std::vector<uint32_t> list[2], eligible;
+struct alignas(64) Scratch::Impl {
+  // What every decision needs is on one cache line: inside a proxy the last decision's lines are long gone.
+  size_t capacity = 0;
+  uint32_t* pending = nullptr;
+  float* queue = nullptr;
+  float* running = nullptr;
+  float* kv_usage = nullptr;
+  float* scraped_queue = nullptr;
+  float* total = nullptr;
+  uint32_t* all = nullptr;  // 0, 1, 2, ...: never written again
 
-  void Resize(size_t n) {
-    if (n <= endpoint.size()) return;
-    for (auto* column : {&endpoint, &pending, &list[0], &list[1], &eligible}) column->resize(n);
-    for (auto* column : {&queue, &scraped_queue, &running, &kv_usage, &total, &score}) column->resize(n);
-    for (auto* column : {&lora, &fresh}) column->resize(n);
+  uint8_t* no_lora = nullptr;  // zeros: never written again
+  uint8_t* lora = nullptr;
+  uint8_t* fresh = nullptr;  // only where not all are
+  float* score = nullptr;
+  uint32_t* list[2] = {};
+  uint32_t* eligible = nullptr;
+  std::vector<const fleet::EndpointCell*> cells;  // of a subset
+
+  // The columns one after the other: those of a small pool are a few cache lines.
+  std::vector<uint32_t> numbers;
+  std::vector<float> floats;
+  std::vector<uint8_t> bytes;
+
+  [[gnu::noinline, gnu::cold]] void Grow(size_t n) {
+    capacity = (n + 7) / 8 * 8;
+    numbers.assign(5 * capacity, 0);
+    floats.assign(6 * capacity, 0);
+    bytes.assign(3 * capacity, 0);
+    const auto place = [this](auto& memory, auto... columns) {
+      auto* next = memory.data();
+      for (auto** column : {columns...}) {
+        *column = next;
+        next += capacity;
+      }
+    };
+    place(numbers, &pending, &all, &list[0], &list[1], &eligible);
+    place(floats, &queue, &running, &kv_usage, &scraped_queue, &total, &score);
+    place(bytes, &fresh, &lora, &no_lora);
+    std::iota(all, all + capacity, 0u);
   }
 
-  Columns Views(size_t n) const {
-    return {{endpoint.data(), n}, {queue.data(), n},    {scraped_queue.data(), n},
-            {running.data(), n},  {kv_usage.data(), n}, {lora.data(), n}};
+  Columns Views(std::span<const uint32_t> endpoint, uint8_t lora_bits) const {
+    const size_t n = endpoint.size();
+    return {.endpoint = endpoint,
+            .queue = {queue, n},
+            .scraped_queue = {scraped_queue, n},
+            .running = {running, n},
+            .kv_usage = {kv_usage, n},
+            .lora = {lora_bits != 0 ? lora : no_lora, n},
+            .lora_bits = lora_bits};
+  }
+
+  // The cells of a subset, for a pass that knows nothing of subsets.
+  [[gnu::noinline]] const fleet::EndpointCell* const* CellsOf(const fleet::PoolSnapshot& pool,
+                                                              std::span<const uint32_t> candidates) {
+    cells.clear();
+    for (const uint32_t number : candidates) cells.push_back(pool.cells[number]);
+    return cells.data();
   }
 };
 
@@ -82,58 +125,191 @@ struct Scheduler::Impl {
   Program with_models;
   Program without_models;
 
-  // What the columns say about the signals as a whole.
+  // The candidates of one decision, and what their signals are worth as a whole.
   struct Gathered {
+    const fleet::EndpointCell* const* cells;
+    size_t n;
     size_t fresh = 0;
-    base::Nanos newest = 0;
+    base::Nanos newest = 0;  // scrape; known where none is fresh
+    uint8_t lora_bits = 0;   // those that are set somewhere
   };
 
-  Gathered Gather(const fleet::PoolSnapshot& pool, const Request& request, size_t n, base::Nanos now,
-                  Scratch::Impl& s) const noexcept;
+  void Gather(const fleet::PoolSnapshot& pool, const Request& request, base::Nanos now, Scratch::Impl& s,
+              Gathered& gathered) const noexcept;
+  static void GatherRest(size_t begin, uint32_t adapter, base::Nanos oldest_fresh, Scratch::Impl& s,
+                         Gathered& gathered) noexcept;
+  static uint8_t GatherRoom(size_t n, Scratch::Impl& s, const Gathered& gathered) noexcept;
   // Gives stale endpoints the average load of the `fresh` ones.
   static void FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexcept;
-  size_t Run(const Program& program, const Context& context, size_t n, Scratch::Impl& s,
-             std::span<uint32_t> choices, bool& shed, Explanation* explanation) const;
-  void FillFallbacks(const Columns& columns, std::span<const uint32_t> eligible, std::span<uint32_t> choices,
-                     size_t& count) const noexcept;
+  static size_t DrawTwo(size_t n, const Scratch::Impl& s, base::Random& random, std::span<uint32_t> positions,
+                        size_t wanted) noexcept;
+
+  // What a program's filters leave.
+  struct Left {
+    std::span<const uint32_t> in;
+    std::span<const uint32_t> eligible;  // as fallbacks
+    bool shed = false;
+  };
+  static Left Narrow(const Program& program, const Context& context, Scratch::Impl& s,
+                     Explanation* explanation);
+  static size_t Run(const Program& program, const Context& context, Scratch::Impl& s,
+                    std::span<uint32_t> choices, bool& shed, Explanation* explanation);
+  static void TellCandidates(const Program& program, const Columns& columns, const Gathered& gathered,
+                             base::Nanos now, const Scratch::Impl& s, Explanation& explanation);
+  static void FillFallbacks(const Columns& columns, std::span<const uint32_t> eligible,
+                            std::span<uint32_t> choices, size_t& count) noexcept;
 };
+
+namespace {
+
+// ---- What an explanation says. It allocates, and is made only when somebody asks.
+
+[[gnu::noinline, gnu::cold]] void TellFilter(const Filter& filter, const Context& context,
+                                             std::span<const uint32_t> in, std::span<const uint32_t> kept,
+                                             Explanation& explanation) {
+  Explanation::Step& told = explanation.steps.emplace_back();
+  told.name = filter.type();
+  told.in = in.size();
+  told.out = kept.size();
+  told.failed = kept.empty();
+  for (const uint32_t position : in) {
+    if (std::find(kept.begin(), kept.end(), position) != kept.end()) continue;
+    told.drops.push_back({context.columns.endpoint[position], filter.Why(context, position)});
+  }
+}
+
+// `score`: room for in.size() of them.
+[[gnu::noinline, gnu::cold]] void TellScorer(const Scorer& scorer, float weight, const Context& context,
+                                             std::span<const uint32_t> in, float* score,
+                                             Explanation& explanation) {
+  scorer.Score(context, in, score);
+  Explanation::Step& told = explanation.steps.emplace_back();
+  told.name = scorer.type();
+  told.in = told.out = in.size();
+  told.weight = weight;
+  for (size_t i = 0; i < in.size(); ++i) told.scores.emplace_back(context.columns.endpoint[in[i]], score[i]);
+}
+
+}  // namespace
+
+[[gnu::noinline, gnu::cold]] void Scheduler::Impl::TellCandidates(const Program& program,
+                                                                  const Columns& columns,
+                                                                  const Gathered& gathered, base::Nanos now,
+                                                                  const Scratch::Impl& s,
+                                                                  Explanation& explanation) {
+  explanation = {};
+  explanation.profile = program.name;
+  for (size_t i = 0; i < gathered.n; ++i) {
+    const base::Nanos scraped_at = gathered.cells[i]->scraped_at();
+    const uint8_t lora = columns.lora[i];
+    explanation.candidates.push_back({
+        .endpoint = columns.endpoint[i],
+        .queue = columns.queue[i],
+        .scraped_queue = columns.scraped_queue[i],
+        .running = columns.running[i],
+        .kv_usage = columns.kv_usage[i],
+        .adapter = (lora & kLoraRunning) != 0   ? "resident"
+                   : (lora & kLoraWaiting) != 0 ? "waiting"
+                   : (lora & kLoraRoom) != 0    ? "room"
+                                                : "none",
+        .fresh = gathered.fresh == gathered.n || s.fresh[i] != 0,
+        .age = scraped_at != 0 ? now - scraped_at : 0,
+        .scraped = scraped_at != 0,
+    });
+  }
+}
 
 // One pass over the cells. A stale endpoint's scrape no longer says how long its queue is: it counts as
 // loaded as the average of those that are fresh (so that it neither attracts all requests nor is shut out),
 // or by our own requests where nobody is fresh. It never counts as full beyond what our own requests confirm.
-Scheduler::Impl::Gathered Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Request& request,
-                                                  size_t n, base::Nanos now,
-                                                  Scratch::Impl& s) const noexcept {
-  constexpr size_t kAhead = 8;
-  const bool lora = !pool.adapters.empty();
-  const base::Nanos oldest_fresh = now - options.fresh_for;
-  const fleet::EndpointCell* const* cells = pool.cells.data();
+//
+// Here is only what most decisions need: a small fleet, all of it fresh, and no adapter asked for. The rest
+// has loops of its own, out of this one's way.
+inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Request& request, base::Nanos now,
+                                    Scratch::Impl& s, Gathered& gathered) const noexcept {
+  // From here on cells come from farther away than the next cache, and want to be asked for ahead.
+  constexpr size_t kMany = 256;
+  const base::Nanos oldest_fresh = std::max<base::Nanos>(now - options.fresh_for, 1);  // 0 is never
+  const fleet::EndpointCell* const* cells = gathered.cells;
+  const bool adapter = request.adapter != fleet::kNoAdapter && !pool.adapters.empty();
+  const size_t n = gathered.n;
+  if (n > kMany || adapter)
+    return GatherRest(0, adapter ? request.adapter : fleet::kNoAdapter, oldest_fresh, s, gathered);
   // Where the columns begin, so that a store to one does not make the others be looked up again.
-  const uint32_t* endpoint = s.endpoint.data();
-  uint32_t* pendings = s.pending.data();
-  float* queue = s.queue.data();
-  float* scraped_queue = s.scraped_queue.data();
-  float* running = s.running.data();
-  float* kv_usage = s.kv_usage.data();
-  uint8_t* loras = s.lora.data();
-  uint8_t* freshes = s.fresh.data();
-  Gathered result;
+  uint32_t* pendings = s.pending;
+  float* queue = s.queue;
+  float* running = s.running;
+  float* kv_usage = s.kv_usage;
+  float* scraped_queue = s.scraped_queue;
+  float* total = s.total;
+  unsigned room = 0;
   for (size_t i = 0; i < n; ++i) {
-    if (i + kAhead < n) __builtin_prefetch(cells[endpoint[i + kAhead]]);
-    const fleet::EndpointCell& cell = *cells[endpoint[i]];
+    const fleet::EndpointCell& cell = *cells[i];
+    if (cell.scraped_at() < oldest_fresh) [[unlikely]]
+      return GatherRest(i, fleet::kNoAdapter, oldest_fresh, s, gathered);
+    const uint32_t pending = cell.pending();
+    pendings[i] = pending;
+    const auto own = static_cast<float>(pending);
+    const auto waiting = static_cast<float>(cell.waiting());
+    scraped_queue[i] = waiting;
+    queue[i] = waiting + own;
+    running[i] = static_cast<float>(cell.running()) + own;
+    kv_usage[i] = cell.kv_usage();
+    total[i] = 0;
+    room |= cell.lora_room();
+  }
+  gathered.fresh = n;
+  if (room != 0) [[unlikely]]
+    gathered.lora_bits = GatherRoom(n, s, gathered);
+}
+
+// Who has room for an adapter, of the first `n`. Returns the bits that were set.
+[[gnu::noinline]] uint8_t Scheduler::Impl::GatherRoom(size_t n, Scratch::Impl& s,
+                                                      const Gathered& gathered) noexcept {
+  uint8_t seen = 0;
+  uint8_t* lora = s.lora;
+  for (size_t i = 0; i < n; ++i) {
+    const uint8_t bits = gathered.cells[i]->lora_has_room() ? kLoraRoom : 0;
+    lora[i] = bits;
+    seen |= bits;
+  }
+  return seen;
+}
+
+// The whole of it for any fleet, from `begin` on; those before it are fresh.
+[[gnu::noinline]] void Scheduler::Impl::GatherRest(size_t begin, uint32_t adapter, base::Nanos oldest_fresh,
+                                                   Scratch::Impl& s, Gathered& gathered) noexcept {
+  constexpr size_t kAhead = 8;
+  const size_t n = gathered.n;
+  const fleet::EndpointCell* const* cells = gathered.cells;
+  uint32_t* pendings = s.pending;
+  float* queue = s.queue;
+  float* running = s.running;
+  float* kv_usage = s.kv_usage;
+  float* scraped_queue = s.scraped_queue;
+  float* total = s.total;
+  uint8_t* lora = s.lora;
+  uint8_t* freshes = s.fresh;
+  uint8_t seen = GatherRoom(begin, s, gathered);
+  std::fill_n(freshes, begin, uint8_t{1});
+  size_t count = begin;
+  base::Nanos newest = 0;
+  for (size_t i = begin; i < n; ++i) {
+    if (i + kAhead < n) __builtin_prefetch(cells[i + kAhead]);
+    const fleet::EndpointCell& cell = *cells[i];
     const base::Nanos scraped_at = cell.scraped_at();
     const uint32_t pending = cell.pending();
     pendings[i] = pending;
-    const bool fresh = scraped_at != 0 && scraped_at >= oldest_fresh;
+    const bool fresh = scraped_at >= oldest_fresh;
     freshes[i] = fresh ? 1 : 0;
-    result.newest = std::max(result.newest, scraped_at);
+    newest = std::max(newest, scraped_at);
     const auto waiting = static_cast<float>(cell.waiting());
     if (fresh) {
       queue[i] = waiting + static_cast<float>(pending);
       scraped_queue[i] = waiting;
       running[i] = static_cast<float>(cell.running()) + static_cast<float>(pending);
       kv_usage[i] = cell.kv_usage();
-      ++result.fresh;
+      ++count;
     } else {
       const auto inflight = static_cast<float>(cell.inflight());
       queue[i] = std::max(inflight, static_cast<float>(pending));
@@ -141,19 +317,22 @@ Scheduler::Impl::Gathered Scheduler::Impl::Gather(const fleet::PoolSnapshot& poo
       scraped_queue[i] = std::min(waiting, inflight);
       kv_usage[i] = inflight > 0 ? cell.kv_usage() : 0.0f;
     }
-    uint8_t bits = 0;
-    if (lora) {
-      if (cell.adapter_running(request.adapter)) bits |= kLoraRunning;
-      if (cell.adapter_waiting(request.adapter)) bits |= kLoraWaiting;
+    total[i] = 0;
+    uint8_t bits = cell.lora_has_room() ? kLoraRoom : 0;
+    if (adapter != fleet::kNoAdapter) {
+      if (cell.adapter_running(adapter)) bits |= kLoraRunning;
+      if (cell.adapter_waiting(adapter)) bits |= kLoraWaiting;
     }
-    if (cell.lora_has_room()) bits |= kLoraRoom;
-    loras[i] = bits;
+    lora[i] = bits;
+    seen |= bits;
   }
-  if (result.fresh > 0 && result.fresh < n) FillStale(n, result.fresh, s);
-  return result;
+  gathered.fresh = count;
+  gathered.newest = newest;
+  gathered.lora_bits = seen;
+  if (count > 0 && count < n) FillStale(n, count, s);
 }
 
-void Scheduler::Impl::FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexcept {
+[[gnu::noinline]] void Scheduler::Impl::FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexcept {
   float queue_sum = 0, kv_sum = 0, running_sum = 0;
   for (size_t i = 0; i < n; ++i) {
     if (s.fresh[i] == 0) continue;
@@ -170,9 +349,28 @@ void Scheduler::Impl::FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexce
   }
 }
 
+// Nobody has told us anything for long. Our own ledger knows our requests only; following its minimum, every
+// picker of the fleet would herd. Two at random, the less loaded first (Mitzenmacher 2001, "The power of two
+// choices").
+[[gnu::noinline, gnu::cold]] size_t Scheduler::Impl::DrawTwo(size_t n, const Scratch::Impl& s,
+                                                             base::Random& random,
+                                                             std::span<uint32_t> positions,
+                                                             size_t wanted) noexcept {
+  size_t count = 0;
+  while (count < std::min<size_t>(wanted < 2 ? 2 : wanted, n)) {
+    const auto position = static_cast<uint32_t>(random.Below(n));
+    const auto drawn = positions.first(count);
+    if (std::find(drawn.begin(), drawn.end(), position) != drawn.end()) continue;
+    positions[count++] = position;
+  }
+  if (count > 1 && s.queue[positions[1]] < s.queue[positions[0]]) std::swap(positions[0], positions[1]);
+  return std::min(count, wanted);
+}
+
 // What the picker left open: the least loaded of `eligible`, by queue, then KV use.
-void Scheduler::Impl::FillFallbacks(const Columns& columns, std::span<const uint32_t> eligible,
-                                    std::span<uint32_t> choices, size_t& count) const noexcept {
+[[gnu::noinline]] void Scheduler::Impl::FillFallbacks(const Columns& columns,
+                                                      std::span<const uint32_t> eligible,
+                                                      std::span<uint32_t> choices, size_t& count) noexcept {
   const size_t first = count;
   const auto better = [&columns](uint32_t a, uint32_t b) {
     if (columns.queue[a] != columns.queue[b]) return columns.queue[a] < columns.queue[b];
@@ -189,83 +387,67 @@ void Scheduler::Impl::FillFallbacks(const Columns& columns, std::span<const uint
   }
 }
 
-// Returns how many positions were chosen; 0 with `shed` set when there is no capacity, 0 without when the
-// program gave nothing. Allocates only for an explanation.
-size_t Scheduler::Impl::Run(const Program& program, const Context& context, size_t n, Scratch::Impl& s,
-                            std::span<uint32_t> choices, bool& shed, Explanation* explanation) const {
-  for (size_t i = 0; i < n; ++i) s.list[0][i] = static_cast<uint32_t>(i);
+[[gnu::noinline]] Scheduler::Impl::Left Scheduler::Impl::Narrow(const Program& program,
+                                                                const Context& context, Scratch::Impl& s,
+                                                                Explanation* explanation) {
+  const uint32_t* in = s.all;
   int side = 0;
-  size_t left = n;
-  std::span<const uint32_t> eligible;  // empty: all
+  size_t left = context.columns.size();
+  const uint32_t* eligible = s.all;
+  size_t eligible_left = left;
   // False: the filter kept nobody, and its input stays.
-  const auto narrow = [&](const Filter& filter, bool limits_fallbacks) {
-    const std::span<const uint32_t> in(s.list[side].data(), left);
-    uint32_t* out = s.list[1 - side].data();
-    const size_t kept = std::min(filter.Apply(context, in, out), left);
-    if (explanation != nullptr) {
-      Explanation::Step& told = explanation->steps.emplace_back();
-      told.name = filter.type();
-      told.in = left;
-      told.out = kept;
-      told.failed = kept == 0;
-      for (const uint32_t position : in) {
-        if (std::find(out, out + kept, position) != out + kept) continue;
-        told.drops.push_back({s.endpoint[position], filter.Why(context, position)});
-      }
-    }
+  const auto apply = [&](const Filter& filter, bool limits_fallbacks) {
+    uint32_t* out = s.list[side];
+    const size_t kept = std::min(filter.Apply(context, {in, left}, out), left);
+    if (explanation != nullptr) [[unlikely]]
+      TellFilter(filter, context, {in, left}, {out, kept}, *explanation);
     if (kept == 0) return false;
+    in = out;
     side = 1 - side;
     left = kept;
     if (limits_fallbacks) {
-      std::copy_n(s.list[side].data(), left, s.eligible.data());
-      eligible = {s.eligible.data(), left};
+      std::copy_n(in, left, s.eligible);
+      eligible = s.eligible;
+      eligible_left = left;
     }
     return true;
   };
-  if (program.room != nullptr && !context.request.critical && !narrow(*program.room, true)) {
-    shed = true;
-    return 0;
-  }
+  if (program.room != nullptr && !context.request.critical && !apply(*program.room, true))
+    return {.shed = true};
   int at = program.nodes.empty() ? Program::kPick : 0;
   // A program visits a node at most once; a cycle in a program of somebody's own ends here instead of
   // hanging.
   for (size_t step = 0; at >= 0 && step < program.nodes.size(); ++step) {
     const Program::Node& node = program.nodes[static_cast<size_t>(at)];
-    at = narrow(*node.filter, node.limits_fallbacks) ? node.on_success : node.on_failure;
+    at = apply(*node.filter, node.limits_fallbacks) ? node.on_success : node.on_failure;
   }
-  if (at == Program::kShed) {
-    shed = true;
-    return 0;
-  }
-  if (left == 0) return 0;
+  return {{in, left}, {eligible, eligible_left}, at == Program::kShed};
+}
 
-  const std::span<const uint32_t> in(s.list[side].data(), left);
-  float* total = s.total.data();
-  const float* score = s.score.data();
-  std::fill_n(total, left, 0.0f);
+// Returns how many positions were chosen; 0 with `shed` set when there is no capacity, 0 without when the
+// program gave nothing. Allocates only for an explanation.
+size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scratch::Impl& s,
+                            std::span<uint32_t> choices, bool& shed, Explanation* explanation) {
+  const std::span<const uint32_t> all(s.all, context.columns.size());
+  Left left{.in = all, .eligible = all};
+  if (!program.nodes.empty() || !context.request.critical) [[unlikely]] {
+    left = Narrow(program, context, s, explanation);
+    if (left.shed) {
+      shed = true;
+      return 0;
+    }
+  }
   for (const auto& [scorer, weight] : program.scorers) {
-    scorer->Score(context, in, s.score.data());
-    for (size_t i = 0; i < left; ++i) total[i] += score[i] * weight;
-    if (explanation != nullptr) {
-      Explanation::Step& told = explanation->steps.emplace_back();
-      told.name = scorer->type();
-      told.in = told.out = left;
-      told.weight = weight;
-      for (size_t i = 0; i < left; ++i) told.scores.emplace_back(s.endpoint[in[i]], s.score[i]);
-    }
+    scorer->Add(context, left.in, weight, s.total, s.score);
+    if (explanation != nullptr) [[unlikely]]
+      TellScorer(*scorer, weight, context, left.in, s.score, *explanation);
   }
-  if (explanation != nullptr) {
-    for (size_t i = 0; i < left; ++i) explanation->candidates[in[i]].score = s.total[i];
+  if (explanation != nullptr) [[unlikely]] {
+    for (size_t i = 0; i < left.in.size(); ++i) explanation->candidates[left.in[i]].score = s.total[i];
   }
-  size_t count = std::min(program.picker->Pick(context, in, {s.total.data(), left}, choices), choices.size());
-  if (count == 0) return 0;
-  if (count < choices.size()) {
-    if (eligible.empty()) {
-      for (size_t i = 0; i < n; ++i) s.eligible[i] = static_cast<uint32_t>(i);
-      eligible = {s.eligible.data(), n};
-    }
-    FillFallbacks(context.columns, eligible, choices, count);
-  }
+  size_t count =
+      std::min(program.picker->Pick(context, left.in, {s.total, left.in.size()}, choices), choices.size());
+  if (count != 0 && count < choices.size()) FillFallbacks(context.columns, left.eligible, choices, count);
   return count;
 }
 
@@ -281,65 +463,38 @@ Scheduler::~Scheduler() = default;
 Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
                         std::optional<std::span<const uint32_t>> candidates, base::Nanos now,
                         Scratch& scratch, base::Random& random, Explanation* explanation) const noexcept {
-  const size_t n = candidates ? candidates->size() : pool.endpoints.size();
+  const size_t n = candidates ? candidates->size() : pool.cells.size();
   Outcome outcome;
   if (n == 0) return outcome;
   Scratch::Impl& s = scratch.impl();
-  s.Resize(n);
-  for (size_t i = 0; i < n; ++i) s.endpoint[i] = candidates ? (*candidates)[i] : static_cast<uint32_t>(i);
+  if (n > s.capacity) s.Grow(n);
+  const uint32_t* endpoint = candidates ? candidates->data() : s.all;
+  const fleet::EndpointCell* const* cells = candidates ? s.CellsOf(pool, *candidates) : pool.cells.data();
   const Program& program = pool.models.empty() ? impl_->without_models : impl_->with_models;
 
   // Somebody else may reserve the same endpoint between our reading and our reservation. Then the picture was
   // old: look again. After a few rounds a pick that is one request off beats another round.
   constexpr int kRounds = 8;
   for (int round = 0;; ++round) {
-    const Impl::Gathered gathered = impl_->Gather(pool, request, n, now, s);
-    const Columns columns = s.Views(n);
+    Impl::Gathered gathered{.cells = cells, .n = n};
+    impl_->Gather(pool, request, now, s, gathered);
+    const Columns columns = s.Views({endpoint, n}, gathered.lora_bits);
     const Context context{columns, request, random};
-    if (explanation != nullptr) {
-      *explanation = {};
-      explanation->profile = program.name;
-      for (size_t i = 0; i < n; ++i) {
-        const fleet::EndpointCell& cell = *pool.cells[s.endpoint[i]];
-        const uint8_t lora = s.lora[i];
-        explanation->candidates.push_back({
-            .endpoint = s.endpoint[i],
-            .queue = s.queue[i],
-            .scraped_queue = s.scraped_queue[i],
-            .running = s.running[i],
-            .kv_usage = s.kv_usage[i],
-            .adapter = (lora & kLoraRunning) != 0   ? "resident"
-                       : (lora & kLoraWaiting) != 0 ? "waiting"
-                       : (lora & kLoraRoom) != 0    ? "room"
-                                                    : "none",
-            .fresh = s.fresh[i] != 0,
-            .age = cell.scraped_at() != 0 ? now - cell.scraped_at() : 0,
-            .scraped = cell.scraped_at() != 0,
-        });
-      }
-    }
+    if (explanation != nullptr) [[unlikely]]
+      Impl::TellCandidates(program, columns, gathered, now, s, *explanation);
 
     std::array<uint32_t, kMaxChoices> positions{};
     const size_t wanted = std::min<size_t>(impl_->options.max_choices, n);
-    const std::span<uint32_t> choices(positions.data(), wanted);
     size_t count = 0;
-    bool shed = false;
-    const base::Nanos last_known = std::max(gathered.newest, impl_->started_at);
-    if (gathered.fresh == 0 && now - last_known > impl_->options.ledger_trust) {
-      // Nobody has told us anything for long. Our own ledger knows our requests only; following its minimum,
-      // every picker of the fleet would herd. Two at random, the less loaded first (Mitzenmacher 2001, "The
-      // power of two choices").
+    const auto lost = [&] {
+      return now - std::max(gathered.newest, impl_->started_at) > impl_->options.ledger_trust;
+    };
+    if (gathered.fresh == 0 && lost()) [[unlikely]] {
       outcome.rung = Rung::kPowerOfTwo;
-      while (count < std::min<size_t>(wanted < 2 ? 2 : wanted, n)) {
-        const auto position = static_cast<uint32_t>(random.Below(n));
-        if (std::find(positions.begin(), positions.begin() + count, position) != positions.begin() + count)
-          continue;
-        positions[count++] = position;
-      }
-      if (count > 1 && s.queue[positions[1]] < s.queue[positions[0]]) std::swap(positions[0], positions[1]);
-      count = std::min(count, wanted);
+      count = Impl::DrawTwo(n, s, random, positions, wanted);
     } else {
-      count = impl_->Run(program, context, n, s, choices, shed, explanation);
+      bool shed = false;
+      count = Impl::Run(program, context, s, {positions.data(), wanted}, shed, explanation);
       outcome.rung = Rung::kFresh;
       if (shed) {
         outcome.kind = OutcomeKind::kShed;
@@ -348,29 +503,31 @@ Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
           explanation->verdict = "shed: no endpoint has room for a request that is not critical";
         return outcome;
       }
-      if (count == 0) {
+      if (count == 0) [[unlikely]] {
         // A program that gives nothing although there are endpoints is a fault of its configuration. It must
         // not be an outage.
         outcome.rung = Rung::kAnyReady;
         positions[0] = static_cast<uint32_t>(random.Below(n));
         count = 1;
-      } else if (s.fresh[positions[0]] == 0) {
+      } else if (gathered.fresh < n && s.fresh[positions[0]] == 0) {
         outcome.rung = Rung::kLedger;
       }
     }
 
     const uint32_t first = positions[0];
-    fleet::EndpointCell& cell = *pool.endpoints[s.endpoint[first]].cell;
-    if (round + 1 < kRounds) {
+    fleet::EndpointCell& cell = *pool.endpoints[candidates ? endpoint[first] : first].cell;
+    if (round + 1 < kRounds) [[likely]] {
       const auto reserved = cell.TryReserve(s.pending[first], request.prompt_tokens);
-      if (!reserved) continue;
+      if (!reserved) [[unlikely]]
+        continue;
       outcome.reservation = *reserved;
     } else {
       outcome.reservation = cell.Reserve(request.prompt_tokens);
     }
     outcome.kind = OutcomeKind::kPicked;
     outcome.num_choices = static_cast<uint32_t>(count);
-    for (size_t i = 0; i < count; ++i) outcome.choices[i] = s.endpoint[positions[i]];
+    for (size_t i = 0; i < count; ++i)
+      outcome.choices[i] = candidates ? endpoint[positions[i]] : positions[i];
     return outcome;
   }
 }

@@ -2,7 +2,7 @@
 // wait for it, else 0. No parameters. Source: the reference's scorer of this name (llm-d router).
 #include <array>
 
-#include "scheduling/plugin.h"
+#include "scheduling/plugins/adding_scorer.h"
 
 namespace fairway::scheduling {
 namespace {
@@ -18,11 +18,18 @@ constexpr std::array kScores{ScoreOf(0), ScoreOf(1), ScoreOf(2), ScoreOf(3),
                              ScoreOf(4), ScoreOf(5), ScoreOf(6), ScoreOf(7)};
 static_assert((kLoraRunning | kLoraWaiting | kLoraRoom) == 7);
 
-class LoraAffinityScorer final : public Scorer {
+class LoraAffinityScorer final : public AddingScorer {
  public:
   std::string_view type() const noexcept override { return "lora-affinity-scorer"; }
-  void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
-    for (size_t i = 0; i < in.size(); ++i) out[i] = kScores[context.columns.lora[in[i]] & 7];
+  void Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
+           float*) const noexcept override {
+    if (context.columns.lora_bits == 0) return;  // 0 for all
+    const uint8_t* lora = context.columns.lora.data();
+    if (in.size() == context.columns.size()) {
+      for (size_t i = 0; i < in.size(); ++i) total[i] += kScores[lora[i] & 7] * weight;
+      return;
+    }
+    for (size_t i = 0; i < in.size(); ++i) total[i] += kScores[lora[in[i]] & 7] * weight;
   }
 };
 

@@ -1,22 +1,13 @@
 // max-score-picker: the highest weighted total; among equals uniformly at random. Further choices follow by
 // score. No parameters. Source: the reference's picker of this name (llm-d router).
 #include <algorithm>
+#include <limits>
 
 #include "scheduling/plugin.h"
+#include "scheduling/plugins/lanes.h"
 
 namespace fairway::scheduling {
 namespace {
-
-// Four ways at once, so that no comparison waits for the one before it. REQUIRES: not empty.
-float Greatest(std::span<const float> scores) {
-  float most[4] = {scores[0], scores[0], scores[0], scores[0]};
-  size_t i = 0;
-  for (; i + 4 <= scores.size(); i += 4) {
-    for (size_t k = 0; k < 4; ++k) most[k] = std::max(most[k], scores[i + k]);
-  }
-  for (; i < scores.size(); ++i) most[0] = std::max(most[0], scores[i]);
-  return std::max(std::max(most[0], most[1]), std::max(most[2], most[3]));
-}
 
 class MaxScorePicker final : public Picker {
  public:
@@ -24,41 +15,61 @@ class MaxScorePicker final : public Picker {
 
   size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float> scores,
               std::span<uint32_t> out) const noexcept override {
-    const float best = Greatest(scores);
-    uint64_t ties = 0;
-    for (const float score : scores) ties += score == best ? 1 : 0;
+    // Numbers in `scores` until the end.
+    const size_t n = scores.size();
+    const float best = GreatestOf(scores);
+    const uint64_t ties = Count(scores, best);
     uint64_t skip = ties > 1 ? context.random.Below(ties) : 0;
     size_t first = 0;
-    for (size_t i = 0; i < in.size(); ++i) {
-      if (scores[i] == best && skip-- == 0) {
-        first = i;
-        break;
-      }
+    if (ties > 0) {  // always, unless the scores are not numbers
+      while (!(scores[first] >= best) || skip-- != 0) ++first;
     }
-    out[0] = in[first];
-    if (out.size() == 1) return 1;
+    out[0] = static_cast<uint32_t>(first);
 
     // The next ones by score; equal ones in the order after the first choice, so that fallbacks do not herd
     // either.
-    struct Entry {
-      float score;
-      uint32_t position;
-    };
-    Entry next[kMaxChoices];
-    const size_t wanted = std::min(out.size(), kMaxChoices) - 1;
-    size_t found = 0;
-    const auto look = [&](size_t begin, size_t end) {
+    const size_t wanted = std::min({out.size(), n, kMaxChoices});
+    size_t found = 1;
+    // What one more has to exceed once there are enough. Until then not a number: nothing is less or equal.
+    float least = std::numeric_limits<float>::quiet_NaN();
+    for (size_t begin = first + 1, end = n; found < wanted || least < best; begin = 0, end = first) {
       for (size_t i = begin; i < end; ++i) {
-        if (found == wanted && scores[i] <= next[found - 1].score) continue;
+        const float score = scores[i];
+        if (score <= least) continue;
         size_t at = found < wanted ? found++ : found - 1;
-        for (; at > 0 && next[at - 1].score < scores[i]; --at) next[at] = next[at - 1];
-        next[at] = {scores[i], in[i]};
+        for (; at > 1 && scores[out[at - 1]] < score; --at) out[at] = out[at - 1];
+        out[at] = static_cast<uint32_t>(i);
+        if (found < wanted) continue;
+        least = scores[out[found - 1]];
+        if (least == best) break;
       }
-    };
-    look(first + 1, in.size());
-    look(0, first);
-    for (size_t i = 0; i < found; ++i) out[i + 1] = next[i].position;
-    return found + 1;
+      if (begin == 0) break;
+    }
+    // Positions keep their order: as many as there are candidates are all of them.
+    if (n != context.columns.size()) {
+      for (uint32_t& number : out.first(found)) number = in[number];
+    }
+    return found;
+  }
+
+ private:
+  static float GreatestOf(std::span<const float> scores) noexcept {
+    Lanes most = Fill(scores[0]);
+    size_t i = 0;
+    for (; i + kLanes <= scores.size(); i += kLanes) most = Greatest(most, Load(scores.data() + i));
+    float greatest = Greatest(most);
+    for (; i < scores.size(); ++i) greatest = std::max(greatest, scores[i]);
+    return greatest;
+  }
+  static uint64_t Count(std::span<const float> scores, float score) noexcept {
+    LaneCounts counts{};
+    size_t i = 0;
+    for (; i + kLanes <= scores.size(); i += kLanes)
+      counts -= Load(scores.data() + i) == Fill(score);  // -1 where so
+    const int sum = counts[0] + counts[1] + counts[2] + counts[3];
+    auto count = static_cast<uint64_t>(sum);
+    for (; i < scores.size(); ++i) count += scores[i] == score ? 1 : 0;
+    return count;
   }
 };
 
