@@ -10,6 +10,8 @@ add_library(fairway_options INTERFACE)
 target_include_directories(fairway_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
 # Designated initialisers leave fields at their defaults on purpose.
 target_compile_options(fairway_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers)
+# Calls of shared functions without a stop in between: one cold line of code less for each that a request inside Envoy makes.
+target_compile_options(fairway_options INTERFACE -fno-plt)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # g++ 12 warns wrongly on std::string operator+ (GCC bug 105329) and, under sanitizers, on optionals it cannot follow.
   target_compile_options(fairway_options INTERFACE -Wno-restrict)

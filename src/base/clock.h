@@ -2,8 +2,8 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
+#include <ctime>
 
 namespace fairway::base {
 
@@ -23,13 +23,13 @@ class Clock {
   virtual Nanos Now() const noexcept = 0;
 };
 
-// CLOCK_MONOTONIC; about 20 ns a call.
+// CLOCK_MONOTONIC, asked for directly: std::chrono has a call of its own before it. About 20 ns.
 class SystemClock final : public Clock {
  public:
   Nanos Now() const noexcept override {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(
-               std::chrono::steady_clock::now().time_since_epoch())
-        .count();
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * kSecond + now.tv_nsec;
   }
 };
 

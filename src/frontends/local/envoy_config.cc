@@ -287,18 +287,21 @@ class Writer {
 
   // Only what the model server cannot have begun to answer: no connection, refused, reset or closed before
   // the request went out, or its own 503. The next try takes the next of the picker's list.
-  static Json Retries() {
+  // (The module's policy goes down the list by itself; the other needs to be told to leave out who was
+  // tried.)
+  Json Retries() const {
+    const bool by_module = options_.place == PickerPlace::kModule;
+    const Json previous_hosts = JsonArray({JsonObject(
+        {{"name", JsonText("envoy.retry_host_predicates.previous_hosts")},
+         {"typed_config", JsonObject({{"@type", Type("envoy.extensions.retry.host.previous_hosts.v3."
+                                                     "PreviousHostsPredicate")}})}})});
     return JsonObject(
         {{"retry_on", JsonText("connect-failure,refused-stream,reset-before-request,retriable-status-codes")},
          {"retriable_status_codes", JsonArray({JsonNumber(503)})},
          {"num_retries", JsonNumber(2)},
          {"retry_back_off", JsonObject({{"base_interval", Millis(5)}, {"max_interval", Millis(50)}})},
-         {"retry_host_predicate",
-          JsonArray({JsonObject(
-              {{"name", JsonText("envoy.retry_host_predicates.previous_hosts")},
-               {"typed_config", JsonObject({{"@type", Type("envoy.extensions.retry.host.previous_hosts.v3."
-                                                           "PreviousHostsPredicate")}})}})})},
-         {"host_selection_retry_max_attempts", JsonText("5")}});
+         {"retry_host_predicate", by_module ? JsonNothing() : previous_hosts},
+         {"host_selection_retry_max_attempts", by_module ? JsonNothing() : JsonText("5")}});
   }
 
   Json Route(const TableRoute& route) const {
@@ -350,7 +353,10 @@ class Writer {
                                {"timeout", route.timeout_ms > 0 ? Millis(route.timeout_ms) : Seconds(0)},
                                {"retry_policy", Retries()}})},
          // The picker reads the whole body, so Envoy holds it; the listener's own limit is 1 MiB.
-         {"request_body_buffer_limit", JsonText(std::to_string(options_.max_body_bytes))},
+         // One byte more for the module, which says its own 413 and would raise it so far for each request.
+         {"request_body_buffer_limit",
+          JsonText(
+              std::to_string(options_.max_body_bytes + (options_.place == PickerPlace::kModule ? 1 : 0)))},
          {"typed_per_filter_config", filters}});
   }
 
