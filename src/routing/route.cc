@@ -20,8 +20,7 @@ bool Route::Matches(const fleet::Snapshot& snapshot, const RouteKey& key) const 
 }
 
 void Route::Set(const fleet::Snapshot& snapshot, const RouteKey& key) {
-  version_ = snapshot.version;
-  snapshot_ = &snapshot;
+  snapshot_ = nullptr;  // until all is set: memory may run out on the way
   texts_.clear();
   for (size_t i = 0; i < key.parts.size(); ++i) {
     sizes_[i] = static_cast<uint32_t>(key.parts[i].size());
@@ -36,6 +35,8 @@ void Route::Set(const fleet::Snapshot& snapshot, const RouteKey& key) {
   pool = snapshot.FindPool(own.parts[RouteKey::kPool]);
   others_.clear();
   if (pool != nullptr) Rule(own);
+  version_ = snapshot.version;
+  snapshot_ = &snapshot;
 }
 
 // The target: a rewrite that names the model, else the InferenceModel, else the rewrite of every other model,

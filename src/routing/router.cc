@@ -68,6 +68,25 @@ std::string_view FairnessId(const RequestInput& input) {
   return input.fairness_id.empty() ? kDefaultFlow : input.fairness_id.substr(0, kMaxFairnessId);
 }
 
+// A place that was taken and has no ticket yet: given back where memory runs out on the way to one.
+class PickedPlace {
+ public:
+  PickedPlace(const scheduling::Outcome& outcome, const fleet::PoolSnapshot& pool)
+      : cell_(outcome.kind == scheduling::OutcomeKind::kPicked ? pool.endpoints[outcome.choices[0]].cell.get()
+                                                               : nullptr),
+        reservation_(outcome.reservation) {}
+  PickedPlace(const PickedPlace&) = delete;
+  PickedPlace& operator=(const PickedPlace&) = delete;
+  ~PickedPlace() {
+    if (cell_ != nullptr) cell_->Release(reservation_, fleet::ReleaseKind::kEnded);
+  }
+  void Keep() { cell_ = nullptr; }
+
+ private:
+  fleet::EndpointCell* cell_;
+  fleet::Reservation reservation_;
+};
+
 }  // namespace
 
 std::string RejectionBody(const Rejection& rejection) {
@@ -206,6 +225,7 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   const scheduling::Outcome outcome =
       impl_->scheduler.Pick(pool, request, candidates, start, worker.scratch, worker.random,
                             impl_->explains || impl_->keeps_scores ? &worker.explanation : nullptr);
+  PickedPlace place(outcome, pool);
   const base::Nanos took = impl_->clock.Now() - start;
   impl_->scheduler_duration.Observe(base::ToSeconds(took));
   if (impl_->explains) {
@@ -239,6 +259,7 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   state.streaming = stream;
   state.cell = pool.endpoints[outcome.choices[0]].cell;
   state.reservation = outcome.reservation;
+  place.Keep();
   state.received_at = input.received_at != 0 ? input.received_at : start;
   if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   const RequestSeries& series = target.request_class->series;

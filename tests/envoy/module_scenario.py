@@ -1,6 +1,7 @@
 """The module in an Envoy that is configured by hand: endpoints by EDS, configuration by ECDS, bodies in every shape, and what
 happens when something is missing. (Local mode's scenarios run with the module, too.)"""
 
+import concurrent.futures
 import http.client
 import json
 import os
@@ -190,6 +191,12 @@ class Discovery(ModuleScenario):
                 self.assertEqual({a.status for a in served}, {200})
                 if (policy, selection) != ("module", "overrideHost"):  # which knows of no list
                     self.assertEqual(served[0].headers["x-served-by"], sim.names()[0])
+                # Clients hand their ids on: requests at one time may have the same.
+                with concurrent.futures.ThreadPoolExecutor(3) as pool:  # Envoy allows three retries at a time
+                    same = list(pool.map(lambda _: envoy.ask(headers={"x-request-id": "same"}), range(40)))
+                self.assertEqual({a.status for a in same}, {200})
+                self.assertNotIn(sim.names()[1], {a.headers["x-served-by"] for a in same})
+                self.assertEqual(envoy.logged("hostSelection"), [])
                 # Charged is who served, and nothing stays behind.
                 await_that(lambda: all(e["inflight"] == 0 for e in self.fleet(admin).values()),
                            lambda: f"{self.fleet(admin)}")

@@ -281,6 +281,12 @@ bool FAIRWAY_ENVOY(lb_get_host_address)(void* balancer, uint32_t priority, size_
   *address = abi::ToBuffer(HostsOf(balancer, priority, false).at(index)->address);
   return true;
 }
+bool FAIRWAY_ENVOY(lb_context_should_select_another_host)(void* balancer, void* context, uint32_t priority,
+                                                          size_t index) {
+  const auto& ruled_out = Of(context).ruled_out;
+  return std::find(ruled_out.begin(), ruled_out.end(),
+                   HostsOf(balancer, priority, false).at(index)->address) != ruled_out.end();
+}
 // A request is to a load balancer what it is to a filter.
 bool FAIRWAY_ENVOY(lb_context_get_downstream_header)(void* context, abi::Buffer key, abi::Buffer* value,
                                                      size_t index, size_t* count) {

@@ -38,6 +38,7 @@ struct FakeStream {
   std::optional<std::vector<std::string>> subset_hint;                  // a list
   std::optional<std::string> subset_hint_text;                          // or a text
   std::string upstream_address;
+  std::vector<std::string> ruled_out;  // hosts that its retry policy does not want
   uint32_t worker = 0;
   size_t cluster_hosts = 1;  // of its cluster, on its worker
   const void* route_config = nullptr;

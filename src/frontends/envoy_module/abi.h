@@ -163,6 +163,9 @@ bool FAIRWAY_ENVOY(lb_get_host_metadata_string)(void* balancer, uint32_t priorit
                                                 fairway::envoy_module::abi::Buffer space,
                                                 fairway::envoy_module::abi::Buffer key,
                                                 fairway::envoy_module::abi::Buffer* value);
+// Does the route's retry policy want another host for this try? `index` is among all hosts of the priority.
+bool FAIRWAY_ENVOY(lb_context_should_select_another_host)(void* balancer, void* context, uint32_t priority,
+                                                          size_t index);
 bool FAIRWAY_ENVOY(lb_context_get_downstream_header)(void* context, fairway::envoy_module::abi::Buffer key,
                                                      fairway::envoy_module::abi::Buffer* value, size_t index,
                                                      size_t* count);

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "frontends/request/headers.h"
 #include "net/address.h"
 
 namespace fairway::envoy_module {
@@ -79,15 +80,22 @@ Balancer::Balancer(ClusterDirectory& directory, abi::Balancer envoy) : directory
   cluster_ = name.view();
   id_ = directory_.Join(cluster_);
   // A worker's first look may come before its hosts do: that is no news.
-  if (FAIRWAY_ENVOY(lb_get_hosts_count)(envoy, 0) > 0) OnHostsChanged();
+  const auto priorities = static_cast<uint32_t>(FAIRWAY_ENVOY(lb_get_priority_set_size)(envoy));
+  for (uint32_t priority = 0; priority < priorities; ++priority) {
+    if (FAIRWAY_ENVOY(lb_get_hosts_count)(envoy, priority) == 0) continue;
+    OnHostsChanged();
+    break;
+  }
 }
 
 Balancer::~Balancer() { directory_.Leave(id_, cluster_); }
 
 void Balancer::OnHostsChanged() {
+  // First of all: what fails below leaves no places of hosts that are no more.
+  healthy_.clear();
+  in_turn_.clear();
   const auto wanted = directory_.wanted_labels();
   ClusterHosts hosts;
-  healthy_.clear();
   const auto priorities = static_cast<uint32_t>(FAIRWAY_ENVOY(lb_get_priority_set_size)(envoy_));
   for (uint32_t priority = 0; priority < priorities; ++priority) {
     const size_t healthy_count = FAIRWAY_ENVOY(lb_get_healthy_hosts_count)(envoy_, priority);
@@ -101,10 +109,15 @@ void Balancer::OnHostsChanged() {
     for (size_t i = 0; i < count; ++i) {
       Buffer address{nullptr, 0};
       if (!FAIRWAY_ENVOY(lb_get_host_address)(envoy_, priority, i, &address)) continue;
+      const bool is_healthy = healthy_.contains(address.view());
+      if (is_healthy && (in_turn_.empty() || in_turn_priority_ == priority)) {
+        in_turn_priority_ = priority;
+        in_turn_.push_back(static_cast<uint32_t>(i));
+      }
       // Health as Envoy sees it (health checks, outlier detection, EDS). Where nobody is healthy Envoy would
       // send to anybody, and so do we.
       std::string text(address.view());
-      if (healthy_count > 0 && !healthy_.contains(text)) continue;
+      if (healthy_count > 0 && !is_healthy) continue;
       const auto parsed = net::ParseHostPort(text);
       if (!parsed || !net::IsIpLiteral(parsed->host)) continue;  // a pipe, say
       ClusterHost host;
@@ -123,26 +136,48 @@ void Balancer::OnHostsChanged() {
   directory_.Publish(id_, cluster_, std::move(hosts));
 }
 
-bool Balancer::Choose(abi::LbContext context, uint32_t& priority, uint32_t& index) {
+// The request's entry, when the picker has made one for it.
+Choice* Balancer::Find(abi::LbContext context) {
   Buffer request_id{nullptr, 0};
-  if (context != nullptr && FAIRWAY_ENVOY(lb_context_get_downstream_header)(context, ToBuffer("x-request-id"),
-                                                                            &request_id, 0, nullptr)) {
-    if (choices_ == nullptr) choices_ = &Choices::OfThisThread();
-    if (Choice* choice = choices_->Find(request_id.view()); choice != nullptr) {
-      for (auto next = choice->Next(); !next.empty(); next = choice->Next()) {
-        const auto found = healthy_.find(next);
-        if (found == healthy_.end()) continue;  // the picker knew it before Envoy did, or still does
-        priority = found->second.priority;
-        index = found->second.index;
-        return true;
-      }
+  if (context == nullptr || !FAIRWAY_ENVOY(lb_context_get_downstream_header)(
+                                context, ToBuffer("x-request-id"), &request_id, 0, nullptr)) {
+    return nullptr;
+  }
+  if (choices_ == nullptr) choices_ = &Choices::OfThisThread();
+  Choice* choice = choices_->Find(request_id.view());
+  if (choice == nullptr || !choice->shared()) return choice;
+  // Several have this id. The filter has told each of them its first choice.
+  Buffer first{nullptr, 0};
+  if (!FAIRWAY_ENVOY(lb_context_get_downstream_header)(context, ToBuffer(request::kDestination), &first, 0,
+                                                       nullptr)) {
+    return nullptr;
+  }
+  return choices_->Find(request_id.view(), first.view());
+}
+
+bool Balancer::Choose(abi::LbContext context, uint32_t& priority, uint32_t& index) {
+  if (Choice* choice = Find(context); choice != nullptr) {
+    for (auto next = choice->Next(); !next.empty(); next = choice->Next()) {
+      const auto found = healthy_.find(next);
+      if (found == healthy_.end()) continue;  // the picker knew it before Envoy did, or still does
+      priority = found->second.priority;
+      index = found->second.index;
+      return true;
     }
   }
   const auto priorities = static_cast<uint32_t>(FAIRWAY_ENVOY(lb_get_priority_set_size)(envoy_));
   for (priority = 0; priority < priorities; ++priority) {
     const size_t count = FAIRWAY_ENVOY(lb_get_healthy_hosts_count)(envoy_, priority);
     if (count == 0) continue;
-    index = static_cast<uint32_t>(next_++ % count);
+    // Envoy's own policies look for a host that the retry policy (previous_hosts) accepts; so do we.
+    const bool ask = context != nullptr && priority == in_turn_priority_ && count == in_turn_.size();
+    for (size_t i = 0; i < count; ++i) {
+      index = static_cast<uint32_t>(next_++ % count);
+      if (!ask ||
+          !FAIRWAY_ENVOY(lb_context_should_select_another_host)(envoy_, context, priority, in_turn_[index])) {
+        break;
+      }
+    }
     return true;
   }
   priority = 0;

@@ -78,9 +78,10 @@ class Balancer {
   Balancer& operator=(const Balancer&) = delete;
 
   void OnHostsChanged();
-  // The request's next choice that is a healthy host here; where it has none (left), the next healthy host.
-  // False: there is none. `context`: the request, null for none. (A host that the filter has set as override
-  // host does not come by here: Envoy goes there by itself.)
+  // The request's next choice that is a healthy host here; where it has none (left), the next healthy host,
+  // for a retry one that its retry policy has nothing against. False: there is none. `context`: the request,
+  // null for none. (A host that the filter has set as override host does not come by here: Envoy goes there
+  // by itself.)
   bool Choose(abi::LbContext context, uint32_t& priority, uint32_t& index);
 
  private:
@@ -90,11 +91,16 @@ class Balancer {
   uint64_t id_;
   uint32_t next_ = 0;
   Choices* choices_ = nullptr;  // of the thread that chooses
+  Choice* Find(abi::LbContext context);
+
   struct Place {
     uint32_t priority;
     uint32_t index;  // among the healthy hosts of the priority
   };
   std::unordered_map<std::string, Place, base::StringHash, std::equal_to<>> healthy_;  // by "ip:port"
+  // Of the first priority that has healthy hosts: their numbers among all of it, by those among the healthy.
+  std::vector<uint32_t> in_turn_;
+  uint32_t in_turn_priority_ = 0;
 };
 
 }  // namespace fairway::envoy_module

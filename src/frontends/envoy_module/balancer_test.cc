@@ -103,6 +103,15 @@ TEST(Balancer, ChoosesHealthyHostsInTurn) {
   EXPECT_FALSE(balancer.Choose(nullptr, priority, index));
 }
 
+TEST(Balancer, HearsOfHostsThatAreThereWhateverTheirPriority) {
+  ClusterDirectory directory;
+  FakeCluster cluster{.name = "pool", .priorities = {{}, {{.address = "10.0.0.1:1"}}}};
+  int told = 0;
+  directory.Subscribe(1, "pool", [&](const ClusterHosts&) { ++told; });
+  Balancer balancer(directory, &cluster);
+  EXPECT_EQ(told, 1);
+}
+
 class ChosenHosts : public testing::Test {
  protected:
   // The address that a request with this id is sent to.
@@ -154,6 +163,34 @@ TEST_F(ChosenHosts, PassOverWhatIsNotHealthyOrNotHere) {
   EXPECT_EQ(Choose(third), "10.0.0.2:1");
 }
 
+TEST_F(ChosenHosts, AreOfTheRequestThatAsksAlsoWhereSeveralHaveItsId) {
+  Choice first;
+  Choice second;
+  Choices::OfThisThread().Add(first, "same", "10.0.0.3:1,10.0.0.1:1");
+  Choices::OfThisThread().Add(second, "same", "10.0.0.4:1,10.0.0.3:1");
+  auto one = Request("same");
+  one.request_headers.emplace_back("x-gateway-destination-endpoint", "10.0.0.3:1");
+  auto two = Request("same");
+  two.request_headers.emplace_back("x-gateway-destination-endpoint", "10.0.0.4:1");
+  EXPECT_EQ(Choose(one), "10.0.0.3:1");
+  EXPECT_EQ(Choose(one), "10.0.0.1:1");
+  EXPECT_EQ(Choose(two), "10.0.0.4:1");
+  EXPECT_EQ(Choose(two), "10.0.0.3:1");
+}
+
+TEST_F(ChosenHosts, BeyondTheListARetryGoesToNobodyThatItsPolicyHasRuledOut) {
+  cluster_.priorities = {{{.address = "10.0.0.1:1"},
+                          {.address = "10.0.0.2:1", .healthy = false},
+                          {.address = "10.0.0.3:1"},
+                          {.address = "10.0.0.4:1"}}};
+  balancer_.OnHostsChanged();
+  auto request = Request("nobody chose for it");
+  request.ruled_out = {"10.0.0.1:1", "10.0.0.4:1"};
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Choose(request), "10.0.0.3:1");
+  request.ruled_out.push_back("10.0.0.3:1");
+  EXPECT_NE(Choose(request), "");  // all are: any is better than none
+}
+
 TEST_F(ChosenHosts, AreOfTheRequestThatAsks) {
   Choice first;
   Choice second;
@@ -165,7 +202,7 @@ TEST_F(ChosenHosts, AreOfTheRequestThatAsks) {
   EXPECT_EQ(Choose(nobodys), "10.0.0.1:1");
   EXPECT_EQ(Choose(nameless), "10.0.0.1:1");
   EXPECT_EQ(Choose(d), "10.0.0.3:1");
-  EXPECT_TRUE(second.waiting());
+  EXPECT_EQ(second.asked(), 0u);
 }
 
 }  // namespace

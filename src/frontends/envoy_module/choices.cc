@@ -1,5 +1,6 @@
 #include "frontends/envoy_module/choices.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -17,10 +18,10 @@ void Choice::Withdraw() noexcept {
 
 std::string_view Choice::Next() {
   ++asked_;
-  const size_t comma = rest_.find(',');
-  const std::string_view next = rest_.substr(0, comma);
-  rest_.remove_prefix(comma == std::string_view::npos ? rest_.size() : comma + 1);
-  return next;
+  const std::string_view rest = list_.substr(given_);
+  const size_t length = std::min(rest.find(','), rest.size());
+  given_ += static_cast<uint32_t>(std::min(length + 1, rest.size()));
+  return rest.substr(0, length);
 }
 
 Choices& Choices::OfThisThread() {
@@ -70,12 +71,21 @@ uint64_t Choices::IdOf(std::string_view request_id) const {
 void Choices::Add(Choice& choice, std::string_view request_id, std::string_view list) {
   choice.Withdraw();
   if (size_ == bucket_count_) Grow();
-  choice.owner_ = this;
   choice.id_ = IdOf(request_id);
-  choice.rest_ = list;
+  choice.list_ = list;
+  choice.given_ = 0;
   choice.asked_ = 0;
+  choice.shared_ = false;
   Choice*& bucket = BucketOf(choice.id_);
+  for (Choice* other = bucket; other != nullptr; other = other->next_in_bucket_) {
+    if (other->id_ != choice.id_) continue;
+    other->shared_ = choice.shared_ = true;
+    break;  // those behind it are shared by it
+  }
+  choice.owner_ = this;
+  choice.at_ = &bucket;
   choice.next_in_bucket_ = bucket;
+  if (bucket != nullptr) bucket->at_ = &choice.next_in_bucket_;
   bucket = &choice;
   last_ = &choice;
   ++size_;
@@ -83,9 +93,8 @@ void Choices::Add(Choice& choice, std::string_view request_id, std::string_view 
 
 void Choices::Remove(Choice& choice) noexcept {
   if (choice.owner_ != this) return;
-  Choice** at = &BucketOf(choice.id_);
-  while (*at != &choice) at = &(*at)->next_in_bucket_;
-  *at = choice.next_in_bucket_;
+  *choice.at_ = choice.next_in_bucket_;
+  if (choice.next_in_bucket_ != nullptr) choice.next_in_bucket_->at_ = choice.at_;
   choice.owner_ = nullptr;
   if (last_ == &choice) last_ = nullptr;
   --size_;
@@ -99,20 +108,32 @@ Choice* Choices::Find(std::string_view request_id) const {
   return choice;
 }
 
+Choice* Choices::Find(std::string_view request_id, std::string_view first) const {
+  const uint64_t id = IdOf(request_id);
+  Choice* choice = BucketOf(id);
+  while (choice != nullptr && (choice->id_ != id || choice->first() != first)) {
+    choice = choice->next_in_bucket_;
+  }
+  return choice;
+}
+
+// Chains keep their order, the newest first.
 void Choices::Grow() {
-  const size_t old_count = bucket_count_;
-  auto old = std::move(buckets_);
-  bucket_count_ = old_count * 2;
-  buckets_ = std::make_unique<Choice*[]>(bucket_count_);
-  for (size_t i = 0; i < old_count; ++i) {
-    for (Choice* choice = old[i]; choice != nullptr;) {
+  auto grown = std::make_unique<Choice*[]>(bucket_count_ * 2);
+  for (size_t i = 0; i < bucket_count_; ++i) {
+    Choice** ends[2] = {&grown[i], &grown[i + bucket_count_]};
+    for (Choice* choice = buckets_[i]; choice != nullptr;) {
       Choice* next = choice->next_in_bucket_;
-      Choice*& bucket = BucketOf(choice->id_);
-      choice->next_in_bucket_ = bucket;
-      bucket = choice;
+      Choice**& end = ends[(choice->id_ & bucket_count_) != 0 ? 1 : 0];
+      *end = choice;
+      choice->at_ = end;
+      choice->next_in_bucket_ = nullptr;
+      end = &choice->next_in_bucket_;
       choice = next;
     }
   }
+  buckets_ = std::move(grown);
+  bucket_count_ *= 2;
 }
 
 }  // namespace fairway::envoy_module

@@ -1,8 +1,9 @@
 // What the picker chose for requests whose hosts Envoy is about to ask the module's own load-balancing policy
 // for. So neither the first choice nor the list for retries has to be told to Envoy per request: an override
-// host and dynamic metadata cost it a microsecond and some hundred bytes each (docs/benchmarks.md).
+// host and dynamic metadata cost it two microseconds and some hundred bytes each (docs/benchmarks.md).
 //
 // A request is found again by the hash of its x-request-id, which is all that a policy sees of it cheaply.
+// Ids need not be unique (clients hand theirs on): see Find.
 #pragma once
 
 #include <cstddef>
@@ -27,25 +28,31 @@ class Choice {
   std::string_view Next();
   // How often Next was called: once when the first host was taken.
   uint32_t asked() const { return asked_; }
-  // It is in Choices and nobody has asked for a host.
-  bool waiting() const { return owner_ != nullptr && asked_ == 0; }
+  // Another request has, or had, the same id: what was asked for by the id alone may have been either.
+  bool shared() const { return shared_; }
   // Takes it out of Choices, where it is in them.
   void Withdraw() noexcept;
 
  private:
   friend class Choices;
+  std::string_view first() const { return list_.substr(0, list_.find(',')); }
+
   Choices* owner_ = nullptr;
+  Choice** at_ = nullptr;  // what points to it
   Choice* next_in_bucket_ = nullptr;
   uint64_t id_ = 0;
-  std::string_view rest_;  // of the list
-  uint32_t asked_ = 0;
+  std::string_view list_;
+  uint32_t given_ = 0;  // bytes of the list
+  uint16_t asked_ = 0;
+  bool shared_ = false;
 };
 
 // Of one of Envoy's worker threads, which alone uses it: its streams' choices. Memory: a pointer for each,
 // grown by doubling.
 class Choices {
  public:
-  // Keep the reference where it is needed per request: finding the thread's own memory costs a call.
+  // The filter and the policy are made apart, and have nothing in common but their thread. Keep the reference
+  // where it is needed per request: finding the thread's own memory costs a call.
   static Choices& OfThisThread();
 
   Choices();
@@ -53,12 +60,14 @@ class Choices {
   Choices(const Choices&) = delete;
   Choices& operator=(const Choices&) = delete;
 
-  // `list`: "ip:port" joined by ",", which outlives `choice`. Of two requests with the same id the newer one
-  // is found first: each still gets hosts that the picker chose for that id.
+  // `list`: "ip:port" joined by ",", which outlives `choice`.
   void Add(Choice& choice, std::string_view request_id, std::string_view list);
   void Remove(Choice& choice) noexcept;
-  // Null: no such request.
+  // Null: no such request. Of several with the same id the newest; they are shared(), and
+  // Find(request_id, first) tells them apart.
   Choice* Find(std::string_view request_id) const;
+  // The newest whose list begins with `first`, which is what the filter told the request by header.
+  Choice* Find(std::string_view request_id, std::string_view first) const;
   size_t size() const { return size_; }
 
  private:

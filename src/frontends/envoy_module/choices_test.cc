@@ -14,11 +14,10 @@ TEST(Choices, GivesTheListInItsOrderAndThenNothing) {
   Choices choices;
   Choice choice;
   choices.Add(choice, "id-1", "10.0.0.1:8000,[2001:db8::1]:8000");
-  EXPECT_TRUE(choice.waiting());
+  EXPECT_EQ(choice.asked(), 0u);
   Choice* found = choices.Find("id-1");
   ASSERT_EQ(found, &choice);
   EXPECT_EQ(found->Next(), "10.0.0.1:8000");
-  EXPECT_FALSE(choice.waiting());
   EXPECT_EQ(choice.asked(), 1u);
   EXPECT_EQ(found->Next(), "[2001:db8::1]:8000");
   EXPECT_EQ(found->Next(), "");
@@ -41,19 +40,43 @@ TEST(Choices, FindsEachOfManyWhateverItsIdLooksLike) {
   EXPECT_EQ(choices.size(), 0u);
 }
 
-TEST(Choices, OfTwoRequestsWithOneIdTheNewerIsFoundUntilItIsGone) {
+TEST(Choices, RequestsWithOneIdAreToldApartByTheirFirstChoice) {
   Choices choices;
   Choice older;
-  choices.Add(older, "same", "a");
+  choices.Add(older, "same", "a:1,b:1");
+  EXPECT_FALSE(older.shared());
   {
     Choice newer;
-    choices.Add(newer, "same", "b");
+    choices.Add(newer, "same", "b:1,a:1");
+    EXPECT_TRUE(older.shared());
+    EXPECT_TRUE(newer.shared());
     EXPECT_EQ(choices.Find("same"), &newer);
+    EXPECT_EQ(choices.Find("same", "a:1"), &older);
+    EXPECT_EQ(choices.Find("same", "b:1"), &newer);
+    EXPECT_EQ(choices.Find("same", "c:1"), nullptr);
+    EXPECT_EQ(choices.Find("other", "a:1"), nullptr);
   }
   EXPECT_EQ(choices.Find("same"), &older);
-  choices.Add(older, "other", "c");  // again: it is in there once
+  EXPECT_TRUE(older.shared());         // it was
+  choices.Add(older, "other", "c:1");  // again: it is in there once
   EXPECT_EQ(choices.size(), 1u);
+  EXPECT_FALSE(older.shared());
   EXPECT_EQ(choices.Find("same"), nullptr);
+}
+
+TEST(Choices, TheNewestOfOneIdStaysTheFirstAsTheTableGrows) {
+  Choices choices;
+  std::deque<Choice> many;
+  for (int i = 0; i < 2000; ++i)
+    choices.Add(many.emplace_back(), i % 2 == 0 ? "same" : std::to_string(i), "h");
+  Choice another;
+  choices.Add(another, "last", "h");
+  EXPECT_EQ(choices.Find("same"), &many[1998]);
+  many[1998].Withdraw();
+  EXPECT_EQ(choices.Find("same"), &many[1996]);
+  for (Choice& choice : many) choice.Withdraw();
+  EXPECT_EQ(choices.size(), 1u);
+  EXPECT_EQ(choices.Find("last"), &another);
 }
 
 TEST(Choices, AreTheirThreadsOwnAndMayEndBeforeTheirRequests) {
@@ -63,7 +86,6 @@ TEST(Choices, AreTheirThreadsOwnAndMayEndBeforeTheirRequests) {
     EXPECT_EQ(Choices::OfThisThread().Find("id"), &choice);
   }).join();
   EXPECT_EQ(Choices::OfThisThread().Find("id"), nullptr);
-  EXPECT_FALSE(choice.waiting());
   choice.Withdraw();
 }
 

@@ -218,20 +218,17 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   // Setters end the views into headers: what is needed of them comes first.
   const bool has_content_length = headers.has_content_length;
   const bool has_destination = headers.has_destination;
-  const bool by_policy = this->by_policy();
-  if (by_policy) worker_->choices().Add(choice_, input.request_id, ticket_->destinations());
+  if (filter_.config.host_selection == HostSelection::kPolicy) {
+    worker_->choices().Add(choice_, input.request_id, ticket_->destinations());
+    by_policy_ = !filter_.policy_missing.load(std::memory_order_relaxed);
+    if (!by_policy_) choice_.Next();  // the override host; the policy, where it is there, has the others
+  }
   if (!headers.control.empty()) RemoveHeaders(headers.control);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
-  Send(*ticket_, has_destination, by_policy);
+  Send(*ticket_, has_destination);
   if (ticket_->rewrites() && scanner_ != nullptr) RewriteBody(last_piece, has_content_length);
   worker_->GiveScanner(std::move(scanner_));
   return Verdict::kGoOn;
-}
-
-// Will Envoy ask the module's policy for the host?
-bool Stream::by_policy() const {
-  return filter_.config.host_selection == HostSelection::kPolicy &&
-         !filter_.policy_missing.load(std::memory_order_relaxed);
 }
 
 // `names` are views into the headers, which end with the first that goes.
@@ -240,7 +237,7 @@ void Stream::RemoveHeaders(const std::vector<std::string_view>& names) {
   for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
 }
 
-void Stream::Send(const routing::Ticket& ticket, bool has_destination, bool by_policy) {
+void Stream::Send(const routing::Ticket& ticket, bool has_destination) {
   const std::string_view first = ticket.destination();
   // Envoy looks for a header in a map of all that it then makes: only where the client made it necessary.
   if (has_destination) {
@@ -248,7 +245,7 @@ void Stream::Send(const routing::Ticket& ticket, bool has_destination, bool by_p
   } else {
     AddHeader(envoy_, HeaderType::kRequest, request::kDestination, first);
   }
-  if (by_policy) return;
+  if (by_policy_) return;
   // Not strict: where the cluster does not have it (yet), its own policy chooses.
   FAIRWAY_ENVOY(http_set_upstream_override_host)(envoy_, ToBuffer(first), false);
   // Only for the first try. Retries ask the cluster's policy, and override_host then goes down this list.
@@ -348,6 +345,7 @@ void Stream::OnResponseHeaders(bool end) {
     event_stream = type.find("text/event-stream") != std::string::npos;
   }
   ticket_->OnResponseHeaders(status, Served(), event_stream);
+  choice_.Withdraw();  // from here on nothing is tried again
   if (full && !end && status < 400) {
     const std::string_view encoding = GetHeader(envoy_, HeaderType::kResponse, "content-encoding");
     if (encoding.empty() || base::EqualsIgnoreCase(base::Trim(encoding), "identity")) {
@@ -372,10 +370,11 @@ int Stream::Status() const {
 
 // Who answered; "" is the first choice, or nobody.
 std::string_view Stream::Served() {
+  const bool known = by_policy_ && !choice_.shared();
   // Our policy was asked once: Envoy went where it was sent to.
-  if (choice_.asked() == 1) return {};
+  if (known && choice_.asked() == 1) return {};
   const std::string_view served = GetAttribute(envoy_, abi::Attribute::kUpstreamAddress);
-  if (choice_.waiting() && !served.empty()) ReportMissingPolicy();
+  if (known && choice_.asked() == 0 && !served.empty()) ReportMissingPolicy();
   return served;
 }
 
@@ -384,9 +383,11 @@ void Stream::ReportMissingPolicy() {
   Buffer cluster{nullptr, 0};
   if (!FAIRWAY_ENVOY(http_get_cluster_name)(envoy_, &cluster)) cluster = {nullptr, 0};
   filter_.picker->log().Warn(
-      "hostSelection is policy, but a request's cluster has another load-balancing policy than the module's; "
-      "requests are sent by override host from now on. Give the cluster the module's policy (lb_policy_name: "
-      "fairway), or write hostSelection: overrideHost",
+      "hostSelection is policy, but a request's cluster has another load-balancing policy than the module's "
+      "(or "
+      "its x-request-id was changed after the picker saw it); requests are sent by override host from now "
+      "on. "
+      "Give the cluster the module's policy (lb_policy_name: fairway), or write hostSelection: overrideHost",
       {{"cluster", std::string(cluster.view())}});
 }
 

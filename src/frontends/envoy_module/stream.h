@@ -62,8 +62,7 @@ class Stream {
   Verdict Decide(BodyPlace last_piece);
   bool Wait();
   bool ClusterHasHosts() const;
-  bool by_policy() const;
-  void Send(const routing::Ticket& ticket, bool has_destination, bool by_policy);
+  void Send(const routing::Ticket& ticket, bool has_destination);
   void DropTicket() noexcept;
   int Status() const;
   std::string_view Served();
@@ -91,6 +90,7 @@ class Stream {
   payload::Api api_ = payload::Api::kUnknown;
   Phase phase_ = Phase::kStart;
   bool response_ended_ = false;
+  bool by_policy_ = false;  // Envoy was not told the host, and asks our policy
 
   // Only where responses are read (ResponseMode::kFull).
   struct Reading {

@@ -484,14 +484,47 @@ TEST_F(StreamTest, AClusterWithAnotherPolicyIsNoticedAndServedByOverrideHost) {
     ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
     EXPECT_EQ(envoy.override_host, first ? "" : "10.0.0.1:8000");
     EXPECT_EQ(envoy.metadata.size(), first ? 0u : 1u);
-    EXPECT_EQ(Choices::OfThisThread().size(), first ? 1u : 0u);
+    Choice* choice = Choices::OfThisThread().Find("id-1");
+    ASSERT_NE(choice, nullptr);
+    EXPECT_EQ(choice->asked(), first ? 0u : 1u);
+    if (!first) {
+      EXPECT_EQ(choice->Next(), "10.0.0.2:8000");  // of another cluster, whose policy is ours: a retry
+    }
     envoy.response_headers = {{":status", "200"}};
-    envoy.upstream_address = "10.0.0.2:8000";  // nobody asked us
+    envoy.upstream_address = "10.0.0.2:8000";
     stream.OnResponseHeaders(false);
     EXPECT_EQ(cell(1).inflight(), 1u);
     EXPECT_TRUE(filter_.policy_missing);
     stream.OnComplete();
   }
+}
+
+TEST_F(StreamTest, RequestsWithOneIdAreChargedToWhoServedThem) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  FakeStream first_envoy{.request_headers = Post(kBody.size())};
+  Stream first(filter_, &first_envoy);
+  ASSERT_TRUE(SendHttp1(first, first_envoy, {kBody}));
+  FakeStream second_envoy{.request_headers = Post(kBody.size())};
+  Stream second(filter_, &second_envoy);
+  ASSERT_TRUE(SendHttp1(second, second_envoy, {kBody}));
+  // Envoy asked for the second one twice, and for the first one by the same id not at all.
+  Choice* choice = Choices::OfThisThread().Find("id-1");
+  ASSERT_NE(choice, nullptr);
+  choice->Next();
+  choice->Next();
+  for (auto* stream : {&first, &second}) {
+    FakeStream& envoy = stream == &first ? first_envoy : second_envoy;
+    envoy.response_headers = {{":status", "200"}};
+    envoy.upstream_address = stream == &first ? "10.0.0.3:8000" : "10.0.0.2:8000";
+    stream->OnResponseHeaders(false);
+  }
+  EXPECT_EQ(Choices::OfThisThread().size(), 0u);  // nothing is tried again once there is an answer
+  EXPECT_FALSE(filter_.policy_missing);
+  EXPECT_EQ(cell(0).inflight(), 0u);
+  EXPECT_EQ(cell(1).inflight(), 1u);
+  EXPECT_EQ(cell(2).inflight(), 1u);
+  first.OnComplete();
+  second.OnComplete();
 }
 
 TEST_F(StreamTest, AnAnswerOfEnvoysOwnSaysNothingOfThePolicy) {

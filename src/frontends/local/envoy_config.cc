@@ -287,10 +287,8 @@ class Writer {
 
   // Only what the model server cannot have begun to answer: no connection, refused, reset or closed before
   // the request went out, or its own 503. The next try takes the next of the picker's list.
-  // (The module's policy goes down the list by itself; the other needs to be told to leave out who was
-  // tried.)
-  Json Retries() const {
-    const bool by_module = options_.place == PickerPlace::kModule;
+  // Beyond the list it is somebody who was not tried.
+  static Json Retries() {
     const Json previous_hosts = JsonArray({JsonObject(
         {{"name", JsonText("envoy.retry_host_predicates.previous_hosts")},
          {"typed_config", JsonObject({{"@type", Type("envoy.extensions.retry.host.previous_hosts.v3."
@@ -300,8 +298,8 @@ class Writer {
          {"retriable_status_codes", JsonArray({JsonNumber(503)})},
          {"num_retries", JsonNumber(2)},
          {"retry_back_off", JsonObject({{"base_interval", Millis(5)}, {"max_interval", Millis(50)}})},
-         {"retry_host_predicate", by_module ? JsonNothing() : previous_hosts},
-         {"host_selection_retry_max_attempts", by_module ? JsonNothing() : JsonText("5")}});
+         {"retry_host_predicate", previous_hosts},
+         {"host_selection_retry_max_attempts", JsonText("5")}});
   }
 
   Json Route(const TableRoute& route) const {
