@@ -67,6 +67,10 @@ class Envoy(Process):
                    "match": {"prefix": "/"},
                    "route": {"cluster": "default/pool", "timeout": "0s", "retry_policy": {
                        "retry_on": "connect-failure,refused-stream,reset-before-request,retriable-status-codes",
+                       "retry_host_predicate": [{
+                           "name": "envoy.retry_host_predicates.previous_hosts",
+                           "typed_config": {"@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"}}],
+                       "host_selection_retry_max_attempts": "5",
                        "retriable_status_codes": [503], "num_retries": 2}}}]}]},
                "http_filters": [*filters, router], **(manager or {})}
         bootstrap = {
