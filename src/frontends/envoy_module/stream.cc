@@ -383,11 +383,10 @@ void Stream::ReportMissingPolicy() {
   Buffer cluster{nullptr, 0};
   if (!FAIRWAY_ENVOY(http_get_cluster_name)(envoy_, &cluster)) cluster = {nullptr, 0};
   filter_.picker->log().Warn(
-      "hostSelection is policy, but a request's cluster has another load-balancing policy than the module's "
-      "(or "
-      "its x-request-id was changed after the picker saw it); requests are sent by override host from now "
-      "on. "
-      "Give the cluster the module's policy (lb_policy_name: fairway), or write hostSelection: overrideHost",
+      "hostSelection is policy, but a request's cluster has another load-balancing policy than the "
+      "module's (or its x-request-id was changed after the picker saw it); requests are sent by override "
+      "host from now on. Give the cluster the module's policy (lb_policy_name: fairway), or write "
+      "hostSelection: overrideHost",
       {{"cluster", std::string(cluster.view())}});
 }
 
