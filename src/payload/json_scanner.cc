@@ -3,6 +3,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 
 #include "base/strings.h"
 
@@ -72,7 +73,7 @@ void JsonScanner::Reset() {
   error_.clear();
 }
 
-void JsonScanner::Feed(std::string_view chunk, JsonSink& sink) {
+void JsonScanner::Feed(std::string_view chunk, JsonSink& sink, MemberSink* members) {
   chunk_ = chunk.data();
   end_ = chunk_ + chunk.size();
   run_ = chunk_;
@@ -84,21 +85,86 @@ void JsonScanner::Feed(std::string_view chunk, JsonSink& sink) {
       continue;
     }
     p = SkipSpace(p);
-    if (p != end_) p = Token(p, sink);
+    if (p != end_) p = Token(p, sink, members);
   }
   if (state_ == State::kString || state_ == State::kUtf8 || InNumber()) Flush(end_);
   offset_ += chunk.size();
 }
 
 // Comparisons in place of a table of jumps: fewer cache lines.
-inline const char* JsonScanner::Token(const char* p, JsonSink& sink) {
+inline const char* JsonScanner::Token(const char* p, JsonSink& sink, MemberSink* members) {
   if (state_ == State::kAfterValue) return AfterValue(p, sink);
-  if (state_ == State::kKey) return Key(p, sink);
+  if (state_ == State::kFirstKey || state_ == State::kKey) {
+    if (*p == '}' && state_ == State::kFirstKey) return Close(p, sink);
+    if (members != nullptr && *p == '"' && !quiet()) {
+      const char* q = PlainMembers(p, *members);
+      if (q != p) return q;  // what comes next is no key, or the next call's
+    }
+    return Key(p, sink);
+  }
   if (state_ <= State::kFirstElement) return Value(p, sink);
-  if (state_ == State::kFirstKey) return *p == '}' ? Close(p, sink) : Key(p, sink);
   if (*p != ':') return Unexpected(p, "':' after the key");
   state_ = State::kValue;
   return p + 1;
+}
+
+// From the quote of a key on, as far as members are plain. What is not is left where it begins, in state kKey
+// or kFirstKey; of a container the key is taken, and it begins in state kValue.
+const char* JsonScanner::PlainMembers(const char* p, MemberSink& sink) {
+  constexpr std::ptrdiff_t kLeast = 5;  // what looks at less than that of a value needs no look at the end
+  PlainMember member;
+  for (;;) {
+    const char* q = p + 1;
+    while (q != end_ && static_cast<signed char>(*q) > 0x1f && *q != '"' && *q != '\\') ++q;  // ASCII
+    if (end_ - q < kLeast + 3 || q[0] != '"' || q[1] != ':') return p;
+    member.key = {p + 1, static_cast<size_t>(q - p - 1)};
+    if (member.key.size() > kMaxKey) return p;
+    q += q[2] == ' ' ? 3 : 2;
+    member.first = *q;
+    member.span.begin = At(q);
+    if (*q == '"') {
+      const char* text = q + 1;
+      q = kernel_->skip_text(text, end_);
+      if (q == end_ || *q != '"') return p;
+      member.text = {text, static_cast<size_t>(q - text)};
+      ++q;
+    } else if (IsDigit(*q)) {
+      const char* digits = q;
+      uint64_t number = 0;
+      do number = number * 10 + static_cast<uint64_t>(*q++ - '0');
+      while (q != end_ && IsDigit(*q));
+      if (q - digits > 18 || (*digits == '0' && q - digits > 1)) return p;
+      member.number = static_cast<int64_t>(number);
+      if (q != end_ && *q == '.') {  // a temperature
+        member.number = -1;
+        const char* point = q;
+        do ++q;
+        while (q != end_ && IsDigit(*q));
+        if (q - point < 2) return p;
+      }
+      if (q == end_ || (*q != ',' && *q != '}')) return p;
+    } else if (*q == '[' || *q == '{') {
+      sink.OnKey(member.key);
+      state_ = State::kValue;
+      return q;
+    } else {
+      if (std::memcmp(q, "true", 4) == 0 || std::memcmp(q, "null", 4) == 0) {
+        q += 4;
+      } else if (std::memcmp(q, "false", 5) == 0) {
+        q += 5;
+      } else {
+        return p;
+      }
+    }
+    member.span.end = At(q);
+    if (!sink.OnPlainMember(member)) return p;
+    p = q;
+    state_ = State::kAfterValue;
+    if (end_ - p < 3 || *p != ',') return p;
+    state_ = State::kKey;
+    p += p[1] == ' ' ? 2 : 1;
+    if (*p != '"') return p;
+  }
 }
 
 const char* JsonScanner::Inside(const char* p, JsonSink& sink) {

@@ -12,7 +12,7 @@ namespace fairway::payload {
 namespace {
 
 // Writes down all it is told.
-class Recorder final : public JsonSink {
+class Recorder : public JsonSink {
  public:
   explicit Recorder(size_t limit = 1 << 20) : limit_(limit) {}
   std::string text() const { return out_.str(); }
@@ -47,6 +47,43 @@ class Recorder final : public JsonSink {
   std::ostringstream out_;
   size_t limit_;
   bool skip_ = false;
+};
+
+// The same of one that takes plain members in one piece, where what it would be told is in them.
+class MemberRecorder final : public MemberSink {
+ public:
+  std::string text() const { return all_.text(); }
+  int plain() const { return plain_; }
+
+  bool OnObject(uint64_t begin) override { return all_.OnObject(begin); }
+  bool OnArray(uint64_t begin) override { return all_.OnArray(begin); }
+  void OnClose(uint64_t end) override { all_.OnClose(end); }
+  void OnKey(std::string_view key) override { all_.OnKey(key); }
+  size_t OnString(uint64_t begin) override { return all_.OnString(begin); }
+  void OnStringEnd(Span span, std::string_view text, bool truncated) override {
+    all_.OnStringEnd(span, text, truncated);
+  }
+  void OnNumber(Span span, std::string_view text) override { all_.OnNumber(span, text); }
+  void OnLiteral(Span span, char first) override { all_.OnLiteral(span, first); }
+  bool OnPlainMember(const PlainMember& member) override {
+    const bool number = member.first >= '0' && member.first <= '9';
+    if (member.text.find('\\') != std::string_view::npos || (number && member.number < 0)) return false;
+    ++plain_;
+    all_.OnKey(member.key);
+    if (member.first == '"') {
+      all_.OnString(member.span.begin);
+      all_.OnStringEnd(member.span, member.text, false);
+    } else if (number) {
+      all_.OnNumber(member.span, std::to_string(member.number));
+    } else {
+      all_.OnLiteral(member.span, member.first);
+    }
+    return true;
+  }
+
+ private:
+  Recorder all_;
+  int plain_ = 0;
 };
 
 std::string Scan(const std::vector<std::string_view>& chunks, size_t limit = 1 << 20,
@@ -225,6 +262,77 @@ std::string Harmless(const std::string& text) {
     at = end;
   }
   return out;
+}
+
+TEST(JsonScanner, PlainMembersSayWhatTheirPartsWould) {
+  std::vector<std::string> texts;
+  JsonMaker maker(11);
+  for (int round = 0; round < 4'000; ++round) {
+    texts.push_back(R"({"a":)" + maker.Value() + R"(,"b":)" + maker.Value() + "}");
+    if (round % 2 == 0) texts.back() = maker.Broken(texts.back());
+  }
+  for (const std::string_view value : {R"("x")",
+                                       R"("")",
+                                       R"("a\nb")",
+                                       R"("a\q")",
+                                       "\"\xc3\xa4\"",
+                                       "\"\xc3\"",
+                                       "\"\x01\"",
+                                       "0",
+                                       "00",
+                                       "01",
+                                       "7",
+                                       "123456789012345678",
+                                       "1234567890123456789",
+                                       "99999999999999999999",
+                                       "0.7",
+                                       "0.",
+                                       ".5",
+                                       "1.5e3",
+                                       "1e2",
+                                       "-1",
+                                       "1 ",
+                                       "true",
+                                       "tru",
+                                       "truex",
+                                       "true ",
+                                       "false",
+                                       "fals",
+                                       "null",
+                                       "nul",
+                                       "[]",
+                                       "[1]",
+                                       "{}",
+                                       R"({"b":2})",
+                                       "",
+                                       " ",
+                                       "x",
+                                       R"("skip":{"a":1})"}) {
+    for (const std::string_view key :
+         {R"("a")", R"("")", R"("a\u0062")", "\"\xc3\xa4\"", "a", R"("skip")",
+          "\"0123456789012345678901234567890123456789012345678901234567890123\"",
+          "\"01234567890123456789012345678901234567890123456789012345678901234\""}) {
+      for (const std::string_view colon : {":", ": ", ":  ", " :", ""}) {
+        for (const std::string_view end :
+             {"}", ",}", " }", R"(,"n":1})", R"(, "n" : {"m":"t","o":2} , "p":"")", ""}) {
+          for (const std::string_view begin : {"{", "{ ", R"({"first":"member",)", R"([{"x":)"}) {
+            texts.push_back(std::string(begin) + std::string(key) + std::string(colon) + std::string(value) +
+                            std::string(end));
+          }
+        }
+      }
+    }
+  }
+  int plain = 0;
+  for (const std::string& text : texts) {
+    JsonScanner json;
+    MemberRecorder recorder;
+    json.Feed(text, recorder);
+    json.Finish(recorder);
+    EXPECT_EQ(recorder.text() + "error: " + json.error(), Scan({text})) << text;
+    plain += recorder.plain();
+  }
+  EXPECT_GT(plain, 1000);  // else nothing was tested
 }
 
 TEST(JsonScanner, AgreesWithSimdjsonOnWhatIsValid) {

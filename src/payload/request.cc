@@ -275,6 +275,56 @@ void RequestScanner::OnKey(std::string_view key) {
   seen_ |= Bit(current_);
 }
 
+// The short way for what most members are. Says what OnKey and the value's calls would; where that is more
+// than a few lines, or a member comes again, they do.
+bool RequestScanner::OnPlainMember(const PlainMember& member) {
+  const Place object = levels_[depth_ - 1].place;
+  const bool root = object == Place::kRoot;
+  const Place place = root ? TopMember(member.key) : Member(object, member.key);
+  if (place == Place::kIgnored) {
+    fields_.empty_object = false;
+    return true;
+  }
+  if (place == Place::kRole) {
+    role_bad_ = member.first != '"' && member.first != 'n';
+    return true;
+  }
+  if (root && Seen(place)) return false;
+  if (Part* part = PartOf(place)) {
+    if (member.first != '"' || place == Place::kSide || part->count != 0 || part->bytes != 0) return false;
+    if (root) {
+      main_type_ = Type::kString;
+      main_items_ = member.text.size();
+    }
+    if (place == Place::kContent) content_bad_ = false;
+    part->first = fields_.prompt.size();
+    if (IsPrompt(place)) {
+      part->bytes = member.text.size();
+      AddPrompt({member.span.begin + 1, member.span.end - 1});
+      part->count = fields_.prompt.size() - part->first;
+    }
+  } else if (place == Place::kModel) {
+    if (member.first != '"' || member.text.size() > kMaxModelBytes) return false;
+    if (member.text.find('\\') != std::string_view::npos) return false;
+    fields_.has_model = true;
+    fields_.model.append(member.text);  // it was empty: a shorter way than an assignment
+    fields_.model_span = member.span;
+  } else if (place == Place::kStream) {
+    fields_.stream = member.first == 't';
+  } else if (place == Place::kLimit) {
+    if (member.first < '0' || member.first > '9' || member.number < 0) return false;
+    limit_ = member.number;
+    fields_.max_tokens = preferred_limit_ ? preferred_limit_ : limit_;
+  } else {
+    return false;
+  }
+  if (root) {
+    seen_ |= Bit(place);
+    fields_.empty_object = false;
+  }
+  return true;
+}
+
 // Forgets what an earlier duplicate said: the last one counts.
 void RequestScanner::BeginMember(Place place, std::string_view key) {
   switch (place) {

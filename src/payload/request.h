@@ -52,7 +52,7 @@ struct RequestFields {
 
 // Owned by one thread; may be moved between chunks. Memory: the fields, and one nesting bit per level up to
 // the limit. No exceptions, any bytes, linear time.
-class RequestScanner final : private JsonSink {
+class RequestScanner final : private MemberSink {
  public:
   static constexpr int kMaxDepth = JsonScanner::kMaxDepth;  // deeper nesting is an error
   static constexpr size_t kMaxModelBytes = 4096;            // a longer model name is an error
@@ -128,6 +128,7 @@ class RequestScanner final : private JsonSink {
   void OnStringEnd(Span span, std::string_view text, bool truncated) override;
   void OnNumber(Span span, std::string_view text) override;
   void OnLiteral(Span span, char first) override;
+  bool OnPlainMember(const PlainMember& member) override;
 
   bool OnContainer(uint64_t begin, Type type);
   Place Element(Place container) const;

@@ -304,6 +304,7 @@ FAIRWAY_AVX2 const char* SkipAvx2(const char* begin, const char* end) {
       for (; end - p >= 128 && AllPlain128(p); p += 128) vain = 0;
       continue;
     }
+    if (!open && p[std::countr_zero(stop)] == '"') return p + std::countr_zero(stop);
     auto specials = static_cast<uint32_t>(_mm256_movemask_epi8(special));
     const auto not_ascii = static_cast<uint32_t>(_mm256_movemask_epi8(block));
     unsigned length = 32;
@@ -322,6 +323,17 @@ FAIRWAY_AVX2 const char* SkipAvx2(const char* begin, const char* end) {
     open = not_ascii != 0 && length == 32;  // what runs on behind the block is ASCII, and ends any sequence
     previous = open ? block : _mm256_setzero_si256();
     p += length;
+  }
+  // The last bytes once more with those before them, which were plain: the end of a prompt is near the end of
+  // its body, and the portable way is all other code.
+  if (end - begin >= 32 && !open) {
+    const auto rest = static_cast<unsigned>(end - p);
+    const __m256i block = Load(end - 32);
+    const auto stop = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_or_si256(Special(block), block)));
+    const uint32_t ours = stop & static_cast<uint32_t>(~uint64_t{0} << (32 - rest));
+    if (ours == 0) return end;
+    const char* at = end - 32 + std::countr_zero(ours);
+    if (*at == '"') return at;
   }
   return kPortable(open ? Boundary(begin, p) : p, end);
 }
