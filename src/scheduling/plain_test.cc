@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -286,6 +288,58 @@ TEST(PlainScorers, AddIsWeightTimesScoreHoweverManyThereAre) {
       EXPECT_EQ(total, total_by_index);
       for (size_t i = 0; i < n; ++i) EXPECT_EQ(total[i], 0.25f + scores[i] * 3);
     }
+  }
+}
+
+// ---- The picker, on any scores.
+
+TEST(PlainPickers, MaxScoreChoosesTheSame) {
+  const PlainMaxScore plain;
+  const auto picker = MakePicker("max-score-picker").value();
+  base::Random values(5);
+  for (size_t n = 1; n <= 40; ++n) {
+    const std::vector<uint32_t> endpoint(n);
+    const Columns columns{
+        .endpoint = endpoint, .queue = {}, .scraped_queue = {}, .running = {}, .kv_usage = {}, .lora = {}};
+    std::vector<uint32_t> all(n);
+    std::iota(all.begin(), all.end(), 0u);
+    for (uint64_t different = 1; different <= 9; ++different) {
+      for (size_t wanted = 1; wanted <= kMaxChoices; ++wanted) {
+        SCOPED_TRACE(std::to_string(n) + " of " + std::to_string(different) + ", " + std::to_string(wanted));
+        std::vector<float> scores(n);
+        for (float& score : scores) score = static_cast<float>(values.Below(different)) - 3;
+        base::Random random_a(n), random_b(n);
+        const Request request;
+        std::vector<uint32_t> got(wanted), want(wanted);
+        const size_t got_count = picker->Pick({columns, request, random_a}, all, scores, got);
+        ASSERT_EQ(got_count, plain.Pick({columns, request, random_b}, all, scores, want));
+        ASSERT_EQ(got, want);
+        ASSERT_EQ(random_a.Next(), random_b.Next());
+      }
+    }
+  }
+}
+
+TEST(PlainPickers, MaxScoreEndsOnWhatIsNoNumber) {
+  const auto picker = MakePicker("max-score-picker").value();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinite = std::numeric_limits<float>::infinity();
+  const std::vector<uint32_t> all{0, 1, 2, 3, 4, 5};
+  const Columns columns{
+      .endpoint = all, .queue = {}, .scraped_queue = {}, .running = {}, .kv_usage = {}, .lora = {}};
+  const Request request;
+  base::Random random(1);
+  for (const std::vector<float>& scores :
+       {std::vector<float>(6, kNan), std::vector<float>(6, -kInfinite), std::vector<float>(6, kInfinite),
+        std::vector<float>{kNan, 1, kNan, -kInfinite, kInfinite, kNan},
+        std::vector<float>{1, 2, 3, kNan, kNan, kNan}, std::vector<float>{kNan, kNan, kNan, kNan, 2, 1}}) {
+    std::vector<uint32_t> out(6);
+    const size_t count = picker->Pick({columns, request, random}, all, scores, out);
+    ASSERT_GE(count, 1u);
+    ASSERT_LE(count, 6u);
+    const std::set<uint32_t> distinct(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(count));
+    EXPECT_EQ(distinct.size(), count);
+    EXPECT_LT(*distinct.rbegin(), 6u);
   }
 }
 
