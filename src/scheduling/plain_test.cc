@@ -147,8 +147,8 @@ struct World {
 
 // What the columns have to be, from the cells.
 Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t number, uint32_t adapter,
-                                      const std::vector<uint32_t>& candidates) {
-  const auto fresh = [](const fleet::EndpointCell& cell) { return cell.scraped_at() >= kNow - kSecond; };
+                                      const std::vector<uint32_t>& candidates, base::Nanos now = kNow) {
+  const auto fresh = [now](const fleet::EndpointCell& cell) { return cell.scraped_at() >= now - kSecond; };
   const auto queue = [](const fleet::EndpointCell& cell) {
     return static_cast<float>(cell.waiting()) + static_cast<float>(cell.pending());
   };
@@ -184,6 +184,20 @@ Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t 
                       : cell.lora_has_room()          ? "room"
                                                       : "none";
   return candidate;
+}
+
+void ExpectSame(const std::vector<Explanation::Candidate>& got,
+                const std::vector<Explanation::Candidate>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t k = 0; k < want.size(); ++k) {
+    EXPECT_EQ(got[k].endpoint, want[k].endpoint);
+    EXPECT_EQ(got[k].queue, want[k].queue);
+    EXPECT_EQ(got[k].scraped_queue, want[k].scraped_queue);
+    EXPECT_EQ(got[k].running, want[k].running);
+    EXPECT_EQ(got[k].kv_usage, want[k].kv_usage);
+    EXPECT_EQ(got[k].adapter, want[k].adapter);
+    EXPECT_EQ(got[k].fresh, want[k].fresh);
+  }
 }
 
 class Plain : public testing::TestWithParam<Shape> {};
@@ -226,15 +240,42 @@ TEST_P(Plain, DecidesTheSame) {
       ASSERT_EQ(got.reservation.generation, want.reservation.generation);
       ASSERT_EQ(fast_random.Next(), plain_random.Next()) << "another number of draws";
       if (subset.empty()) continue;
-      ASSERT_EQ(why.candidates.size(), candidates.size());
-      for (size_t k = 0; k < candidates.size(); ++k) {
-        ASSERT_EQ(why.candidates[k].endpoint, candidates[k].endpoint);
-        ASSERT_EQ(why.candidates[k].queue, candidates[k].queue);
-        ASSERT_EQ(why.candidates[k].scraped_queue, candidates[k].scraped_queue);
-        ASSERT_EQ(why.candidates[k].running, candidates[k].running);
-        ASSERT_EQ(why.candidates[k].kv_usage, candidates[k].kv_usage);
-        ASSERT_EQ(why.candidates[k].adapter, candidates[k].adapter);
-        ASSERT_EQ(why.candidates[k].fresh, candidates[k].fresh);
+      ExpectSame(why.candidates, candidates);
+    }
+  }
+}
+
+// Who is fresh is remembered from one decision to the next: the same on a fleet that is scraped as time
+// passes.
+TEST(PlainTime, ColumnsSayWhatTheCellsSay) {
+  const Scheduler scheduler({}, 0);
+  Scratch scratch;
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    World world({1 + seed % 13, 20, seed % 2 == 0, 0}, seed);
+    base::Random random(seed);
+    base::Nanos now = kNow;
+    const uint64_t misses = random.Below(3) * 30;  // percent of scrapes
+    for (int i = 0; i < 60; ++i) {
+      const auto pool = world.pool.pool();
+      std::vector<uint32_t> subset = world.all;
+      const bool narrowed = random.Below(4) == 0;
+      if (narrowed) std::erase_if(subset, [&](uint32_t) { return random.Below(2) == 0; });
+      if (subset.empty()) continue;
+      const Request request{.adapter = pool->AdapterId("lora-" + std::to_string(random.Below(6)))};
+      std::vector<Explanation::Candidate> candidates;
+      for (const uint32_t number : subset)
+        candidates.push_back(PlainCandidate(*pool, number, request.adapter, subset, now));
+      std::optional<std::span<const uint32_t>> hint;
+      if (narrowed) hint = subset;
+      Explanation why;
+      scheduler.Pick(*pool, request, hint, now, scratch, random, &why);
+      ExpectSame(why.candidates, candidates);
+      now += static_cast<base::Nanos>(random.Below(kSecond / 4));
+      for (size_t k = 0; k < world.servers.size(); ++k) {
+        if (random.Below(100) < misses) continue;
+        world.servers[k].waiting = static_cast<uint32_t>(random.Below(20));
+        world.pool.Scrape(k, world.servers[k], now - static_cast<base::Nanos>(random.Below(1000)));
       }
     }
   }
