@@ -349,6 +349,11 @@ inline bool Scheduler::Impl::GatherFresh(Scratch::Impl& s, Gathered& gathered) n
   } else if (cells == pool.cells.data()) {
     pool.oldest_scrape.Note(oldest);  // the next decisions need not ask
   }
+  for (size_t i = n; i % kLanes != 0; ++i) {  // as DefaultScores wants it
+    queue[i] = queue[n - 1];
+    running[i] = running[n - 1];
+    kv_usage[i] = kv_usage[n - 1];
+  }
   return room;
 }
 
@@ -472,8 +477,13 @@ size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scra
       return 0;
     }
   }
+  // Where everybody is left and nobody asks why, there is a shorter way.
   const Columns& columns = context.columns;
-  Score(program, context, left.in, s, explanation);
+  if (program.scorers_at_once && left.in.size() == columns.size() && explanation == nullptr) [[likely]] {
+    program.scorers_at_once->Sum(columns, s.total);
+  } else {
+    Score(program, context, left.in, s, explanation);
+  }
   size_t count =
       std::min(program.picker->Pick(context, left.in, {s.total, left.in.size()}, choices), choices.size());
   if (count != 0 && count < choices.size()) FillFallbacks(columns, left.eligible, choices, count);
