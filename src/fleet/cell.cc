@@ -5,7 +5,7 @@
 namespace fairway::fleet {
 
 void EndpointCell::BeginScrape() noexcept {
-  uint64_t word = ledger_.load(std::memory_order_relaxed);
+  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
   uint64_t next = 0;
   do {
     // After kUncoveredMax failed scrapes in a row generations are no longer told apart: reservations just
@@ -14,38 +14,41 @@ void EndpointCell::BeginScrape() noexcept {
     const uint32_t older =
         static_cast<uint32_t>(std::min<uint64_t>(kCounterMax, Older(word) + Current(word)));
     next = Pack(0, older, Generation(word) + 1, Uncovered(word) + 1);
-  } while (!ledger_.compare_exchange_weak(word, next, std::memory_order_relaxed));
+  } while (!load_->ledger.compare_exchange_weak(word, next, std::memory_order_relaxed));
 }
 
 void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) noexcept {
-  if (signals.waiting) waiting_.store(*signals.waiting, std::memory_order_relaxed);
-  if (signals.running) running_.store(*signals.running, std::memory_order_relaxed);
-  if (signals.kv_usage) kv_usage_.store(*signals.kv_usage, std::memory_order_relaxed);
+  ScrapedLoad scraped = load_->last();  // nobody else writes it
+  if (signals.waiting) scraped.waiting = *signals.waiting;
+  if (signals.running) scraped.running = *signals.running;
+  if (signals.kv_usage) scraped.kv_usage = *signals.kv_usage;
   if (signals.block_size) block_size_.store(*signals.block_size, std::memory_order_relaxed);
   if (signals.num_blocks) num_blocks_.store(*signals.num_blocks, std::memory_order_relaxed);
   if (signals.lora) {
     const Signals::Lora& lora = *signals.lora;
-    for (size_t i = 0; i < running_adapters_.size(); ++i) {
-      running_adapters_[i].store(lora.running[i], std::memory_order_relaxed);
-      waiting_adapters_[i].store(lora.waiting[i], std::memory_order_relaxed);
+    for (size_t i = 0; i < adapters_.size(); ++i) {
+      adapters_[i].running.store(lora.running[i], std::memory_order_relaxed);
+      adapters_[i].waiting.store(lora.waiting[i], std::memory_order_relaxed);
     }
-    lora_used_.store(lora.resident_count + lora.waiting_count, std::memory_order_relaxed);
+    const uint32_t used = lora.resident_count + lora.waiting_count;
+    lora_used_.store(used, std::memory_order_relaxed);
     lora_max_.store(lora.max, std::memory_order_relaxed);
-    lora_room_.store(lora_used() < lora.max ? 1 : 0, std::memory_order_relaxed);
+    scraped.lora_room = used < lora.max;
   }
+  load_->scraped.store(scraped.Pack(), std::memory_order_relaxed);
   scraped_at_.store(now, std::memory_order_relaxed);
-  uint64_t word = ledger_.load(std::memory_order_relaxed);
-  while (!ledger_.compare_exchange_weak(word, Pack(Current(word), 0, Generation(word), 0),
-                                        std::memory_order_relaxed)) {
+  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
+  while (!load_->ledger.compare_exchange_weak(word, Pack(Current(word), 0, Generation(word), 0),
+                                              std::memory_order_relaxed)) {
   }
 }
 
 std::optional<Reservation> EndpointCell::TryReserve(uint32_t expected, uint32_t tokens) noexcept {
-  uint64_t word = ledger_.load(std::memory_order_relaxed);
+  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
   do {
     if (Current(word) + Older(word) != expected) return std::nullopt;
     if (Current(word) == kCounterMax) break;
-  } while (!ledger_.compare_exchange_weak(word, word + 1, std::memory_order_relaxed));
+  } while (!load_->ledger.compare_exchange_weak(word, word + 1, std::memory_order_relaxed));
   inflight_.fetch_add(1, std::memory_order_relaxed);
   inflight_tokens_.fetch_add(tokens, std::memory_order_relaxed);
   return Reservation{Generation(word), tokens};
@@ -61,7 +64,7 @@ void EndpointCell::Release(Reservation reservation, ReleaseKind kind) noexcept {
   inflight_.fetch_sub(1, std::memory_order_relaxed);
   inflight_tokens_.fetch_sub(reservation.tokens, std::memory_order_relaxed);
   if (kind == ReleaseKind::kDetached) return;
-  uint64_t word = ledger_.load(std::memory_order_relaxed);
+  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
   uint64_t next = 0;
   do {
     const uint32_t age = (Generation(word) - reservation.generation) & kGenerationMask;
@@ -74,7 +77,7 @@ void EndpointCell::Release(Reservation reservation, ReleaseKind kind) noexcept {
     } else {
       return;  // an applied scrape has seen it: its end will be in the next one
     }
-  } while (!ledger_.compare_exchange_weak(word, next, std::memory_order_relaxed));
+  } while (!load_->ledger.compare_exchange_weak(word, next, std::memory_order_relaxed));
 }
 
 }  // namespace fairway::fleet

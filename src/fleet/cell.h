@@ -1,18 +1,22 @@
 // What is known of one model server right now: the last scrape, and our own reservations since.
 //
 // A cell is a few cache lines of atomics. It outlives snapshots: a scrape or a pick rebuilds nothing. One
-// thread (the control loop) writes scrapes; any thread reserves, releases and reads. Fields are read one by
-// one with relaxed loads, so a reader may see a queue of this scrape beside a KV use of the last: each is
-// true, and the difference is one scrape interval.
+// thread (the control loop) writes scrapes; any thread reserves, releases and reads. What every decision
+// reads lies elsewhere, beside that of the other cells (load.h). Fields are read one by one with relaxed
+// loads, so a reader may see adapters of this scrape beside a queue of the last: each is true, and the
+// difference is one scrape interval.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "base/clock.h"
+#include "fleet/load.h"
 
 namespace fairway::fleet {
 
@@ -55,10 +59,19 @@ enum class ReleaseKind {
 // Thread-safe as said at each function.
 class alignas(64) EndpointCell {
  public:
+  // Its load lies in `slab`, by those of the cells made just before and after it.
+  explicit EndpointCell(std::shared_ptr<LoadSlab> slab) : load_(&slab->Take()), slab_(std::move(slab)) {}
+  // Alone, with a slab of its own.
+  EndpointCell() : EndpointCell(std::make_shared<LoadSlab>()) {}
+  ~EndpointCell() { slab_->Return(*load_); }
+  EndpointCell(const EndpointCell&) = delete;
+  EndpointCell& operator=(const EndpointCell&) = delete;
+
   // ---- The control loop.
   // Call when the scrape's request is sent: what is reserved until now will be in its answer.
   void BeginScrape() noexcept;
-  // The answer came: takes over its values and forgets the reservations that it contains.
+  // The answer came: takes over its values and forgets the reservations that it contains. REQUIRES: `now`
+  // never goes back (PoolSnapshot::oldest_scrape relies on it).
   void ApplyScrape(const Signals& signals, base::Nanos now) noexcept;
   // No answer: the last values stay, and the reservations keep counting.
   void FailScrape() noexcept {}
@@ -72,35 +85,40 @@ class alignas(64) EndpointCell {
   void Release(Reservation reservation, ReleaseKind kind) noexcept;
 
   // Reservations that the last good scrape cannot have seen, ended ones left out.
-  uint32_t pending() const noexcept {
-    const uint64_t word = ledger_.load(std::memory_order_relaxed);
-    return Current(word) + Older(word);
-  }
+  uint32_t pending() const noexcept { return load_->pending(); }
   // All our requests on this endpoint that have not ended.
   uint32_t inflight() const noexcept { return inflight_.load(std::memory_order_relaxed); }
   uint64_t inflight_tokens() const noexcept { return inflight_tokens_.load(std::memory_order_relaxed); }
 
-  // The last scrape's values; 0 before the first.
-  uint32_t waiting() const noexcept { return waiting_.load(std::memory_order_relaxed); }
-  uint32_t running() const noexcept { return running_.load(std::memory_order_relaxed); }
-  float kv_usage() const noexcept { return kv_usage_.load(std::memory_order_relaxed); }
+  // What a decision reads; lives as long as the cell.
+  const EndpointLoad& load() const noexcept { return *load_; }
+
+  // The last scrape's values; 0 before the first. More than ScrapedLoad has room for counts as that.
+  uint32_t waiting() const noexcept { return load_->last().waiting; }
+  uint32_t running() const noexcept { return load_->last().running; }
+  float kv_usage() const noexcept { return load_->last().kv_usage; }
   uint32_t block_size() const noexcept { return block_size_.load(std::memory_order_relaxed); }
   uint32_t num_blocks() const noexcept { return num_blocks_.load(std::memory_order_relaxed); }
   // When the last good scrape came; 0: never.
   base::Nanos scraped_at() const noexcept { return scraped_at_.load(std::memory_order_relaxed); }
 
-  bool adapter_running(uint32_t id) const noexcept { return Has(running_adapters_, id); }
-  bool adapter_waiting(uint32_t id) const noexcept { return Has(waiting_adapters_, id); }
+  bool adapter_running(uint32_t id) const noexcept {
+    return id < kMaxAdapters && Has(adapters_[id / 64].running, id);
+  }
+  bool adapter_waiting(uint32_t id) const noexcept {
+    return id < kMaxAdapters && Has(adapters_[id / 64].waiting, id);
+  }
+  // What these two read of an adapter, for who asks for it ahead. REQUIRES: id < kMaxAdapters.
+  const void* adapter_line(uint32_t id) const noexcept { return &adapters_[id / 64]; }
   uint32_t lora_used() const noexcept {
     return lora_used_.load(std::memory_order_relaxed);
   }  // running + waiting adapters
   uint32_t lora_max() const noexcept { return lora_max_.load(std::memory_order_relaxed); }
   // lora_used() < lora_max(), as of the last scrape.
-  bool lora_has_room() const noexcept { return lora_room() != 0; }
-  uint8_t lora_room() const noexcept { return lora_room_.load(std::memory_order_relaxed); }  // that as 0 or 1
+  bool lora_has_room() const noexcept { return load_->last().lora_room; }
 
  private:
-  // ledger_, from the low end: current 16, older 16, generation 26, uncovered 6.
+  // EndpointLoad::ledger, from the low end: current 16, older 16, generation 26, uncovered 6.
   //   current   reservations since the last BeginScrape
   //   older     reservations before it that no applied scrape has covered
   //   generation  counts BeginScrape (26 bits at 50 ms are 38 days)
@@ -118,25 +136,25 @@ class alignas(64) EndpointCell {
            uint64_t{uncovered} << 58;
   }
 
-  using AtomicAdapterSet = std::array<std::atomic<uint64_t>, kMaxAdapters / 64>;
-  static bool Has(const AtomicAdapterSet& set, uint32_t id) noexcept {
-    return id < kMaxAdapters && (set[id / 64].load(std::memory_order_relaxed) >> (id % 64) & 1) != 0;
+  struct AdapterWords {
+    std::atomic<uint64_t> running{0};
+    std::atomic<uint64_t> waiting{0};
+  };
+  static bool Has(const std::atomic<uint64_t>& word, uint32_t id) noexcept {
+    return (word.load(std::memory_order_relaxed) >> (id % 64) & 1) != 0;
   }
 
-  std::atomic<uint64_t> ledger_{0};
+  EndpointLoad* const load_;
   std::atomic<uint64_t> inflight_tokens_{0};
   std::atomic<base::Nanos> scraped_at_{0};
   std::atomic<uint32_t> inflight_{0};
-  std::atomic<uint32_t> waiting_{0};
-  std::atomic<uint32_t> running_{0};
-  std::atomic<float> kv_usage_{0};
-  std::atomic<uint8_t> lora_room_{0};  // kept and not compared each time: every decision asks every cell
   std::atomic<uint32_t> lora_used_{0};
   std::atomic<uint32_t> lora_max_{0};
   std::atomic<uint32_t> block_size_{0};
   std::atomic<uint32_t> num_blocks_{0};
-  alignas(64) AtomicAdapterSet running_adapters_{};
-  alignas(64) AtomicAdapterSet waiting_adapters_{};
+  const std::shared_ptr<LoadSlab> slab_;
+  // Both sets side by side: a decision asks both of them for the same adapter.
+  alignas(64) std::array<AdapterWords, kMaxAdapters / 64> adapters_{};
 };
 
 }  // namespace fairway::fleet

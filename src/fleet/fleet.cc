@@ -158,13 +158,15 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       endpoint.id = api::Key(entry.namespace_name, entry.name) + "@" + endpoint.address;
       if (!entry.uid.empty()) endpoint.id += "#" + entry.uid;
       const auto kept = cells.find(endpoint.id);
-      endpoint.cell = kept != cells.end() ? kept->second : std::make_shared<EndpointCell>();
+      endpoint.cell = kept != cells.end() ? kept->second : std::make_shared<EndpointCell>(loads_);
       const auto number = static_cast<uint32_t>(pool->endpoints.size());
       pool->by_address.emplace(endpoint.address, number);
       pool->by_host.emplace(endpoint.host, number);
       pool->cells.push_back(endpoint.cell.get());
+      pool->loads.push_back(&endpoint.cell->load());
       pool->endpoints.push_back(std::move(endpoint));
     }
+    while (pool->loads.size() % PoolSnapshot::kLoadsAtOnce != 0) pool->loads.push_back(pool->loads.back());
     pools.emplace(pool->key, std::move(pool));
   }
   Publish(std::move(pools));

@@ -11,6 +11,7 @@
 
 #include "api/manifests.h"
 #include "base/published.h"
+#include "fleet/load.h"
 #include "fleet/snapshot.h"
 
 namespace fairway::fleet {
@@ -42,6 +43,7 @@ class Fleet {
  private:
   void Publish(std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools);
 
+  const std::shared_ptr<LoadSlab> loads_ = std::make_shared<LoadSlab>();
   base::Published<Snapshot> published_;
   uint64_t version_ = 0;
   uint64_t adapter_overflow_ = 0;

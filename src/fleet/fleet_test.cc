@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -310,6 +312,139 @@ TEST(Cell, CountsAreExactUnderConcurrency) {
   EXPECT_EQ(cell.inflight(), 0u);
   EXPECT_EQ(cell.inflight_tokens(), 0u);
   EXPECT_EQ(cell.pending(), 0u);
+}
+
+TEST(Cell, AScrapeIsOneWord) {
+  for (const ScrapedLoad load :
+       {ScrapedLoad{}, ScrapedLoad{.waiting = 1}, ScrapedLoad{.running = 1}, ScrapedLoad{.lora_room = true},
+        ScrapedLoad{.kv_usage = 0.1f}, ScrapedLoad{0xffff, 0, false, 0}, ScrapedLoad{0, 0x7fff, false, 0},
+        ScrapedLoad{0xffff, 0x7fff, true, 1.25f}, ScrapedLoad{0, 0, false, -1e30f}}) {
+    const ScrapedLoad back = ScrapedLoad::Of(load.Pack());
+    EXPECT_EQ(back.waiting, load.waiting);
+    EXPECT_EQ(back.running, load.running);
+    EXPECT_EQ(back.lora_room, load.lora_room);
+    EXPECT_EQ(back.kv_usage, load.kv_usage);
+  }
+  EXPECT_EQ(ScrapedLoad{.waiting = 1}.Pack(), 1u) << "where the decision looks for it";
+  EXPECT_EQ(ScrapedLoad{.running = 1}.Pack(), 0x1'0000u);
+  EXPECT_EQ(ScrapedLoad{.lora_room = true}.Pack(), 0x8000'0000u);
+  EXPECT_EQ(ScrapedLoad{.kv_usage = 1}.Pack(), 0x3f80'0000'0000'0000u);
+}
+
+TEST(Cell, CountsBeyondTheWordCountAsItsMost) {
+  EndpointCell cell;
+  cell.ApplyScrape({.waiting = 65'536, .running = 32'768, .kv_usage = 0.5f}, 1);
+  EXPECT_EQ(cell.waiting(), 65'535u);
+  EXPECT_EQ(cell.running(), 32'767u);
+  EXPECT_EQ(cell.kv_usage(), 0.5f);
+  EXPECT_FALSE(cell.lora_has_room());
+  Signals full{.waiting = UINT32_MAX, .running = UINT32_MAX};
+  full.lora = Signals::Lora{.max = 1};
+  cell.ApplyScrape(full, 2);
+  EXPECT_EQ(cell.waiting(), 65'535u);
+  EXPECT_EQ(cell.running(), 32'767u);
+  EXPECT_EQ(cell.kv_usage(), 0.5f);
+  EXPECT_TRUE(cell.lora_has_room());
+  cell.ApplyScrape({.waiting = 3}, 3);
+  EXPECT_EQ(cell.waiting(), 3u);
+  EXPECT_EQ(cell.running(), 32'767u);
+  EXPECT_TRUE(cell.lora_has_room());
+}
+
+TEST(Cell, ReservationsSaturateAndLeaveTheScrapeAlone) {
+  EndpointCell cell;
+  cell.ApplyScrape({.waiting = 1, .running = 2, .kv_usage = 0.5f}, 1);
+  for (int i = 0; i < 70'000; ++i) cell.Reserve(0);
+  EXPECT_EQ(cell.pending(), 65'535u);
+  cell.BeginScrape();
+  for (int i = 0; i < 70'000; ++i) cell.Reserve(0);
+  EXPECT_EQ(cell.pending(), 131'070u);
+  EXPECT_EQ(cell.waiting(), 1u);
+  EXPECT_EQ(cell.running(), 2u);
+}
+
+TEST(Loads, LieSideBySideAndAreTakenAgain) {
+  LoadSlab slab;
+  std::vector<EndpointLoad*> taken;
+  for (int i = 0; i < 100; ++i) taken.push_back(&slab.Take());
+  for (size_t i = 1; i < 64; ++i) EXPECT_EQ(taken[i], taken[0] + i);
+  for (size_t i = 65; i < 100; ++i) EXPECT_EQ(taken[i], taken[64] + (i - 64));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(taken[0]) % 64, 0u);
+  EXPECT_EQ(slab.capacity(), 128u);
+  for (const size_t i : {70u, 5u, 6u}) {
+    taken[i]->ledger = taken[i]->scraped = 99;
+    slab.Return(*taken[i]);
+  }
+  for (const size_t i : {5u, 6u, 70u}) {
+    EndpointLoad& again = slab.Take();
+    EXPECT_EQ(&again, taken[i]) << "from the front";
+    EXPECT_EQ(again.ledger, 0u) << "nothing of the one before";
+    EXPECT_EQ(again.scraped, 0u);
+  }
+  for (int round = 0; round < 50; ++round) {
+    for (EndpointLoad* load : taken) slab.Return(*load);
+    for (EndpointLoad*& load : taken) load = &slab.Take();
+  }
+  EXPECT_EQ(slab.capacity(), 128u) << "what the most at one time needed";
+}
+
+TEST(Loads, CellsComeAndGoOnAnyThread) {
+  const auto slab = std::make_shared<LoadSlab>();
+  std::vector<std::thread> threads;
+  for (uint32_t t = 1; t <= 4; ++t) {
+    threads.emplace_back([&slab, t] {
+      for (int round = 0; round < 200; ++round) {
+        std::vector<std::shared_ptr<EndpointCell>> cells;
+        for (uint32_t i = 0; i < 40; ++i) {
+          cells.push_back(std::make_shared<EndpointCell>(slab));
+          ASSERT_EQ(cells[i]->pending() + cells[i]->waiting(), 0u) << "as new";
+          cells[i]->ApplyScrape({.waiting = t}, 1);
+          for (uint32_t k = 0; k <= i % 3; ++k) cells[i]->Reserve(1);
+        }
+        for (uint32_t i = 0; i < 40; ++i) {
+          ASSERT_EQ(cells[i]->waiting(), t) << "nobody else's";
+          ASSERT_EQ(cells[i]->pending(), i % 3 + 1);
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_LE(slab->capacity(), 192u);
+}
+
+TEST(Fleet, LoadsOfAPoolFollowOneAnother) {
+  std::shared_ptr<EndpointCell> kept;
+  {
+    Fleet fleet;
+    api::Manifests m = OnePool(10);
+    fleet.Apply(m);
+    const auto pool = fleet.published().Load()->pools.at("default/pool");
+    ASSERT_EQ(pool->loads.size(), 12u);
+    for (size_t i = 0; i < 10; ++i) {
+      EXPECT_EQ(pool->loads[i], &pool->cells[i]->load());
+      EXPECT_EQ(pool->loads[i], pool->loads[0] + i);
+    }
+    EXPECT_EQ(pool->loads[10], pool->loads[9]);
+    EXPECT_EQ(pool->loads[11], pool->loads[9]);
+    kept = pool->endpoints[4].cell;
+    m.endpoints.clear();
+    fleet.Apply(m);
+    EXPECT_TRUE(fleet.published().Load()->pools.at("default/pool")->loads.empty());
+  }
+  kept->Release(kept->Reserve(1), ReleaseKind::kEnded);  // a ticket outlives the fleet
+}
+
+TEST(Fleet, WhatIsKnownOfScrapesHoldsForTheSameEndpointsOnly) {
+  Fleet fleet;
+  api::Manifests m = OnePool(2);
+  fleet.Apply(m);
+  const auto pool = [&fleet] { return fleet.published().Load()->pools.at("default/pool"); };
+  EXPECT_EQ(pool()->oldest_scrape.at(), 0) << "not known";
+  pool()->oldest_scrape.Note(5);
+  fleet.InternAdapter("default/pool", "lora");
+  EXPECT_EQ(pool()->oldest_scrape.at(), 5) << "the same endpoints";
+  fleet.Apply(OnePool(3));
+  EXPECT_EQ(pool()->oldest_scrape.at(), 0);
 }
 
 }  // namespace

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -145,8 +147,8 @@ struct World {
 
 // What the columns have to be, from the cells.
 Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t number, uint32_t adapter,
-                                      const std::vector<uint32_t>& candidates) {
-  const auto fresh = [](const fleet::EndpointCell& cell) { return cell.scraped_at() >= kNow - kSecond; };
+                                      const std::vector<uint32_t>& candidates, base::Nanos now = kNow) {
+  const auto fresh = [now](const fleet::EndpointCell& cell) { return cell.scraped_at() >= now - kSecond; };
   const auto queue = [](const fleet::EndpointCell& cell) {
     return static_cast<float>(cell.waiting()) + static_cast<float>(cell.pending());
   };
@@ -184,14 +186,34 @@ Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t 
   return candidate;
 }
 
+void ExpectSame(const std::vector<Explanation::Candidate>& got,
+                const std::vector<Explanation::Candidate>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t k = 0; k < want.size(); ++k) {
+    EXPECT_EQ(got[k].endpoint, want[k].endpoint);
+    EXPECT_EQ(got[k].queue, want[k].queue);
+    EXPECT_EQ(got[k].scraped_queue, want[k].scraped_queue);
+    EXPECT_EQ(got[k].running, want[k].running);
+    EXPECT_EQ(got[k].kv_usage, want[k].kv_usage);
+    EXPECT_EQ(got[k].adapter, want[k].adapter);
+    EXPECT_EQ(got[k].fresh, want[k].fresh);
+  }
+}
+
 class Plain : public testing::TestWithParam<Shape> {};
 
 TEST_P(Plain, DecidesTheSame) {
-  const SchedulerOptions options{.sheddable_queue_limit = 3};
-  const Scheduler fast(options, 0);
-  const Scheduler plain(options, 0, MakeCriticalityTree(options), PlainProfile(options));
   Scratch fast_scratch, plain_scratch;
   for (uint64_t seed = 1; seed <= 12; ++seed) {
+    SchedulerOptions options{.sheddable_queue_limit = 3};
+    if (seed % 3 == 0) {  // weights whose products are rounded
+      options.queue_weight = 1.7f;
+      options.kv_weight = 0.3f;
+      options.lora_weight = 0.9f;
+      options.running_weight = -0.1f;
+    }
+    const Scheduler fast(options, 0);
+    const Scheduler plain(options, 0, MakeCriticalityTree(options), PlainProfile(options));
     World a(GetParam(), seed);
     World b(GetParam(), seed);
     base::Random fast_random(seed), plain_random(seed), random(~seed);
@@ -224,15 +246,42 @@ TEST_P(Plain, DecidesTheSame) {
       ASSERT_EQ(got.reservation.generation, want.reservation.generation);
       ASSERT_EQ(fast_random.Next(), plain_random.Next()) << "another number of draws";
       if (subset.empty()) continue;
-      ASSERT_EQ(why.candidates.size(), candidates.size());
-      for (size_t k = 0; k < candidates.size(); ++k) {
-        ASSERT_EQ(why.candidates[k].endpoint, candidates[k].endpoint);
-        ASSERT_EQ(why.candidates[k].queue, candidates[k].queue);
-        ASSERT_EQ(why.candidates[k].scraped_queue, candidates[k].scraped_queue);
-        ASSERT_EQ(why.candidates[k].running, candidates[k].running);
-        ASSERT_EQ(why.candidates[k].kv_usage, candidates[k].kv_usage);
-        ASSERT_EQ(why.candidates[k].adapter, candidates[k].adapter);
-        ASSERT_EQ(why.candidates[k].fresh, candidates[k].fresh);
+      ExpectSame(why.candidates, candidates);
+    }
+  }
+}
+
+// Who is fresh is remembered from one decision to the next: the same on a fleet that is scraped as time
+// passes.
+TEST(PlainTime, ColumnsSayWhatTheCellsSay) {
+  const Scheduler scheduler({}, 0);
+  Scratch scratch;
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    World world({1 + seed % 13, 20, seed % 2 == 0, 0}, seed);
+    base::Random random(seed);
+    base::Nanos now = kNow;
+    const uint64_t misses = random.Below(3) * 30;  // percent of scrapes
+    for (int i = 0; i < 60; ++i) {
+      const auto pool = world.pool.pool();
+      std::vector<uint32_t> subset = world.all;
+      const bool narrowed = random.Below(4) == 0;
+      if (narrowed) std::erase_if(subset, [&](uint32_t) { return random.Below(2) == 0; });
+      if (subset.empty()) continue;
+      const Request request{.adapter = pool->AdapterId("lora-" + std::to_string(random.Below(6)))};
+      std::vector<Explanation::Candidate> candidates;
+      for (const uint32_t number : subset)
+        candidates.push_back(PlainCandidate(*pool, number, request.adapter, subset, now));
+      std::optional<std::span<const uint32_t>> hint;
+      if (narrowed) hint = subset;
+      Explanation why;
+      scheduler.Pick(*pool, request, hint, now, scratch, random, &why);
+      ExpectSame(why.candidates, candidates);
+      now += static_cast<base::Nanos>(random.Below(kSecond / 4));
+      for (size_t k = 0; k < world.servers.size(); ++k) {
+        if (random.Below(100) < misses) continue;
+        world.servers[k].waiting = static_cast<uint32_t>(random.Below(20));
+        world.pool.Scrape(k, world.servers[k], now - static_cast<base::Nanos>(random.Below(1000)));
       }
     }
   }
@@ -286,6 +335,58 @@ TEST(PlainScorers, AddIsWeightTimesScoreHoweverManyThereAre) {
       EXPECT_EQ(total, total_by_index);
       for (size_t i = 0; i < n; ++i) EXPECT_EQ(total[i], 0.25f + scores[i] * 3);
     }
+  }
+}
+
+// ---- The picker, on any scores.
+
+TEST(PlainPickers, MaxScoreChoosesTheSame) {
+  const PlainMaxScore plain;
+  const auto picker = MakePicker("max-score-picker").value();
+  base::Random values(5);
+  for (size_t n = 1; n <= 40; ++n) {
+    const std::vector<uint32_t> endpoint(n);
+    const Columns columns{
+        .endpoint = endpoint, .queue = {}, .scraped_queue = {}, .running = {}, .kv_usage = {}, .lora = {}};
+    std::vector<uint32_t> all(n);
+    std::iota(all.begin(), all.end(), 0u);
+    for (uint64_t different = 1; different <= 9; ++different) {
+      for (size_t wanted = 1; wanted <= kMaxChoices; ++wanted) {
+        SCOPED_TRACE(std::to_string(n) + " of " + std::to_string(different) + ", " + std::to_string(wanted));
+        std::vector<float> scores(n);
+        for (float& score : scores) score = static_cast<float>(values.Below(different)) - 3;
+        base::Random random_a(n), random_b(n);
+        const Request request;
+        std::vector<uint32_t> got(wanted), want(wanted);
+        const size_t got_count = picker->Pick({columns, request, random_a}, all, scores, got);
+        ASSERT_EQ(got_count, plain.Pick({columns, request, random_b}, all, scores, want));
+        ASSERT_EQ(got, want);
+        ASSERT_EQ(random_a.Next(), random_b.Next());
+      }
+    }
+  }
+}
+
+TEST(PlainPickers, MaxScoreEndsOnWhatIsNoNumber) {
+  const auto picker = MakePicker("max-score-picker").value();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinite = std::numeric_limits<float>::infinity();
+  const std::vector<uint32_t> all{0, 1, 2, 3, 4, 5};
+  const Columns columns{
+      .endpoint = all, .queue = {}, .scraped_queue = {}, .running = {}, .kv_usage = {}, .lora = {}};
+  const Request request;
+  base::Random random(1);
+  for (const std::vector<float>& scores :
+       {std::vector<float>(6, kNan), std::vector<float>(6, -kInfinite), std::vector<float>(6, kInfinite),
+        std::vector<float>{kNan, 1, kNan, -kInfinite, kInfinite, kNan},
+        std::vector<float>{1, 2, 3, kNan, kNan, kNan}, std::vector<float>{kNan, kNan, kNan, kNan, 2, 1}}) {
+    std::vector<uint32_t> out(6);
+    const size_t count = picker->Pick({columns, request, random}, all, scores, out);
+    ASSERT_GE(count, 1u);
+    ASSERT_LE(count, 6u);
+    const std::set<uint32_t> distinct(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(count));
+    EXPECT_EQ(distinct.size(), count);
+    EXPECT_LT(*distinct.rbegin(), 6u);
   }
 }
 

@@ -67,6 +67,10 @@ Program MakeDefaultProfile(const SchedulerOptions& options) {
   add("kv-cache-utilization-scorer", options.kv_weight);
   add("lora-affinity-scorer", options.lora_weight);
   add("running-requests-size-scorer", options.running_weight);
+  profile.scorers_at_once = {.queue_weight = options.queue_weight,
+                             .kv_weight = options.kv_weight,
+                             .lora_weight = options.lora_weight,
+                             .running_weight = options.running_weight};
   profile.picker = Must(MakePicker("max-score-picker"));
   return profile;
 }

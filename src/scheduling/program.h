@@ -4,11 +4,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "scheduling/plugin.h"
+#include "scheduling/plugins/default_scores.h"
 #include "scheduling/scheduler.h"
 
 namespace fairway::scheduling {
@@ -35,6 +37,8 @@ struct Program {
   std::unique_ptr<Filter> room;
   std::vector<Node> nodes;  // starts at 0; empty: all candidates are scored
   std::vector<WeightedScorer> scorers;
+  // The same sum as that of `scorers`, without a pass for each. Empty: there is no such way.
+  std::optional<DefaultScores> scorers_at_once;
   std::unique_ptr<Picker> picker;
 };
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 #include <utility>
 
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
+#include "scheduling/plugins/lanes.h"
 #include "scheduling/program.h"
 
 namespace fairway::scheduling {
@@ -54,7 +56,6 @@ base::Result<void> CheckOptions(const SchedulerOptions& o) {
 struct alignas(64) Scratch::Impl {
   // What every decision needs is on one cache line: inside a proxy the last decision's lines are long gone.
   size_t capacity = 0;
-  uint32_t* pending = nullptr;
   float* queue = nullptr;
   float* running = nullptr;
   float* kv_usage = nullptr;
@@ -64,11 +65,13 @@ struct alignas(64) Scratch::Impl {
 
   uint8_t* no_lora = nullptr;  // zeros: never written again
   uint8_t* lora = nullptr;
-  uint8_t* fresh = nullptr;  // only where not all are
+  uint8_t* fresh = nullptr;     // only where not all are
+  uint32_t* pending = nullptr;  // only where not all are fresh
   float* score = nullptr;
   uint32_t* list[2] = {};
   uint32_t* eligible = nullptr;
   std::vector<const fleet::EndpointCell*> cells;  // of a subset
+  std::vector<const fleet::EndpointLoad*> loads;  // of a subset, filled up as PoolSnapshot::loads
 
   // The columns one after the other: those of a small pool are a few cache lines.
   std::vector<uint32_t> numbers;
@@ -87,7 +90,7 @@ struct alignas(64) Scratch::Impl {
         next += capacity;
       }
     };
-    place(numbers, &pending, &all, &list[0], &list[1], &eligible);
+    place(numbers, &all, &list[0], &list[1], &eligible, &pending);
     place(floats, &queue, &running, &kv_usage, &scraped_queue, &total, &score);
     place(bytes, &fresh, &lora, &no_lora);
     std::iota(all, all + capacity, 0u);
@@ -104,12 +107,15 @@ struct alignas(64) Scratch::Impl {
             .lora_bits = lora_bits};
   }
 
-  // The cells of a subset, for a pass that knows nothing of subsets.
-  [[gnu::noinline]] const fleet::EndpointCell* const* CellsOf(const fleet::PoolSnapshot& pool,
-                                                              std::span<const uint32_t> candidates) {
+  // Fills cells and loads, for passes that know nothing of subsets.
+  [[gnu::noinline]] void FindSubset(const fleet::PoolSnapshot& pool, std::span<const uint32_t> candidates) {
     cells.clear();
-    for (const uint32_t number : candidates) cells.push_back(pool.cells[number]);
-    return cells.data();
+    loads.clear();
+    for (const uint32_t number : candidates) {
+      cells.push_back(pool.cells[number]);
+      loads.push_back(pool.loads[number]);
+    }
+    while (loads.size() % fleet::PoolSnapshot::kLoadsAtOnce != 0) loads.push_back(loads.back());
   }
 };
 
@@ -128,6 +134,7 @@ struct Scheduler::Impl {
   // The candidates of one decision, and what their signals are worth as a whole.
   struct Gathered {
     const fleet::EndpointCell* const* cells;
+    const fleet::EndpointLoad* const* loads;
     size_t n;
     size_t fresh = 0;
     base::Nanos newest = 0;  // scrape; known where none is fresh
@@ -136,9 +143,10 @@ struct Scheduler::Impl {
 
   void Gather(const fleet::PoolSnapshot& pool, const Request& request, base::Nanos now, Scratch::Impl& s,
               Gathered& gathered) const noexcept;
-  static void GatherRest(size_t begin, uint32_t adapter, base::Nanos oldest_fresh, Scratch::Impl& s,
-                         Gathered& gathered) noexcept;
-  static uint8_t GatherRoom(size_t n, Scratch::Impl& s, const Gathered& gathered) noexcept;
+  static bool GatherFresh(Scratch::Impl& s, Gathered& gathered) noexcept;
+  static bool GatherAny(const fleet::PoolSnapshot& pool, base::Nanos oldest_fresh, Scratch::Impl& s,
+                        Gathered& gathered) noexcept;
+  static uint8_t GatherLora(uint32_t adapter, Scratch::Impl& s, const Gathered& gathered) noexcept;
   // Gives stale endpoints the average load of the `fresh` ones.
   static void FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexcept;
   static size_t DrawTwo(size_t n, const Scratch::Impl& s, base::Random& random, std::span<uint32_t> positions,
@@ -152,6 +160,8 @@ struct Scheduler::Impl {
   };
   static Left Narrow(const Program& program, const Context& context, Scratch::Impl& s,
                      Explanation* explanation);
+  static void Score(const Program& program, const Context& context, std::span<const uint32_t> in,
+                    Scratch::Impl& s, Explanation* explanation);
   static size_t Run(const Program& program, const Context& context, Scratch::Impl& s,
                     std::span<uint32_t> choices, bool& shed, Explanation* explanation);
   static void TellCandidates(const Program& program, const Columns& columns, const Gathered& gathered,
@@ -219,117 +229,132 @@ namespace {
   }
 }
 
-// One pass over the cells. A stale endpoint's scrape no longer says how long its queue is: it counts as
-// loaded as the average of those that are fresh (so that it neither attracts all requests nor is shut out),
-// or by our own requests where nobody is fresh. It never counts as full beyond what our own requests confirm.
+// A stale endpoint's scrape no longer says how long its queue is: it counts as loaded as the average of those
+// that are fresh (so that it neither attracts all requests nor is shut out), or by our own requests where
+// nobody is fresh. It never counts as full beyond what our own requests confirm.
 //
-// Here is only what most decisions need: a small fleet, all of it fresh, and no adapter asked for. The rest
-// has loops of its own, out of this one's way.
+// What most decisions need is GatherFresh alone: all of the fleet fresh, which is known from an earlier pass,
+// and no adapter in sight. The rest has loops of its own, out of its way.
 inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Request& request, base::Nanos now,
                                     Scratch::Impl& s, Gathered& gathered) const noexcept {
-  // From here on cells come from farther away than the next cache, and want to be asked for ahead.
-  constexpr size_t kMany = 256;
   const base::Nanos oldest_fresh = std::max<base::Nanos>(now - options.fresh_for, 1);  // 0 is never
-  const fleet::EndpointCell* const* cells = gathered.cells;
+  const bool room = pool.oldest_scrape.at() >= oldest_fresh ? GatherFresh(s, gathered)
+                                                            : GatherAny(pool, oldest_fresh, s, gathered);
   const bool adapter = request.adapter != fleet::kNoAdapter && !pool.adapters.empty();
+  if (room || adapter) [[unlikely]]
+    gathered.lora_bits = GatherLora(adapter ? request.adapter : fleet::kNoAdapter, s, gathered);
+}
+
+// Of candidates that are all fresh: reads the 16 bytes of each one's EndpointLoad, and nothing else of it.
+// Returns whether there is room for an adapter somewhere.
+inline bool Scheduler::Impl::GatherFresh(Scratch::Impl& s, Gathered& gathered) noexcept {
+  static_assert(kLanes == fleet::PoolSnapshot::kLoadsAtOnce);
+  const fleet::EndpointLoad* const* loads = gathered.loads;
   const size_t n = gathered.n;
-  if (n > kMany || adapter)
-    return GatherRest(0, adapter ? request.adapter : fleet::kNoAdapter, oldest_fresh, s, gathered);
   // Where the columns begin, so that a store to one does not make the others be looked up again.
-  uint32_t* pendings = s.pending;
   float* queue = s.queue;
   float* running = s.running;
   float* kv_usage = s.kv_usage;
   float* scraped_queue = s.scraped_queue;
-  float* total = s.total;
-  unsigned room = 0;
-  for (size_t i = 0; i < n; ++i) {
-    const fleet::EndpointCell& cell = *cells[i];
-    if (cell.scraped_at() < oldest_fresh) [[unlikely]]
-      return GatherRest(i, fleet::kNoAdapter, oldest_fresh, s, gathered);
-    const uint32_t pending = cell.pending();
-    pendings[i] = pending;
-    const auto own = static_cast<float>(pending);
-    const auto waiting = static_cast<float>(cell.waiting());
-    scraped_queue[i] = waiting;
-    queue[i] = waiting + own;
-    running[i] = static_cast<float>(cell.running()) + own;
-    kv_usage[i] = cell.kv_usage();
-    total[i] = 0;
-    room |= cell.lora_room();
+  LaneCounts seen{};
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto ledger = [&](size_t k) { return loads[i + k]->ledger.load(std::memory_order_relaxed); };
+    const auto scraped = [&](size_t k) { return loads[i + k]->scraped.load(std::memory_order_relaxed); };
+    const LaneWords first{scraped(0), scraped(1)};
+    const LaneWords second{scraped(2), scraped(3)};
+    const LaneCounts counters = LowHalves(LaneWords{ledger(0), ledger(1)}, LaneWords{ledger(2), ledger(3)});
+    const LaneCounts counts = LowHalves(first, second);
+    seen |= counts;
+    const Lanes own = ToFloats((counters & 0xffff) + (counters >> 16 & 0xffff));
+    const Lanes waiting = ToFloats(counts & 0xffff);
+    Store(waiting, scraped_queue + i);
+    Store(waiting + own, queue + i);
+    Store(ToFloats(counts >> 16 & 0x7fff) + own, running + i);
+    Store(Lanes(HighHalves(first, second)), kv_usage + i);
   }
   gathered.fresh = n;
-  if (room != 0) [[unlikely]]
-    gathered.lora_bits = GatherRoom(n, s, gathered);
+  return (seen[0] | seen[1] | seen[2] | seen[3]) < 0;  // ScrapedLoad::lora_room
 }
 
-// Who has room for an adapter, of the first `n`. Returns the bits that were set.
-[[gnu::noinline]] uint8_t Scheduler::Impl::GatherRoom(size_t n, Scratch::Impl& s,
+// What is known of the request's adapter (kNoAdapter: of none), and who has room for one. Returns the bits
+// that were set.
+[[gnu::noinline]] uint8_t Scheduler::Impl::GatherLora(uint32_t adapter, Scratch::Impl& s,
                                                       const Gathered& gathered) noexcept {
-  uint8_t seen = 0;
-  uint8_t* lora = s.lora;
-  for (size_t i = 0; i < n; ++i) {
-    const uint8_t bits = gathered.cells[i]->lora_has_room() ? kLoraRoom : 0;
-    lora[i] = bits;
-    seen |= bits;
-  }
-  return seen;
-}
-
-// The whole of it for any fleet, from `begin` on; those before it are fresh.
-[[gnu::noinline]] void Scheduler::Impl::GatherRest(size_t begin, uint32_t adapter, base::Nanos oldest_fresh,
-                                                   Scratch::Impl& s, Gathered& gathered) noexcept {
+  // Cells come from farther away than the next cache, and want to be asked for ahead.
   constexpr size_t kAhead = 8;
   const size_t n = gathered.n;
-  const fleet::EndpointCell* const* cells = gathered.cells;
-  uint32_t* pendings = s.pending;
-  float* queue = s.queue;
-  float* running = s.running;
-  float* kv_usage = s.kv_usage;
-  float* scraped_queue = s.scraped_queue;
-  float* total = s.total;
   uint8_t* lora = s.lora;
-  uint8_t* freshes = s.fresh;
-  uint8_t seen = GatherRoom(begin, s, gathered);
-  std::fill_n(freshes, begin, uint8_t{1});
-  size_t count = begin;
-  base::Nanos newest = 0;
-  for (size_t i = begin; i < n; ++i) {
-    if (i + kAhead < n) __builtin_prefetch(cells[i + kAhead]);
-    const fleet::EndpointCell& cell = *cells[i];
-    const base::Nanos scraped_at = cell.scraped_at();
-    const uint32_t pending = cell.pending();
-    pendings[i] = pending;
-    const bool fresh = scraped_at >= oldest_fresh;
-    freshes[i] = fresh ? 1 : 0;
-    newest = std::max(newest, scraped_at);
-    const auto waiting = static_cast<float>(cell.waiting());
-    if (fresh) {
-      queue[i] = waiting + static_cast<float>(pending);
-      scraped_queue[i] = waiting;
-      running[i] = static_cast<float>(cell.running()) + static_cast<float>(pending);
-      kv_usage[i] = cell.kv_usage();
-      ++count;
-    } else {
-      const auto inflight = static_cast<float>(cell.inflight());
-      queue[i] = std::max(inflight, static_cast<float>(pending));
-      running[i] = queue[i];
-      scraped_queue[i] = std::min(waiting, inflight);
-      kv_usage[i] = inflight > 0 ? cell.kv_usage() : 0.0f;
-    }
-    total[i] = 0;
-    uint8_t bits = cell.lora_has_room() ? kLoraRoom : 0;
+  uint8_t seen = 0;
+  for (size_t i = 0; i < n; ++i) {
+    uint8_t bits = gathered.loads[i]->last().lora_room ? kLoraRoom : 0;
     if (adapter != fleet::kNoAdapter) {
+      if (i + kAhead < n) __builtin_prefetch(gathered.cells[i + kAhead]->adapter_line(adapter));
+      const fleet::EndpointCell& cell = *gathered.cells[i];
       if (cell.adapter_running(adapter)) bits |= kLoraRunning;
       if (cell.adapter_waiting(adapter)) bits |= kLoraWaiting;
     }
     lora[i] = bits;
     seen |= bits;
   }
+  return seen;
+}
+
+// The same as GatherFresh for any candidates: asks each one's cell how old its scrape is.
+[[gnu::noinline]] bool Scheduler::Impl::GatherAny(const fleet::PoolSnapshot& pool, base::Nanos oldest_fresh,
+                                                  Scratch::Impl& s, Gathered& gathered) noexcept {
+  constexpr size_t kAhead = 8;  // as in GatherLora
+  const size_t n = gathered.n;
+  const fleet::EndpointCell* const* cells = gathered.cells;
+  uint32_t* pendings = s.pending;
+  float* queue = s.queue;
+  float* running = s.running;
+  float* kv_usage = s.kv_usage;
+  float* scraped_queue = s.scraped_queue;
+  uint8_t* freshes = s.fresh;
+  bool room = false;
+  size_t count = 0;
+  base::Nanos newest = 0;
+  base::Nanos oldest = std::numeric_limits<base::Nanos>::max();
+  for (size_t i = 0; i < n; ++i) {
+    if (i + kAhead < n) __builtin_prefetch(cells[i + kAhead]);
+    const fleet::EndpointCell& cell = *cells[i];
+    const base::Nanos scraped_at = cell.scraped_at();
+    const fleet::ScrapedLoad scraped = gathered.loads[i]->last();
+    const uint32_t pending = gathered.loads[i]->pending();
+    pendings[i] = pending;
+    const bool fresh = scraped_at >= oldest_fresh;
+    freshes[i] = fresh ? 1 : 0;
+    newest = std::max(newest, scraped_at);
+    oldest = std::min(oldest, scraped_at);
+    const auto waiting = static_cast<float>(scraped.waiting);
+    if (fresh) {
+      queue[i] = waiting + static_cast<float>(pending);
+      scraped_queue[i] = waiting;
+      running[i] = static_cast<float>(scraped.running) + static_cast<float>(pending);
+      kv_usage[i] = scraped.kv_usage;
+      ++count;
+    } else {
+      const auto inflight = static_cast<float>(cell.inflight());
+      queue[i] = std::max(inflight, static_cast<float>(pending));
+      running[i] = queue[i];
+      scraped_queue[i] = std::min(waiting, inflight);
+      kv_usage[i] = inflight > 0 ? scraped.kv_usage : 0.0f;
+    }
+    room |= scraped.lora_room;
+  }
   gathered.fresh = count;
   gathered.newest = newest;
-  gathered.lora_bits = seen;
-  if (count > 0 && count < n) FillStale(n, count, s);
+  if (count < n) {
+    if (count > 0) FillStale(n, count, s);
+  } else if (cells == pool.cells.data()) {
+    pool.oldest_scrape.Note(oldest);  // the next decisions need not ask
+  }
+  for (size_t i = n; i % kLanes != 0; ++i) {  // as DefaultScores wants it
+    queue[i] = queue[n - 1];
+    running[i] = running[n - 1];
+    kv_usage[i] = kv_usage[n - 1];
+  }
+  return room;
 }
 
 [[gnu::noinline]] void Scheduler::Impl::FillStale(size_t n, size_t fresh, Scratch::Impl& s) noexcept {
@@ -364,6 +389,7 @@ inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Reque
     positions[count++] = position;
   }
   if (count > 1 && s.queue[positions[1]] < s.queue[positions[0]]) std::swap(positions[0], positions[1]);
+  if (wanted < count) positions[wanted] = 0;
   return std::min(count, wanted);
 }
 
@@ -424,6 +450,20 @@ inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Reque
   return {{in, left}, {eligible, eligible_left}, at == Program::kShed};
 }
 
+[[gnu::noinline]] void Scheduler::Impl::Score(const Program& program, const Context& context,
+                                              std::span<const uint32_t> in, Scratch::Impl& s,
+                                              Explanation* explanation) {
+  std::fill_n(s.total, in.size(), 0.0f);
+  for (const auto& [scorer, weight] : program.scorers) {
+    scorer->Add(context, in, weight, s.total, s.score);
+    if (explanation != nullptr) [[unlikely]]
+      TellScorer(*scorer, weight, context, in, s.score, *explanation);
+  }
+  if (explanation != nullptr) [[unlikely]] {
+    for (size_t i = 0; i < in.size(); ++i) explanation->candidates[in[i]].score = s.total[i];
+  }
+}
+
 // Returns how many positions were chosen; 0 with `shed` set when there is no capacity, 0 without when the
 // program gave nothing. Allocates only for an explanation.
 size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scratch::Impl& s,
@@ -437,17 +477,16 @@ size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scra
       return 0;
     }
   }
-  for (const auto& [scorer, weight] : program.scorers) {
-    scorer->Add(context, left.in, weight, s.total, s.score);
-    if (explanation != nullptr) [[unlikely]]
-      TellScorer(*scorer, weight, context, left.in, s.score, *explanation);
-  }
-  if (explanation != nullptr) [[unlikely]] {
-    for (size_t i = 0; i < left.in.size(); ++i) explanation->candidates[left.in[i]].score = s.total[i];
+  // Where everybody is left and nobody asks why, there is a shorter way.
+  const Columns& columns = context.columns;
+  if (program.scorers_at_once && left.in.size() == columns.size() && explanation == nullptr) [[likely]] {
+    program.scorers_at_once->Sum(columns, s.total);
+  } else {
+    Score(program, context, left.in, s, explanation);
   }
   size_t count =
       std::min(program.picker->Pick(context, left.in, {s.total, left.in.size()}, choices), choices.size());
-  if (count != 0 && count < choices.size()) FillFallbacks(context.columns, left.eligible, choices, count);
+  if (count != 0 && count < choices.size()) FillFallbacks(columns, left.eligible, choices, count);
   return count;
 }
 
@@ -463,27 +502,39 @@ Scheduler::~Scheduler() = default;
 Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
                         std::optional<std::span<const uint32_t>> candidates, base::Nanos now,
                         Scratch& scratch, base::Random& random, Explanation* explanation) const noexcept {
-  const size_t n = candidates ? candidates->size() : pool.cells.size();
+  size_t n = pool.cells.size();
+  if (candidates) [[unlikely]]
+    n = candidates->size();
   Outcome outcome;
-  if (n == 0) return outcome;
+  if (n == 0) [[unlikely]]
+    return outcome;
   Scratch::Impl& s = scratch.impl();
-  if (n > s.capacity) s.Grow(n);
-  const uint32_t* endpoint = candidates ? candidates->data() : s.all;
-  const fleet::EndpointCell* const* cells = candidates ? s.CellsOf(pool, *candidates) : pool.cells.data();
+  if (n > s.capacity) [[unlikely]]
+    s.Grow(n);
+  const uint32_t* endpoint = s.all;
+  const fleet::EndpointCell* const* cells = pool.cells.data();
+  const fleet::EndpointLoad* const* loads = pool.loads.data();
+  if (candidates) [[unlikely]] {
+    s.FindSubset(pool, *candidates);
+    endpoint = candidates->data();
+    cells = s.cells.data();
+    loads = s.loads.data();
+  }
   const Program& program = pool.models.empty() ? impl_->without_models : impl_->with_models;
 
   // Somebody else may reserve the same endpoint between our reading and our reservation. Then the picture was
   // old: look again. After a few rounds a pick that is one request off beats another round.
   constexpr int kRounds = 8;
   for (int round = 0;; ++round) {
-    Impl::Gathered gathered{.cells = cells, .n = n};
+    Impl::Gathered gathered{.cells = cells, .loads = loads, .n = n};
     impl_->Gather(pool, request, now, s, gathered);
     const Columns columns = s.Views({endpoint, n}, gathered.lora_bits);
     const Context context{columns, request, random};
     if (explanation != nullptr) [[unlikely]]
       Impl::TellCandidates(program, columns, gathered, now, s, *explanation);
 
-    std::array<uint32_t, kMaxChoices> positions{};
+    std::array<uint32_t, kMaxChoices>& positions = outcome.choices;
+    positions = {};
     const size_t wanted = std::min<size_t>(impl_->options.max_choices, n);
     size_t count = 0;
     const auto lost = [&] {
@@ -496,7 +547,7 @@ Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
       bool shed = false;
       count = Impl::Run(program, context, s, {positions.data(), wanted}, shed, explanation);
       outcome.rung = Rung::kFresh;
-      if (shed) {
+      if (shed) [[unlikely]] {
         outcome.kind = OutcomeKind::kShed;
         if (gathered.fresh < n) outcome.rung = Rung::kLedger;
         if (explanation != nullptr)
@@ -509,15 +560,26 @@ Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
         outcome.rung = Rung::kAnyReady;
         positions[0] = static_cast<uint32_t>(random.Below(n));
         count = 1;
-      } else if (gathered.fresh < n && s.fresh[positions[0]] == 0) {
+      } else if (gathered.fresh < n && s.fresh[positions[0]] == 0) [[unlikely]] {
         outcome.rung = Rung::kLedger;
       }
     }
 
     const uint32_t first = positions[0];
-    fleet::EndpointCell& cell = *pool.endpoints[candidates ? endpoint[first] : first].cell;
+    // Only a subset's positions have other numbers: for the rest `endpoint` need not be looked at.
+    if (candidates) [[unlikely]] {
+      for (size_t i = 0; i < count; ++i) outcome.choices[i] = endpoint[positions[i]];
+    }
+    fleet::EndpointCell& cell = *pool.endpoints[outcome.choices[0]].cell;
     if (round + 1 < kRounds) [[likely]] {
-      const auto reserved = cell.TryReserve(s.pending[first], request.prompt_tokens);
+      // Where all are fresh the columns say it, exactly: a float has room for three 16 bit counters.
+      uint32_t pending = 0;
+      if (gathered.fresh == n) [[likely]] {
+        pending = static_cast<uint32_t>(s.queue[first] - s.scraped_queue[first]);
+      } else {
+        pending = s.pending[first];
+      }
+      const auto reserved = cell.TryReserve(pending, request.prompt_tokens);
       if (!reserved) [[unlikely]]
         continue;
       outcome.reservation = *reserved;
@@ -526,8 +588,6 @@ Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
     }
     outcome.kind = OutcomeKind::kPicked;
     outcome.num_choices = static_cast<uint32_t>(count);
-    for (size_t i = 0; i < count; ++i)
-      outcome.choices[i] = candidates ? endpoint[positions[i]] : positions[i];
     return outcome;
   }
 }

@@ -53,8 +53,10 @@ void BM_FloorReadCells(benchmark::State& state) {
   const auto snapshot = pool.pool();
   for (auto _ : state) {
     float sum = 0;
-    for (const fleet::EndpointCell* cell : snapshot->cells) {
-      sum += static_cast<float>(cell->waiting() + cell->running() + cell->pending()) + cell->kv_usage();
+    for (size_t i = 0; i < snapshot->cells.size(); ++i) {
+      const fleet::EndpointLoad& load = *snapshot->loads[i];
+      const fleet::ScrapedLoad last = load.last();
+      sum += static_cast<float>(last.waiting + last.running + load.pending()) + last.kv_usage;
     }
     benchmark::DoNotOptimize(sum);
   }

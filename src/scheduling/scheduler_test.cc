@@ -280,6 +280,66 @@ TEST(Ladder, AStaleEndpointAmongFreshOnesCountsAsAverage) {
   EXPECT_FALSE(picks.why_.candidates[2].fresh);
 }
 
+// What a decision found out about the age of scrapes is kept for the next ones. It must not outlive its
+// truth.
+TEST(Ladder, AnEndpointThatGoesStaleIsNoticed) {
+  TestPool pool({{"A", 5}, {"B", 9}, {"C", 7}}, {}, kSecond);
+  Picks picks;
+  for (base::Nanos now = kSecond; now <= 2 * kSecond; now += kSecond / 10) {
+    EXPECT_EQ(picks.Name(pool, true, "", now), "A");
+    EXPECT_TRUE(picks.why_.candidates[0].fresh);
+  }
+  EXPECT_EQ(pool.pool()->oldest_scrape.at(), kSecond) << "known since the first decision";
+  pool.Scrape(1, {"B", 9}, 2 * kSecond);
+  pool.Scrape(2, {"C", 7}, 2 * kSecond);
+  const base::Nanos later = 2 * kSecond + 1;  // A's scrape is a nanosecond too old
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(picks.Name(pool, true, "", later), "C");
+    EXPECT_FALSE(picks.why_.candidates[0].fresh);
+    EXPECT_TRUE(picks.why_.candidates[2].fresh);
+  }
+  pool.Scrape(0, {"A", 5}, later);
+  EXPECT_EQ(picks.Name(pool, true, "", later), "A") << "back again";
+  EXPECT_EQ(pool.pool()->oldest_scrape.at(), 2 * kSecond);
+}
+
+TEST(Ladder, AnEndpointThatJoinsIsNotTakenForAFreshOne) {
+  TestPool pool({{"A", 5}, {"B", 9}}, {}, kSecond);
+  Picks picks;
+  EXPECT_EQ(picks.Name(pool, true), "A");
+  api::Endpoint joins = pool.manifests().endpoints[0];
+  joins.name = "new";
+  joins.address = "10.0.9.9";
+  pool.manifests().endpoints.push_back(joins);
+  pool.fleet().Apply(pool.manifests());
+  EXPECT_EQ(picks.Name(pool, true), "A") << "the new one counts as the average, not as empty";
+  ASSERT_EQ(picks.why_.candidates.size(), 3u);
+  EXPECT_FALSE(picks.why_.candidates[2].fresh);
+  EXPECT_FLOAT_EQ(picks.why_.candidates[2].queue, 7);
+  TestPool other({{"X", 1}, {"Y", 2}, {"Z", 3}}, {}, 0);  // and neither is another fleet's
+  EXPECT_EQ(picks.Once(other, true).rung, Rung::kLedger);
+}
+
+TEST(Ladder, WhatASubsetShowsSaysNothingOfTheOthers) {
+  TestPool pool({{"A", 5}, {"B", 9}, {"stale", 1}}, {}, kSecond);
+  const base::Nanos later = 3 * kSecond;
+  pool.Scrape(0, {"A", 5}, later);
+  pool.Scrape(1, {"B", 9}, later);
+  const auto snapshot = pool.pool();
+  const Scheduler scheduler({}, 0);
+  Scratch scratch;
+  base::Random random(1);
+  const std::vector<uint32_t> subset{1, 0};
+  const Request request = Picks::Ask(*snapshot, true, "");
+  const Outcome narrow = scheduler.Pick(*snapshot, request, subset, later, scratch, random);
+  EXPECT_EQ(narrow.choices[0], 0u);
+  EXPECT_EQ(narrow.rung, Rung::kFresh);
+  EXPECT_EQ(snapshot->oldest_scrape.at(), 0);
+  Explanation why;
+  scheduler.Pick(*snapshot, request, std::nullopt, later, scratch, random, &why);
+  EXPECT_FALSE(why.candidates[2].fresh);
+}
+
 TEST(Ladder, LongSilenceMeansPowerOfTwoChoices) {
   TestPool pool({{"A"}, {"B"}, {"C"}, {"D"}}, SomeModel());
   Picks picks;

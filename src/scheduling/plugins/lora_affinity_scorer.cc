@@ -1,22 +1,10 @@
 // lora-affinity-scorer: 1.0 where the adapter runs, 0.8 where there is room to load it, 0.6 where requests
 // wait for it, else 0. No parameters. Source: the reference's scorer of this name (llm-d router).
-#include <array>
-
 #include "scheduling/plugins/adding_scorer.h"
+#include "scheduling/plugins/lora_scores.h"
 
 namespace fairway::scheduling {
 namespace {
-
-constexpr float ScoreOf(unsigned lora) {
-  return (lora & kLoraRunning) != 0   ? 1.0f
-         : (lora & kLoraRoom) != 0    ? 0.8f
-         : (lora & kLoraWaiting) != 0 ? 0.6f
-                                      : 0.0f;
-}
-// By all the bits: no branch that a mixed fleet would mispredict.
-constexpr std::array kScores{ScoreOf(0), ScoreOf(1), ScoreOf(2), ScoreOf(3),
-                             ScoreOf(4), ScoreOf(5), ScoreOf(6), ScoreOf(7)};
-static_assert((kLoraRunning | kLoraWaiting | kLoraRoom) == 7);
 
 class LoraAffinityScorer final : public AddingScorer {
  public:
@@ -26,10 +14,10 @@ class LoraAffinityScorer final : public AddingScorer {
     if (context.columns.lora_bits == 0) return;  // 0 for all
     const uint8_t* lora = context.columns.lora.data();
     if (in.size() == context.columns.size()) {
-      for (size_t i = 0; i < in.size(); ++i) total[i] += kScores[lora[i] & 7] * weight;
+      for (size_t i = 0; i < in.size(); ++i) total[i] += kLoraScores[lora[i] & 7] * weight;
       return;
     }
-    for (size_t i = 0; i < in.size(); ++i) total[i] += kScores[lora[in[i]] & 7] * weight;
+    for (size_t i = 0; i < in.size(); ++i) total[i] += kLoraScores[lora[in[i]] & 7] * weight;
   }
 };
 

@@ -15,35 +15,29 @@ class MaxScorePicker final : public Picker {
 
   size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float> scores,
               std::span<uint32_t> out) const noexcept override {
-    // Numbers in `scores` until the end.
+    // Numbers in `scores` until the end. Level by level, each in passes without a branch: to sort the best
+    // ones in as they come is a mispredicted branch or two for each, and there are ever better ones.
     const size_t n = scores.size();
-    const float best = GreatestOf(scores);
-    const uint64_t ties = Count(scores, best);
-    uint64_t skip = ties > 1 ? context.random.Below(ties) : 0;
-    size_t first = 0;
-    if (ties > 0) {  // always, unless the scores are not numbers
-      while (!(scores[first] >= best) || skip-- != 0) ++first;
-    }
-    out[0] = static_cast<uint32_t>(first);
-
-    // The next ones by score; equal ones in the order after the first choice, so that fallbacks do not herd
-    // either.
     const size_t wanted = std::min({out.size(), n, kMaxChoices});
+    Level level = Below(scores, std::numeric_limits<float>::quiet_NaN());
+    const size_t first =
+        level.count > 1 ? Nth(scores, level.score, context.random.Below(level.count)) : level.sum;
+    out[0] = static_cast<uint32_t>(first);
     size_t found = 1;
-    // What one more has to exceed once there are enough. Until then not a number: nothing is less or equal.
-    float least = std::numeric_limits<float>::quiet_NaN();
-    for (size_t begin = first + 1, end = n; found < wanted || least < best; begin = 0, end = first) {
-      for (size_t i = begin; i < end; ++i) {
-        const float score = scores[i];
-        if (score <= least) continue;
-        size_t at = found < wanted ? found++ : found - 1;
-        for (; at > 1 && scores[out[at - 1]] < score; --at) out[at] = out[at - 1];
-        out[at] = static_cast<uint32_t>(i);
-        if (found < wanted) continue;
-        least = scores[out[found - 1]];
-        if (least == best) break;
+    size_t at = first;
+    size_t left = std::max<size_t>(level.count, 1) - 1;
+    for (; found < wanted; --left) {
+      if (left == 0) {
+        const Level next = Below(scores, level.score);
+        if (!(next.score < level.score) || next.count == 0) break;  // the others are not numbers
+        level = next;
+        left = level.count;
+        at = left == 1 ? level.sum : Next(scores, level.score, first);
+      } else {
+        // Equal ones in the order after the first choice, so that fallbacks do not herd either.
+        at = Next(scores, level.score, at);
       }
-      if (begin == 0) break;
+      out[found++] = static_cast<uint32_t>(at);
     }
     // Positions keep their order: as many as there are candidates are all of them.
     if (n != context.columns.size()) {
@@ -53,23 +47,53 @@ class MaxScorePicker final : public Picker {
   }
 
  private:
-  static float GreatestOf(std::span<const float> scores) noexcept {
-    Lanes most = Fill(scores[0]);
+  // Those that have the same score.
+  struct Level {
+    float score;
+    size_t count;
+    size_t sum;  // of their places: of one alone the place
+  };
+  // The highest one that is not `limit` or more. A function, so that from the second time on its code is
+  // near.
+  [[gnu::noinline]] static Level Below(std::span<const float> scores, float limit) noexcept {
+    const size_t n = scores.size();
+    const Lanes least = Fill(-std::numeric_limits<float>::infinity());
+    Lanes most = least;
     size_t i = 0;
-    for (; i + kLanes <= scores.size(); i += kLanes) most = Greatest(most, Load(scores.data() + i));
-    float greatest = Greatest(most);
-    for (; i < scores.size(); ++i) greatest = std::max(greatest, scores[i]);
-    return greatest;
-  }
-  static uint64_t Count(std::span<const float> scores, float score) noexcept {
+    for (; i + kLanes <= n; i += kLanes) {
+      const Lanes four = Load(scores.data() + i);
+      most = Greatest(most, four >= Fill(limit) ? least : four);
+    }
+    float score = Greatest(most);
+    for (; i < n; ++i) score = std::max(score, scores[i] >= limit ? least[0] : scores[i]);
     LaneCounts counts{};
-    size_t i = 0;
-    for (; i + kLanes <= scores.size(); i += kLanes)
-      counts -= Load(scores.data() + i) == Fill(score);  // -1 where so
-    const int sum = counts[0] + counts[1] + counts[2] + counts[3];
-    auto count = static_cast<uint64_t>(sum);
-    for (; i < scores.size(); ++i) count += scores[i] == score ? 1 : 0;
-    return count;
+    LaneCounts sums{};
+    LaneCounts places{0, 1, 2, 3};
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+      const LaneCounts equal = Load(scores.data() + i) == Fill(score);  // -1 where so
+      counts -= equal;
+      sums += equal & places;
+      places += static_cast<int>(kLanes);
+    }
+    Level level{score, Sum(counts), Sum(sums)};
+    for (; i < n; ++i) {
+      level.count += scores[i] == score ? 1 : 0;
+      level.sum += scores[i] == score ? i : 0;
+    }
+    return level;
+  }
+  // REQUIRES: there are more than `skip` of them.
+  static size_t Nth(std::span<const float> scores, float score, uint64_t skip) noexcept {
+    size_t at = 0;
+    while (scores[at] != score || skip-- != 0) ++at;
+    return at;
+  }
+  // After `at`, and on from the beginning. REQUIRES: there is one.
+  static size_t Next(std::span<const float> scores, float score, size_t at) noexcept {
+    do {
+      at = at + 1 == scores.size() ? 0 : at + 1;
+    } while (scores[at] != score);
+    return at;
   }
 };
 
