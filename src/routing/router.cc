@@ -261,13 +261,14 @@ std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const Reque
   state.reservation = outcome.reservation;
   place.Keep();
   state.received_at = input.received_at != 0 ? input.received_at : start;
-  if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   const RequestSeries& series = target.request_class->series;
   if (!input.provisional) {
     series.requests->Add();
     series.request_size->Observe(static_cast<double>(input.body_bytes));
   }
   if (!model.empty()) series.running->Add(1);
+  // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
+  if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;
 }
 

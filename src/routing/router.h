@@ -72,6 +72,8 @@ class Router;
 // that of its worker.
 class Ticket {
  public:
+  Ticket() = default;  // none, as one that was moved from: nothing but assigning and asking is allowed
+  explicit operator bool() const { return state_ != nullptr; }
   Ticket(Ticket&&) noexcept = default;
   Ticket& operator=(Ticket&&) noexcept = default;
   Ticket(const Ticket&) = delete;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
@@ -394,6 +395,100 @@ TEST(Reservation, OutlivesItsEndpointAndItsSnapshot) {
   scene.pool.fleet().Apply(scene.pool.manifests());
   ticket.OnResponseHeaders(200, "10.0.0.1:8000", false);
   ticket.OnComplete();
+}
+
+// ---- Tickets.
+
+TEST(Tickets, NoneIsWhatIsMovedFromAndAssigningEndsWhatWasThere) {
+  Scene scene({{"A"}, {"B", 50}});
+  Ticket ticket;
+  EXPECT_FALSE(ticket);
+  ticket = scene.Get(Completion("m"));
+  EXPECT_TRUE(ticket);
+  Ticket moved = std::move(ticket);
+  EXPECT_FALSE(ticket);  // NOLINT(bugprone-use-after-move): what it says
+  EXPECT_EQ(moved.destination(), "10.0.0.1:8000");
+  EXPECT_EQ(scene.cell(0).inflight(), 1u);
+  moved = scene.Get(Completion("m"));
+  EXPECT_EQ(scene.cell(0).inflight(), 1u);
+  moved = {};
+  EXPECT_FALSE(moved);
+  EXPECT_EQ(scene.cell(0).inflight(), 0u);
+}
+
+// What is measured of a response's body has a place only from its first piece on.
+TEST(Tickets, MeasureAResponseFromItsFirstPieceOnAlsoWhenMoved) {
+  Scene scene({{"A"}});
+  const auto count = [&scene](const std::string& series) {
+    const std::string page = scene.registry.Render();
+    const std::string name = "llm_d_epp_" + series + "_count{model_name=\"m\"";
+    const size_t at = page.find(name);
+    if (at == std::string::npos) return std::string("none");
+    const size_t value = page.find("} ", at) + 2;
+    return page.substr(value, page.find('\n', value) - value);
+  };
+  const auto run = [&scene](bool pieces, bool usage) {
+    Ticket first = scene.Get(R"({"model":"m","prompt":"hi","stream":true})");
+    first.OnResponseHeaders(200, "", true);
+    first.OnResponseBody(0);
+    if (pieces) first.OnResponseBody(10);
+    Ticket ticket = std::move(first);
+    scene.clock.Advance(kMillisecond);
+    if (pieces) ticket.OnResponseBody(20);
+    if (usage) ticket.OnUsage({.found = true, .input_tokens = 3, .output_tokens = 2});
+    ticket.OnComplete();
+  };
+  run(false, false);
+  EXPECT_EQ(count("request_duration_seconds"), "1");
+  EXPECT_EQ(count("response_size_bytes"), "0");
+  run(true, false);
+  EXPECT_EQ(count("request_duration_seconds"), "2");
+  EXPECT_EQ(count("response_size_bytes"), "1");
+  EXPECT_EQ(count("request_output_tokens"), "0");
+  run(false, true);  // in memory that the one before has used
+  EXPECT_EQ(count("response_size_bytes"), "1");
+  EXPECT_EQ(count("request_output_tokens"), "1");
+  EXPECT_EQ(count("request_ntpot_seconds"), "1");
+  run(true, true);
+  EXPECT_EQ(count("response_size_bytes"), "2");
+  EXPECT_EQ(count("request_output_tokens"), "2");
+}
+
+void AskForDestinationsOfAnyLength(uint32_t max_choices) {
+  RouterOptions options{.keep_scores = true};
+  options.scheduling.max_choices = max_choices;
+  Scene scene({{"A"}, {"B"}, {"C"}, {"D"}, {"E"}, {"F"}, {"G"}, {"H"}}, {}, std::move(options));
+  const std::vector<std::string> hosts = {"1.1.1.",
+                                          "127.0.0.",
+                                          "192.168.100.",
+                                          "192.168.200.10",
+                                          "2001:db8::1:",
+                                          "fd00:1234:5:6:7:89ab:cdef:",
+                                          "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ff0"};
+  std::vector<std::pair<Ticket, std::string>> open;
+  for (int round = 0; round < 3; ++round) {
+    for (const std::string& host : hosts) {
+      auto& endpoints = scene.pool.manifests().endpoints;
+      for (size_t i = 0; i < endpoints.size(); ++i) endpoints[i].address = host + std::to_string(i + 1);
+      scene.pool.fleet().Apply(scene.pool.manifests());
+      for (int i = 0; i < 70; ++i) {  // more than are kept
+        Ticket ticket = scene.Get(Completion("m"));
+        const std::string texts(ticket.destinations());
+        EXPECT_EQ(std::count(texts.begin(), texts.end(), ','), max_choices - 1);
+        EXPECT_THAT(texts, testing::StartsWith(std::string(ticket.destination())));
+        EXPECT_THAT(texts, HasSubstr(host));
+        EXPECT_EQ(ticket.scores().size(), endpoints.size());
+        if (i % 2 == 0) ticket.OnResponseBody(1);
+        open.emplace_back(std::move(ticket), texts);
+      }
+    }
+    for (const auto& [ticket, texts] : open) EXPECT_EQ(ticket.destinations(), texts);
+    open.erase(open.begin(), open.begin() + 300);
+  }
+}
+
+TEST(Tickets, HaveRoomForDestinationsOfAnyLength) {
+  for (const uint32_t choices : {1u, 3u, 8u}) AskForDestinationsOfAnyLength(choices);
 }
 
 // ---- Metrics.

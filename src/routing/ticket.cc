@@ -10,13 +10,16 @@
 namespace fairway::routing {
 
 [[gnu::noinline, gnu::cold]] void* SpareBlocks::Allocate(size_t size) {
-  return ::operator new(std::max(size, kBlock));
+  const size_t of = ListFor(size);
+  return ::operator new(of == kSizes.size() ? size : kSizes[of]);
 }
 
 [[gnu::noinline, gnu::cold]] void SpareBlocks::Free(void* block) noexcept { ::operator delete(block); }
 
 SpareBlocks::~SpareBlocks() {
-  while (first_ != nullptr) Free(std::exchange(first_, first_->next));
+  for (List& list : lists_) {
+    while (list.first != nullptr) Free(std::exchange(list.first, list.first->next));
+  }
 }
 
 void Ticket::End::operator()(State* state) const noexcept {
@@ -29,7 +32,7 @@ void Ticket::End::operator()(State* state) const noexcept {
 
 Ticket::Pointer Ticket::State::Make(Worker::Impl& worker, const RequestClassPointer& request_class,
                                     std::span<const std::string_view> addresses) {
-  static_assert(sizeof(State) <= 112);
+  static_assert(sizeof(State) <= 64 && sizeof(Extras) <= 64);  // a cache line, and SpareBlocks::kSizes
   size_t size = addresses.size() - 1;
   for (const std::string_view address : addresses) size += address.size();
   FAIRWAY_CHECK(size <= std::numeric_limits<uint16_t>::max());
@@ -56,21 +59,36 @@ void Ticket::State::Record() {
   const RequestSeries& series = request_class->series;
   const base::Nanos now = worker->clock.Now();
   series.duration->Observe(base::ToSeconds(now - received_at));
-  if (response_bytes > 0) series.response_size->Observe(static_cast<double>(response_bytes));
-  if (has_usage) RecordTokens(series, now);
+  if (extras != nullptr) RecordExtras(series, now);
 }
 
-[[gnu::noinline]] void Ticket::State::RecordTokens(const RequestSeries& series, base::Nanos now) {
+[[gnu::noinline]] void Ticket::State::RecordExtras(const RequestSeries& series, base::Nanos now) {
+  if (extras->response_bytes > 0) {
+    series.response_size->Observe(static_cast<double>(extras->response_bytes));
+  }
+  if (!extras->has_usage) return;
+  const Tokens& tokens = extras->tokens;
   if (tokens.input > 0) series.input_tokens->Observe(static_cast<double>(tokens.input));
   if (tokens.cached > 0) series.cached_tokens->Observe(static_cast<double>(tokens.cached));
   if (tokens.output > 0) {
     const auto output = static_cast<double>(tokens.output);
     series.output_tokens->Observe(output);
     series.per_output_token->Observe(base::ToSeconds(now - received_at) / output);
+    const base::Nanos first_body_at = extras->first_body_at;
     if (streaming && tokens.output > 1 && first_body_at != 0) {
       series.streaming_per_output_token->Observe(base::ToSeconds(now - first_body_at) / (output - 1));
     }
   }
+}
+
+[[gnu::noinline]] Ticket::State::Extras& Ticket::State::MakeExtras() {
+  extras = new (worker->spares.Take(sizeof(Extras))) Extras();
+  return *extras;
+}
+
+[[gnu::noinline]] void Ticket::State::EndExtras() noexcept {
+  extras->~Extras();
+  worker->spares.Give(std::exchange(extras, nullptr), sizeof(Extras));
 }
 
 [[gnu::noinline, gnu::cold]] void Ticket::State::CountError(std::string_view code) {
@@ -97,10 +115,11 @@ void Ticket::State::Record() {
 
 [[gnu::noinline, gnu::cold]] void Ticket::State::KeepScores(const fleet::PoolSnapshot& pool,
                                                             const scheduling::Explanation& explanation) {
-  scores = std::make_unique<Scores>();
+  auto scores = std::make_unique<Scores>();
   for (const auto& c : explanation.candidates) {
     scores->emplace_back(pool.endpoints[c.endpoint].address, c.score);
   }
+  NeedExtras().scores = std::move(scores);
 }
 
 std::string_view Ticket::destination() const { return {state_->text(), state_->first_size}; }
@@ -111,7 +130,8 @@ bool Ticket::rewrites() const { return state_->request_class->rewrites; }
 bool Ticket::streaming() const { return state_->streaming; }
 std::string_view Ticket::pool_key() const { return state_->request_class->pool_key(); }
 const Ticket::Scores& Ticket::scores() const {
-  return state_->scores != nullptr ? *state_->scores : state_->worker->no_scores;
+  const State::Extras* extras = state_->extras;
+  return extras != nullptr && extras->scores != nullptr ? *extras->scores : state_->worker->no_scores;
 }
 
 void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream) {
@@ -123,23 +143,25 @@ void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_s
 }
 
 void Ticket::OnResponseBody(uint64_t bytes) {
-  State& s = *state_;
-  s.response_bytes += bytes;
   if (bytes == 0) return;
+  State& s = *state_;
+  State::Extras& extras = s.NeedExtras();
+  extras.response_bytes += bytes;
   const RequestSeries& series = s.request_class->series;
-  const base::Nanos before = s.last_body_at;
-  s.last_body_at = s.worker->clock.Now();
-  if (s.first_body_at != 0) {
-    if (s.streaming) series.inter_token->Observe(base::ToSeconds(s.last_body_at - before));
+  const base::Nanos before = extras.last_body_at;
+  extras.last_body_at = s.worker->clock.Now();
+  if (extras.first_body_at != 0) {
+    if (s.streaming) series.inter_token->Observe(base::ToSeconds(extras.last_body_at - before));
     return;
   }
-  s.first_body_at = s.last_body_at;
-  series.ttft[s.streaming ? 1 : 0]->Observe(base::ToSeconds(s.first_body_at - s.received_at));
+  extras.first_body_at = extras.last_body_at;
+  series.ttft[s.streaming ? 1 : 0]->Observe(base::ToSeconds(extras.first_body_at - s.received_at));
 }
 
 void Ticket::OnUsage(const payload::Usage& usage) {
-  state_->has_usage = usage.found;
-  state_->tokens = {usage.input_tokens, usage.output_tokens, usage.cached_tokens};
+  State::Extras& extras = state_->NeedExtras();
+  extras.has_usage = usage.found;
+  extras.tokens = {usage.input_tokens, usage.output_tokens, usage.cached_tokens};
 }
 
 void Ticket::OnComplete() {

@@ -1,6 +1,8 @@
 // What a worker thread and a ticket are made of. For the .cc files of this room only.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -26,27 +28,42 @@ class SpareBlocks {
   ~SpareBlocks();
 
   void* Take(size_t size) {
-    if (size > kBlock || first_ == nullptr) return Allocate(size);
-    --count_;
-    return std::exchange(first_, first_->next);
+    const size_t of = ListFor(size);
+    if (of == kSizes.size() || lists_[of].first == nullptr) return Allocate(size);
+    List& list = lists_[of];
+    --list.count;
+    return std::exchange(list.first, list.first->next);
   }
+  // `size`: as it was taken.
   void Give(void* block, size_t size) noexcept {
-    if (size > kBlock || count_ == kMax) return Free(block);
-    ++count_;
-    first_ = new (block) Spare{first_};
+    const size_t of = ListFor(size);
+    if (of == kSizes.size() || lists_[of].count == kMax) return Free(block);
+    List& list = lists_[of];
+    ++list.count;
+    list.first = new (block) Spare{list.first};
   }
 
  private:
-  static constexpr size_t kBlock = 192;  // three destinations with their ports, and three cache lines
-  static constexpr uint32_t kMax = 64;
+  // What is kept of a response that is read; a ticket with three destinations, as short as addresses inside a
+  // cluster are; with longer ones, up to IPv6 in full. Sizes that Envoy's allocator has: 192 would cost 208.
+  static constexpr std::array<size_t, 3> kSizes = {64, 128, 208};
+  static constexpr uint32_t kMax = 64;  // of each
   struct Spare {
     Spare* next;
   };
+  struct List {
+    Spare* first = nullptr;
+    uint32_t count = 0;
+  };
+  static size_t ListFor(size_t size) {
+    size_t of = 0;
+    while (of < kSizes.size() && size > kSizes[of]) ++of;
+    return of;
+  }
   static void* Allocate(size_t size);
   static void Free(void* block) noexcept;
 
-  Spare* first_ = nullptr;
-  uint32_t count_ = 0;
+  std::array<List, kSizes.size()> lists_;
 };
 
 struct Worker::Impl final : Worker {
@@ -80,45 +97,58 @@ struct Worker::Impl final : Worker {
 };
 
 // A ticket holds the cell of its endpoint but no snapshot: a stream of an hour must not keep an hour's
-// snapshots alive. There may be a hundred thousand: one piece of memory, with the destinations behind it.
+// snapshots alive. There may be a hundred thousand: one piece of memory, with the destinations behind it, and
+// what only some of them need apart.
 struct Ticket::State {
   struct Tokens {
     int64_t input = 0;
     int64_t output = 0;
     int64_t cached = 0;
   };
+  // Of a response whose body the frontend reads, and of a decision whose scores are kept.
+  struct Extras {
+    uint64_t response_bytes = 0;
+    base::Nanos first_body_at = 0;
+    base::Nanos last_body_at = 0;
+    bool has_usage = false;
+    Tokens tokens;  // when has_usage
+    std::unique_ptr<Scores> scores;
+  };
 
   // REQUIRES: `worker` outlives the ticket; `addresses` is not empty.
   static Ticket::Pointer Make(Worker::Impl& worker, const RequestClassPointer& request_class,
                               std::span<const std::string_view> addresses);
   State(Worker::Impl& w, const RequestClassPointer& c) : worker(&w), request_class(c) {}
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State() {
+    if (extras != nullptr) EndExtras();
+  }
 
   char* text() { return reinterpret_cast<char*>(this + 1); }
   std::string_view destinations() { return {text(), destinations_size}; }
+  Extras& NeedExtras() { return extras != nullptr ? *extras : MakeExtras(); }
 
   // Gives the reservation back and takes the request off the gauges; once.
   void Release(fleet::ReleaseKind kind);
   void Record();  // the histograms of a response that was seen to its end
-  void RecordTokens(const RequestSeries& series, base::Nanos now);
+  void RecordExtras(const RequestSeries& series, base::Nanos now);
   void CountError(std::string_view code);  // once
   void KeepScores(const fleet::PoolSnapshot& pool, const scheduling::Explanation& explanation);
   void MoveTo(std::string_view served);
+  Extras& MakeExtras();
+  void EndExtras() noexcept;
 
   Worker::Impl* const worker;
   const RequestClassPointer request_class;
   std::shared_ptr<fleet::EndpointCell> cell;  // null once given back
   fleet::Reservation reservation;
   base::Nanos received_at = 0;
-  uint64_t response_bytes = 0;
-  uint16_t first_size = 0;  // destinations up to here is the first choice
+  Extras* extras = nullptr;  // owned; null until one of them is needed
+  uint16_t first_size = 0;   // destinations up to here is the first choice
   uint16_t destinations_size = 0;
   bool streaming = false;
   bool error_counted = false;
-  bool has_usage = false;  // a cache line up to here
-  base::Nanos first_body_at = 0;
-  base::Nanos last_body_at = 0;
-  Tokens tokens;  // when has_usage
-  std::unique_ptr<Scores> scores;
 };
 
 }  // namespace fairway::routing

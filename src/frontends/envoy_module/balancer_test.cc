@@ -129,6 +129,17 @@ class ChosenHosts : public testing::Test {
     return {.request_headers = {{":path", "/"}, {"x-request-id", id}}};
   }
 
+  // A choice of this thread, until it goes.
+  struct Listed : Choice {
+    Listed() = default;
+    Listed(const Listed&) = delete;
+    Listed& operator=(const Listed&) = delete;
+    ~Listed() { Choices::OfThisThread().Remove(*this); }
+    void Add(std::string_view request_id, std::string_view list) {
+      Choices::OfThisThread().Add(*this, request_id, list);
+    }
+  };
+
   ClusterDirectory directory_;
   FakeCluster cluster_{
       .name = "pool",
@@ -138,8 +149,8 @@ class ChosenHosts : public testing::Test {
 };
 
 TEST_F(ChosenHosts, GoInTheOrderOfTheListWithEachTry) {
-  Choice choice;
-  Choices::OfThisThread().Add(choice, "a", "10.0.0.4:1,10.0.0.1:1");
+  Listed choice;
+  choice.Add("a", "10.0.0.4:1,10.0.0.1:1");
   auto request = Request("a");
   EXPECT_EQ(Choose(request), "10.0.0.4:1");
   EXPECT_EQ(choice.asked(), 1u);
@@ -149,13 +160,13 @@ TEST_F(ChosenHosts, GoInTheOrderOfTheListWithEachTry) {
 }
 
 TEST_F(ChosenHosts, PassOverWhatIsNotHealthyOrNotHere) {
-  Choice choice;
-  Choices::OfThisThread().Add(choice, "b", "10.0.0.2:1,10.9.9.9:1,10.0.0.3:1");
+  Listed choice;
+  choice.Add("b", "10.0.0.2:1,10.9.9.9:1,10.0.0.3:1");
   auto request = Request("b");
   EXPECT_EQ(Choose(request), "10.0.0.3:1");
   // Health and places change.
-  Choice later;
-  Choices::OfThisThread().Add(later, "c", "10.0.0.4:1,10.0.0.2:1");
+  Listed later;
+  later.Add("c", "10.0.0.4:1,10.0.0.2:1");
   cluster_.priorities[0][1].healthy = true;
   cluster_.priorities[1].clear();
   balancer_.OnHostsChanged();
@@ -164,10 +175,10 @@ TEST_F(ChosenHosts, PassOverWhatIsNotHealthyOrNotHere) {
 }
 
 TEST_F(ChosenHosts, AreOfTheRequestThatAsksAlsoWhereSeveralHaveItsId) {
-  Choice first;
-  Choice second;
-  Choices::OfThisThread().Add(first, "same", "10.0.0.3:1,10.0.0.1:1");
-  Choices::OfThisThread().Add(second, "same", "10.0.0.4:1,10.0.0.3:1");
+  Listed first;
+  Listed second;
+  first.Add("same", "10.0.0.3:1,10.0.0.1:1");
+  second.Add("same", "10.0.0.4:1,10.0.0.3:1");
   auto one = Request("same");
   one.request_headers.emplace_back("x-gateway-destination-endpoint", "10.0.0.3:1");
   auto two = Request("same");
@@ -192,10 +203,10 @@ TEST_F(ChosenHosts, BeyondTheListARetryGoesToNobodyThatItsPolicyHasRuledOut) {
 }
 
 TEST_F(ChosenHosts, AreOfTheRequestThatAsks) {
-  Choice first;
-  Choice second;
-  Choices::OfThisThread().Add(first, "d", "10.0.0.3:1");
-  Choices::OfThisThread().Add(second, "e", "10.0.0.4:1");
+  Listed first;
+  Listed second;
+  first.Add("d", "10.0.0.3:1");
+  second.Add("e", "10.0.0.4:1");
   auto d = Request("d");
   auto nobodys = Request("f");
   tests::FakeStream nameless;

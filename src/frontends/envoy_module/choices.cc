@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "base/random.h"
@@ -12,16 +13,16 @@ namespace {
 constexpr size_t kFirstBuckets = 256;
 }  // namespace
 
-void Choice::Withdraw() noexcept {
-  if (owner_ != nullptr) owner_->Remove(*this);
-}
-
 std::string_view Choice::Next() {
-  ++asked_;
-  const std::string_view rest = list_.substr(given_);
-  const size_t length = std::min(rest.find(','), rest.size());
-  given_ += static_cast<uint32_t>(std::min(length + 1, rest.size()));
-  return rest.substr(0, length);
+  std::string_view rest = list();
+  if (asked_ > 0) [[unlikely]] {  // a retry
+    for (uint32_t given = 0; given < asked_ && !rest.empty(); ++given) {
+      const size_t end = rest.find(',');
+      rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+    }
+  }
+  if (asked_ < std::numeric_limits<uint8_t>::max()) ++asked_;
+  return rest.substr(0, rest.find(','));
 }
 
 Choices& Choices::OfThisThread() {
@@ -39,7 +40,7 @@ Choices::Choices() : buckets_(std::make_unique<Choice*[]>(kFirstBuckets)), bucke
 Choices::~Choices() {
   for (size_t i = 0; i < bucket_count_; ++i) {
     for (Choice* choice = buckets_[i]; choice != nullptr; choice = choice->next_in_bucket_) {
-      choice->owner_ = nullptr;
+      choice->at_ = nullptr;
     }
   }
 }
@@ -69,11 +70,11 @@ uint64_t Choices::IdOf(std::string_view request_id) const {
 }
 
 void Choices::Add(Choice& choice, std::string_view request_id, std::string_view list) {
-  choice.Withdraw();
+  Remove(choice);
   if (size_ == bucket_count_) Grow();
   choice.id_ = IdOf(request_id);
-  choice.list_ = list;
-  choice.given_ = 0;
+  choice.list_ = list.data();
+  choice.list_size_ = static_cast<uint16_t>(list.size());
   choice.asked_ = 0;
   choice.shared_ = false;
   Choice*& bucket = BucketOf(choice.id_);
@@ -82,7 +83,6 @@ void Choices::Add(Choice& choice, std::string_view request_id, std::string_view 
     other->shared_ = choice.shared_ = true;
     break;  // those behind it are shared by it
   }
-  choice.owner_ = this;
   choice.at_ = &bucket;
   choice.next_in_bucket_ = bucket;
   if (bucket != nullptr) bucket->at_ = &choice.next_in_bucket_;
@@ -91,11 +91,10 @@ void Choices::Add(Choice& choice, std::string_view request_id, std::string_view 
   ++size_;
 }
 
-void Choices::Remove(Choice& choice) noexcept {
-  if (choice.owner_ != this) return;
+void Choices::Unlink(Choice& choice) noexcept {
   *choice.at_ = choice.next_in_bucket_;
   if (choice.next_in_bucket_ != nullptr) choice.next_in_bucket_->at_ = choice.at_;
-  choice.owner_ = nullptr;
+  choice.at_ = nullptr;
   if (last_ == &choice) last_ = nullptr;
   --size_;
 }

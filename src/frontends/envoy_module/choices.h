@@ -15,35 +15,38 @@ namespace fairway::envoy_module {
 
 class Choices;
 
-// One request's hosts, in their order. Owned by its stream; not to be moved while it is in Choices.
+// One request's hosts, in their order. Owned by its stream, which removes it from Choices before it ends; not
+// to be moved while it is in them. Each open stream has one: no field without need.
 class Choice {
  public:
   Choice() = default;
   Choice(const Choice&) = delete;
   Choice& operator=(const Choice&) = delete;
-  ~Choice() { Withdraw(); }
+
+  // Is it in Choices? No longer, too, once they ended with their thread.
+  bool listed() const { return at_ != nullptr; }
 
   // The next "ip:port" of the list: the first choice, then with each retry the one after it; "" when there is
   // none left.
   std::string_view Next();
-  // How often Next was called: once when the first host was taken.
+  // How often Next was called, up to 255: once when the first host was taken.
   uint32_t asked() const { return asked_; }
   // Another request has, or had, the same id: what was asked for by the id alone may have been either.
   bool shared() const { return shared_; }
-  // Takes it out of Choices, where it is in them.
-  void Withdraw() noexcept;
 
  private:
   friend class Choices;
-  std::string_view first() const { return list_.substr(0, list_.find(',')); }
+  std::string_view list() const { return {list_, list_size_}; }
+  std::string_view first() const { return list().substr(0, list().find(',')); }
 
-  Choices* owner_ = nullptr;
-  Choice** at_ = nullptr;  // what points to it
+  // What points to it. With one id for all of a client's requests a chain may be as long as it likes: nobody
+  // is to be looked for in it.
+  Choice** at_ = nullptr;
   Choice* next_in_bucket_ = nullptr;
   uint64_t id_ = 0;
-  std::string_view list_;
-  uint32_t given_ = 0;  // bytes of the list
-  uint16_t asked_ = 0;
+  const char* list_ = nullptr;
+  uint16_t list_size_ = 0;
+  uint8_t asked_ = 0;
   bool shared_ = false;
 };
 
@@ -60,9 +63,13 @@ class Choices {
   Choices(const Choices&) = delete;
   Choices& operator=(const Choices&) = delete;
 
-  // `list`: "ip:port" joined by ",", which outlives `choice`.
+  // `list`: "ip:port" joined by ",", which stays as long as `choice` is in; at most 65535 bytes. One that is
+  // in already is removed first.
   void Add(Choice& choice, std::string_view request_id, std::string_view list);
-  void Remove(Choice& choice) noexcept;
+  // REQUIRES: it is in no other Choices. Nothing happens where it is in none.
+  void Remove(Choice& choice) noexcept {
+    if (choice.listed()) Unlink(choice);
+  }
   // Null: no such request. Of several with the same id the newest; they are shared(), and
   // Find(request_id, first) tells them apart.
   Choice* Find(std::string_view request_id) const;
@@ -71,6 +78,7 @@ class Choices {
   size_t size() const { return size_; }
 
  private:
+  void Unlink(Choice& choice) noexcept;
   uint64_t IdOf(std::string_view request_id) const;
   Choice*& BucketOf(uint64_t id) const noexcept { return buckets_[id & (bucket_count_ - 1)]; }
   void Grow();

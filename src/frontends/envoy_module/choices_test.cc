@@ -32,11 +32,11 @@ TEST(Choices, FindsEachOfManyWhateverItsIdLooksLike) {
   const auto id = [](int i) { return std::string(static_cast<size_t>(i % 41), 'x') + std::to_string(i); };
   for (int i = 0; i < 5000; ++i) choices.Add(many.emplace_back(), id(i), "h");
   EXPECT_EQ(choices.size(), 5000u);
-  for (int i = 0; i < 5000; i += 2) many[static_cast<size_t>(i)].Withdraw();
+  for (int i = 0; i < 5000; i += 2) choices.Remove(many[static_cast<size_t>(i)]);
   for (int i = 0; i < 5000; ++i) {
     EXPECT_EQ(choices.Find(id(i)), i % 2 == 0 ? nullptr : &many[static_cast<size_t>(i)]) << i;
   }
-  many.clear();
+  for (Choice& choice : many) choices.Remove(choice);
   EXPECT_EQ(choices.size(), 0u);
 }
 
@@ -55,6 +55,7 @@ TEST(Choices, RequestsWithOneIdAreToldApartByTheirFirstChoice) {
     EXPECT_EQ(choices.Find("same", "b:1"), &newer);
     EXPECT_EQ(choices.Find("same", "c:1"), nullptr);
     EXPECT_EQ(choices.Find("other", "a:1"), nullptr);
+    choices.Remove(newer);
   }
   EXPECT_EQ(choices.Find("same"), &older);
   EXPECT_TRUE(older.shared());         // it was
@@ -72,9 +73,9 @@ TEST(Choices, TheNewestOfOneIdStaysTheFirstAsTheTableGrows) {
   Choice another;
   choices.Add(another, "last", "h");
   EXPECT_EQ(choices.Find("same"), &many[1998]);
-  many[1998].Withdraw();
+  choices.Remove(many[1998]);
   EXPECT_EQ(choices.Find("same"), &many[1996]);
-  for (Choice& choice : many) choice.Withdraw();
+  for (Choice& choice : many) choices.Remove(choice);
   EXPECT_EQ(choices.size(), 1u);
   EXPECT_EQ(choices.Find("last"), &another);
 }
@@ -84,9 +85,44 @@ TEST(Choices, AreTheirThreadsOwnAndMayEndBeforeTheirRequests) {
   std::thread([&] {
     Choices::OfThisThread().Add(choice, "id", "a");
     EXPECT_EQ(Choices::OfThisThread().Find("id"), &choice);
+    EXPECT_TRUE(choice.listed());
   }).join();
   EXPECT_EQ(Choices::OfThisThread().Find("id"), nullptr);
-  choice.Withdraw();
+  EXPECT_FALSE(choice.listed());
+  Choices::OfThisThread().Remove(choice);  // nothing
+}
+
+TEST(Choices, EachPlaceOfAChainCanBeLeft) {
+  for (size_t gone = 0; gone < 3; ++gone) {
+    Choices choices;
+    std::deque<Choice> chain(3);
+    const std::string hosts[] = {"a:1,x:1", "b:1,x:1", "c:1,x:1"};
+    for (size_t i = 0; i < 3; ++i) choices.Add(chain[i], "same", hosts[i]);
+    choices.Remove(chain[gone]);
+    EXPECT_FALSE(chain[gone].listed());
+    choices.Remove(chain[gone]);  // once more: nothing
+    EXPECT_EQ(choices.size(), 2u);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(choices.Find("same", hosts[i].substr(0, 3)), i == gone ? nullptr : &chain[i]) << gone << i;
+    }
+    EXPECT_EQ(choices.Find("same"), gone == 2 ? &chain[1] : &chain[2]);
+    for (Choice& choice : chain) choices.Remove(choice);
+    EXPECT_EQ(choices.size(), 0u);
+    EXPECT_EQ(choices.Find("same"), nullptr);
+  }
+}
+
+TEST(Choices, CountsHowOftenItWasAskedUpToALimit) {
+  Choices choices;
+  Choice choice;
+  choices.Add(choice, "id", "a:1");
+  EXPECT_EQ(choice.Next(), "a:1");
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(choice.Next(), "");
+  EXPECT_EQ(choice.asked(), 255u);
+  choices.Add(choice, "id", "b:1");
+  EXPECT_EQ(choice.asked(), 0u);
+  EXPECT_EQ(choice.Next(), "b:1");
+  choices.Remove(choice);
 }
 
 }  // namespace

@@ -8,16 +8,25 @@ namespace {
 constexpr base::Nanos kStartingAfterSettled = base::kSecond;
 }  // namespace
 
-std::unique_ptr<payload::RequestScanner> WorkerState::TakeScanner(payload::Api api) {
-  if (spares_.empty()) return std::make_unique<payload::RequestScanner>(api);
-  auto scanner = std::move(spares_.back());
-  spares_.pop_back();
-  scanner->Reset(api);
-  return scanner;
+Pending::~Pending() = default;
+
+void WorkerState::MakeSpare() {
+  spares_[0] = std::make_unique<Pending>();
+  spare_count_ = 1;
 }
 
-void WorkerState::GiveScanner(std::unique_ptr<payload::RequestScanner> scanner) {
-  if (scanner != nullptr && spares_.size() < kSpares) spares_.push_back(std::move(scanner));
+std::unique_ptr<Pending> WorkerState::TakePending(base::Nanos received_at) {
+  if (spare_count_ == 0) MakeSpare();
+  std::unique_ptr<Pending> pending = std::move(spares_[--spare_count_]);
+  pending->received_at = received_at;
+  pending->body_bytes = 0;
+  pending->scheduler = nullptr;
+  pending->has_body = false;
+  return pending;
+}
+
+void WorkerState::GivePending(std::unique_ptr<Pending> pending) noexcept {
+  if (spare_count_ < kSpares) spares_[spare_count_++] = std::move(pending);
 }
 
 bool Waiters::Add(abi::Scheduler scheduler, uint32_t max) {

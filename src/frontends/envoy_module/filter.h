@@ -2,7 +2,9 @@
 // worker threads owns.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -22,13 +24,28 @@
 
 namespace fairway::envoy_module {
 
+// What a stream needs until its request is decided, and not while its answer is open.
+struct Pending {
+  Pending() = default;
+  Pending(const Pending&) = delete;
+  Pending& operator=(const Pending&) = delete;
+  [[gnu::cold]] ~Pending();
+
+  base::Nanos received_at = 0;
+  uint64_t body_bytes = 0;
+  abi::Scheduler scheduler = nullptr;  // while waiting
+  bool has_body = false;               // the scanner is in use
+  payload::RequestScanner scanner{payload::Api::kUnknown};
+};
+
 // Owned by one of Envoy's worker threads: scratch memory that requests take turns with, and their randomness.
 struct WorkerState {
   WorkerState(std::unique_ptr<routing::Worker> worker, uint64_t seed)
       : router_worker(std::move(worker)), random(seed) {}
 
-  std::unique_ptr<payload::RequestScanner> TakeScanner(payload::Api api);
-  void GiveScanner(std::unique_ptr<payload::RequestScanner> scanner);
+  // Of a request without body as yet.
+  std::unique_ptr<Pending> TakePending(base::Nanos received_at);
+  void GivePending(std::unique_ptr<Pending> pending) noexcept;
   // Of the worker's thread, where it is called.
   Choices& choices() { return choices_ != nullptr ? *choices_ : *(choices_ = &Choices::OfThisThread()); }
 
@@ -39,9 +56,11 @@ struct WorkerState {
   std::string body;  // a body that is being given another model's name
 
  private:
-  // A scanner is some hundred bytes that only the time until the decision needs: an open answer keeps none.
+  [[gnu::cold]] void MakeSpare();
+
   static constexpr size_t kSpares = 64;
-  std::vector<std::unique_ptr<payload::RequestScanner>> spares_;
+  std::array<std::unique_ptr<Pending>, kSpares> spares_;
+  size_t spare_count_ = 0;
   Choices* choices_ = nullptr;
 };
 

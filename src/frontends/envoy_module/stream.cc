@@ -64,9 +64,19 @@ std::span<Buffer> GetChunks(abi::Stream stream, BodyType type, std::vector<Buffe
 
 }  // namespace
 
-Stream::Stream(Filter& filter, abi::Stream envoy) : filter_(filter), envoy_(envoy) {}
+Stream::Stream(Filter& filter, abi::Stream envoy) : filter_(filter), envoy_(envoy) {
+  static_assert(sizeof(Stream) <= 80);  // a size class of Envoy's allocator
+}
 
-Stream::~Stream() { StopWaiting(); }
+Stream::~Stream() {
+  if (!aside_.empty() || choice_.listed()) EndEarly();
+}
+
+// Without OnComplete.
+void Stream::EndEarly() noexcept {
+  if (aside_.Get<Pending>() != nullptr) StopWaiting();
+  WithdrawChoice();
+}
 
 const RouteConfig* Stream::route() const {
   return static_cast<const RouteConfig*>(FAIRWAY_ENVOY(get_most_specific_route_config)(envoy_));
@@ -93,11 +103,13 @@ void Stream::Count(size_t counter) {
 HeadersStatus Stream::OnRequestHeaders(bool end) {
   worker_ = filter_.picker->worker(FAIRWAY_ENVOY(http_filter_get_worker_index)(envoy_));
   if (worker_ == nullptr) throw std::runtime_error("a request on a thread that is no worker");
-  received_at_ = filter_.picker->clock().Now();
+  aside_.Set(worker_->TakePending(filter_.picker->clock().Now()));
   if (end)
     return Decide(BodyPlace::kNone) == Verdict::kGoOn ? HeadersStatus::kContinue : HeadersStatus::kStop;
-  api_ = payload::ApiOfPath(Path(envoy_));
-  scanner_ = worker_->TakeScanner(api_);
+  const payload::Api api = payload::ApiOfPath(Path(envoy_));
+  api_ = static_cast<uint8_t>(api);
+  pending().has_body = true;
+  pending().scanner.Reset(api);
   // Envoy answers 413 beyond its own limit, 1 MiB as a rule; ours is said with the other refusals.
   if (FAIRWAY_ENVOY(http_get_buffer_limit)(envoy_) < filter_.config.max_body + 1) {
     FAIRWAY_ENVOY(http_set_buffer_limit)(envoy_, filter_.config.max_body + 1);
@@ -108,13 +120,14 @@ HeadersStatus Stream::OnRequestHeaders(bool end) {
 
 // Reads what came last. False when it was too much and the request was answered.
 bool Stream::TakeBody() {
+  Pending& pending = this->pending();
   for (const Buffer& chunk : GetChunks(envoy_, BodyType::kRequestReceived, worker_->chunks)) {
-    body_bytes_ += chunk.size;
-    if (body_bytes_ > filter_.config.max_body) {
+    pending.body_bytes += chunk.size;
+    if (pending.body_bytes > filter_.config.max_body) {
       RefuseBody();
       return false;
     }
-    scanner_->Feed(chunk.view());
+    pending.scanner.Feed(chunk.view());
   }
   return true;
 }
@@ -125,7 +138,7 @@ void Stream::RefuseBody() {
       "request body is larger than " + std::to_string(filter_.config.max_body) + " bytes", ""};
   routing::RequestInput input;
   input.pool_key = pool_key();
-  input.body = scanner_.get();
+  input.body = &pending().scanner;
   filter_.picker->router().CountRejection(*worker_->router_worker, input, rejection);
   Refuse(rejection);
 }
@@ -134,9 +147,9 @@ BodyStatus Stream::OnRequestBody(bool end) {
   if (phase_ != Phase::kCollect) {
     return phase_ == Phase::kWait ? BodyStatus::kStopAndBuffer : BodyStatus::kContinue;
   }
-  const uint64_t before = body_bytes_;
+  const uint64_t before = pending().body_bytes;
   if (!TakeBody() || !end) return BodyStatus::kStopAndBuffer;
-  const Verdict verdict = Decide(body_bytes_ > before ? BodyPlace::kReceived : BodyPlace::kBuffered);
+  const Verdict verdict = Decide(pending().body_bytes > before ? BodyPlace::kReceived : BodyPlace::kBuffered);
   return verdict == Verdict::kGoOn ? BodyStatus::kContinue : BodyStatus::kStopAndBuffer;
 }
 
@@ -148,9 +161,7 @@ TrailersStatus Stream::OnRequestTrailers() {
 
 void Stream::OnScheduled() {
   if (phase_ != Phase::kWait) return;
-  const Verdict verdict = Decide(scanner_ != nullptr ? BodyPlace::kBuffered : BodyPlace::kNone);
-  if (verdict == Verdict::kWaiting) return;
-  StopWaiting();
+  const Verdict verdict = Decide(pending().has_body ? BodyPlace::kBuffered : BodyPlace::kNone);
   if (verdict == Verdict::kGoOn) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy_);
 }
 
@@ -177,8 +188,9 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
 }
 
 Stream::Verdict Stream::Decide(BodyPlace last_piece) {
-  if (scanner_ != nullptr && phase_ == Phase::kCollect) scanner_->Finish();
-  const base::Nanos now = phase_ == Phase::kWait ? filter_.picker->clock().Now() : received_at_;
+  Pending& pending = this->pending();
+  if (pending.has_body && phase_ == Phase::kCollect) pending.scanner.Finish();
+  const base::Nanos now = phase_ == Phase::kWait ? filter_.picker->clock().Now() : pending.received_at;
   if (filter_.picker->starting(now) && !(filter_.picker->settled(pool_key()) && ClusterHasHosts()) &&
       Wait()) {
     return Verdict::kWaiting;
@@ -203,31 +215,31 @@ Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   if (headers.request_id.empty()) own_id = request::NewRequestId(worker_->random);
   input.pool_key = pool_key();
   input.request_id = own_id.empty() ? headers.request_id : std::string_view(own_id);
-  input.body = scanner_.get();
-  input.body_bytes = body_bytes_;
+  input.body = pending.has_body ? &pending.scanner : nullptr;
+  input.body_bytes = pending.body_bytes;
   input.fairness_id = headers.fairness_id;
   input.model_rewrite = headers.model_rewrite;
   input.objective = headers.objective;
   input.subset = hinted ? &hint : nullptr;
-  input.received_at = received_at_;
+  input.received_at = pending.received_at;
 
   auto begun = filter_.picker->router().Begin(*worker_->router_worker, input);
   if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) return Refuse(*rejection);
   phase_ = Phase::kPassed;
-  ticket_.emplace(std::get<routing::Ticket>(std::move(begun)));
+  ticket_ = std::get<routing::Ticket>(std::move(begun));
   // Setters end the views into headers: what is needed of them comes first.
   const bool has_content_length = headers.has_content_length;
   const bool has_destination = headers.has_destination;
   if (filter_.config.host_selection == HostSelection::kPolicy) {
-    worker_->choices().Add(choice_, input.request_id, ticket_->destinations());
+    worker_->choices().Add(choice_, input.request_id, ticket_.destinations());
     by_policy_ = !filter_.policy_missing.load(std::memory_order_relaxed);
     if (!by_policy_) choice_.Next();  // the override host; the policy, where it is there, has the others
   }
   if (!headers.control.empty()) RemoveHeaders(headers.control);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
-  Send(*ticket_, has_destination);
-  if (ticket_->rewrites() && scanner_ != nullptr) RewriteBody(last_piece, has_content_length);
-  worker_->GiveScanner(std::move(scanner_));
+  Send(ticket_, has_destination);
+  if (ticket_.rewrites() && pending.has_body) RewriteBody(last_piece, has_content_length);
+  EndPending();
   return Verdict::kGoOn;
 }
 
@@ -261,7 +273,7 @@ void Stream::Send(const routing::Ticket& ticket, bool has_destination) {
 void Stream::RewriteBody(BodyPlace last_piece, bool has_content_length) {
   std::string& body = worker_->body;
   body.clear();
-  body.reserve(body_bytes_);
+  body.reserve(pending().body_bytes);
   const auto take = [&](BodyType type) {
     for (const Buffer& chunk : GetChunks(envoy_, type, worker_->chunks)) body.append(chunk.view());
     const size_t size = FAIRWAY_ENVOY(http_get_body_size)(envoy_, type);
@@ -271,7 +283,7 @@ void Stream::RewriteBody(BodyPlace last_piece, bool has_content_length) {
       last_piece == BodyPlace::kReceived && FAIRWAY_ENVOY(http_received_buffered_request_body)(envoy_);
   if (!same) take(BodyType::kRequestBuffered);
   if (last_piece == BodyPlace::kReceived) take(BodyType::kRequestReceived);
-  request::PutModel(body, scanner_->fields(), ticket_->target_model());
+  request::PutModel(body, pending().scanner.fields(), ticket_.target_model());
   FAIRWAY_ENVOY(http_append_body)(
       envoy_, last_piece == BodyPlace::kReceived ? BodyType::kRequestReceived : BodyType::kRequestBuffered,
       ToBuffer(body));
@@ -283,8 +295,7 @@ void Stream::RewriteBody(BodyPlace last_piece, bool has_content_length) {
 
 Stream::Verdict Stream::Refuse(const routing::Rejection& rejection) {
   phase_ = Phase::kPassed;
-  StopWaiting();
-  if (worker_ != nullptr) worker_->GiveScanner(std::move(scanner_));
+  EndPending();
   const std::string body = routing::RejectionBody(rejection);
   const abi::Header header{request::kDropReason.data(), request::kDropReason.size(),
                            rejection.drop_reason.data(), rejection.drop_reason.size()};
@@ -305,8 +316,8 @@ bool Stream::ClusterHasHosts() const {
 }
 
 void Stream::DropTicket() noexcept {
-  choice_.Withdraw();  // it views the ticket's texts
-  ticket_.reset();
+  WithdrawChoice();  // it views the ticket's texts
+  ticket_ = {};
 }
 
 bool Stream::Wait() {
@@ -316,14 +327,21 @@ bool Stream::Wait() {
     FAIRWAY_ENVOY(http_filter_scheduler_delete)(scheduler);
     return false;
   }
-  scheduler_ = scheduler;
+  pending().scheduler = scheduler;
   phase_ = Phase::kWait;
   Count(filter_.counters.waited);
   return true;
 }
 
 void Stream::StopWaiting() {
-  if (scheduler_ != nullptr) filter_.picker->waiters().Remove(std::exchange(scheduler_, nullptr));
+  abi::Scheduler scheduler = std::exchange(pending().scheduler, nullptr);
+  if (scheduler != nullptr) filter_.picker->waiters().Remove(scheduler);
+}
+
+// Its memory is for the worker's next request.
+void Stream::EndPending() {
+  if (pending().scheduler != nullptr) StopWaiting();
+  worker_->GivePending(aside_.Take<Pending>());
 }
 
 // ---- The response.
@@ -332,8 +350,7 @@ void Stream::OnResponseHeaders(bool end) {
   if (phase_ != Phase::kPassed) {
     // Envoy or another filter answered before the request was complete: nobody waits for it any more.
     phase_ = Phase::kPassed;
-    StopWaiting();
-    if (worker_ != nullptr) worker_->GiveScanner(std::move(scanner_));
+    if (!aside_.empty()) EndPending();
   }
   response_ended_ |= end;
   if (!ticket_) return;
@@ -344,16 +361,17 @@ void Stream::OnResponseHeaders(bool end) {
     const std::string type = base::ToLower(GetHeader(envoy_, HeaderType::kResponse, "content-type"));
     event_stream = type.find("text/event-stream") != std::string::npos;
   }
-  ticket_->OnResponseHeaders(status, Served(), event_stream);
-  choice_.Withdraw();  // from here on nothing is tried again
+  ticket_.OnResponseHeaders(status, Served(), event_stream);
+  WithdrawChoice();  // from here on nothing is tried again
   if (full && !end && status < 400) {
     const std::string_view encoding = GetHeader(envoy_, HeaderType::kResponse, "content-encoding");
     if (encoding.empty() || base::EqualsIgnoreCase(base::Trim(encoding), "identity")) {
-      reading_ = std::make_unique<Reading>(payload::UsageScanner(api_, event_stream));
-      if (ticket_->rewrites()) {
-        reading_->renamer.emplace(ticket_->target_model(), ticket_->model(), false);
+      auto reading = std::make_unique<Reading>(payload::UsageScanner(payload::Api{api_}, event_stream));
+      if (ticket_.rewrites()) {
+        reading->renamer.emplace(ticket_.target_model(), ticket_.model(), false);
         RemoveHeader(envoy_, HeaderType::kResponse, "content-length");
       }
+      aside_.Set(std::move(reading));
     }
   }
   if (end) EndResponse();
@@ -397,15 +415,15 @@ void Stream::OnResponseBody(bool end) {
     return;
   }
   const size_t bytes = FAIRWAY_ENVOY(http_get_body_size)(envoy_, BodyType::kResponseReceived);
-  ticket_->OnResponseBody(bytes);
-  if (reading_ != nullptr && bytes > 0) {
+  ticket_.OnResponseBody(bytes);
+  if (Reading* reading = aside_.Get<Reading>(); reading != nullptr && bytes > 0) {
     bool changed = false;
     std::string& body = worker_->body;
     body.clear();
     for (const Buffer& chunk : GetChunks(envoy_, BodyType::kResponseReceived, worker_->chunks)) {
-      reading_->usage.Feed(chunk.view());
-      if (!reading_->renamer) continue;
-      const std::string_view renamed = reading_->renamer->Feed(chunk.view());
+      reading->usage.Feed(chunk.view());
+      if (!reading->renamer) continue;
+      const std::string_view renamed = reading->renamer->Feed(chunk.view());
       changed |= renamed.data() != chunk.data;
       body.append(renamed);
     }
@@ -423,19 +441,22 @@ void Stream::OnResponseTrailers() {
 }
 
 void Stream::EndResponse() {
-  if (reading_ != nullptr) {
-    reading_->usage.Finish();
-    if (reading_->usage.usage().found) ticket_->OnUsage(reading_->usage.usage());
-    reading_.reset();
-  }
-  ticket_->OnComplete();
+  if (!aside_.empty()) EndReading();
+  ticket_.OnComplete();
+}
+
+void Stream::EndReading() {
+  const auto reading = aside_.Take<Reading>();
+  if (reading == nullptr) return;
+  reading->usage.Finish();
+  if (reading->usage.usage().found) ticket_.OnUsage(reading->usage.usage());
 }
 
 void Stream::OnComplete() {
-  StopWaiting();
+  if (aside_.Get<Pending>() != nullptr) EndPending();
   phase_ = Phase::kPassed;
   // Over before its answer was: the client, the model server or Envoy gave up.
-  if (ticket_ && !response_ended_) ticket_->Abort();
+  if (ticket_ && !response_ended_) ticket_.Abort();
   DropTicket();
 }
 
@@ -451,11 +472,10 @@ bool Stream::OnFault(std::string_view what) noexcept {
     Count(filter_.counters.faults);  // no memory even for the message
   }
   DropTicket();
-  reading_.reset();
+  if (aside_.Get<Pending>() != nullptr) StopWaiting();
+  aside_.Reset();
   if (phase_ == Phase::kPassed) return true;  // it has its answer, or went its way
   phase_ = Phase::kPassed;
-  StopWaiting();
-  scanner_.reset();
   if (fails_open()) {
     // What the client sent under this name is not to be taken for our word.
     RemoveHeader(envoy_, HeaderType::kRequest, request::kDestination);

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/either_pointer.h"
 #include "frontends/envoy_module/abi.h"
 #include "frontends/envoy_module/choices.h"
 #include "frontends/envoy_module/filter.h"
@@ -63,41 +64,46 @@ class Stream {
   bool Wait();
   bool ClusterHasHosts() const;
   void Send(const routing::Ticket& ticket, bool has_destination);
+  void WithdrawChoice() noexcept {
+    if (choice_.listed()) worker_->choices().Remove(choice_);
+  }
+  [[gnu::cold]] void EndEarly() noexcept;
   void DropTicket() noexcept;
   int Status() const;
   std::string_view Served();
   [[gnu::cold]] void ReportMissingPolicy();
   [[gnu::noinline]] void RewriteBody(BodyPlace last_piece, bool has_content_length);
   [[gnu::cold]] Verdict Refuse(const routing::Rejection& rejection);
-  void StopWaiting();
+  [[gnu::cold]] void StopWaiting();
+  void EndPending();
   [[gnu::noinline]] void ReadSubsetHint(routing::SubsetHint& hint, bool& present) const;
   void Count(size_t counter);
   const RouteConfig* route() const;
   std::string_view pool_key() const;
   bool fails_open() const;
   void EndResponse();
-
-  Filter& filter_;
-  const abi::Stream envoy_;
-  WorkerState* worker_ = nullptr;
-  std::unique_ptr<payload::RequestScanner> scanner_;  // until the decision
-  std::optional<routing::Ticket> ticket_;
-  Choice choice_;                       // of the ticket's texts
-  abi::Scheduler scheduler_ = nullptr;  // while waiting
-
-  base::Nanos received_at_ = 0;
-  uint64_t body_bytes_ = 0;
-  payload::Api api_ = payload::Api::kUnknown;
-  Phase phase_ = Phase::kStart;
-  bool response_ended_ = false;
-  bool by_policy_ = false;  // Envoy was not told the host, and asks our policy
+  [[gnu::noinline]] void EndReading();
 
   // Only where responses are read (ResponseMode::kFull).
   struct Reading {
     payload::UsageScanner usage;
     std::optional<request::ModelRenamer> renamer;
   };
-  std::unique_ptr<Reading> reading_;
+  // REQUIRES: in kCollect or kWait, or deciding.
+  Pending& pending() const { return *aside_.As<Pending>(); }
+
+  // A hundred thousand may be open, each for a minute: what only the time until the decision needs lies aside
+  // and goes back to the worker, and the rest lies close.
+  Filter& filter_;
+  const abi::Stream envoy_;
+  WorkerState* worker_ = nullptr;
+  base::EitherPointer<Pending, Reading> aside_;  // before the decision, and where a response is read
+  routing::Ticket ticket_;
+  [[no_unique_address]] Choice choice_;  // of the ticket's texts; the fields behind it lie in its padding
+  uint8_t api_ = static_cast<uint8_t>(payload::Api::kUnknown);
+  Phase phase_ = Phase::kStart;
+  bool response_ended_ = false;
+  bool by_policy_ = false;  // Envoy was not told the host, and asks our policy
 };
 
 }  // namespace fairway::envoy_module

@@ -538,6 +538,72 @@ TEST_F(StreamTest, AnAnswerOfEnvoysOwnSaysNothingOfThePolicy) {
   EXPECT_FALSE(filter_.policy_missing);
 }
 
+// ---- Memory.
+
+TEST_F(StreamTest, LeavesNothingBehindWhereverItEnds) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream collecting(filter_, &envoy);
+    EXPECT_EQ(collecting.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  }
+  {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream decided(filter_, &envoy);
+    ASSERT_TRUE(SendHttp2(decided, envoy, {kBody}));
+    EXPECT_EQ(Choices::OfThisThread().size(), 1u);
+  }
+  EXPECT_EQ(Choices::OfThisThread().size(), 0u);
+  EXPECT_EQ(cell(0).inflight(), 0u);
+  Serve({}, {}, [](std::string_view) { return false; });
+  {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream waiting(filter_, &envoy);
+    EXPECT_FALSE(SendHttp2(waiting, envoy, {kBody}));
+    EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 1u);
+  }
+  EXPECT_EQ(filter_.picker->waiters().size(), 0u);
+}
+
+// What a request needs until its decision is used by one after the other.
+TEST_F(StreamTest, RequestsBehindEachOtherAndSideBySideDoNotMix) {
+  std::vector<std::unique_ptr<FakeStream>> envoys;
+  std::vector<std::unique_ptr<Stream>> streams;
+  const auto body = [](size_t i) {
+    return R"({"model":"m)" + std::to_string(i % 7) + R"(","prompt":")" + std::string(i + 1, 'x') + R"("})";
+  };
+  for (int turn = 0; turn < 2; ++turn) {
+    for (size_t i = 0; i < 100; ++i) {  // more than are kept
+      envoys.push_back(std::make_unique<FakeStream>(FakeStream{.request_headers = Post(body(i).size())}));
+      streams.push_back(std::make_unique<Stream>(filter_, envoys.back().get()));
+      EXPECT_EQ(streams.back()->OnRequestHeaders(false), abi::HeadersStatus::kStop);
+      envoys.back()->received = {body(i).substr(0, 12)};
+      EXPECT_EQ(streams.back()->OnRequestBody(false), abi::BodyStatus::kStopAndBuffer);
+    }
+    for (size_t i = 0; i < 100; ++i) {
+      envoys[i]->received = {i % 10 == 9 ? "x" : body(i).substr(12)};  // some are no JSON
+      const auto status = streams[i]->OnRequestBody(true);
+      EXPECT_EQ(status, i % 10 == 9 ? abi::BodyStatus::kStopAndBuffer : abi::BodyStatus::kContinue) << i;
+      EXPECT_EQ(envoys[i]->reply.has_value(), i % 10 == 9) << i;
+    }
+    for (auto& stream : streams) stream->OnComplete();
+    streams.clear();
+    envoys.clear();
+    FakeStream envoy{.request_headers = {{":method", "GET"}, {":path", "/v1/models"}}};
+    Stream without_body(filter_, &envoy);
+    EXPECT_EQ(without_body.OnRequestHeaders(true), abi::HeadersStatus::kContinue);
+    without_body.OnComplete();
+  }
+  const auto counted = [page = Page()](const std::string& model, int requests) {
+    const std::string line = "llm_d_epp_request_total{model_name=\"" + model + "\",target_model_name=\"" +
+                             model + "\",fairness_id=\"default-flow\",priority=\"0\"} " +
+                             std::to_string(requests) + "\n";
+    return page.find(line) != std::string::npos;
+  };
+  EXPECT_TRUE(counted("m0", 28));
+  EXPECT_TRUE(counted("", 2));
+}
+
 // ---- Faults.
 
 TEST_F(StreamTest, AFaultLetsTheRequestGoOrAnswersIt) {
@@ -561,6 +627,21 @@ TEST_F(StreamTest, AFaultLetsTheRequestGoOrAnswersIt) {
     stream.OnResponseBody(true);
     stream.OnComplete();
   }
+}
+
+TEST_F(StreamTest, AFaultWhileAResponseIsReadEndsTheReading) {
+  filter_.config.response_mode = ResponseMode::kFull;
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp2(stream, envoy, {kBody}));
+  envoy.response_headers = {{":status", "200"}};
+  stream.OnResponseHeaders(false);
+  envoy.response_received = {R"({"usage":)"};
+  stream.OnResponseBody(false);
+  EXPECT_TRUE(stream.OnFault("thrown"));
+  EXPECT_EQ(cell(0).inflight(), 0u);
+  stream.OnResponseBody(true);
+  stream.OnComplete();
 }
 
 TEST_F(StreamTest, AThreadThatIsNoWorkerIsAFault) {
