@@ -10,6 +10,7 @@ Every variant is the Envoy that `fairway up` would start, one worker thread, wit
   buffer          the same with Envoy's buffer filter: what it costs to hold a request until it is complete
   module          the picker inside Envoy, as `fairway up` has it
   module, full    the same with --response-mode full: usage read, time per token measured
+  module, lean    the same with destinationHeader: false: model servers are not told their own address (memory only)
   ext_proc        as `fairway up --ext-proc` has it; the picker is `fairway epp`, its CPU is told separately
 
 The number behind a variant is how many endpoints there are; all are stubs in one process. h2load is the client: HTTP/1.1, 32
@@ -33,7 +34,7 @@ import tempfile
 import time
 import urllib.request
 
-BASE, BUFFER, MODULE, FULL, EXT_PROC = "round robin", "buffer", "module", "module, full", "ext_proc"
+BASE, BUFFER, MODULE, FULL, LEAN, EXT_PROC = "round robin", "buffer", "module", "module, full", "module, lean", "ext_proc"
 PATIENCE = 60  # seconds that anything may take
 
 
@@ -145,6 +146,8 @@ class Gateway:
             name, text = part.split("\n", 1)
             text = text.replace("/etc/fairway/", self.folder + "/")
             text = text.replace('"port_value": 9002', f'"port_value": {self.picker_port}')
+            if self.variant == LEAN:
+                text = text.replace('"hostSelection": "policy"', '"hostSelection": "policy", "destinationHeader": false')
             if self.variant in (BASE, BUFFER):
                 text = json.dumps(self.without_picker(json.loads(text)))
             with open(os.path.join(self.folder, name), "w", encoding="ascii") as out:
@@ -299,7 +302,7 @@ class Bench:
         for hold, what in (("silent", "wait for their answer"), ("open", "have begun their answer")):
             figures = {}
             for turn in range(2 if self.options.quick else 3):
-                for variant in (BASE, BUFFER, MODULE, FULL):
+                for variant in (BASE, BUFFER, MODULE, FULL, LEAN):
                     gateway = Gateway(self, variant, 8)
                     figures.setdefault(variant, []).append(self.bytes_per_stream(gateway, hold, streams))
                     gateway.stop()

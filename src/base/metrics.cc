@@ -165,7 +165,7 @@ Histogram::Histogram(std::span<const double> upper_bounds)
   }
 }
 
-void Histogram::Observe(double v) noexcept {
+[[gnu::hot]] void Histogram::Observe(double v) noexcept {
   size_t mark = 0;
   while (marks_[mark] < v) ++mark;  // the last one is +Inf
   size_t i = mark * stride_;

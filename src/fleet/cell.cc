@@ -43,7 +43,8 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) noexcept
   }
 }
 
-std::optional<Reservation> EndpointCell::TryReserve(uint32_t expected, uint32_t tokens) noexcept {
+[[gnu::hot]] std::optional<Reservation> EndpointCell::TryReserve(uint32_t expected,
+                                                                 uint32_t tokens) noexcept {
   uint64_t word = load_->ledger.load(std::memory_order_relaxed);
   do {
     if (Current(word) + Older(word) != expected) return std::nullopt;
@@ -60,7 +61,7 @@ Reservation EndpointCell::Reserve(uint32_t tokens) noexcept {
   }
 }
 
-void EndpointCell::Release(Reservation reservation, ReleaseKind kind) noexcept {
+[[gnu::hot]] void EndpointCell::Release(Reservation reservation, ReleaseKind kind) noexcept {
   inflight_.fetch_sub(1, std::memory_order_relaxed);
   inflight_tokens_.fetch_sub(reservation.tokens, std::memory_order_relaxed);
   if (kind == ReleaseKind::kDetached) return;

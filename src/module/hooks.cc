@@ -105,6 +105,7 @@ const void* NewFilter(void* envoy, std::string_view text) {
 }  // namespace
 
 #define FAIRWAY_HOOK extern "C" __attribute__((visibility("default")))
+#define FAIRWAY_HOT_HOOK extern "C" __attribute__((visibility("default"), hot))  // of each request
 // NOLINTBEGIN(readability-identifier-naming, readability-named-parameter,
 // cppcoreguidelines-pro-type-const-cast): Envoy's
 
@@ -154,7 +155,7 @@ FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_per_route_config_destroy(c
 
 // ---- Streams.
 
-FAIRWAY_HOOK const void* envoy_dynamic_module_on_http_filter_new(const void* config, void* envoy) {
+FAIRWAY_HOT_HOOK const void* envoy_dynamic_module_on_http_filter_new(const void* config, void* envoy) {
   return Guarded(
       [&]() -> const void* {
         auto& filter = *static_cast<Filter*>(const_cast<void*>(config));
@@ -163,18 +164,19 @@ FAIRWAY_HOOK const void* envoy_dynamic_module_on_http_filter_new(const void* con
       [](std::string_view) -> const void* { return nullptr; });
 }
 
-FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_destroy(const void* stream) {
+FAIRWAY_HOT_HOOK void envoy_dynamic_module_on_http_filter_destroy(const void* stream) {
   Guarded([&] { delete static_cast<const Stream*>(stream); }, [](std::string_view) {});
 }
 
-FAIRWAY_HOOK abi::HeadersStatus envoy_dynamic_module_on_http_filter_request_headers(void*, const void* stream,
-                                                                                    bool end) {
+FAIRWAY_HOT_HOOK abi::HeadersStatus envoy_dynamic_module_on_http_filter_request_headers(void*,
+                                                                                        const void* stream,
+                                                                                        bool end) {
   return GuardedRequest(stream, abi::HeadersStatus::kStop,
                         [&](Stream& s) { return s.OnRequestHeaders(end); });
 }
 
-FAIRWAY_HOOK abi::BodyStatus envoy_dynamic_module_on_http_filter_request_body(void*, const void* stream,
-                                                                              bool end) {
+FAIRWAY_HOT_HOOK abi::BodyStatus envoy_dynamic_module_on_http_filter_request_body(void*, const void* stream,
+                                                                                  bool end) {
   return GuardedRequest(stream, abi::BodyStatus::kStopAndBuffer,
                         [&](Stream& s) { return s.OnRequestBody(end); });
 }
@@ -192,15 +194,15 @@ FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_scheduled(void* envoy, con
           });
 }
 
-FAIRWAY_HOOK abi::HeadersStatus envoy_dynamic_module_on_http_filter_response_headers(void*,
-                                                                                     const void* stream,
-                                                                                     bool end) {
+FAIRWAY_HOT_HOOK abi::HeadersStatus envoy_dynamic_module_on_http_filter_response_headers(void*,
+                                                                                         const void* stream,
+                                                                                         bool end) {
   GuardedStream(stream, [&](Stream& s) { s.OnResponseHeaders(end); });
   return abi::HeadersStatus::kContinue;
 }
 
-FAIRWAY_HOOK abi::BodyStatus envoy_dynamic_module_on_http_filter_response_body(void*, const void* stream,
-                                                                               bool end) {
+FAIRWAY_HOT_HOOK abi::BodyStatus envoy_dynamic_module_on_http_filter_response_body(void*, const void* stream,
+                                                                                   bool end) {
   GuardedStream(stream, [&](Stream& s) { s.OnResponseBody(end); });
   return abi::BodyStatus::kContinue;
 }
@@ -211,7 +213,7 @@ FAIRWAY_HOOK abi::TrailersStatus envoy_dynamic_module_on_http_filter_response_tr
   return abi::TrailersStatus::kContinue;
 }
 
-FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void*, const void* stream) {
+FAIRWAY_HOT_HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void*, const void* stream) {
   GuardedStream(stream, [](Stream& s) { s.OnComplete(); });
 }
 
@@ -236,8 +238,8 @@ FAIRWAY_HOOK void envoy_dynamic_module_on_lb_on_host_membership_update(void*, co
           });
 }
 
-FAIRWAY_HOOK bool envoy_dynamic_module_on_lb_choose_host(void*, const void* balancer, void* context,
-                                                         uint32_t* priority, uint32_t* index) {
+FAIRWAY_HOT_HOOK bool envoy_dynamic_module_on_lb_choose_host(void*, const void* balancer, void* context,
+                                                             uint32_t* priority, uint32_t* index) {
   return Guarded(
       [&] { return static_cast<Balancer*>(const_cast<void*>(balancer))->Choose(context, *priority, *index); },
       [](std::string_view) { return false; });

@@ -64,7 +64,7 @@ inline void JsonScanner::BeginCapture(size_t limit, const char* run) {
   high_surrogate_ = 0;
 }
 
-void JsonScanner::Reset() {
+[[gnu::hot]] void JsonScanner::Reset() {
   state_ = State::kValue;
   offset_ = 0;
   depth_ = 0;
@@ -73,7 +73,7 @@ void JsonScanner::Reset() {
   error_.clear();
 }
 
-void JsonScanner::Feed(std::string_view chunk, JsonSink& sink, MemberSink* members) {
+[[gnu::hot]] void JsonScanner::Feed(std::string_view chunk, JsonSink& sink, MemberSink* members) {
   chunk_ = chunk.data();
   end_ = chunk_ + chunk.size();
   run_ = chunk_;
@@ -110,7 +110,7 @@ inline const char* JsonScanner::Token(const char* p, JsonSink& sink, MemberSink*
 
 // From the quote of a key on, as far as members are plain. What is not is left where it begins, in state kKey
 // or kFirstKey; of a container the key is taken, and it begins in state kValue.
-const char* JsonScanner::PlainMembers(const char* p, MemberSink& sink) {
+[[gnu::hot]] const char* JsonScanner::PlainMembers(const char* p, MemberSink& sink) {
   constexpr std::ptrdiff_t kLeast = 5;  // what looks at less than that of a value needs no look at the end
   PlainMember member;
   for (;;) {
@@ -184,7 +184,7 @@ const char* JsonScanner::Inside(const char* p, JsonSink& sink) {
   }
 }
 
-bool JsonScanner::Finish(JsonSink& sink) {
+[[gnu::hot]] bool JsonScanner::Finish(JsonSink& sink) {
   if (failed()) return false;
   if (state_ == State::kZero || state_ == State::kInteger || state_ == State::kFraction ||
       state_ == State::kExponentDigits) {
@@ -230,7 +230,7 @@ std::optional<uint64_t> JsonScanner::open_string() const {
   return FailAt(p, "expected " + std::string(wanted) + ", found " + Quoted(*p));
 }
 
-const char* JsonScanner::Value(const char* p, JsonSink& sink) {
+[[gnu::hot]] const char* JsonScanner::Value(const char* p, JsonSink& sink) {
   const char c = *p;
   token_begin_ = At(p);
   if (c == '"') {
@@ -262,7 +262,7 @@ const char* JsonScanner::Key(const char* p, JsonSink& sink) {
   return String(p + 1, sink);
 }
 
-const char* JsonScanner::AfterValue(const char* p, JsonSink& sink) {
+[[gnu::hot]] const char* JsonScanner::AfterValue(const char* p, JsonSink& sink) {
   if (depth_ == 0) return Unexpected(p, "nothing after the value");
   const bool in_object = object_[static_cast<size_t>(depth_ - 1)];
   if (*p == ',') {
@@ -273,7 +273,7 @@ const char* JsonScanner::AfterValue(const char* p, JsonSink& sink) {
   return Unexpected(p, in_object ? "',' or '}'" : "',' or ']'");
 }
 
-const char* JsonScanner::Open(const char* p, bool object, JsonSink& sink) {
+[[gnu::hot]] const char* JsonScanner::Open(const char* p, bool object, JsonSink& sink) {
   if (depth_ == kMaxDepth) return FailDepth(p);
   object_[static_cast<size_t>(depth_++)] = object;
   state_ = object ? State::kFirstKey : State::kFirstElement;
@@ -281,7 +281,7 @@ const char* JsonScanner::Open(const char* p, bool object, JsonSink& sink) {
   return p + 1;
 }
 
-const char* JsonScanner::Close(const char* p, JsonSink& sink) {
+[[gnu::hot]] const char* JsonScanner::Close(const char* p, JsonSink& sink) {
   state_ = State::kAfterValue;
   if (quiet_depth_ == depth_) quiet_depth_ = 0;
   --depth_;

@@ -30,7 +30,7 @@ constexpr size_t kKeptPromptSpans = 64;
 
 }  // namespace
 
-Api ApiOfPath(std::string_view path) {
+[[gnu::hot]] Api ApiOfPath(std::string_view path) {
   path = path.substr(0, path.find('?'));
   while (path.ends_with('/')) path.remove_suffix(1);
   for (const KnownPath& known : kPaths) {
@@ -71,7 +71,7 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
     {"chat_template_kwargs", Type::kObject},
 }};
 
-void RequestScanner::Reset(Api api) {
+[[gnu::hot]] void RequestScanner::Reset(Api api) {
   api_ = api;
   json_.Reset();
   fields_.has_model = false;
@@ -100,13 +100,13 @@ void RequestScanner::Reset(Api api) {
   typed_bad_ = 0;
 }
 
-void RequestScanner::Feed(std::string_view chunk) {
+[[gnu::hot]] void RequestScanner::Feed(std::string_view chunk) {
   if (chunk.empty() || json_.failed()) return;
   json_.Feed(chunk, *this);
   if (json_.failed()) RefuseJson();
 }
 
-void RequestScanner::Finish() {
+[[gnu::hot]] void RequestScanner::Finish() {
   if (api_ == Api::kUnknown || !ok()) return;
   if (!json_.Finish(*this)) return RefuseJson();
   if (!MainIsValid() || typed_bad_ != 0) RefuseFields();
@@ -153,7 +153,7 @@ void RequestScanner::FinishPartial() {
   if (IsPrompt(current_)) AddPrompt({*begin + 1, json_.offset()});
 }
 
-bool RequestScanner::MainIsValid() const {
+[[gnu::hot]] bool RequestScanner::MainIsValid() const {
   if (!Seen(Place::kMain) || main_bad_) return false;
   const bool array = main_type_ == Type::kArray;
   const bool string = main_type_ == Type::kString;
@@ -205,7 +205,7 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
 }
 
 // By length first: most keys are told by one comparison, or are none of these by none.
-RequestScanner::Place RequestScanner::TopMember(std::string_view key) const {
+[[gnu::hot]] RequestScanner::Place RequestScanner::TopMember(std::string_view key) const {
   const auto in = [this](Api api, Place place) { return api_ == api ? place : Place::kIgnored; };
   switch (key.size()) {
     case 5:
@@ -277,7 +277,7 @@ void RequestScanner::OnKey(std::string_view key) {
 
 // The short way for what most members are. Says what OnKey and the value's calls would; where that is more
 // than a few lines, or a member comes again, they do.
-bool RequestScanner::OnPlainMember(const PlainMember& member) {
+[[gnu::hot]] bool RequestScanner::OnPlainMember(const PlainMember& member) {
   const Place object = levels_[depth_ - 1].place;
   const bool root = object == Place::kRoot;
   const Place place = root ? TopMember(member.key) : Member(object, member.key);
@@ -434,7 +434,7 @@ void RequestScanner::EndValue(Place place) {
   }
 }
 
-bool RequestScanner::OnContainer(uint64_t begin, Type type) {
+[[gnu::hot]] bool RequestScanner::OnContainer(uint64_t begin, Type type) {
   const Place place = current_;
   const bool array = type == Type::kArray;
   if (depth_ == 0) {
@@ -467,7 +467,7 @@ bool RequestScanner::OnContainer(uint64_t begin, Type type) {
   }
 }
 
-void RequestScanner::OnClose(uint64_t end) {
+[[gnu::hot]] void RequestScanner::OnClose(uint64_t end) {
   const Place place = levels_[--depth_].place;
   if (place == Place::kRoot) {
     fields_.members.end = end - 1;
@@ -558,7 +558,7 @@ void RequestScanner::OnLiteral(Span span, char first) {
   EndValue(place);
 }
 
-bool RequestScanner::IsPrompt(Place place) const {
+[[gnu::hot]] bool RequestScanner::IsPrompt(Place place) const {
   switch (place) {
     case Place::kMain:
       return api_ != Api::kChatCompletions && api_ != Api::kMessages;  // there it must be an array
@@ -576,7 +576,7 @@ bool RequestScanner::IsPrompt(Place place) const {
   }
 }
 
-void RequestScanner::AddPrompt(Span text) {
+[[gnu::hot]] void RequestScanner::AddPrompt(Span text) {
   if (fields_.prompt.size() < kMaxPromptSpans) fields_.prompt.push_back(text);
   fields_.prompt_bytes += text.end - text.begin;
 }

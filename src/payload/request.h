@@ -120,7 +120,7 @@ class RequestScanner final : private MemberSink {
   };
   static const std::array<TypedMember, 8> kTypedMembers;
 
-  bool OnObject(uint64_t begin) override { return OnContainer(begin, Type::kObject); }
+  [[gnu::hot]] bool OnObject(uint64_t begin) override { return OnContainer(begin, Type::kObject); }
   bool OnArray(uint64_t begin) override { return OnContainer(begin, Type::kArray); }
   void OnClose(uint64_t end) override;
   void OnKey(std::string_view key) override;

@@ -282,7 +282,7 @@ FAIRWAY_AVX2 inline uint32_t SkipEscapes(const char* p, const char* end, uint32_
 }
 
 template <bool kEscapesToo>
-FAIRWAY_AVX2 const char* SkipAvx2(const char* begin, const char* end) {
+[[gnu::hot]] FAIRWAY_AVX2 const char* SkipAvx2(const char* begin, const char* end) {
   constexpr SkipFunction kPortable = kEscapesToo ? SkipText<SkipPlainPortable> : SkipPlainPortable;
   const char* p = begin;
   __m256i previous = _mm256_setzero_si256();

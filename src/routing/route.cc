@@ -7,7 +7,7 @@
 
 namespace fairway::routing {
 
-bool Route::Matches(const fleet::Snapshot& snapshot, const RouteKey& key) const {
+[[gnu::hot]] bool Route::Matches(const fleet::Snapshot& snapshot, const RouteKey& key) const {
   if (version_ != snapshot.version || snapshot_ != &snapshot) return false;
   const char* text = texts_.data();
   for (size_t i = 0; i < key.parts.size(); ++i) {

@@ -181,7 +181,8 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
   impl_->CountRejection(input, rejection);
 }
 
-std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle, const RequestInput& input) const {
+[[gnu::hot]] std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle,
+                                                           const RequestInput& input) const {
   Worker::Impl& worker = static_cast<Worker::Impl&>(worker_handle);
   const payload::RequestScanner* body = input.body;
   std::string_view model;  // "": not known

@@ -22,7 +22,7 @@ SpareBlocks::~SpareBlocks() {
   }
 }
 
-void Ticket::End::operator()(State* state) const noexcept {
+[[gnu::hot]] void Ticket::End::operator()(State* state) const noexcept {
   state->Release(fleet::ReleaseKind::kEnded);
   SpareBlocks& spares = state->worker->spares;
   const size_t size = sizeof(State) + state->destinations_size;
@@ -30,8 +30,9 @@ void Ticket::End::operator()(State* state) const noexcept {
   spares.Give(state, size);
 }
 
-Ticket::Pointer Ticket::State::Make(Worker::Impl& worker, const RequestClassPointer& request_class,
-                                    std::span<const std::string_view> addresses) {
+[[gnu::hot]] Ticket::Pointer Ticket::State::Make(Worker::Impl& worker,
+                                                 const RequestClassPointer& request_class,
+                                                 std::span<const std::string_view> addresses) {
   static_assert(sizeof(State) <= 64 && sizeof(Extras) <= 64);  // a cache line, and SpareBlocks::kSizes
   size_t size = addresses.size() - 1;
   for (const std::string_view address : addresses) size += address.size();
@@ -48,14 +49,14 @@ Ticket::Pointer Ticket::State::Make(Worker::Impl& worker, const RequestClassPoin
   return made;
 }
 
-void Ticket::State::Release(fleet::ReleaseKind kind) {
+[[gnu::hot]] void Ticket::State::Release(fleet::ReleaseKind kind) {
   if (cell == nullptr) return;
   cell->Release(reservation, kind);
   cell = nullptr;
   if (request_class->has_model) request_class->series.running->Add(-1);
 }
 
-void Ticket::State::Record() {
+[[gnu::hot]] void Ticket::State::Record() {
   const RequestSeries& series = request_class->series;
   const base::Nanos now = worker->clock.Now();
   series.duration->Observe(base::ToSeconds(now - received_at));
@@ -122,11 +123,11 @@ void Ticket::State::Record() {
   NeedExtras().scores = std::move(scores);
 }
 
-std::string_view Ticket::destination() const { return {state_->text(), state_->first_size}; }
-std::string_view Ticket::destinations() const { return state_->destinations(); }
+[[gnu::hot]] std::string_view Ticket::destination() const { return {state_->text(), state_->first_size}; }
+[[gnu::hot]] std::string_view Ticket::destinations() const { return state_->destinations(); }
 std::string_view Ticket::model() const { return state_->request_class->model(); }
 std::string_view Ticket::target_model() const { return state_->request_class->target_model(); }
-bool Ticket::rewrites() const { return state_->request_class->rewrites; }
+[[gnu::hot]] bool Ticket::rewrites() const { return state_->request_class->rewrites; }
 bool Ticket::streaming() const { return state_->streaming; }
 std::string_view Ticket::pool_key() const { return state_->request_class->pool_key(); }
 const Ticket::Scores& Ticket::scores() const {
@@ -134,7 +135,7 @@ const Ticket::Scores& Ticket::scores() const {
   return extras != nullptr && extras->scores != nullptr ? *extras->scores : state_->worker->no_scores;
 }
 
-void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream) {
+[[gnu::hot]] void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream) {
   State& s = *state_;
   if (event_stream) s.streaming = true;
   if (status >= 400) s.CountError("ModelServerError");
@@ -164,7 +165,7 @@ void Ticket::OnUsage(const payload::Usage& usage) {
   extras.tokens = {usage.input_tokens, usage.output_tokens, usage.cached_tokens};
 }
 
-void Ticket::OnComplete() {
+[[gnu::hot]] void Ticket::OnComplete() {
   if (state_->cell == nullptr) return;
   state_->Record();
   state_->Release(fleet::ReleaseKind::kEnded);

@@ -247,7 +247,7 @@ inline void Scheduler::Impl::Gather(const fleet::PoolSnapshot& pool, const Reque
 
 // Of candidates that are all fresh: reads the 16 bytes of each one's EndpointLoad, and nothing else of it.
 // Returns whether there is room for an adapter somewhere.
-inline bool Scheduler::Impl::GatherFresh(Scratch::Impl& s, Gathered& gathered) noexcept {
+[[gnu::hot]] inline bool Scheduler::Impl::GatherFresh(Scratch::Impl& s, Gathered& gathered) noexcept {
   static_assert(kLanes == fleet::PoolSnapshot::kLoadsAtOnce);
   const fleet::EndpointLoad* const* loads = gathered.loads;
   const size_t n = gathered.n;
@@ -466,8 +466,8 @@ inline bool Scheduler::Impl::GatherFresh(Scratch::Impl& s, Gathered& gathered) n
 
 // Returns how many positions were chosen; 0 with `shed` set when there is no capacity, 0 without when the
 // program gave nothing. Allocates only for an explanation.
-size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scratch::Impl& s,
-                            std::span<uint32_t> choices, bool& shed, Explanation* explanation) {
+[[gnu::hot]] size_t Scheduler::Impl::Run(const Program& program, const Context& context, Scratch::Impl& s,
+                                         std::span<uint32_t> choices, bool& shed, Explanation* explanation) {
   const std::span<const uint32_t> all(s.all, context.columns.size());
   Left left{.in = all, .eligible = all};
   if (!program.nodes.empty() || !context.request.critical) [[unlikely]] {
@@ -499,9 +499,10 @@ Scheduler::Scheduler(const SchedulerOptions& options, base::Nanos started_at, Pr
 
 Scheduler::~Scheduler() = default;
 
-Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
-                        std::optional<std::span<const uint32_t>> candidates, base::Nanos now,
-                        Scratch& scratch, base::Random& random, Explanation* explanation) const noexcept {
+[[gnu::hot]] Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
+                                     std::optional<std::span<const uint32_t>> candidates, base::Nanos now,
+                                     Scratch& scratch, base::Random& random,
+                                     Explanation* explanation) const noexcept {
   size_t n = pool.cells.size();
   if (candidates) [[unlikely]]
     n = candidates->size();

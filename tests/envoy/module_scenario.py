@@ -180,9 +180,10 @@ class Discovery(ModuleScenario):
 
     def test_the_picker_chooses_and_retries_go_down_its_list(self):
         sim = self.sim(3)
-        for policy, selection in (("override_host", "overrideHost"), ("module", "overrideHost"), ("module", "policy")):
-            with self.subTest(policy=policy, selection=selection):
-                admin, config = self.with_admin(scrapeInterval="20ms", hostSelection=selection)
+        for policy, selection, header in (("override_host", "overrideHost", True), ("module", "overrideHost", True),
+                                          ("module", "policy", True), ("module", "policy", False)):
+            with self.subTest(policy=policy, selection=selection, header=header):
+                admin, config = self.with_admin(scrapeInterval="20ms", hostSelection=selection, destinationHeader=header)
                 envoy = self.envoy(config, policy=policy)
                 envoy.set_hosts(sim.ports)
                 for number, waiting in enumerate((5, 0, 9)):

@@ -137,7 +137,7 @@ void Balancer::OnHostsChanged() {
 }
 
 // The request's entry, when the picker has made one for it.
-Choice* Balancer::Find(abi::LbContext context) {
+[[gnu::hot]] Choice* Balancer::Find(abi::LbContext context) {
   Buffer request_id{nullptr, 0};
   if (context == nullptr || !FAIRWAY_ENVOY(lb_context_get_downstream_header)(
                                 context, ToBuffer("x-request-id"), &request_id, 0, nullptr)) {
@@ -155,7 +155,7 @@ Choice* Balancer::Find(abi::LbContext context) {
   return choices_->Find(request_id.view(), first.view());
 }
 
-bool Balancer::Choose(abi::LbContext context, uint32_t& priority, uint32_t& index) {
+[[gnu::hot]] bool Balancer::Choose(abi::LbContext context, uint32_t& priority, uint32_t& index) {
   if (Choice* choice = Find(context); choice != nullptr) {
     for (auto next = choice->Next(); !next.empty(); next = choice->Next()) {
       const auto found = healthy_.find(next);

@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kFirstBuckets = 256;
 }  // namespace
 
-std::string_view Choice::Next() {
+[[gnu::hot]] std::string_view Choice::Next() {
   std::string_view rest = list();
   if (asked_ > 0) [[unlikely]] {  // a retry
     for (uint32_t given = 0; given < asked_ && !rest.empty(); ++given) {
@@ -47,7 +47,7 @@ Choices::~Choices() {
 
 // Eight bytes at a time through a multiplication and a fold (as in wyhash, Wang Yi 2019): ids are short, and
 // this is in each request's way.
-uint64_t Choices::IdOf(std::string_view request_id) const {
+[[gnu::hot]] uint64_t Choices::IdOf(std::string_view request_id) const {
   const auto mix = [](uint64_t a) {
     __extension__ using Wide = unsigned __int128;
     const Wide product = static_cast<Wide>(a) * 0x9e3779b97f4a7c15ULL;
@@ -69,7 +69,7 @@ uint64_t Choices::IdOf(std::string_view request_id) const {
   return id;
 }
 
-void Choices::Add(Choice& choice, std::string_view request_id, std::string_view list) {
+[[gnu::hot]] void Choices::Add(Choice& choice, std::string_view request_id, std::string_view list) {
   Remove(choice);
   if (size_ == bucket_count_) Grow();
   choice.id_ = IdOf(request_id);
@@ -91,7 +91,7 @@ void Choices::Add(Choice& choice, std::string_view request_id, std::string_view 
   ++size_;
 }
 
-void Choices::Unlink(Choice& choice) noexcept {
+[[gnu::hot]] void Choices::Unlink(Choice& choice) noexcept {
   *choice.at_ = choice.next_in_bucket_;
   if (choice.next_in_bucket_ != nullptr) choice.next_in_bucket_->at_ = choice.at_;
   choice.at_ = nullptr;
@@ -99,7 +99,7 @@ void Choices::Unlink(Choice& choice) noexcept {
   --size_;
 }
 
-Choice* Choices::Find(std::string_view request_id) const {
+[[gnu::hot]] Choice* Choices::Find(std::string_view request_id) const {
   const uint64_t id = IdOf(request_id);
   if (last_ != nullptr && last_->id_ == id) return last_;
   Choice* choice = BucketOf(id);

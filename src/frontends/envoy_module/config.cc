@@ -226,6 +226,11 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
   filter.host_selection =
       api::ReadEnum(root.Get("hostSelection"), {"overrideHost", "policy"},
                     {HostSelection::kOverrideHost, HostSelection::kPolicy}, HostSelection::kOverrideHost);
+  const Node destination_header = root.Get("destinationHeader");
+  filter.destination_header = ReadBool(destination_header).value_or(true);
+  if (!filter.destination_header && filter.host_selection != HostSelection::kPolicy) {
+    destination_header.Error("only with hostSelection: policy can requests go without the header");
+  }
   filter.failure_mode = ReadFailureMode(root.Get("failureMode"));
   filter.use_subset_hint = picker.use_subset_hint;
   filter.max_body = ReadWhole(root.Get("maxBodyBytes"), 1, kMaxBody).value_or(filter.max_body);
@@ -244,8 +249,9 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
 
 // The picker's part of the document, as text: two filters with the same one share a picker.
 std::string IdentityOf(const Value& document) {
-  constexpr std::string_view kFilterFields[] = {"pool",        "responseMode", "hostSelection",
-                                                "failureMode", "maxBodyBytes", "maxWaiting"};
+  constexpr std::string_view kFilterFields[] = {
+      "pool",        "responseMode", "hostSelection", "destinationHeader",
+      "failureMode", "maxBodyBytes", "maxWaiting"};
   std::vector<std::string> members;
   for (const auto& entry : document.entries) {
     if (std::find(std::begin(kFilterFields), std::end(kFilterFields), entry.key) != std::end(kFilterFields))

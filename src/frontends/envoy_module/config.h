@@ -75,6 +75,9 @@ struct FilterConfig {
   std::string pool_key;  // "" is the only pool there is
   ResponseMode response_mode = ResponseMode::kHeaders;
   HostSelection host_selection = HostSelection::kOverrideHost;
+  // False: requests go without x-gateway-destination-endpoint where Envoy has no need of it, which is with
+  // HostSelection::kPolicy only. It is most of what an open stream keeps in memory for us.
+  bool destination_header = true;
   std::optional<api::FailureMode> failure_mode;  // absent: FailOpen
   bool use_subset_hint = true;                   // the picker's; without it nobody looks for hints
   uint64_t max_body = 16u << 20;                 // bytes of a request's body; more: 413

@@ -21,7 +21,8 @@ TEST(ModuleConfig, AStructAsJsonAndTheSameAsYaml) {
   const auto json = ParseConfig(
       R"({"manifests":["/etc/fairway/m"],"pool":"default/llama","responseMode":"full","failureMode":"FailClose",)"
       R"("maxBodyBytes":1048576.0,"maxEndpoints":2,"sheddableKvLimit":0.5,"scrapeInterval":"100ms","seed":7,)"
-      R"("admin":{"port":9091},"explain":true,"hostSelection":"policy","subsetHint":false})");
+      R"("admin":{"port":9091},"explain":true,"hostSelection":"policy","destinationHeader":false,)"
+      R"("subsetHint":false})");
   const auto yaml = ParseConfig(R"(manifests: [/etc/fairway/m]
 pool: default/llama
 responseMode: full
@@ -35,6 +36,7 @@ admin:
   port: 9091
 explain: true
 hostSelection: policy
+destinationHeader: false
 subsetHint: false
 )");
   ASSERT_TRUE(json) << json.error().message;
@@ -52,6 +54,7 @@ subsetHint: false
     EXPECT_EQ(config->picker.admin_port, 9091);
     EXPECT_TRUE(config->picker.explain);
     EXPECT_EQ(config->filter.host_selection, HostSelection::kPolicy);
+    EXPECT_FALSE(config->filter.destination_header);
     EXPECT_FALSE(config->picker.use_subset_hint);
     EXPECT_FALSE(config->filter.use_subset_hint);
   }
@@ -61,8 +64,8 @@ TEST(ModuleConfig, FiltersShareAPickerWhenTheySayTheSameOfIt) {
   const auto identity = [](std::string_view text) { return ParseConfig(text)->picker.identity; };
   const std::string base = identity(R"({"manifests":["/a"],"seed":1})");
   EXPECT_EQ(
-      identity(
-          R"({"seed":1,"manifests":["/a"],"pool":"x/y","responseMode":"full","hostSelection":"policy"})"),
+      identity(R"({"seed":1,"manifests":["/a"],"pool":"x/y","responseMode":"full","hostSelection":"policy",)"
+               R"("destinationHeader":false})"),
       base);
   EXPECT_NE(identity(R"({"manifests":["/b"],"seed":1})"), base);
   EXPECT_NE(identity(R"({"manifests":["/a"],"seed":2})"), base);
@@ -110,6 +113,8 @@ TEST(ModuleConfig, MistakesNameLineFieldAndWhatWouldBeRight) {
               HasSubstr("filter_config:2: responsemode: unknown field; did you mean \"responseMode\"?"));
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"responseMode":"ful"})"), HasSubstr("full"));
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"hostSelection":"polici"})"), HasSubstr("policy"));
+  EXPECT_THAT(ErrorOf("manifests: [/a]\ndestinationHeader: false\n"),
+              HasSubstr("filter_config:2: destinationHeader: only with hostSelection: policy"));
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"scrapeInterval":"fast"})"),
               HasSubstr("want a duration like 50ms, 2s or 1m30s, got \"fast\""));
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"maxEndpoints":9})"), HasSubstr("want a number from 1 to 8"));

@@ -15,7 +15,7 @@ void WorkerState::MakeSpare() {
   spare_count_ = 1;
 }
 
-std::unique_ptr<Pending> WorkerState::TakePending(base::Nanos received_at) {
+[[gnu::hot]] std::unique_ptr<Pending> WorkerState::TakePending(base::Nanos received_at) {
   if (spare_count_ == 0) MakeSpare();
   std::unique_ptr<Pending> pending = std::move(spares_[--spare_count_]);
   pending->received_at = received_at;
@@ -25,7 +25,7 @@ std::unique_ptr<Pending> WorkerState::TakePending(base::Nanos received_at) {
   return pending;
 }
 
-void WorkerState::GivePending(std::unique_ptr<Pending> pending) noexcept {
+[[gnu::hot]] void WorkerState::GivePending(std::unique_ptr<Pending> pending) noexcept {
   if (spare_count_ < kSpares) spares_[spare_count_++] = std::move(pending);
 }
 
@@ -68,7 +68,7 @@ void SharedPicker::Settle() {
   waiters_.Wake();
 }
 
-WorkerState* SharedPicker::worker(uint32_t index) {
+[[gnu::hot]] WorkerState* SharedPicker::worker(uint32_t index) {
   return index < workers_.size() ? workers_[index].get() : nullptr;
 }
 

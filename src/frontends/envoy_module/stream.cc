@@ -44,7 +44,7 @@ std::string_view GetAttribute(abi::Stream stream, abi::Attribute which) {
 }
 
 // As an attribute: Envoy looks that up at once, and for a header's name it makes a text first.
-std::string_view Path(abi::Stream stream) {
+[[gnu::hot]] std::string_view Path(abi::Stream stream) {
   const std::string_view path = GetAttribute(stream, abi::Attribute::kRequestPath);
   if (!path.empty()) return path;
   request::HeaderReader reader;
@@ -55,7 +55,7 @@ std::string_view Path(abi::Stream stream) {
 }
 
 // The result ends with the next call.
-std::span<Buffer> GetChunks(abi::Stream stream, BodyType type, std::vector<Buffer>& chunks) {
+[[gnu::hot]] std::span<Buffer> GetChunks(abi::Stream stream, BodyType type, std::vector<Buffer>& chunks) {
   const size_t count = FAIRWAY_ENVOY(http_get_body_chunks_size)(stream, type);
   if (count > chunks.size()) chunks.resize(count);  // it only grows
   if (count == 0 || !FAIRWAY_ENVOY(http_get_body_chunks)(stream, type, chunks.data())) return {};
@@ -64,11 +64,11 @@ std::span<Buffer> GetChunks(abi::Stream stream, BodyType type, std::vector<Buffe
 
 }  // namespace
 
-Stream::Stream(Filter& filter, abi::Stream envoy) : filter_(filter), envoy_(envoy) {
+[[gnu::hot]] Stream::Stream(Filter& filter, abi::Stream envoy) : filter_(filter), envoy_(envoy) {
   static_assert(sizeof(Stream) <= 80);  // a size class of Envoy's allocator
 }
 
-Stream::~Stream() {
+[[gnu::hot]] Stream::~Stream() {
   if (!aside_.empty() || choice_.listed()) EndEarly();
 }
 
@@ -78,11 +78,11 @@ void Stream::EndEarly() noexcept {
   WithdrawChoice();
 }
 
-const RouteConfig* Stream::route() const {
+[[gnu::hot]] const RouteConfig* Stream::route() const {
   return static_cast<const RouteConfig*>(FAIRWAY_ENVOY(get_most_specific_route_config)(envoy_));
 }
 
-std::string_view Stream::pool_key() const {
+[[gnu::hot]] std::string_view Stream::pool_key() const {
   const RouteConfig* of_route = route();
   return of_route != nullptr && !of_route->pool_key.empty() ? of_route->pool_key : filter_.config.pool_key;
 }
@@ -100,7 +100,7 @@ void Stream::Count(size_t counter) {
 
 // ---- The request.
 
-HeadersStatus Stream::OnRequestHeaders(bool end) {
+[[gnu::hot]] HeadersStatus Stream::OnRequestHeaders(bool end) {
   worker_ = filter_.picker->worker(FAIRWAY_ENVOY(http_filter_get_worker_index)(envoy_));
   if (worker_ == nullptr) throw std::runtime_error("a request on a thread that is no worker");
   aside_.Set(worker_->TakePending(filter_.picker->clock().Now()));
@@ -119,7 +119,7 @@ HeadersStatus Stream::OnRequestHeaders(bool end) {
 }
 
 // Reads what came last. False when it was too much and the request was answered.
-bool Stream::TakeBody() {
+[[gnu::hot]] bool Stream::TakeBody() {
   Pending& pending = this->pending();
   for (const Buffer& chunk : GetChunks(envoy_, BodyType::kRequestReceived, worker_->chunks)) {
     pending.body_bytes += chunk.size;
@@ -143,7 +143,7 @@ void Stream::RefuseBody() {
   Refuse(rejection);
 }
 
-BodyStatus Stream::OnRequestBody(bool end) {
+[[gnu::hot]] BodyStatus Stream::OnRequestBody(bool end) {
   if (phase_ != Phase::kCollect) {
     return phase_ == Phase::kWait ? BodyStatus::kStopAndBuffer : BodyStatus::kContinue;
   }
@@ -187,7 +187,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   }
 }
 
-Stream::Verdict Stream::Decide(BodyPlace last_piece) {
+[[gnu::hot]] Stream::Verdict Stream::Decide(BodyPlace last_piece) {
   Pending& pending = this->pending();
   if (pending.has_body && phase_ == Phase::kCollect) pending.scanner.Finish();
   const base::Nanos now = phase_ == Phase::kWait ? filter_.picker->clock().Now() : pending.received_at;
@@ -249,8 +249,13 @@ void Stream::RemoveHeaders(const std::vector<std::string_view>& names) {
   for (const std::string& name : remove) RemoveHeader(envoy_, HeaderType::kRequest, name);
 }
 
-void Stream::Send(const routing::Ticket& ticket, bool has_destination) {
+[[gnu::hot]] void Stream::Send(const routing::Ticket& ticket, bool has_destination) {
   const std::string_view first = ticket.destination();
+  // Requests with one id are told apart by it.
+  if (!filter_.config.destination_header && by_policy_ && !choice_.shared()) {
+    if (has_destination) RemoveHeader(envoy_, HeaderType::kRequest, request::kDestination);
+    return;
+  }
   // Envoy looks for a header in a map of all that it then makes: only where the client made it necessary.
   if (has_destination) {
     SetHeader(envoy_, HeaderType::kRequest, request::kDestination, first);
@@ -315,7 +320,7 @@ bool Stream::ClusterHasHosts() const {
   return !FAIRWAY_ENVOY(http_get_cluster_host_count)(envoy_, 0, &total, &healthy, &degraded) || total > 0;
 }
 
-void Stream::DropTicket() noexcept {
+[[gnu::hot]] void Stream::DropTicket() noexcept {
   WithdrawChoice();  // it views the ticket's texts
   ticket_ = {};
 }
@@ -339,14 +344,14 @@ void Stream::StopWaiting() {
 }
 
 // Its memory is for the worker's next request.
-void Stream::EndPending() {
+[[gnu::hot]] void Stream::EndPending() {
   if (pending().scheduler != nullptr) StopWaiting();
   worker_->GivePending(aside_.Take<Pending>());
 }
 
 // ---- The response.
 
-void Stream::OnResponseHeaders(bool end) {
+[[gnu::hot]] void Stream::OnResponseHeaders(bool end) {
   if (phase_ != Phase::kPassed) {
     // Envoy or another filter answered before the request was complete: nobody waits for it any more.
     phase_ = Phase::kPassed;
@@ -378,7 +383,7 @@ void Stream::OnResponseHeaders(bool end) {
 }
 
 // As an attribute, as the path is. 0: there is none.
-int Stream::Status() const {
+[[gnu::hot]] int Stream::Status() const {
   uint64_t status = 0;
   if (FAIRWAY_ENVOY(http_filter_get_attribute_int)(envoy_, abi::Attribute::kResponseCode, &status)) {
     return static_cast<int>(status);
@@ -387,7 +392,7 @@ int Stream::Status() const {
 }
 
 // Who answered; "" is the first choice, or nobody.
-std::string_view Stream::Served() {
+[[gnu::hot]] std::string_view Stream::Served() {
   const bool known = by_policy_ && !choice_.shared();
   // Our policy was asked once: Envoy went where it was sent to.
   if (known && choice_.asked() == 1) return {};
@@ -408,7 +413,7 @@ void Stream::ReportMissingPolicy() {
       {{"cluster", std::string(cluster.view())}});
 }
 
-void Stream::OnResponseBody(bool end) {
+[[gnu::hot]] void Stream::OnResponseBody(bool end) {
   response_ended_ |= end;
   if (!ticket_ || filter_.config.response_mode != ResponseMode::kFull) {
     if (end && ticket_) EndResponse();
@@ -440,7 +445,7 @@ void Stream::OnResponseTrailers() {
   if (ticket_) EndResponse();
 }
 
-void Stream::EndResponse() {
+[[gnu::hot]] void Stream::EndResponse() {
   if (!aside_.empty()) EndReading();
   ticket_.OnComplete();
 }
@@ -452,7 +457,7 @@ void Stream::EndReading() {
   if (reading->usage.usage().found) ticket_.OnUsage(reading->usage.usage());
 }
 
-void Stream::OnComplete() {
+[[gnu::hot]] void Stream::OnComplete() {
   if (aside_.Get<Pending>() != nullptr) EndPending();
   phase_ = Phase::kPassed;
   // Over before its answer was: the client, the model server or Envoy gave up.

@@ -460,6 +460,33 @@ TEST_F(StreamTest, WithTheModulesPolicyEnvoyIsToldNothingAndAsks) {
   EXPECT_FALSE(filter_.policy_missing);
 }
 
+TEST_F(StreamTest, WithoutTheHeaderTheRequestGoesAsItCame) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  filter_.config.destination_header = false;
+  FakeStream envoy{.request_headers =
+                       Post(kBody.size(), {{"x-gateway-destination-endpoint", "6.6.6.6:666"}})};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+  EXPECT_EQ(envoy.request_headers, Post(kBody.size()));  // not what the client made up either
+  Choice* choice = Choices::OfThisThread().Find("id-1");
+  ASSERT_NE(choice, nullptr);
+  EXPECT_EQ(choice->Next(), "10.0.0.1:8000");
+  // Another one with this id: the header is what tells them apart.
+  FakeStream other{.request_headers = Post(kBody.size())};
+  Stream second(filter_, &other);
+  ASSERT_TRUE(SendHttp1(second, other, {kBody}));
+  EXPECT_EQ(other.request_header("x-gateway-destination-endpoint"), "10.0.0.1:8000");
+  EXPECT_NE(Choices::OfThisThread().Find("id-1", "10.0.0.1:8000"), nullptr);
+  // Where the cluster has another policy Envoy is told both ways, and so is the model server.
+  filter_.policy_missing = true;
+  FakeStream third{
+      .request_headers = {{":method", "GET"}, {":path", "/v1/models"}, {"x-request-id", "id-3"}}};
+  Stream told(filter_, &third);
+  EXPECT_EQ(told.OnRequestHeaders(true), abi::HeadersStatus::kContinue);
+  EXPECT_EQ(third.request_header("x-gateway-destination-endpoint"), third.override_host);
+  for (Stream* each : {&stream, &second, &told}) each->OnComplete();
+}
+
 TEST_F(StreamTest, ARequestThatHadNoIdIsFoundByTheOneItGets) {
   filter_.config.host_selection = HostSelection::kPolicy;
   FakeStream envoy{.request_headers = {{":method", "GET"}, {":path", "/v1/models"}}};

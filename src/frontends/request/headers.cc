@@ -29,7 +29,7 @@ bool IsControlHeader(std::string_view name) {
 
 }  // namespace
 
-void HeaderReader::Add(std::string_view name, std::string_view value) {
+[[gnu::hot]] void HeaderReader::Add(std::string_view name, std::string_view value) {
   if (name.empty()) return;
   // Most headers are none of ours: one look at the first character tells.
   switch (name[0]) {
@@ -79,7 +79,7 @@ void HeaderReader::Add(std::string_view name, std::string_view value) {
   }
 }
 
-RequestHeaders HeaderReader::Finish() {
+[[gnu::hot]] RequestHeaders HeaderReader::Finish() {
   if (headers_.path.empty()) {
     headers_.path = !original_path_.empty()    ? original_path_
                     : !forwarded_path_.empty() ? forwarded_path_

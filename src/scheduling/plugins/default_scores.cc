@@ -63,7 +63,7 @@ inline void SumOf(const DefaultScores& weights, const Columns& columns, float* t
 
 }  // namespace
 
-void DefaultScores::Sum(const Columns& columns, float* total) const noexcept {
+[[gnu::hot]] void DefaultScores::Sum(const Columns& columns, float* total) const noexcept {
   if (columns.lora_bits != 0) [[unlikely]]
     return SumWithLora(*this, columns, total);
   SumOf<false>(*this, columns, total);
