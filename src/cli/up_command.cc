@@ -104,6 +104,7 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   add("admin", "{\"port\":" + std::to_string(options.admin_port) + "}");
   add("responseMode", base::JsonString(f.response_mode));
   add("hostSelection", base::JsonString("policy"));  // the clusters below have it
+  add("lastFilter", "true");                         // and the router comes next
   add("subsetHint", "false");                        // nobody in this Envoy gives one
   add("failureMode", "\"FailClose\"");
   add("maxBodyBytes", std::to_string(local::EnvoyOptions().max_body_bytes));

@@ -179,6 +179,7 @@ class Gateway(Process):
             settings["subsetHint"] = True
             if not self.by_policy:
                 settings["hostSelection"] = "overrideHost"
+                del settings["lastFilter"]  # which says something of the policy only
         # In front, where local mode removes clients' control headers for ext_proc: here the picker has to.
         manager["http_filters"] = [{"name": "envoy.filters.http.header_to_metadata", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.header_to_metadata.v3.Config",

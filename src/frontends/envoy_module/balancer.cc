@@ -138,12 +138,14 @@ void Balancer::OnHostsChanged() {
 
 // The request's entry, when the picker has made one for it.
 [[gnu::hot]] Choice* Balancer::Find(abi::LbContext context) {
+  if (context == nullptr) return nullptr;
+  if (choices_ == nullptr) choices_ = &Choices::OfThisThread();
+  if (Choice* expected = choices_->TakeExpected()) return expected;
   Buffer request_id{nullptr, 0};
-  if (context == nullptr || !FAIRWAY_ENVOY(lb_context_get_downstream_header)(
-                                context, ToBuffer("x-request-id"), &request_id, 0, nullptr)) {
+  if (!FAIRWAY_ENVOY(lb_context_get_downstream_header)(context, ToBuffer("x-request-id"), &request_id, 0,
+                                                       nullptr)) {
     return nullptr;
   }
-  if (choices_ == nullptr) choices_ = &Choices::OfThisThread();
   Choice* choice = choices_->Find(request_id.view());
   if (choice == nullptr || !choice->shared()) return choice;
   // Several have this id. The filter has told each of them its first choice.

@@ -88,6 +88,7 @@ Choices::~Choices() {
   if (bucket != nullptr) bucket->at_ = &choice.next_in_bucket_;
   bucket = &choice;
   last_ = &choice;
+  expected_ = false;
   ++size_;
 }
 

@@ -75,6 +75,14 @@ class Choices {
   Choice* Find(std::string_view request_id) const;
   // The newest whose list begins with `first`, which is what the filter told the request by header.
   Choice* Find(std::string_view request_id, std::string_view first) const;
+  // Envoy asks for the host of what was added last, before any other request runs on this thread.
+  void ExpectLast() { expected_ = true; }
+  // That one, once; null where nothing is expected.
+  Choice* TakeExpected() {
+    if (!expected_) return nullptr;
+    expected_ = false;
+    return last_;
+  }
   size_t size() const { return size_; }
 
  private:
@@ -83,7 +91,8 @@ class Choices {
   Choice*& BucketOf(uint64_t id) const noexcept { return buckets_[id & (bucket_count_ - 1)]; }
   void Grow();
 
-  uint64_t seed_ = 0;       // ids are the clients' to make up: which of them share a bucket is not
+  uint64_t seed_ = 0;  // ids are the clients' to make up: which of them share a bucket is not
+  bool expected_ = false;
   Choice* last_ = nullptr;  // added last: Envoy asks for it as a rule before the next one comes
   std::unique_ptr<Choice*[]> buckets_;
   size_t bucket_count_;  // a power of two

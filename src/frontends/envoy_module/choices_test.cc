@@ -26,6 +26,24 @@ TEST(Choices, GivesTheListInItsOrderAndThenNothing) {
   EXPECT_EQ(choices.Find(""), nullptr);
 }
 
+TEST(Choices, WhatIsExpectedIsTakenOnceAndNeverAnother) {
+  Choices choices;
+  Choice first, second;
+  EXPECT_EQ(choices.TakeExpected(), nullptr);
+  choices.Add(first, "id-1", "a:1");
+  EXPECT_EQ(choices.TakeExpected(), nullptr);
+  choices.ExpectLast();
+  EXPECT_EQ(choices.TakeExpected(), &first);
+  EXPECT_EQ(choices.TakeExpected(), nullptr);  // a retry looks by the id
+  choices.ExpectLast();
+  choices.Add(second, "id-2", "b:1");  // whose filter expects nothing
+  EXPECT_EQ(choices.TakeExpected(), nullptr);
+  choices.ExpectLast();
+  choices.Remove(second);  // answered before it was asked for
+  EXPECT_EQ(choices.TakeExpected(), nullptr);
+  choices.Remove(first);
+}
+
 TEST(Choices, FindsEachOfManyWhateverItsIdLooksLike) {
   Choices choices;
   std::deque<Choice> many;

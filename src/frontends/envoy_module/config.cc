@@ -226,6 +226,11 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
   filter.host_selection =
       api::ReadEnum(root.Get("hostSelection"), {"overrideHost", "policy"},
                     {HostSelection::kOverrideHost, HostSelection::kPolicy}, HostSelection::kOverrideHost);
+  const Node last_filter = root.Get("lastFilter");
+  filter.last_filter = ReadBool(last_filter).value_or(false);
+  if (filter.last_filter && filter.host_selection != HostSelection::kPolicy) {
+    last_filter.Error("says something of hostSelection: policy only");
+  }
   const Node destination_header = root.Get("destinationHeader");
   filter.destination_header = ReadBool(destination_header).value_or(true);
   if (!filter.destination_header && filter.host_selection != HostSelection::kPolicy) {
@@ -250,8 +255,8 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
 // The picker's part of the document, as text: two filters with the same one share a picker.
 std::string IdentityOf(const Value& document) {
   constexpr std::string_view kFilterFields[] = {
-      "pool",        "responseMode", "hostSelection", "destinationHeader",
-      "failureMode", "maxBodyBytes", "maxWaiting"};
+      "pool",       "responseMode", "hostSelection", "destinationHeader",
+      "lastFilter", "failureMode",  "maxBodyBytes",  "maxWaiting"};
   std::vector<std::string> members;
   for (const auto& entry : document.entries) {
     if (std::find(std::begin(kFilterFields), std::end(kFilterFields), entry.key) != std::end(kFilterFields))

@@ -75,6 +75,9 @@ struct FilterConfig {
   std::string pool_key;  // "" is the only pool there is
   ResponseMode response_mode = ResponseMode::kHeaders;
   HostSelection host_selection = HostSelection::kOverrideHost;
+  // The router follows this filter, and all requests to clusters with the module's policy pass it: which of
+  // them the policy is asked for needs no look. With HostSelection::kPolicy only.
+  bool last_filter = false;
   // False: requests go without x-gateway-destination-endpoint where Envoy has no need of it, which is with
   // HostSelection::kPolicy only. It is most of what an open stream keeps in memory for us.
   bool destination_header = true;

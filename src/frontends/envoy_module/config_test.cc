@@ -22,7 +22,7 @@ TEST(ModuleConfig, AStructAsJsonAndTheSameAsYaml) {
       R"({"manifests":["/etc/fairway/m"],"pool":"default/llama","responseMode":"full","failureMode":"FailClose",)"
       R"("maxBodyBytes":1048576.0,"maxEndpoints":2,"sheddableKvLimit":0.5,"scrapeInterval":"100ms","seed":7,)"
       R"("admin":{"port":9091},"explain":true,"hostSelection":"policy","destinationHeader":false,)"
-      R"("subsetHint":false})");
+      R"("lastFilter":true,"subsetHint":false})");
   const auto yaml = ParseConfig(R"(manifests: [/etc/fairway/m]
 pool: default/llama
 responseMode: full
@@ -37,6 +37,7 @@ admin:
 explain: true
 hostSelection: policy
 destinationHeader: false
+lastFilter: true
 subsetHint: false
 )");
   ASSERT_TRUE(json) << json.error().message;
@@ -55,6 +56,7 @@ subsetHint: false
     EXPECT_TRUE(config->picker.explain);
     EXPECT_EQ(config->filter.host_selection, HostSelection::kPolicy);
     EXPECT_FALSE(config->filter.destination_header);
+    EXPECT_TRUE(config->filter.last_filter);
     EXPECT_FALSE(config->picker.use_subset_hint);
     EXPECT_FALSE(config->filter.use_subset_hint);
   }
@@ -65,7 +67,7 @@ TEST(ModuleConfig, FiltersShareAPickerWhenTheySayTheSameOfIt) {
   const std::string base = identity(R"({"manifests":["/a"],"seed":1})");
   EXPECT_EQ(
       identity(R"({"seed":1,"manifests":["/a"],"pool":"x/y","responseMode":"full","hostSelection":"policy",)"
-               R"("destinationHeader":false})"),
+               R"("destinationHeader":false,"lastFilter":true})"),
       base);
   EXPECT_NE(identity(R"({"manifests":["/b"],"seed":1})"), base);
   EXPECT_NE(identity(R"({"manifests":["/a"],"seed":2})"), base);
@@ -115,6 +117,7 @@ TEST(ModuleConfig, MistakesNameLineFieldAndWhatWouldBeRight) {
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"hostSelection":"polici"})"), HasSubstr("policy"));
   EXPECT_THAT(ErrorOf("manifests: [/a]\ndestinationHeader: false\n"),
               HasSubstr("filter_config:2: destinationHeader: only with hostSelection: policy"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"lastFilter":true})"), HasSubstr("hostSelection: policy only"));
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"scrapeInterval":"fast"})"),
               HasSubstr("want a duration like 50ms, 2s or 1m30s, got \"fast\""));
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"maxEndpoints":9})"), HasSubstr("want a number from 1 to 8"));

@@ -233,6 +233,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   if (filter_.config.host_selection == HostSelection::kPolicy) {
     worker_->choices().Add(choice_, input.request_id, ticket_.destinations());
     by_policy_ = !filter_.policy_missing.load(std::memory_order_relaxed);
+    if (by_policy_ && filter_.config.last_filter) worker_->choices().ExpectLast();
     if (!by_policy_) choice_.Next();  // the override host; the policy, where it is there, has the others
   }
   if (!headers.control.empty()) RemoveHeaders(headers.control);

@@ -487,6 +487,29 @@ TEST_F(StreamTest, WithoutTheHeaderTheRequestGoesAsItCame) {
   for (Stream* each : {&stream, &second, &told}) each->OnComplete();
 }
 
+TEST_F(StreamTest, TheLastFilterSaysWhoIsNext) {
+  filter_.config.host_selection = HostSelection::kPolicy;
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+  EXPECT_EQ(Choices::OfThisThread().TakeExpected(), nullptr);  // other filters may come, and hold it
+  filter_.config.last_filter = true;
+  FakeStream other{
+      .request_headers = {{":method", "GET"}, {":path", "/v1/models"}, {"x-request-id", "id-2"}}};
+  Stream second(filter_, &other);
+  EXPECT_EQ(second.OnRequestHeaders(true), abi::HeadersStatus::kContinue);
+  Choice* next = Choices::OfThisThread().TakeExpected();
+  ASSERT_NE(next, nullptr);
+  EXPECT_EQ(next, Choices::OfThisThread().Find("id-2"));
+  filter_.policy_missing = true;  // Envoy goes by override host, and asks nobody
+  FakeStream third{
+      .request_headers = {{":method", "GET"}, {":path", "/v1/models"}, {"x-request-id", "id-3"}}};
+  Stream told(filter_, &third);
+  EXPECT_EQ(told.OnRequestHeaders(true), abi::HeadersStatus::kContinue);
+  EXPECT_EQ(Choices::OfThisThread().TakeExpected(), nullptr);
+  for (Stream* each : {&stream, &second, &told}) each->OnComplete();
+}
+
 TEST_F(StreamTest, ARequestThatHadNoIdIsFoundByTheOneItGets) {
   filter_.config.host_selection = HostSelection::kPolicy;
   FakeStream envoy{.request_headers = {{":method", "GET"}, {":path", "/v1/models"}}};
