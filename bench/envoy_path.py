@@ -10,7 +10,7 @@ Every variant is the Envoy that `fairway up` would start, one worker thread, wit
   buffer          the same with Envoy's buffer filter: what it costs to hold a request until it is complete
   module          the picker inside Envoy, as `fairway up` has it
   module, full    the same with --response-mode full: usage read, time per token measured
-  module, lean    the same with destinationHeader: false: model servers are not told their own address (memory only)
+  module, lean    the same with destinationHeader: false: model servers are not told their own address
   ext_proc        as `fairway up --ext-proc` has it; the picker is `fairway epp`, its CPU is told separately
 
 The number behind a variant is how many endpoints there are; all are stubs in one process. h2load is the client: HTTP/1.1, 32
@@ -261,7 +261,7 @@ class Bench:
         rest, figures = {}, {2_000: {}, 40_000: {}, 440_000: {}}
         for _ in range(self.options.starts):
             by_name = self.start(*((variant, 8) for variant in (BASE, BUFFER, MODULE, FULL, EXT_PROC)),
-                                 *((variant, 100) for variant in (BASE, MODULE, FULL)))
+                                 *((variant, 100) for variant in (BASE, MODULE, FULL)), (LEAN, 8), (LEAN, 100))
             gateways = list(by_name.values())
             for gateway in gateways:
                 rest.setdefault(gateway.name, []).append((gateway.rest * 1e3, (gateway.picker_rest or 0) * 1e3))
