@@ -152,15 +152,15 @@ struct Picker::Impl {
                                    {"endpoints", std::to_string(manifests.endpoints.size())}});
   }
 
-  // On the control loop.
+  // On the admin loop.
   base::Result<void> ListenAdmin() {
     admin::Content content{.registry = &registry,
                            .ready = [this] { return router->ready(); },
                            .fleet = [this] { return FleetJson(*fleet.published().Load(), clock.Now()); }};
     if (options.admin_auth && options.kubernetes) {
       if (reviews == nullptr) {
-        auto made = sources::kubernetes::AccessReview::Create(control->loop(), options.kubernetes->client,
-                                                              clock, log, registry);
+        auto made = sources::kubernetes::AccessReview::Create(
+            admin_thread->loop(), options.kubernetes->client, clock, log, registry);
         if (!made) return tl::make_unexpected(made.error());
         reviews = std::move(*made);
       }
@@ -171,11 +171,31 @@ struct Picker::Impl {
     }
     if (decisions != nullptr) content.decisions = [this] { return decisions->Render(clock.Now()); };
     auto listening = admin::AdminServer::Listen({.host = options.admin_host, .port = options.admin_port},
-                                                std::move(content), control->loop(), log);
+                                                std::move(content), admin_thread->loop(), log);
     if (!listening) return tl::make_unexpected(listening.error());
     admin = std::move(*listening);
     admin_port.store(admin->port(), std::memory_order_relaxed);
     return {};
+  }
+
+  base::Result<void> StartAdmin() {
+    admin_thread = std::make_unique<net::LoopThread>("admin");
+    base::Result<void> outcome;
+    RunOn(admin_thread->loop(), [&] {
+      if (options.admin == Options::Admin::kRequired) outcome = ListenAdmin();
+      if (options.admin == Options::Admin::kRetried) RetryAdmin();
+    });
+    return outcome;
+  }
+
+  void StopAdmin() {
+    if (admin_thread == nullptr) return;
+    RunOn(admin_thread->loop(), [this] {
+      admin_again.reset();
+      admin.reset();
+      reviews.reset();
+    });
+    admin_thread->Join();
   }
 
   void RetryAdmin() {
@@ -184,7 +204,7 @@ struct Picker::Impl {
     if (admin_failures++ == 0) {
       log.Warn("no admin pages yet, trying again each second", {{"error", listening.error().message}});
     }
-    admin_again = std::make_unique<net::Timer>(control->loop());
+    admin_again = std::make_unique<net::Timer>(admin_thread->loop());
     admin_again->After(kAdminAgain, [this] { RetryAdmin(); });
   }
 
@@ -207,6 +227,8 @@ struct Picker::Impl {
   std::unique_ptr<sources::FileSource> files;
   std::unique_ptr<sources::kubernetes::KubernetesSource> kubernetes;
   std::unique_ptr<sources::scrape::Scraper> scraper;
+  // Pages may be large and their readers many: what they cost must not make scraping late.
+  std::unique_ptr<net::LoopThread> admin_thread;
   std::unique_ptr<sources::kubernetes::AccessReview> reviews;
   std::unique_ptr<admin::AdminServer> admin;
   std::unique_ptr<net::Timer> admin_again;
@@ -296,9 +318,8 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
           control, o.files, [&self](const api::LoadResult& loaded) { self.OnFiles(loaded); },
           50 * base::kMillisecond, known);
     }
-    if (o.admin == Options::Admin::kRequired) outcome = self.ListenAdmin();
-    if (o.admin == Options::Admin::kRetried) self.RetryAdmin();
   });
+  if (outcome && o.admin != Options::Admin::kNone) outcome = self.StartAdmin();
   if (!outcome) return tl::make_unexpected(outcome.error());
   return picker;
 }
@@ -306,10 +327,8 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
 Picker::Picker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Picker::~Picker() {
+  impl_->StopAdmin();
   RunOn(impl_->control->loop(), [this] {
-    impl_->admin_again.reset();
-    impl_->admin.reset();
-    impl_->reviews.reset();
     impl_->files.reset();
     impl_->kubernetes.reset();
     impl_->scraper.reset();

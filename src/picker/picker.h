@@ -1,6 +1,6 @@
-// The endpoint picker put together, but for who asks it: sources and admin pages on a control loop, the fleet
-// that they keep, the router that frontends call. `fairway epp` and `fairway up` put an ext_proc server
-// before it, the Envoy module puts itself.
+// The endpoint picker put together, but for who asks it: sources on a control loop, admin pages on a loop of
+// theirs, the fleet that they keep, the router that frontends call. `fairway epp` and `fairway up` put an
+// ext_proc server before it, the Envoy module puts itself.
 #pragma once
 
 #include <cstddef>

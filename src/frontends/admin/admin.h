@@ -29,7 +29,8 @@ struct Options {
   uint16_t port = 9090;  // 0: a free one
 };
 
-// What the pages show. Called on the loop, one at a time.
+// What the pages show. Called on the server's loop, one at a time: a thread of its own, so what it reads is
+// published or atomic.
 struct Content {
   const base::Registry* registry = nullptr;  // REQUIRES: set, outlives the server
   std::function<bool()> ready;               // empty: always ready
