@@ -7,7 +7,7 @@
 #include <cstring>
 #include <string_view>
 
-#if defined(__x86_64__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -126,7 +126,7 @@ const char* SkipPlainPortable(const char* p, const char* end) {
   return p;
 }
 
-#if defined(__x86_64__)
+#if defined(__SSE2__)
 
 const char* SkipPlainSse2(const char* p, const char* end) {
   const __m128i quote = _mm_set1_epi8('"');
@@ -344,7 +344,7 @@ template <bool kEscapesToo>
 
 constexpr auto kKernels = std::to_array<StringKernel>({
     {"portable", SkipPlainPortable, SkipText<SkipPlainPortable>},
-#if defined(__x86_64__)
+#if defined(__SSE2__)
     {"sse2", SkipPlainSse2, SkipText<SkipPlainSse2>},
     {"avx2", SkipAvx2<false>, SkipAvx2<true>},
 #endif
@@ -353,7 +353,7 @@ constexpr auto kKernels = std::to_array<StringKernel>({
 }  // namespace
 
 std::span<const StringKernel> AllStringKernels() {
-#if defined(__x86_64__)
+#if defined(__SSE2__)
   const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("bmi") != 0;
   return std::span(kKernels).first(avx2 ? 3 : 2);
 #else

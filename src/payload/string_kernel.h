@@ -7,6 +7,8 @@
 #pragma once
 
 #include <bit>
+#include <cstdint>
+#include <cstring>
 #include <span>
 
 #if defined(__SSE2__)
@@ -34,10 +36,30 @@ const StringKernel& BestStringKernel();
 // Every one this CPU can run, slowest first, for tests and benchmarks that compare them.
 std::span<const StringKernel> AllStringKernels();
 
-// How many of the 16 bytes at `p` are plain ASCII before the first that is not; for short strings, where a
-// call costs more than the work. May say 0 for want of a fast way.
-inline unsigned PlainAsciiPrefix16([[maybe_unused]] const char* p) {
+// How many of the 16 bytes at `p` are plain ASCII before the first that is not, 16 when all are; for short
+// strings, where a call costs more than the work. Exact, or 16: that says "ask the kernel", and is right for
+// any bytes. Any smaller number is taken for the place of the first byte that is not plain.
+//
+// For any CPU: eight bytes at a time. Of the flags that a borrow may set for nothing, none is below the first
+// that is right, so the lowest one is exact.
+inline unsigned PlainAsciiPrefix16Portable(const char* p) {
+  if constexpr (std::endian::native != std::endian::little) return 16;
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  constexpr uint64_t kHighs = 0x8080808080808080;
+  for (unsigned i = 0; i < 16; i += 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, p + i, sizeof word);
+    const auto zero = [](uint64_t x) { return (x - kOnes) & ~x; };
+    const uint64_t control = (word - kOnes * 0x20) & ~word;
+    const uint64_t stop =
+        (word | control | zero(word ^ (kOnes * '"')) | zero(word ^ (kOnes * '\\'))) & kHighs;
+    if (stop != 0) return i + static_cast<unsigned>(std::countr_zero(stop)) / 8;
+  }
+  return 16;
+}
+
 #if defined(__SSE2__)
+inline unsigned PlainAsciiPrefix16(const char* p) {
   const __m128i block = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   const __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(block, _mm_set1_epi8(0x1f)), block);
   const __m128i special = _mm_or_si128(
@@ -45,10 +67,10 @@ inline unsigned PlainAsciiPrefix16([[maybe_unused]] const char* p) {
       control);
   const auto stop = static_cast<unsigned>(_mm_movemask_epi8(_mm_or_si128(special, block)));
   return static_cast<unsigned>(std::countr_zero(stop | 0x10000U));
-#else
-  return 0;
-#endif
 }
+#else
+inline unsigned PlainAsciiPrefix16(const char* p) { return PlainAsciiPrefix16Portable(p); }
+#endif
 
 // UTF-8 decoding state for text that is cut inside a sequence. Table 3-7 of the Unicode standard.
 struct Utf8Tail {

@@ -108,6 +108,47 @@ TEST(StringKernel, RandomTextOfAllScriptsValidAndBroken) {
   }
 }
 
+// Of both forms: what is compiled here for every CPU, and what this CPU has.
+void CheckPrefix(const std::string& block) {
+  unsigned expected = 0;
+  while (expected < 16) {
+    const auto c = static_cast<unsigned char>(block[expected]);
+    if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\') break;
+    ++expected;
+  }
+  ASSERT_EQ(PlainAsciiPrefix16Portable(block.data()), expected) << testing::PrintToString(block);
+  ASSERT_EQ(PlainAsciiPrefix16(block.data()), expected) << testing::PrintToString(block);
+}
+
+TEST(PlainAsciiPrefix16, FindsEveryByteAtEveryPlace) {
+  for (const char filler : {'x', ' ', '!', '\x7f'}) {
+    CheckPrefix(std::string(16, filler));
+    for (size_t at = 0; at < 16; ++at) {
+      for (int byte = 0; byte < 256; ++byte) {
+        std::string block(16, filler);
+        block[at] = static_cast<char>(byte);
+        CheckPrefix(block);
+      }
+    }
+  }
+}
+
+TEST(PlainAsciiPrefix16, OfTwoTheFirstCounts) {
+  constexpr std::string_view kBytes("\"\\\n\0\x1f\x80\xff !#[]", 12);
+  for (size_t at = 0; at < 16; ++at) {
+    for (size_t behind = at + 1; behind < 16; ++behind) {
+      for (const char first : kBytes) {
+        for (const char second : kBytes) {
+          std::string block(16, 'x');
+          block[at] = first;
+          block[behind] = second;
+          CheckPrefix(block);
+        }
+      }
+    }
+  }
+}
+
 TEST(Utf8Tail, KnowsTheLengthOfASequence) {
   Utf8Tail tail;
   EXPECT_FALSE(tail.Begin(0xc1));
