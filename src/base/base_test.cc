@@ -96,10 +96,64 @@ TEST(Strings, NearestSuggestsWhatWasMeant) {
   EXPECT_FALSE(Nearest("gemma", names));
 }
 
+TEST(Strings, NearestLooksAtNoLongTextsAndPrefersTheFirstOfEquals) {
+  const std::string text(257, 'a');
+  const std::vector<std::string> same{text + "b", text};
+  EXPECT_FALSE(Nearest(text, same));
+  EXPECT_EQ(Nearest("abcdef", std::vector<std::string>{"abcdxx", "abcdeg", "abcdeh"}), "abcdeg");
+  EXPECT_EQ(Nearest("abcdef", std::vector<std::string>{"zzzzzz", "abcdefghijkl", "abcdeg"}), "abcdeg");
+  EXPECT_EQ(Nearest("kitten", std::vector<std::string>{"sitting"}), std::nullopt) << "three of seven edits";
+}
+
+TEST(Strings, CleanTextIsUtf8WithoutControlsCutBetweenCharacters) {
+  EXPECT_EQ(CleanText("plain", 128), "plain");
+  EXPECT_EQ(CleanText("a\xff"
+                      "b\xc3",
+                      128),
+            "a\xef\xbf\xbd"
+            "b\xef\xbf\xbd");
+  EXPECT_EQ(CleanText("a\n\x1b[31m\x7f", 128), "a\xef\xbf\xbd\xef\xbf\xbd[31m\xef\xbf\xbd");
+  EXPECT_EQ(CleanText("\xc2\x9b"
+                      "31m\xc2\xa0",
+                      128),
+            "\xef\xbf\xbd"
+            "31m\xc2\xa0")
+      << "CSI is C1, a space is not";
+  const std::string euros = "\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac";
+  EXPECT_EQ(CleanText(euros, 9), euros);
+  EXPECT_EQ(CleanText(euros, 8), euros.substr(0, 6));
+  EXPECT_EQ(CleanText("\xff\xff", 4), "\xef\xbf\xbd");
+  EXPECT_EQ(CleanText("\xed\xa0\x80", 9), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd")
+      << "half of a surrogate pair";
+}
+
+TEST(Strings, CanonicalAddressWritesIpv6AsEverybodyDoes) {
+  EXPECT_EQ(CanonicalAddress("10.0.0.1:8000"), "10.0.0.1:8000");
+  EXPECT_EQ(CanonicalAddress("FD00:0:0::1"), "fd00::1");
+  EXPECT_EQ(CanonicalAddress("[fd00:0000::0001]:8000"), "[fd00::1]:8000");
+  EXPECT_EQ(CanonicalAddress("[FD00::A]"), "[fd00::a]");
+  for (const char* odd : {"", "[", "[::1", "a:b:c", "fe80::1%eth0", "[x]:1", "::1::", "host:80"}) {
+    EXPECT_EQ(CanonicalAddress(odd), odd);
+  }
+}
+
+TEST(Strings, HashesOfEqualTextsAreEqualAndOthersSpread) {
+  const StringHash hash;
+  std::array<int, 64> buckets{};
+  for (int i = 0; i < 6400; ++i) {
+    const std::string text(static_cast<size_t>(i % 40), static_cast<char>('a' + i / 40 % 26));
+    const std::string numbered = text + std::to_string(i);
+    EXPECT_EQ(hash(numbered), hash(std::string_view(numbered)));
+    ++buckets[hash(numbered) % buckets.size()];
+  }
+  for (const int count : buckets) EXPECT_NEAR(count, 100, 60);  // 6 sigma
+}
+
 TEST(Strings, JsonStringIsAlwaysValidJson) {
   EXPECT_EQ(JsonString("a\"b\\c\n\x01"), R"("a\"b\\c\n\u0001")");
   EXPECT_EQ(JsonString("h\xc3\xa9"), "\"h\xc3\xa9\"");
   EXPECT_EQ(JsonString("\xff\xc3"), R"("\ufffd\ufffd")");
+  EXPECT_EQ(JsonString("\x7f\xc2\x9b\xc2\xa0"), "\"\\u007f\\u009b\xc2\xa0\"");
 }
 
 TEST(Log, WritesTextAndJson) {
@@ -115,6 +169,24 @@ TEST(Log, WritesTextAndJson) {
   const Log json(LogLevel::kDebug, LogFormat::kJson, [&](std::string_view line) { out = line; });
   json.Error("bad \"file\"", {{"line", "3"}});
   EXPECT_NE(out.find(R"("level":"error","msg":"bad \"file\"","line":"3"})"), std::string::npos) << out;
+}
+
+TEST(Log, NothingThatATerminalObeysPasses) {
+  std::string out;
+  const Log text(LogLevel::kInfo, LogFormat::kText, [&](std::string_view line) { out = line; });
+  text.Info(
+      "one\nof\x1b[2J\xc2\x9b"
+      "2J",
+      {{"csi",
+        "\xc2\x9b"
+        "31m"},
+       {"bad", "\xff"},
+       {"good", "h\xc3\xa9"}});
+  const std::string replaced = "\xef\xbf\xbd";
+  EXPECT_NE(out.find("one\nof" + replaced + "[2J" + replaced +
+                     "2J csi=\"\\u009b31m\" bad=\"\\ufffd\" good=h\xc3\xa9\n"),
+            std::string::npos)
+      << out;
 }
 
 TEST(Log, LimitHoldsBackAndCounts) {

@@ -25,11 +25,17 @@ std::string Timestamp() {
 }
 
 bool NeedsQuotes(std::string_view value) {
-  if (value.empty()) return true;
-  for (const char c : value) {
-    if (static_cast<unsigned char>(c) <= 0x20 || c == '"' || c == '=' || c == '\\' || c == 0x7f) return true;
+  return value.empty() || value.find_first_of(" \"=\\") != std::string_view::npos ||
+         CleanText(value, value.size()) != value;
+}
+
+// A message may have lines; what else a terminal would obey goes.
+void AppendMessage(std::string& out, std::string_view message) {
+  const auto lines = Split(message, '\n');
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (i > 0) out += '\n';
+    out += CleanText(lines[i], 3 * lines[i].size());  // U+FFFD may take the place of one byte
   }
-  return false;
 }
 
 }  // namespace
@@ -63,7 +69,7 @@ void Log::Write(LogLevel level, std::string_view message, std::initializer_list<
     line += ' ';
     line += kUpper[index];
     line += ' ';
-    line += message;
+    AppendMessage(line, message);
     for (const LogField& field : fields) {
       line += ' ';
       line += field.key;

@@ -1,26 +1,34 @@
 #include "base/strings.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/random.h>
+
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
-#include <limits>
+#include <cstring>
 
 namespace fairway::base {
 namespace {
 
 char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
-size_t EditDistance(std::string_view a, std::string_view b) {
+// Beyond `limit` any number above it: rows whose best is beyond it are not looked at further.
+size_t EditDistance(std::string_view a, std::string_view b, size_t limit) {
   std::vector<size_t> row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
   for (size_t i = 1; i <= a.size(); ++i) {
     size_t diagonal = row[0];
-    row[0] = i;
+    size_t best = row[0] = i;
     for (size_t j = 1; j <= b.size(); ++j) {
       const size_t substituted = diagonal + (Lower(a[i - 1]) != Lower(b[j - 1]) ? 1 : 0);
       diagonal = row[j];
       row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+      best = std::min(best, row[j]);
     }
+    if (best > limit) return best;
   }
   return row[b.size()];
 }
@@ -43,7 +51,63 @@ size_t Utf8Length(std::string_view text) {
   return 0;
 }
 
+// Of the character of `length` bytes at `text`. C1 is two bytes in UTF-8: c2 80 to c2 9f.
+bool IsControl(std::string_view text, size_t length) {
+  const auto first = static_cast<unsigned char>(text[0]);
+  if (length == 1) return first < 0x20 || first == 0x7f;
+  return length == 2 && first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
+}
+
+struct HashKey {
+  uint64_t first = 0;
+  uint64_t second = 0;
+};
+
+HashKey DrawHashKey() {
+  HashKey key;
+  // At boot the system may have no entropy yet, and then where it put us has to do.
+  if (getrandom(&key, sizeof key, GRND_NONBLOCK) != sizeof key) key.second ^= std::bit_cast<uint64_t>(&key);
+  return key;
+}
+
+// One round of SipHash (Aumasson and Bernstein, 2012).
+void SipRound(std::array<uint64_t, 4>& v) {
+  v[0] += v[1];
+  v[1] = std::rotl(v[1], 13) ^ v[0];
+  v[0] = std::rotl(v[0], 32);
+  v[2] += v[3];
+  v[3] = std::rotl(v[3], 16) ^ v[2];
+  v[0] += v[3];
+  v[3] = std::rotl(v[3], 21) ^ v[0];
+  v[2] += v[1];
+  v[1] = std::rotl(v[1], 17) ^ v[2];
+  v[2] = std::rotl(v[2], 32);
+}
+
 }  // namespace
+
+size_t StringHash::operator()(std::string_view text) const noexcept {
+  static const HashKey key = DrawHashKey();
+  std::array<uint64_t, 4> v{key.first ^ 0x736f6d6570736575, key.second ^ 0x646f72616e646f6d,
+                            key.first ^ 0x6c7967656e657261, key.second ^ 0x7465646279746573};
+  const auto take = [&v](uint64_t word) {
+    v[3] ^= word;
+    SipRound(v);
+    v[0] ^= word;
+  };
+  uint64_t last = static_cast<uint64_t>(text.size()) << 56;
+  while (text.size() >= 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, text.data(), 8);
+    take(word);
+    text.remove_prefix(8);
+  }
+  for (size_t i = 0; i < text.size(); ++i) last |= uint64_t{static_cast<unsigned char>(text[i])} << (8 * i);
+  take(last);
+  v[2] ^= 0xff;
+  for (int i = 0; i < 3; ++i) SipRound(v);
+  return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
 
 std::string_view Trim(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n\f\v";
@@ -131,24 +195,66 @@ std::optional<uint64_t> ParseQuantity(std::string_view text) {
 }
 
 std::optional<std::string> Nearest(std::string_view wanted, std::span<const std::string> candidates) {
+  constexpr size_t kMaxText = 256;
+  if (wanted.empty() || wanted.size() > kMaxText) return std::nullopt;
   const std::string* best = nullptr;
-  size_t best_cost = std::numeric_limits<size_t>::max();
+  size_t best_cost = 0;
   for (const std::string& candidate : candidates) {
-    if (candidate.empty() || wanted.empty()) continue;
-    size_t cost = EditDistance(wanted, candidate);
-    const size_t longer = std::max(wanted.size(), candidate.size());
+    if (candidate.empty() || candidate.size() > kMaxText) continue;
+    const auto [shorter, longer] = std::minmax({wanted.size(), candidate.size()});
     // One is the beginning of the other ("vllm-llama2-7b" of "vllm-llama2-7b-pool"): near, however long the
     // ending.
-    const bool prefix = std::min(wanted.size(), candidate.size()) >= 3 &&
-                        (candidate.starts_with(wanted) || wanted.starts_with(candidate));
-    if (!prefix && cost > std::max<size_t>(1, longer / 3)) continue;
-    if (cost < best_cost) {
-      best_cost = cost;
-      best = &candidate;
+    size_t cost = longer - shorter;
+    const bool prefix = shorter >= 3 && (candidate.starts_with(wanted) || wanted.starts_with(candidate));
+    if (!prefix) {
+      size_t limit = std::max<size_t>(1, longer / 3);
+      if (best != nullptr) limit = std::min(limit, best_cost);
+      if (cost > limit) continue;
+      cost = EditDistance(wanted, candidate, limit);
+      if (cost > limit) continue;
     }
+    if (best != nullptr && cost >= best_cost) continue;
+    best_cost = cost;
+    best = &candidate;
   }
   if (best == nullptr) return std::nullopt;
   return *best;
+}
+
+std::string CleanText(std::string_view text, size_t max) {
+  constexpr std::string_view kReplacement = "\xef\xbf\xbd";
+  std::string out;
+  out.reserve(std::min(text.size(), max));
+  while (!text.empty()) {
+    const size_t length = Utf8Length(text);
+    const bool kept = length > 0 && !IsControl(text, length);
+    const std::string_view character = kept ? text.substr(0, length) : kReplacement;
+    if (out.size() + character.size() > max) break;
+    out += character;
+    text.remove_prefix(std::max<size_t>(length, 1));
+  }
+  return out;
+}
+
+std::string CanonicalAddress(std::string_view text) {
+  std::string_view host = text;
+  std::string_view port;
+  const bool brackets = text.starts_with('[');
+  if (brackets) {
+    const size_t end = text.find(']');
+    if (end == std::string_view::npos) return std::string(text);
+    host = text.substr(1, end - 1);
+    port = text.substr(end + 1);
+  }
+  in6_addr parsed{};
+  std::array<char, INET6_ADDRSTRLEN> written{};
+  if (host.find(':') == std::string_view::npos || host.size() >= written.size() ||
+      inet_pton(AF_INET6, std::string(host).c_str(), &parsed) != 1 ||
+      inet_ntop(AF_INET6, &parsed, written.data(), written.size()) == nullptr) {
+    return std::string(text);
+  }
+  std::string out = written.data();
+  return brackets ? "[" + out + "]" + std::string(port) : out;
 }
 
 void AppendJsonString(std::string& out, std::string_view text) {
@@ -162,28 +268,21 @@ void AppendJsonString(std::string& out, std::string_view text) {
       text.remove_prefix(1);
       continue;
     }
-    if (length == 1 && (static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\' || c == 0x7f)) {
-      switch (c) {
-        case '"':
-          out += "\\\"";
-          break;
-        case '\\':
-          out += "\\\\";
-          break;
-        case '\n':
-          out += "\\n";
-          break;
-        case '\r':
-          out += "\\r";
-          break;
-        case '\t':
-          out += "\\t";
-          break;
-        default:
-          out += "\\u00";
-          out += kHex[static_cast<unsigned char>(c) >> 4];
-          out += kHex[static_cast<unsigned char>(c) & 15];
-      }
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\r') {
+      out += "\\r";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else if (IsControl(text, length)) {
+      const auto code =
+          static_cast<unsigned char>(text[length - 1]);  // U+0000 to U+009F: the last byte is it
+      out += "\\u00";
+      out += kHex[code >> 4];
+      out += kHex[code & 15];
     } else {
       out.append(text.substr(0, length));
     }

@@ -3,7 +3,6 @@
 
 #include <charconv>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -40,18 +39,31 @@ std::optional<int64_t> ParseDuration(std::string_view text);
 std::optional<uint64_t> ParseQuantity(std::string_view text);
 
 // Of `candidates` the one a mistyped `wanted` most likely meant: a case mismatch, a missing or extra ending,
-// or few edits. Nothing when none is near. For "did you mean" hints, not for decisions.
+// or few edits. Nothing when none is near, and for texts of more than 256 bytes. For "did you mean" hints,
+// not for decisions. A candidate costs at most the product of both lengths, and next to nothing where they
+// differ by more than a third.
 std::optional<std::string> Nearest(std::string_view wanted, std::span<const std::string> candidates);
 
+// Text of somebody else's, fit for a label, a log line or an answer: valid UTF-8 of at most `max` bytes, cut
+// between two characters. What is no UTF-8 becomes U+FFFD, and so do control characters, which a terminal
+// obeys: C0, DEL and C1 (U+0080 to U+009F, among them CSI).
+std::string CleanText(std::string_view text, size_t max);
+
+// An address as all others write it: IPv6 as in RFC 5952, so that equal addresses are equal texts. Takes
+// "host", "[host]" and "[host]:port"; what has no IPv6 in it comes back as it is.
+std::string CanonicalAddress(std::string_view text);
+
 // Appends `text` as a JSON string with quotes. Invalid UTF-8 becomes U+FFFD, so that the output is always
-// valid JSON.
+// valid JSON; control characters are escaped, C1 among them.
 void AppendJsonString(std::string& out, std::string_view text);
 std::string JsonString(std::string_view text);
 
-// Where text is looked up in a map keyed by std::string without making a string of it.
+// For maps keyed by std::string: text is looked up without making a string of it, and the hash (SipHash-1-3
+// under a key that each process draws anew) is one that nobody outside can make collide. So the order of a
+// map's entries differs from process to process.
 struct StringHash {
   using is_transparent = void;
-  size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>{}(text); }
+  size_t operator()(std::string_view text) const noexcept;
 };
 
 }  // namespace fairway::base
