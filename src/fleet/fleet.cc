@@ -40,6 +40,13 @@ ModelMap MakeModels(const api::Manifests& manifests, const api::InferencePool& p
   return models;
 }
 
+std::shared_ptr<const std::vector<std::string>> NamesOf(const ModelMap& models) {
+  auto names = std::make_shared<std::vector<std::string>>();
+  for (const auto& [name, model] : models) names->push_back(name);
+  std::sort(names->begin(), names->end());
+  return names;
+}
+
 Policies::Rewrite MakeRewrite(const std::string& name, const api::InferenceModelRewrite::Rule& rule) {
   Policies::Rewrite rewrite{.name = name, .targets = {}};
   const bool weighted = std::any_of(rule.targets.begin(), rule.targets.end(),
@@ -121,6 +128,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
     if (source.picker) pool->failure_mode = source.picker->failure_mode;
     pool->app_protocol = source.app_protocol;
     pool->models = MakeModels(manifests, source);
+    pool->model_names = NamesOf(pool->models);
     pool->policies = MakePolicies(manifests, source);
 
     std::map<std::string_view, std::shared_ptr<EndpointCell>> cells;
@@ -147,6 +155,7 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
         }
         endpoint.host = resolved->second;
       }
+      endpoint.host = base::CanonicalAddress(endpoint.host);
       endpoint.name = entry.name;
       endpoint.namespace_name = entry.namespace_name;
       endpoint.port = entry.port;

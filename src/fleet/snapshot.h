@@ -27,7 +27,7 @@ struct Endpoint {
   std::string id;    // stable while the server lives: "namespace/name", its address and, for a Pod, its uid
   std::string name;  // the pod's or the file's name
   std::string namespace_name;
-  std::string host;  // IP literal without brackets
+  std::string host;  // IP literal without brackets, IPv6 as base::CanonicalAddress has it
   uint16_t port = 0;
   std::string address;  // "ip:port", IPv6 in brackets: what headers and metadata carry
   std::string metrics_host;
@@ -102,7 +102,9 @@ struct PoolSnapshot {
   std::vector<const EndpointLoad*> loads;
   mutable OldestScrape oldest_scrape;  // of all endpoints; the only thing here that changes
 
-  ModelMap models;                           // empty: the pool has no InferenceModels, any model goes
+  ModelMap models;  // empty: the pool has no InferenceModels, any model goes
+  // Their names in order; never null.
+  std::shared_ptr<const std::vector<std::string>> model_names;
   AdapterMap adapters;                       // name -> id in the cells' AdapterSets
   std::shared_ptr<const Policies> policies;  // null: no objective and no rewrite names the pool
 

@@ -26,7 +26,7 @@ std::string Number(double value) {
 void AddText(std::string& out, std::string_view key, std::string_view value) {
   if (!out.empty() && out.back() != '{') out += ',';
   out.append("\"").append(key).append("\":");
-  base::AppendJsonString(out, value.substr(0, kMaxText));
+  base::AppendJsonString(out, base::CleanText(value, kMaxText));
 }
 
 // `json` as it is.

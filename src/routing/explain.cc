@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdio>
 
+#include "base/strings.h"
+
 namespace fairway::routing {
 namespace {
 
@@ -21,13 +23,8 @@ void Pad(std::string& out, std::string_view text, size_t width) {
   out.append(width > text.size() ? width - text.size() : 1, ' ');
 }
 
-// Client text in a log line: no control characters, bounded.
-std::string Printable(std::string_view text) {
-  std::string out(text.substr(0, 120));
-  std::replace_if(
-      out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return out;
-}
+// Client text in a log line.
+std::string Printable(std::string_view text) { return base::CleanText(text, 120); }
 
 }  // namespace
 

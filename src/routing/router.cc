@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -21,35 +22,59 @@ constexpr size_t kMaxFairnessId = 128;  // longer ones are cut in labels
 
 Rejection BadRequest(std::string message) { return {400, "BadRequest", std::move(message), ""}; }
 
-// Client text in an answer: bounded.
+// Client text in an answer.
 std::string Quoted(std::string_view text) {
   constexpr size_t kMax = 200;
-  return "\"" + std::string(text.substr(0, kMax)) + (text.size() > kMax ? "..." : "") + "\"";
+  return "\"" + base::CleanText(text, kMax) + (text.size() > kMax ? "..." : "") + "\"";
+}
+
+// What the client may have meant, of the declared names that stand next to the wanted one: a mistake is
+// seldom in the first letters. A client can ask for this as often as it likes, so it is bounded: 32 names,
+// and 64 bytes of each.
+std::optional<std::string> NearestModel(const std::vector<std::string>& names, std::string_view wanted) {
+  constexpr std::ptrdiff_t kMaxNames = 32;
+  constexpr size_t kMaxText = 64;
+  if (wanted.size() > kMaxText) return std::nullopt;
+  const auto at = std::lower_bound(names.begin(), names.end(), wanted);
+  const auto end = at + std::min(names.end() - at, kMaxNames / 2);
+  const auto begin = end - std::min(end - names.begin(), kMaxNames);
+  std::vector<std::string> near;
+  std::copy_if(begin, end, std::back_inserter(near),
+               [](const auto& name) { return name.size() <= kMaxText; });
+  return base::Nearest(wanted, near);
 }
 
 Rejection UnknownModel(const fleet::PoolSnapshot& pool, std::string_view model) {
-  std::vector<std::string> names;
-  for (const auto& [name, entry] : pool.models) names.push_back(name);
-  std::sort(names.begin(), names.end());
   std::string message = "model " + Quoted(model) + " is not served here";
-  if (const auto near = base::Nearest(model, names)) message += "; did you mean " + Quoted(*near) + "?";
+  if (const auto near = NearestModel(*pool.model_names, model)) {
+    message += "; did you mean " + Quoted(*near) + "?";
+  }
   return {404, "NotFound", std::move(message), ""};
 }
 
-// The endpoints that a hint allows, each once, in the pool's order of mention. A port counts when it is
-// given.
+// The endpoints that a hint allows, each once, in the pool's order. A port counts when it is given. Work is
+// bounded by the hints and the endpoints: however often a host is named, its endpoints are added once.
 void SelectSubset(const fleet::PoolSnapshot& pool, const SubsetHint& hint, std::vector<uint32_t>& out) {
+  constexpr size_t kMaxHints = 1000;
+  std::vector<std::string> wanted;
+  wanted.reserve(std::min(hint.size(), kMaxHints));
+  for (const std::string& entry : std::span(hint).first(std::min(hint.size(), kMaxHints))) {
+    std::string address = base::CanonicalAddress(entry);
+    if (address.size() > 2 && address.front() == '[' && address.back() == ']') {
+      address = address.substr(1, address.size() - 2);
+    }
+    wanted.push_back(std::move(address));
+  }
+  std::sort(wanted.begin(), wanted.end());
+  wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
   out.clear();
-  const auto add = [&out](uint32_t number) { out.push_back(number); };
-  for (const std::string& entry : hint) {
-    if (const auto exact = pool.by_address.find(entry); exact != pool.by_address.end()) {
-      add(exact->second);
+  for (const std::string& address : wanted) {
+    if (const auto exact = pool.by_address.find(address); exact != pool.by_address.end()) {
+      out.push_back(exact->second);
       continue;
     }
-    std::string_view host = entry;
-    if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-    const auto [first, last] = pool.by_host.equal_range(host);
-    for (auto it = first; it != last; ++it) add(it->second);
+    const auto [first, last] = pool.by_host.equal_range(address);
+    for (auto it = first; it != last; ++it) out.push_back(it->second);
   }
   std::sort(out.begin(), out.end());
   out.erase(std::unique(out.begin(), out.end()), out.end());

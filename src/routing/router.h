@@ -34,7 +34,8 @@
 namespace fairway::routing {
 
 // Which endpoints the gateway allows (metadata envoy.lb.subset_hint; the extension's endpoint picker
-// protocol, proposal 004): "ip:port" or a bare "ip" for all its ports. Present but empty allows none.
+// protocol, proposal 004): "ip:port" or a bare "ip" for all its ports. Present but empty allows none. The
+// first 1,000 count.
 using SubsetHint = std::vector<std::string>;
 
 // What a frontend knows of a request when it asks for an endpoint. All views are valid during Begin only.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -290,6 +291,32 @@ TEST(Refusals, UnknownModelIs404WithTheNearestName) {
   EXPECT_LT(scene.Refused(Completion(std::string(3000, 'x'))).message.size(), 300u);
 }
 
+// An edit distance of 4 KB against each of a thousand names of 256 bytes took 1.9 s.
+TEST(Refusals, AnUnknownModelIsRefusedAtOnceWhateverItsLength) {
+  std::vector<api::InferenceModel> models;
+  for (int i = 0; i < 1000; ++i) {
+    models.push_back(Model("m" + std::to_string(i) + std::string(252, 'x'), api::Criticality::kCritical));
+  }
+  for (const char* name : {"llama2", "llama3", "mistral-7b"})
+    models.push_back(Model(name, api::Criticality::kCritical));
+  Scene scene({{"A"}}, std::move(models));
+  const std::string body = Completion(std::string(4096, 'm'));
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(scene.Refused(body).status, 404);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_THAT(scene.Refused(Completion("mistral-7")).message, HasSubstr("did you mean \"mistral-7b\"?"));
+  EXPECT_THAT(scene.Refused(Completion("llama4")).message, HasSubstr("did you mean \"llama2\"?"));
+}
+
+TEST(Refusals, WhatTheAnswerRepeatsIsPrintable) {
+  Scene scene({{"A"}}, {Model("llama2", api::Criticality::kCritical)});
+  EXPECT_EQ(scene.Refused(Completion("a\\u009b31m")).message,
+            "model \"a\xef\xbf\xbd"
+            "31m\" is not served here");
+  EXPECT_EQ(scene.Refused(Completion(std::string(199, 'x') + "\xe2\x82\xac")).message,
+            "model \"" + std::string(199, 'x') + "...\" is not served here");
+}
+
 TEST(Refusals, AnyModelGoesWithoutInferenceModels) {
   Scene scene({{"A"}});
   EXPECT_EQ(scene.Get(Completion("whatever")).target_model(), "whatever");
@@ -337,6 +364,57 @@ TEST(Subset, AddressesWithAndWithoutPort) {
   EXPECT_EQ(pick({"10.9.9.9"}), "503");
   EXPECT_EQ(pick({}), "503");
   EXPECT_EQ(pick({"10.9.9.9", "10.0.0.2:8000", "10.0.0.2"}), "10.0.0.2:8000");
+}
+
+// All endpoints of a host were looked up for each mention of it.
+TEST(Subset, ManyHintsOfOneHostAreOne) {
+  std::vector<tests::ServerState> servers(1000);
+  for (size_t i = 0; i < servers.size(); ++i) servers[i] = {.name = "s" + std::to_string(i), .waiting = 9};
+  Scene scene(servers);
+  uint16_t port = 8000;
+  for (auto& endpoint : scene.pool.manifests().endpoints) {
+    endpoint.address = "fd00::1";
+    endpoint.port = port++;
+  }
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  servers[700].waiting = 0;
+  for (size_t i = 0; i < servers.size(); ++i) scene.pool.Scrape(i, servers[i], kSecond);
+  const SubsetHint hint(100'000, "[FD00:0:0::1]");
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(scene.Get(Completion("m"), "/v1/completions", {.subset = &hint}).destination(),
+              "[fd00::1]:8700");
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+}
+
+TEST(Subset, TheFirstThousandHintsCount) {
+  Scene scene({{"A"}, {"B"}});
+  SubsetHint hint;
+  for (int i = 0; i < 1000; ++i) hint.push_back("10.9.9.9:" + std::to_string(i));
+  hint.emplace_back("10.0.0.1:8000");
+  EXPECT_EQ(scene.Refused(Completion("m"), "/v1/completions", {.subset = &hint}).status, 503);
+  hint.erase(hint.begin());
+  EXPECT_EQ(scene.Get(Completion("m"), "/v1/completions", {.subset = &hint}).destination(), "10.0.0.1:8000");
+}
+
+// However somebody writes an IPv6 address, in manifests, hints or responses, it is the same server.
+TEST(Ipv6, IsComparedInItsCanonicalForm) {
+  Scene scene({{"A", 5}, {"B", 0}});
+  auto& endpoints = scene.pool.manifests().endpoints;
+  endpoints[0].address = "FD00:0:0::1";
+  endpoints[1].address = "fd00:0::0:2";
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  scene.pool.Scrape(0, {.waiting = 5}, kSecond);
+  scene.pool.Scrape(1, {.waiting = 0}, kSecond);
+  for (const char* text : {"fd00::1", "[FD00::0001]", "[fd00:0:0:0:0:0:0:1]:8000", "FD00::1"}) {
+    const SubsetHint hint{text};
+    Ticket ticket = scene.Get(Completion("m"), "/v1/completions", {.subset = &hint});
+    EXPECT_EQ(ticket.destination(), "[fd00::1]:8000") << text;
+    ticket.OnResponseHeaders(200, "[FD00::0:2]:8000", false);
+    EXPECT_EQ(scene.cell(0).inflight(), 0u);
+    EXPECT_EQ(scene.cell(1).inflight(), 1u);
+  }
 }
 
 TEST(Subset, CanBeSwitchedOff) {

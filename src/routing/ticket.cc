@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/result.h"
+#include "base/strings.h"
 #include "routing/router.h"
 #include "routing/worker.h"
 
@@ -104,7 +105,7 @@ SpareBlocks::~SpareBlocks() {
   const std::string_view pool_key = request_class->pool_key();
   const fleet::PoolSnapshot* pool = worker->reader.Get()->FindPool(pool_key);
   if (pool == nullptr) return;
-  const auto found = pool->by_address.find(served);
+  const auto found = pool->by_address.find(base::CanonicalAddress(served));
   if (found == pool->by_address.end()) return;
   worker->metrics.ServedElsewhere(pool_key).Add();
   auto moved = pool->endpoints[found->second].cell;

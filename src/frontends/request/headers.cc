@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::string_view kDefaultPath = "/v1/completions";  // as the reference has it
 constexpr std::string_view kOwnPrefix = "x-fairway-";
-constexpr size_t kMaxHintEntries = 100'000;
+constexpr size_t kMaxHints = 1000;
 
 // The picker's own headers, and those that tell a prefill/decode side-car where to connect to.
 constexpr std::array kControlHeaders = {
@@ -70,16 +70,19 @@ bool IsControlHeader(std::string_view name) {
     } else if (name == "x-gateway-inference-objective" && !objective_by_new_name_) {
       headers_.objective = value;
     }
-    auto& control = headers_.control;
     if (name == kDestination) {
       headers_.has_destination = true;
-    } else if (std::find(control.begin(), control.end(), name) == control.end()) {
-      control.push_back(name);
+    } else {
+      headers_.control.push_back(name);
     }
   }
 }
 
 [[gnu::hot]] RequestHeaders HeaderReader::Finish() {
+  if (auto& control = headers_.control; control.size() > 1) [[unlikely]] {
+    std::sort(control.begin(), control.end());
+    control.erase(std::unique(control.begin(), control.end()), control.end());
+  }
   if (headers_.path.empty()) {
     headers_.path = !original_path_.empty()    ? original_path_
                     : !forwarded_path_.empty() ? forwarded_path_
@@ -89,9 +92,11 @@ bool IsControlHeader(std::string_view name) {
 }
 
 void AddHints(std::string_view text, routing::SubsetHint& hint) {
-  for (const std::string_view piece : base::Split(text, ',')) {
-    const std::string_view entry = base::Trim(piece);
-    if (!entry.empty() && hint.size() < kMaxHintEntries) hint.emplace_back(entry);
+  while (!text.empty() && hint.size() < kMaxHints) {
+    const size_t end = std::min(text.find(','), text.size());
+    const std::string_view entry = base::Trim(text.substr(0, end));
+    if (!entry.empty()) hint.emplace_back(entry);
+    text.remove_prefix(std::min(end + 1, text.size()));
   }
 }
 

@@ -36,8 +36,8 @@ struct RequestHeaders {
   bool has_destination = false;  // the client sent a kDestination of its own
   bool has_content_length = false;
   uint64_t content_length = 0;
-  // What the client said to us and no model server is to hear: to be removed. kDestination is not among them:
-  // it is overwritten.
+  // What the client said to us and no model server is to hear, each name once, in order: to be removed.
+  // kDestination is not among them: it is overwritten.
   std::vector<std::string_view> control;
 };
 
@@ -55,7 +55,8 @@ class HeaderReader {
   bool objective_by_new_name_ = false;
 };
 
-// Appends the endpoints that `text` lists, separated by commas. At most 100,000 are kept.
+// Appends the endpoints that `text` lists, separated by commas. A hint has 1,000 at most: what is beyond them
+// is not looked at, so that fewer endpoints are allowed than the gateway said, and never others.
 void AddHints(std::string_view text, routing::SubsetHint& hint);
 
 // A version 4 UUID (RFC 9562), for requests that came without an id.
