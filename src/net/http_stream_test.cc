@@ -7,6 +7,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +17,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "net/tls_client.h"
 #include "tests/support/raw_tcp_server.h"
@@ -265,9 +267,10 @@ std::string Pem(X509* certificate, EVP_PKEY* key) {
   return text;
 }
 
-// A certificate that signed itself, for these names ("IP:127.0.0.1,DNS:kube").
+// A certificate for these names ("IP:127.0.0.1,DNS:kube"), signed by `issuer` or by itself; one that signs
+// others is an authority.
 struct Identity {
-  explicit Identity(const char* names) {
+  explicit Identity(const char* names, const Identity* issuer = nullptr, bool authority = false) {
     X509_set_version(certificate.get(), X509_VERSION_3);
     ASN1_INTEGER_set(X509_get_serialNumber(certificate.get()), 1);
     X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -60);
@@ -276,11 +279,16 @@ struct Identity {
     X509_NAME* name = X509_get_subject_name(certificate.get());
     X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(names), -1,
                                -1, 0);
-    X509_set_issuer_name(certificate.get(), name);
-    X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name, names);
+    X509_set_issuer_name(certificate.get(),
+                         issuer == nullptr ? name : X509_get_subject_name(issuer->certificate.get()));
+    Add(NID_subject_alt_name, names);
+    if (authority) Add(NID_basic_constraints, "critical,CA:TRUE");
+    X509_sign(certificate.get(), issuer == nullptr ? key.get() : issuer->key.get(), EVP_sha256());
+  }
+  void Add(int nid, const char* value) const {
+    X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, nullptr, nid, value);
     X509_add_ext(certificate.get(), extension, -1);
     X509_EXTENSION_free(extension);
-    X509_sign(certificate.get(), key.get(), EVP_sha256());
   }
   std::string cert_pem() const { return Pem(certificate.get(), nullptr); }
   std::string key_pem() const { return Pem(nullptr, key.get()); }
@@ -292,11 +300,13 @@ struct Identity {
 // Answers each connection with "hello", and the name in the client's certificate.
 class TlsServer {
  public:
-  explicit TlsServer(const Identity& identity, const Identity* clients = nullptr)
+  explicit TlsServer(const Identity& identity, const Identity* clients = nullptr,
+                     const std::vector<const Identity*>& chain = {})
       : context_(SSL_CTX_new(TLS_server_method()), SSL_CTX_free),
         server_([this](RawConnection& connection) { Serve(connection); }) {
     SSL_CTX_use_certificate(context_.get(), identity.certificate.get());
     SSL_CTX_use_PrivateKey(context_.get(), identity.key.get());
+    for (const Identity* next : chain) SSL_CTX_add1_chain_cert(context_.get(), next->certificate.get());
     if (clients != nullptr) {
       X509_STORE_add_cert(SSL_CTX_get_cert_store(context_.get()), clients->certificate.get());
       SSL_CTX_set_verify(context_.get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
@@ -348,6 +358,83 @@ TEST(HttpStreamTls, TheCertificateMustBeTrustedAndForTheName) {
   EXPECT_EQ(AskTls(running.port(), {.ca_pem = other.cert_pem(), .insecure = true}).body, "hello");
   // Several authorities, as while one is rotated.
   EXPECT_EQ(AskTls(running.port(), {.ca_pem = other.cert_pem() + server.cert_pem()}).body, "hello");
+}
+
+// As in Go, and so in kubectl: clusters under a company's root hand out their intermediate authority alone.
+TEST(HttpStreamTls, WhateverIsInTheBundleIsAnAnchor) {
+  const Identity root("DNS:root", nullptr, true);
+  const Identity intermediate("DNS:intermediate", &root, true);
+  const Identity server("IP:127.0.0.1,DNS:kube.example", &intermediate);
+  const Identity stranger("DNS:intermediate", nullptr, true);  // of the same name, with another key
+  const Identity sibling("IP:127.0.0.1", &intermediate);
+  const TlsServer alone(server);
+  const TlsServer chained(server, nullptr, {&intermediate});
+  const TlsServer whole(server, nullptr, {&intermediate, &root});
+  for (const TlsServer* running : {&alone, &chained, &whole}) {
+    for (const std::string& bundle :
+         {intermediate.cert_pem(), server.cert_pem(), stranger.cert_pem() + intermediate.cert_pem(),
+          intermediate.cert_pem() + root.cert_pem()}) {
+      EXPECT_EQ(AskTls(running->port(), {.ca_pem = bundle}).body, "hello");
+      EXPECT_THAT(AskTls(running->port(), {.ca_pem = bundle}, "elsewhere.example").error,
+                  HasSubstr("hostname mismatch"));
+    }
+    // Nothing of these has signed the server's certificate; a sibling of it is no authority.
+    for (const std::string& bundle : {stranger.cert_pem(), sibling.cert_pem()}) {
+      EXPECT_THAT(AskTls(running->port(), {.ca_pem = bundle}).error,
+                  HasSubstr("the certificate is not accepted: "));
+    }
+  }
+  // The root needs the chain in between.
+  EXPECT_EQ(AskTls(chained.port(), {.ca_pem = root.cert_pem()}).body, "hello");
+  EXPECT_THAT(AskTls(alone.port(), {.ca_pem = root.cert_pem()}).error,
+              HasSubstr("the certificate is not accepted: "));
+}
+
+// An end certificate that is trusted as it is vouches for nobody else.
+TEST(HttpStreamTls, AnAnchorThatIsNoAuthorityHasSignedNothing) {
+  const Identity self("IP:127.0.0.2");
+  const Identity server("IP:127.0.0.1", &self);
+  const TlsServer running(server, nullptr, {&self});
+  Identity leaf("IP:127.0.0.2");
+  leaf.Add(NID_basic_constraints, "critical,CA:FALSE");
+  X509_sign(leaf.certificate.get(), leaf.key.get(), EVP_sha256());
+  const Identity signed_by_leaf("IP:127.0.0.1", &leaf);
+  const TlsServer forged(signed_by_leaf, nullptr, {&leaf});
+  EXPECT_THAT(AskTls(forged.port(), {.ca_pem = leaf.cert_pem()}).error,
+              HasSubstr("the certificate is not accepted: "));
+}
+
+TEST(HttpStreamTls, ACertificateOfABundleThatCannotBeReadIsNamedAndSkipped) {
+  const Identity server("IP:127.0.0.1");
+  const Identity other("IP:127.0.0.2");
+  const TlsServer running(server);
+  const std::string good = server.cert_pem();
+  const std::string broken =
+      "-----BEGIN CERTIFICATE-----\n" + good.substr(120, 64) + "\n-----END CERTIFICATE-----\n";
+  const std::string no_base64 = "-----BEGIN CERTIFICATE-----\n*!*\n-----END CERTIFICATE-----\n";
+  const std::string cut = good.substr(0, good.size() / 2) + "\n";
+  for (const std::string& bad : {broken, no_base64, cut}) {
+    for (const std::string& bundle : {bad + good, good + bad, other.cert_pem() + bad + good}) {
+      std::vector<std::string> skipped;
+      const auto tls = MakeTlsClient({.ca_pem = bundle}, &skipped);
+      ASSERT_TRUE(tls) << tls.error().message;
+      ASSERT_EQ(skipped.size(), 1u) << bundle;
+      EXPECT_THAT(skipped[0], HasSubstr("cannot be read: "));
+      HttpStreamOptions options = At(running.port());
+      options.tls = *tls;
+      EXPECT_EQ(Client(options).Get().body, "hello") << bundle;
+    }
+  }
+  std::vector<std::string> skipped;
+  ASSERT_TRUE(MakeTlsClient({.ca_pem = "a text before\n" + other.cert_pem() + broken + good}, &skipped));
+  const auto lines = std::count(good.begin(), good.end(), '\n');
+  EXPECT_THAT(skipped[0], HasSubstr("certificate 2 (line " + std::to_string(2 + lines) + ")"));
+  // A key in it is none of the authorities, and many broken ones are not as many lines.
+  std::string many = server.key_pem() + good;
+  for (int i = 0; i < 100; ++i) many += broken;
+  ASSERT_TRUE(MakeTlsClient({.ca_pem = many}, &skipped));
+  EXPECT_EQ(skipped.size(), 9u);
+  EXPECT_EQ(skipped.back(), "92 more");
 }
 
 TEST(HttpStreamTls, AClientCertificateIsShown) {

@@ -4,6 +4,7 @@
 #include <openssl/ssl.h>
 
 #include "net/openssl_helpers.h"
+#include "net/tls_trust.h"
 
 namespace fairway::net {
 namespace {
@@ -12,29 +13,6 @@ using base::ErrorCode;
 
 // Without this OpenSSL asks for the password on the terminal.
 int NoPassword(char*, int, int, void*) { return -1; }
-
-base::Result<void> Trust(SSL_CTX* context, const std::string& pem) {
-  const BioPtr bio = Reader(pem);
-  X509_STORE* store = SSL_CTX_get_cert_store(context);
-  size_t count = 0;
-  for (;;) {
-    const X509Ptr authority(PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, nullptr));
-    if (authority == nullptr) break;
-    if (X509_STORE_add_cert(store, authority.get()) != 1) {
-      return base::Fail(ErrorCode::kInvalidArgument, "a CA certificate cannot be used: " + TakeReason());
-    }
-    ++count;
-  }
-  const unsigned long last = ERR_peek_last_error();
-  const bool damaged = last != 0 && ERR_GET_REASON(last) != PEM_R_NO_START_LINE;
-  if (count == 0 || damaged) {
-    return base::Fail(ErrorCode::kInvalidArgument, count == 0 && !damaged
-                                                       ? "the CA data hold no PEM certificate"
-                                                       : "the CA data are damaged: " + TakeReason());
-  }
-  ERR_clear_error();
-  return {};
-}
 
 base::Result<void> UseOwnCertificate(SSL_CTX* context, const TlsClientOptions& options) {
   const BioPtr certificates = Reader(options.cert_pem);
@@ -67,7 +45,7 @@ base::Result<void> UseOwnCertificate(SSL_CTX* context, const TlsClientOptions& o
 
 }  // namespace
 
-base::Result<TlsContext> MakeTlsClient(const TlsClientOptions& options) {
+base::Result<TlsContext> MakeTlsClient(const TlsClientOptions& options, std::vector<std::string>* skipped) {
   ERR_clear_error();
   TlsContext context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
   if (context == nullptr) return base::Fail(ErrorCode::kInternal, "no TLS context: " + TakeReason());
@@ -80,8 +58,10 @@ base::Result<TlsContext> MakeTlsClient(const TlsClientOptions& options) {
   SSL_CTX_set_verify(context.get(), options.insecure ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, nullptr);
   if (options.ca_pem.empty()) {
     SSL_CTX_set_default_verify_paths(context.get());
-  } else if (auto trusted = Trust(context.get(), options.ca_pem); !trusted) {
-    return tl::make_unexpected(trusted.error());
+  } else {
+    auto trusted = TrustBundle(context.get(), options.ca_pem);
+    if (!trusted) return tl::make_unexpected(trusted.error());
+    if (skipped != nullptr) *skipped = std::move(*trusted);
   }
   if (options.cert_pem.empty() != options.key_pem.empty()) {
     return base::Fail(ErrorCode::kInvalidArgument, options.cert_pem.empty()

@@ -7,8 +7,8 @@
 
 namespace fairway::sources::kubernetes {
 
-base::Result<std::unique_ptr<ApiServer>> ApiServer::Create(ClientConfig config) {
-  std::unique_ptr<ApiServer> server(new ApiServer(std::move(config)));
+base::Result<std::unique_ptr<ApiServer>> ApiServer::Create(ClientConfig config, const base::Log* log) {
+  std::unique_ptr<ApiServer> server(new ApiServer(std::move(config), log));
   server->connection_.host = server->config_.host;
   server->connection_.port = server->config_.port;
   server->connection_.server_name = server->config_.server_name;
@@ -35,8 +35,15 @@ base::Result<void> ApiServer::Reload() {
   }
   std::string all = options.ca_pem + '\n' + options.cert_pem + '\n' + options.key_pem;
   if (connection_.tls != nullptr && all == loaded_) return {};
-  auto context = net::MakeTlsClient(options);
+  std::vector<std::string> skipped;
+  auto context = net::MakeTlsClient(options, &skipped);
   if (!context) return tl::make_unexpected(context.error());
+  for (std::string& one : skipped) {
+    if (log_ == nullptr) break;
+    log_->Warn(
+        "a certificate of the API server's authorities is skipped",
+        {{"file", config_.ca_file.empty() ? config_.source : config_.ca_file}, {"error", std::move(one)}});
+  }
   connection_.tls = std::move(*context);
   loaded_ = std::move(all);
   ++generation_;

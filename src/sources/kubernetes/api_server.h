@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/log.h"
 #include "base/result.h"
 #include "net/http_stream.h"
 #include "sources/kubernetes/client_config.h"
@@ -16,8 +17,9 @@ namespace fairway::sources::kubernetes {
 // Owned by the control loop. Files are read on it: they are small, local and read once per request.
 class ApiServer {
  public:
-  // The error says which certificate, key or token cannot be used.
-  static base::Result<std::unique_ptr<ApiServer>> Create(ClientConfig config);
+  // The error says which certificate, key or token cannot be used. `log`, which outlives the server, gets a
+  // line for each certificate of a bundle that cannot be read and was skipped; null: nobody does.
+  static base::Result<std::unique_ptr<ApiServer>> Create(ClientConfig config, const base::Log* log = nullptr);
 
   // What to connect with. `generation` moves when certificates changed: a connection of an older one still
   // works, but the next should be a new one. While files are broken the last good state is given.
@@ -34,10 +36,11 @@ class ApiServer {
   std::string name() const;  // "127.0.0.1:6443"
 
  private:
-  explicit ApiServer(ClientConfig config) : config_(std::move(config)) {}
+  ApiServer(ClientConfig config, const base::Log* log) : config_(std::move(config)), log_(log) {}
   base::Result<void> Reload();
 
   const ClientConfig config_;
+  const base::Log* const log_;
   net::HttpStreamOptions connection_;
   uint64_t generation_ = 0;
   std::string loaded_;  // what connection_.tls was made of

@@ -108,6 +108,29 @@ TEST_F(ApiServerTest, FollowsAuthoritiesAndKeepsTheLastGoodOnes) {
   EXPECT_EQ((*server)->problem(), "");
 }
 
+TEST_F(ApiServerTest, ACertificateThatCannotBeReadIsNamedOnceForEachState) {
+  const std::string broken = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+  Put("ca.crt", broken + kFirst);
+  ClientConfig config;
+  config.host = "127.0.0.1";
+  config.ca_file = folder_ + "/ca.crt";
+  std::string lines;
+  const base::Log log(base::LogLevel::kInfo, base::LogFormat::kText,
+                      [&lines](std::string_view line) { lines += line; });
+  auto server = ApiServer::Create(config, &log);
+  ASSERT_TRUE(server) << server.error().message;
+  EXPECT_THAT(lines, HasSubstr("file=" + config.ca_file));
+  EXPECT_THAT(lines, HasSubstr("certificate 1 (line 1) cannot be read: "));
+  lines.clear();
+  uint64_t generation = 0;
+  (*server)->Connection(generation);
+  EXPECT_EQ(lines, "");
+  EXPECT_EQ((*server)->problem(), "");
+  Put("ca.crt", std::string(kFirst) + broken + kSecond);
+  (*server)->Connection(generation);
+  EXPECT_THAT(lines, HasSubstr("certificate 2 (line 11) cannot be read: "));
+}
+
 TEST_F(ApiServerTest, WhatCannotBeUsedAtTheStartIsSaid) {
   ClientConfig config;
   config.host = "127.0.0.1";
