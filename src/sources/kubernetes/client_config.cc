@@ -27,14 +27,32 @@ std::string Text(const Value* map, std::string_view key) {
   return value == nullptr || value->kind == Value::Kind::kNull ? "" : value->text;
 }
 
-// The body `key` of the entry called `name` in the list `list`; null when there is none.
-const Value* Named(const Value& root, std::string_view list, const std::string& name, std::string_view key) {
-  const Value* entries = root.Find(list);
-  if (entries == nullptr || entries->kind != Value::Kind::kList) return nullptr;
-  for (const api::ValuePtr& entry : entries->items) {
-    if (Text(entry.get(), "name") == name) return entry->Find(key);
+// One kubeconfig, read.
+struct File {
+  std::string path;
+  api::ParsedText text;
+  const Value* root = nullptr;  // in `text`; null: an empty file, which says nothing
+
+  std::filesystem::path folder() const { return std::filesystem::path(path).parent_path(); }
+};
+using Files = std::vector<File>;
+
+// An entry of a file's list, by its name.
+struct Entry {
+  const File* file = nullptr;   // null: no file has it
+  const Value* body = nullptr;  // null: it says nothing
+};
+
+// The first of the files that has it counts.
+Entry Named(const Files& files, std::string_view list, const std::string& name, std::string_view key) {
+  for (const File& file : files) {
+    const Value* entries = file.root == nullptr ? nullptr : file.root->Find(list);
+    if (entries == nullptr || entries->kind != Value::Kind::kList) continue;
+    for (const api::ValuePtr& entry : entries->items) {
+      if (Text(entry.get(), "name") == name) return {&file, entry->Find(key)};
+    }
   }
-  return nullptr;
+  return {};
 }
 
 std::optional<std::string> DecodeBase64(std::string_view text) {
@@ -128,48 +146,86 @@ base::Result<void> ReadUser(const Value* user, const std::string& where, const s
   return {};
 }
 
+constexpr const char* kNoKubeConfig = "is no kubeconfig: want a map with clusters, users and contexts";
+
+base::Result<File> ReadFile(const std::string& path) {
+  auto text = ReadSmallFile(path);
+  if (!text) return tl::make_unexpected(text.error());
+  File file{.path = path, .text = api::ParseText(*text, path)};
+  if (!file.text.problems.empty()) {
+    return Bad(path + ":" + std::to_string(file.text.problems[0].line), file.text.problems[0].message);
+  }
+  if (file.text.documents.empty() || file.text.documents[0]->kind == Value::Kind::kNull) return file;
+  if (file.text.documents[0]->kind != Value::Kind::kMap) return Bad(path, kNoKubeConfig);
+  file.root = file.text.documents[0].get();
+  return file;
+}
+
+// Where the API server is, as `cluster` says.
+base::Result<void> ReadCluster(const Entry& cluster, const std::string& where, ClientConfig& config) {
+  if (auto read = ReadServer(Text(cluster.body, "server"), where, config); !read) return read;
+  if (!Text(cluster.body, "proxy-url").empty()) return Bad(where, "proxy-url is not supported");
+  config.server_name = Text(cluster.body, "tls-server-name");
+  config.insecure = Text(cluster.body, "insecure-skip-tls-verify") == "true";
+  return ReadPem(cluster.body, "certificate-authority", where, cluster.file->folder(), config.ca_pem,
+                 config.ca_file);
+}
+
+// What the context `wanted` ("": the current one) of the files makes. `names` is what they are called
+// together.
+base::Result<ClientConfig> Choose(const Files& files, const std::string& names, const std::string& wanted) {
+  std::string name = wanted;
+  for (const File& file : files) {
+    if (name.empty()) name = Text(file.root, "current-context");
+  }
+  if (name.empty()) return Bad(names, "has no current-context");
+  const Entry context = Named(files, "contexts", name, "context");
+  if (context.file == nullptr) return Bad(names, "has no context \"" + name + "\"");
+  const std::string cluster_name = Text(context.body, "cluster");
+  const Entry cluster = Named(files, "clusters", cluster_name, "cluster");
+  if (cluster.file == nullptr)
+    return Bad(names, "has no cluster \"" + cluster_name + "\" (context \"" + name + "\")");
+  const std::string user_name = Text(context.body, "user");
+  const Entry user = Named(files, "users", user_name, "user");
+  if (user.file == nullptr && !user_name.empty())
+    return Bad(names, "has no user \"" + user_name + "\" (context \"" + name + "\")");
+
+  ClientConfig config;
+  config.source = names;
+  config.namespace_name = Text(context.body, "namespace");
+  const std::string where = cluster.file->path + ": cluster \"" + cluster_name + "\"";
+  if (auto read = ReadCluster(cluster, where, config); !read) return tl::make_unexpected(read.error());
+  if (user.file == nullptr) return config;
+  auto read =
+      ReadUser(user.body, user.file->path + ": user \"" + user_name + "\"", user.file->folder(), config);
+  if (!read) return tl::make_unexpected(read.error());
+  return config;
+}
+
 }  // namespace
 
 base::Result<ClientConfig> ReadKubeConfig(const std::string& path, const std::string& context) {
-  auto text = ReadSmallFile(path);
-  if (!text) return tl::make_unexpected(text.error());
-  const api::ParsedText parsed = api::ParseText(*text, path);
-  if (!parsed.problems.empty()) {
-    return Bad(path + ":" + std::to_string(parsed.problems[0].line), parsed.problems[0].message);
-  }
-  if (parsed.documents.empty() || parsed.documents[0]->kind != Value::Kind::kMap) {
-    return Bad(path, "is no kubeconfig: want a map with clusters, users and contexts");
-  }
-  const Value& root = *parsed.documents[0];
-  const std::string name = context.empty() ? Text(&root, "current-context") : context;
-  if (name.empty()) return Bad(path, "has no current-context");
-  const Value* chosen = Named(root, "contexts", name, "context");
-  if (chosen == nullptr) return Bad(path, "has no context \"" + name + "\"");
-  const std::string cluster_name = Text(chosen, "cluster");
-  const Value* cluster = Named(root, "clusters", cluster_name, "cluster");
-  if (cluster == nullptr)
-    return Bad(path, "has no cluster \"" + cluster_name + "\" (context \"" + name + "\")");
-  const std::string user_name = Text(chosen, "user");
-  const Value* user = Named(root, "users", user_name, "user");
-  if (user == nullptr && !user_name.empty())
-    return Bad(path, "has no user \"" + user_name + "\" (context \"" + name + "\")");
+  auto file = ReadFile(path);
+  if (!file) return tl::make_unexpected(file.error());
+  if (file->root == nullptr) return Bad(path, kNoKubeConfig);
+  Files files;
+  files.push_back(std::move(*file));
+  return Choose(files, path, context);
+}
 
-  ClientConfig config;
-  config.source = path;
-  config.namespace_name = Text(chosen, "namespace");
-  const std::string where = path + ": cluster \"" + cluster_name + "\"";
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  if (auto read = ReadServer(Text(cluster, "server"), where, config); !read)
-    return tl::make_unexpected(read.error());
-  if (!Text(cluster, "proxy-url").empty()) return Bad(where, "proxy-url is not supported");
-  config.server_name = Text(cluster, "tls-server-name");
-  config.insecure = Text(cluster, "insecure-skip-tls-verify") == "true";
-  if (auto read = ReadPem(cluster, "certificate-authority", where, folder, config.ca_pem, config.ca_file);
-      !read)
-    return tl::make_unexpected(read.error());
-  if (auto read = ReadUser(user, path + ": user \"" + user_name + "\"", folder, config); !read)
-    return tl::make_unexpected(read.error());
-  return config;
+base::Result<ClientConfig> ReadKubeConfigs(const std::vector<std::string>& paths,
+                                           const std::string& context) {
+  Files files;
+  std::string names;
+  for (const std::string& path : paths) {
+    names.append(names.empty() ? "" : ":").append(path);
+    if (::access(path.c_str(), F_OK) != 0) continue;
+    auto file = ReadFile(path);
+    if (!file) return tl::make_unexpected(file.error());
+    files.push_back(std::move(*file));
+  }
+  if (files.empty()) return Bad(names, "there is no such file");
+  return Choose(files, names, context);
 }
 
 base::Result<ClientConfig> InClusterConfig(const std::string& host, const std::string& port,
@@ -198,13 +254,16 @@ base::Result<ClientConfig> FindClientConfig(const std::string& flag) {
     return value == nullptr ? "" : value;
   };
   if (!flag.empty()) return ReadKubeConfig(flag);
-  // kubectl merges the files of a list; here the first that exists is read.
-  const std::string listed = environment("KUBECONFIG");
-  for (const std::string_view path : base::Split(listed, ':')) {
-    if (!path.empty() && ::access(std::string(path).c_str(), F_OK) == 0)
-      return ReadKubeConfig(std::string(path));
+  const std::string value = environment("KUBECONFIG");
+  std::vector<std::string> listed;
+  for (const std::string_view path : base::Split(value, ':')) {
+    if (!path.empty()) listed.emplace_back(path);
   }
-  if (!listed.empty()) return Bad("$KUBECONFIG", "there is no file " + listed);
+  if (!listed.empty()) {
+    auto read = ReadKubeConfigs(listed);
+    if (!read) return base::Fail(read.error().code, "$KUBECONFIG: " + read.error().message);
+    return read;
+  }
   const std::string host = environment("KUBERNETES_SERVICE_HOST");
   if (!host.empty()) return InClusterConfig(host, environment("KUBERNETES_SERVICE_PORT"));
   const std::string home = environment("HOME") + "/.kube/config";

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -28,6 +29,11 @@ struct ClientConfig {
 // The context `context`, or the current one where that is "". What cannot be used (exec plugins, auth
 // providers, proxies) is an error that says so.
 base::Result<ClientConfig> ReadKubeConfig(const std::string& path, const std::string& context = "");
+// Several files as one, as kubectl merges those of $KUBECONFIG: of current-context, and of clusters, users
+// and contexts by name, the first file that has it counts, and the whole entry is that file's. Paths in an
+// entry are relative to its file. Files that are not there are passed over, as long as one is.
+base::Result<ClientConfig> ReadKubeConfigs(const std::vector<std::string>& paths,
+                                           const std::string& context = "");
 
 inline constexpr const char* kServiceAccountFolder = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -35,8 +41,8 @@ inline constexpr const char* kServiceAccountFolder = "/var/run/secrets/kubernete
 base::Result<ClientConfig> InClusterConfig(const std::string& host, const std::string& port,
                                            const std::string& folder = kServiceAccountFolder);
 
-// In the order of the reference's client library: `flag` (--kubeconfig), $KUBECONFIG, in-cluster,
-// ~/.kube/config. Reads the environment and files. The error says what was looked for.
+// In the order of the reference's client library: `flag` (--kubeconfig), $KUBECONFIG (one file or several),
+// in-cluster, ~/.kube/config. Reads the environment and files. The error says what was looked for.
 base::Result<ClientConfig> FindClientConfig(const std::string& flag);
 
 }  // namespace fairway::sources::kubernetes

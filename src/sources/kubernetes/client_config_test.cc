@@ -92,6 +92,59 @@ TEST_F(ClientConfigTest, WhatCannotBeUsedIsSaid) {
   EXPECT_THAT(Error(folder_ + "/missing"), HasSubstr("cannot read " + folder_ + "/missing"));
 }
 
+// As kubectl: the first file to set a value or a name wins, with the whole entry.
+TEST_F(ClientConfigTest, SeveralFilesAreMerged) {
+  std::filesystem::create_directory(folder_ + "/sub");
+  Put("sub/ca.crt", "authority");
+  const std::string first =
+      Put("k1", "current-context: c\nclusters:\ncontexts: null\nusers:\n- name: u\n  user: {token: first}\n");
+  const std::string second =
+      Put("sub/k2",
+          "current-context: other\ncontexts:\n- name: c\n  context: {cluster: k, user: u, namespace: llm}\n"
+          "- name: other\n  context: {cluster: k}\nclusters:\n- name: k\n  cluster: {server: "
+          "'https://one:1', certificate-authority: ca.crt}\nusers:\n- name: u\n  user: {tokenFile: gone}\n");
+  const std::string third =
+      Put("k3", "clusters:\n- name: k\n  cluster: {server: 'https://two:2', tls-server-name: two}\n");
+  const std::string empty = Put("empty", "");
+  const auto config = ReadKubeConfigs({folder_ + "/missing", empty, first, second, third});
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->host, "one");
+  EXPECT_EQ(config->server_name, "");
+  EXPECT_EQ(config->ca_file, folder_ + "/sub/ca.crt");
+  EXPECT_EQ(config->token, "first");
+  EXPECT_EQ(config->token_file, "");
+  EXPECT_EQ(config->namespace_name, "llm");
+  EXPECT_EQ(ReadKubeConfigs({third, second})->host, "two");
+  EXPECT_EQ(ReadKubeConfigs({third, second}, "c").error().message,
+            second + ": user \"u\": cannot read " + folder_ + "/sub/gone: No such file or directory");
+
+  const auto error = [](const std::vector<std::string>& paths) {
+    const auto read = ReadKubeConfigs(paths);
+    return read ? "" : read.error().message;
+  };
+  EXPECT_EQ(error({first, third}), first + ":" + third + ": has no context \"c\"");
+  EXPECT_EQ(error({empty}), empty + ": has no current-context");
+  EXPECT_THAT(error({first, Put("list", "- a\n"), second}), HasSubstr("list: is no kubeconfig"));
+  EXPECT_THAT(error({folder_ + "/missing", folder_ + "/gone"}), HasSubstr("there is no such file"));
+}
+
+TEST_F(ClientConfigTest, TheEnvironmentNamesSeveralFiles) {
+  const std::string first = Put("k1", "current-context: c\nclusters: null\ncontexts: null\nusers: null\n");
+  const std::string second =
+      Put("k2",
+          "contexts:\n- name: c\n  context: {cluster: k}\nclusters:\n- name: k\n  cluster: {server: "
+          "'https://one:1'}\n");
+  ASSERT_EQ(setenv("KUBECONFIG", (first + "::" + second).c_str(), 1), 0);
+  const auto config = FindClientConfig("");
+  ASSERT_EQ(setenv("KUBECONFIG", first.c_str(), 1), 0);
+  const auto alone = FindClientConfig("");
+  unsetenv("KUBECONFIG");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->host, "one");
+  ASSERT_FALSE(alone.has_value());
+  EXPECT_EQ(alone.error().message, "$KUBECONFIG: " + first + ": has no context \"c\"");
+}
+
 TEST_F(ClientConfigTest, InCluster) {
   EXPECT_THAT(InClusterConfig("10.0.0.1", "443", folder_).error().message, HasSubstr("/token: No such file"));
   Put("token", "abc\n");
