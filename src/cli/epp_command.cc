@@ -178,6 +178,7 @@ int Epp(const EppFlags& f) {
   server.enable_cert_reload = f.cert_reload;
   server.tls.min_version = f.tls_min_version;
   server.tls.cipher_suites = f.cipher_suites;
+  std::erase(server.tls.cipher_suites, "");  // "--tls-cipher-suites=" is an empty list
   server.service.stream_metrics = f.stream_metrics;
   server.service.session.body_timeout = Duration(f.body_timeout);
   if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0)
@@ -226,7 +227,7 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       ->add_option("--pool-group", f->pool_group,
                    "Its API group: inference.networking.k8s.io or inference.networking.x-k8s.io; else both "
                    "are looked at")
-      ->check(CLI::IsMember({"inference.networking.k8s.io", "inference.networking.x-k8s.io"}));
+      ->check(CLI::IsMember({"", "inference.networking.k8s.io", "inference.networking.x-k8s.io"}));
   command->add_flag(
       "--all-pools", f->all_pools,
       "Serve all InferencePools of the namespace, each on the port that its endpointPickerRef names");
@@ -241,7 +242,8 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   command
       ->add_option("--endpoint-target-ports", f->endpoint_ports,
                    "Their ports, 1 to 8, with --endpoint-selector")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_option(
       "--kubeconfig", f->kubeconfig,
       "How to reach the Kubernetes API; else $KUBECONFIG, the Pod's service account, ~/.kube/config");
@@ -262,7 +264,8 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   command->add_flag("--enable-cert-reload", f->cert_reload, "Follow changes of the certificate");
   command->add_option("--tls-min-version", f->tls_min_version, "VersionTLS12 or VersionTLS13");
   command->add_option("--tls-cipher-suites", f->cipher_suites, "Cipher suites by their Go names")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_flag("--enable-grpc-stream-metrics", f->stream_metrics, "Also the extproc_streams_* series");
   const auto quantity = [](const std::string& text) -> std::string {
     return base::ParseQuantity(text) ? "" : "\"" + text + "\" is not a size; write it like 10MiB or 4Mi";

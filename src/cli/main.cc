@@ -2,15 +2,52 @@
 #include <malloc.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
 #include <functional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/sim_command.h"
 #include "cli/up_command.h"
+
+namespace {
+
+// From the last to the first, as CLI11 takes them. "--name=" is an empty value, as with Go's flags, where
+// CLI11 would take the next argument for it.
+std::vector<std::string> Arguments(int argc, char** argv) {
+  std::vector<std::string> all;
+  bool flags = true;
+  for (int i = 1; i < argc; ++i) {
+    std::string one = argv[i];
+    if (one == "--") flags = false;
+    if (flags && one.starts_with("--") && one.find('=') == one.size() - 1) {
+      one.pop_back();
+      all.push_back(std::move(one));
+      all.emplace_back();
+    } else {
+      all.push_back(std::move(one));
+    }
+  }
+  std::reverse(all.begin(), all.end());
+  return all;
+}
+
+// CLI11 takes an empty text for 0.
+void RefuseEmptyNumbers(CLI::App& command) {
+  for (CLI::Option* option : command.get_options()) {
+    const std::string type = option->get_type_name();
+    if (!type.starts_with("UINT") && !type.starts_with("INT") && !type.starts_with("FLOAT")) continue;
+    option->check([](const std::string& text) { return text.empty() ? "want a number" : ""; }, "");
+  }
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   // Bodies of some 100 KB come and go with each request: without these glibc maps and unmaps each one, page
@@ -22,6 +59,9 @@ int main(int argc, char** argv) {
   CLI::App app{"Fairway picks, for every LLM request, the model server that will answer it soonest.",
                "fairway"};
   app.require_subcommand(1);
+  // As Go's flags: given twice, the last one holds, and lists go on. Charts put their own flags after or
+  // before those that their users add. Subcommands inherit it, so it is said before they are made.
+  app.option_defaults()->take_last();
   app.set_version_flag("--version", "fairway " FAIRWAY_VERSION);
   app.footer(
       "Examples:\n"
@@ -38,8 +78,9 @@ int main(int argc, char** argv) {
   fairway::cli::AddSimCommand(app, run);
   fairway::cli::AddCheckCommand(app, run);
   fairway::cli::AddVersionCommand(app, run);
+  for (CLI::App* command : app.get_subcommands({})) RefuseEmptyNumbers(*command);
   try {
-    app.parse(argc, argv);
+    app.parse(Arguments(argc, argv));
   } catch (const CLI::Success& e) {
     return app.exit(e);  // --help, --version
   } catch (const CLI::ParseError& e) {

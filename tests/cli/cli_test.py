@@ -106,6 +106,49 @@ class CliTest(unittest.TestCase):
             self.assertEqual(done.returncode, 2, (args, done))
             self.assertTrue(done.stderr.strip() or done.stdout.strip(), args)
 
+    def test_a_flag_may_be_given_twice_as_with_gos_flags(self):
+        samples = {"UINT": "1", "INT": "1", "FLOAT": "0.5", "TEXT": "x", "--pool-group": "inference.networking.k8s.io",
+                   "--grpc-max-recv-msg-size": "4Mi", "--grpc-max-send-msg-size": "4Mi"}
+        for command, least in (("epp", 50), ("up", 20), ("sim", 15), ("check", 1)):
+            args = []
+            for line in run(command, "--help").stdout.splitlines():
+                head = re.split(r"\s{2,}", line.strip())[0]
+                match = re.match(r"(?:-\w,)?(--[\w-]+)(?: (UINT|INT|FLOAT|TEXT)\b(?:[^=]*?=(\S+))?)?", head)
+                if match is None or match[1] == "--help":
+                    continue
+                value = samples.get(match[1]) or match[3] or samples.get(match[2])
+                args += [match[1], value] * 2 if match[2] else [match[1]] * 2
+            self.assertGreater(len(args), 2 * least, args)
+            done = run(command, *args, "--no-such-flag")
+            self.assertEqual(done.returncode, 2, (args, done))
+            self.assertRegex(done.stdout + done.stderr, "not expected: --no-such-flag", args)
+
+    def test_an_empty_value_is_one_and_takes_nothing_else(self):
+        done = run("epp", "--pool-name=", "--endpoint-selector=", "--pool-group=", "--tls-cipher-suites=")
+        self.assertEqual(done.returncode, 2, done)
+        self.assertIn("nothing to serve", done.stderr)
+        self.assertEqual(run("epp", "--grpc-port=", "--pool-name", "x").returncode, 2)
+
+    def test_the_last_of_two_holds_and_lists_go_on(self):
+        server = self.serve("--log-format=json", "--log-format=text")
+        server.await_line("serving")
+        self.assertEqual(server.stop(), 0)
+        self.assertFalse([line for line in server.lines if line.startswith("{")])
+        config = self.write("config", "current-context: c\ncontexts: [{name: c, context: {cluster: c}}]\n"
+                                      "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:9'}}]\n")
+        for ports, code, text in ((["80", "--endpoint-target-ports=81,82"], 0, "serving"),
+                                  (["1,2,3,4", "--endpoint-target-ports=5,6,7,8,9"], 1, "at most 8 target ports"),
+                                  (["80", "81"], 2, "not expected: 81")):
+            server = Server("--kubeconfig", "nowhere", "--kubeconfig", config, "--endpoint-selector", "a=b",
+                            "--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", "--endpoint-target-ports", *ports)
+            self.addCleanup(lambda at=server: at.process.poll() is None and at.stop())
+            if code == 0:
+                server.await_line(text)
+                self.assertEqual(server.stop(), 0)
+            else:
+                self.assertEqual(server.process.wait(PATIENCE), code)
+                server.await_line(text)
+
     def test_ways_to_say_what_epp_serves(self):
         nowhere = dict(os.environ, HOME=self.folder)
         for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
