@@ -16,6 +16,7 @@
 #include "cli/flags.h"
 #include "cli/picker.h"
 #include "net/address.h"
+#include "net/small_file.h"
 
 namespace fairway::cli {
 namespace {
@@ -93,6 +94,19 @@ std::string NameWithoutObject() {
   return name.empty() ? "endpoints" : name;
 }
 
+// This replica's name on the Lease: another's is never the same, and that of a Pod whose container is started
+// again is, so that a leader that was killed takes its own Lease over at once. The Pod's uid says so, from
+// $POD_UID or a downward API volume.
+std::string ReplicaIdentity() {
+  constexpr size_t kMaxUid = 64;
+  char host[256] = "";
+  ::gethostname(host, sizeof host - 1);
+  std::string uid = Environment("POD_UID");
+  if (uid.empty()) uid = net::ReadSmallFile("/etc/podinfo/uid").value_or("");
+  uid = base::Trim(uid).substr(0, kMaxUid);
+  return std::string(host) + "_" + (uid.empty() ? std::to_string(picker::SystemSeed()) : uid);
+}
+
 // Where pools and endpoints come from when it is not files. Sets the pool that is served. An error of code
 // kInvalidArgument is the flags', another one that of credentials.
 base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, PickerOptions& options) {
@@ -123,9 +137,7 @@ base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, Pi
   options.listen_for_pools = many;
   if (!many) options.ext_proc.service.default_pool = api::Key(space, kubernetes.options.pool_name);
   if (f.leader_election) {
-    char host[256] = "";
-    ::gethostname(host, sizeof host - 1);
-    kubernetes.options.identity = std::string(host) + "_" + std::to_string(picker::SystemSeed());
+    kubernetes.options.identity = ReplicaIdentity();
     kubernetes.options.leading = std::make_shared<std::atomic<bool>>(false);
     options.ext_proc.leading = kubernetes.options.leading;
   }

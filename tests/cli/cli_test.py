@@ -1,6 +1,9 @@
 """The binary as a user calls it: flags, messages, exit codes, logs, reload, drain. Standard library only."""
+import contextlib
+import http.server
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -36,8 +39,9 @@ def run(*args, stdin="", env=None):
 class Server:
     """`fairway epp` in the background."""
 
-    def __init__(self, *args):
-        self.process = subprocess.Popen([FAIRWAY, "epp", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def __init__(self, *args, env=None):
+        self.process = subprocess.Popen([FAIRWAY, "epp", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env={**os.environ, **(env or {})})
         self.lines = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -62,6 +66,41 @@ class Server:
         self.process.stdout.close()
         self.process.stderr.close()
         return code
+
+
+class LeaseServer(http.server.ThreadingHTTPServer):
+    """A Kubernetes API server that has nothing; it keeps what is written into Leases."""
+    daemon_threads = True
+
+    def __init__(self):
+        self.holders = queue.Queue()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self, code):
+                self.send_response(code)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def do_GET(self):
+                self.answer(404)
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.server.holders.put(json.loads(body)["spec"]["holderIdentity"])
+                self.answer(500)
+
+            def log_message(self, *_):
+                pass
+
+            def handle(self):
+                with contextlib.suppress(ConnectionError):  # who called was killed
+                    super().handle()
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
 class CliTest(unittest.TestCase):
@@ -237,6 +276,27 @@ class CliTest(unittest.TestCase):
             server.await_line(f"warning: {flag}.* has no effect: ")
         server.await_line("serving")
         self.assertEqual(server.stop(), 0)
+
+    def test_a_replica_keeps_its_name_over_a_restart_in_its_pod(self):
+        with LeaseServer() as api:
+            self.addCleanup(api.shutdown)
+            config = self.write("config", "current-context: c\ncontexts: [{name: c, context: {cluster: c}}]\n"
+                                          "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:%d'}}]\n"
+                                          % api.server_address[1])
+            names = []
+            for uid in ("8d1f", "8d1f", "77aa", "", ""):
+                server = Server("--kubeconfig", config, "--pool-name", "p", "--ha-enable-leader-election", "--grpc-port=0",
+                                "--grpc-health-port=0", "--metrics-port=0", env={"POD_UID": uid})
+                try:
+                    names.append(api.holders.get(timeout=PATIENCE))
+                finally:
+                    server.process.kill()
+                    server.stop()
+                while not api.holders.empty():
+                    api.holders.get()
+        self.assertEqual(names[0], names[1])
+        self.assertTrue(names[0].endswith("_8d1f"), names)
+        self.assertEqual(len(set(names[1:])), 4, names)
 
     def test_a_pool_name_that_is_not_there_is_1(self):
         path = self.write("pool.yaml", POOL)

@@ -66,7 +66,7 @@ class Defaults(unittest.TestCase):
         self.assertEqual(flags(self.objects), {
             "pool-name": "llama", "pool-group": "inference.networking.k8s.io", "grpc-port": "9002", "grpc-health-port": "9003", "metrics-port": "9090",
             "drain-timeout": "30s", "log-format": "json", "metrics-host": "127.0.0.1"})
-        self.assertEqual([e["name"] for e in container(self.objects)["env"]], ["NAMESPACE", "POD_NAME"])
+        self.assertEqual([e["name"] for e in container(self.objects)["env"]], ["NAMESPACE", "POD_NAME", "POD_UID"])
 
     def test_the_pod_can_do_nothing_else(self):
         spec = self.pod["spec"]

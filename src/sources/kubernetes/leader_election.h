@@ -19,8 +19,10 @@ namespace fairway::sources::kubernetes {
 
 struct LeaderElectionOptions {
   std::string namespace_name;
-  std::string name;                        // of the Lease
-  std::string identity;                    // unlike any other replica's
+  std::string name;  // of the Lease
+  // Unlike any other replica's, and the same again after a restart in the same Pod: a Lease that has it is
+  // ours.
+  std::string identity;
   base::Nanos lease = 15 * base::kSecond;  // how long a leader that says nothing more is waited for
   base::Nanos renew = 2 * base::kSecond;   // how often a leader says that it is there
   base::Nanos look = base::kSecond;        // how often the others look

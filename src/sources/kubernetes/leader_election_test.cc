@@ -108,6 +108,17 @@ TEST_F(LeaderElectionTest, AnEmptyHolderIsTakenOverAtOnceAndCounted) {
   EXPECT_LT(api_.Elapsed(), base::kSecond);
 }
 
+// A container that was killed and started again in its Pod: nobody else leads, so nothing is waited for.
+TEST_F(LeaderElectionTest, ALeaseOfOursFromBeforeARestartIsTakenOverAtOnce) {
+  api_.Expect({.has = {"GET "}, .body = Lease("me", 7, "2026-01-01T00:00:00.000000Z", 3600)});
+  api_.Expect({.has = {"PUT ", R"("holderIdentity":"me")", R"("leaseTransitions":4)",
+                       R"("acquireTime":"2026-01-01T00:00:00.000000Z")", R"("leaseDurationSeconds":1)"},
+               .body = Lease("me", 8)});
+  Start();
+  ASSERT_TRUE(AwaitTold(1));
+  EXPECT_THAT(told(), ElementsAre(true));
+}
+
 TEST_F(LeaderElectionTest, WhoWasSlowerFollows) {
   api_.Expect({.has = {"GET "}, .body = Lease("", 7)});
   api_.Expect(
