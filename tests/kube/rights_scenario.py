@@ -3,6 +3,7 @@
 import base64
 import os
 import pathlib
+import re
 import subprocess
 import unittest
 
@@ -33,7 +34,8 @@ class Rights(Scenario):
     def test_what_is_missing_is_named_and_works_once_it_is_there(self):
         self.pool(8000)
         self.pods.add("a", "127.0.0.2", {"app": "pool"})
-        epp = self.epp(config=self.cluster.kubeconfig({"token": self.service_account("picker")}))
+        token = self.service_account("picker")
+        epp = self.epp(config=self.cluster.kubeconfig({"token": token}))
         missing = r'missing_rule=.*apiGroups: \[.*{}.*\], resources: \[.*{}.*\], verbs: \[.*{}.*\], in namespace ' + self.space
         epp.await_logged(missing.format("", "pods", "list"))
         epp.await_logged(missing.format("inference.networking.k8s.io", "inferencepools", "list"))
@@ -47,6 +49,10 @@ class Rights(Scenario):
         epp.await_logged("RBAC does not allow to read an optional resource.*inferencemodels")
         self.pods.add("b", "127.0.0.3", {"app": "pool"})
         epp.await_addresses("127.0.0.2:8000", "127.0.0.3:8000")
+        # Nor is it waited for, when the rest is there at once.
+        again = self.epp(config=self.cluster.kubeconfig({"token": token}, "again"))
+        line = again.await_logged(r"synced with the API server.* ms=\d+")[0]
+        self.assertLess(int(re.search(r" ms=(\d+)", line)[1]), 1900, again.text())
 
     def test_a_token_that_is_rotated(self):
         self.pool(8000)

@@ -42,7 +42,7 @@ class FakeApiServer {
   class Exchange {
    public:
     Exchange(FakeApiServer& server, FakeAnswer answer) : server_(server), answer_(std::move(answer)) {}
-    // Waits for the request. False: it did not come within 10 s.
+    // Waits for the request. False: it did not come within a minute.
     bool Opened() {
       return server_.Await([this] { return server_.Ask([this] { return responder_ != nullptr; }); });
     }
@@ -142,10 +142,10 @@ class FakeApiServer {
     Run([&] { answer = question(); });
     return answer;
   }
-  // Waits up to 10 s for a condition, which is looked at on the test's thread.
+  // Waits up to a minute for a condition, which is looked at on the test's thread.
   template <typename F>
   bool Await(F condition) {
-    for (const Nanos end = clock_.Now() + 10 * base::kSecond; clock_.Now() < end;) {
+    for (const Nanos end = clock_.Now() + 60 * base::kSecond; clock_.Now() < end;) {
       if (condition()) return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }

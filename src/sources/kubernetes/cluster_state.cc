@@ -19,9 +19,31 @@ void AppendAll(const std::vector<T>& from, std::vector<T>& to) {
 
 }  // namespace
 
+void PodStore::Note(const Pod& pod, const std::string& key) {
+  if (pod.active_ports_problem.empty()) {
+    problems_.erase(key);
+    return;
+  }
+  // Another Pod of the same name is told anew.
+  std::string fault = pod.uid + " " + pod.active_ports_problem;
+  std::string& told = problems_[key];
+  if (told == fault) return;
+  told = std::move(fault);
+  if (report_) report_(key, pod.active_ports_problem);
+}
+
+void PodStore::BeginList() {
+  staged_.clear();
+  staged_problems_.clear();
+}
+
 void PodStore::Listed(std::string_view object) {
   auto pod = ReadPod(object);
-  if (pod && pod->eligible) staged_.insert_or_assign(KeyOf(*pod), std::move(*pod));
+  if (!pod) return;
+  std::string key = KeyOf(*pod);
+  Note(*pod, key);
+  if (const auto told = problems_.find(key); told != problems_.end()) staged_problems_.insert(*told);
+  if (pod->eligible) staged_.insert_or_assign(std::move(key), std::move(*pod));
 }
 
 void PodStore::EndList() {
@@ -30,27 +52,39 @@ void PodStore::EndList() {
     ++version_;
   }
   staged_.clear();
+  problems_ = std::move(staged_problems_);
+  staged_problems_.clear();
 }
 
 void PodStore::Set(std::string_view object) {
   auto pod = ReadPod(object);
   if (!pod) return;
-  if (!pod->eligible) return Deleted(object);
+  const std::string key = KeyOf(*pod);
+  Note(*pod, key);
+  if (!pod->eligible) return Remove(key);
   // A Pod's status is written often, and rarely with anything new for us.
-  auto& known = pods_[KeyOf(*pod)];
+  auto& known = pods_[key];
   if (known == *pod) return;
   known = std::move(*pod);
   ++version_;
 }
 
+void PodStore::Remove(const std::string& key) {
+  if (pods_.erase(key) != 0) ++version_;
+}
+
 void PodStore::Deleted(std::string_view object) {
   const auto id = ReadObjectId(object);
-  if (id && pods_.erase(api::Key(id->namespace_name, id->name)) != 0) ++version_;
+  if (!id) return;
+  const std::string key = api::Key(id->namespace_name, id->name);
+  problems_.erase(key);
+  Remove(key);
 }
 
 void PodStore::Clear() {
   if (!pods_.empty()) ++version_;
   pods_.clear();
+  problems_.clear();
 }
 
 std::pair<std::string, ManifestStore::Entry> ManifestStore::Read(std::string_view object) const {
@@ -152,7 +186,7 @@ void AppendEndpoints(const api::InferencePool& pool, const std::vector<const Pod
   const std::string pool_key = api::Key(pool.meta);
   for (const Pod* pod : pods) {
     for (size_t i = 0; i < pool.target_ports.size(); ++i) {
-      if (!PortIsActive(pod->active_ports, pool.target_ports[i])) continue;
+      if (!PortIsActive(*pod, pool.target_ports[i])) continue;
       out.push_back({.name = pod->name + "-rank-" + std::to_string(i),
                      .namespace_name = pod->namespace_name,
                      .address = pod->address,

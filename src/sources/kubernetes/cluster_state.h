@@ -36,8 +36,11 @@ class ObjectStore {
 class PodStore final : public ObjectStore {
  public:
   using Pods = std::map<std::string, Pod>;  // by "namespace/name"
+  // Something is wrong with a Pod: told once for each Pod and fault, however often its status is written.
+  using Report = std::function<void(const std::string& key, const std::string& problem)>;
+  explicit PodStore(Report report = {}) : report_(std::move(report)) {}
 
-  void BeginList() override { staged_.clear(); }
+  void BeginList() override;
   void Listed(std::string_view object) override;
   void EndList() override;
   void Set(std::string_view object) override;
@@ -48,8 +51,16 @@ class PodStore final : public ObjectStore {
   const Pods& pods() const { return pods_; }
 
  private:
+  using Problems = std::map<std::string, std::string>;  // of Pods that are there, ready or not; by their keys
+
+  void Note(const Pod& pod, const std::string& key);
+  void Remove(const std::string& key);
+
+  const Report report_;
   Pods pods_;
   Pods staged_;
+  Problems problems_;
+  Problems staged_problems_;
   uint64_t version_ = 0;
 };
 

@@ -51,23 +51,78 @@ TEST(Pods, WhatIsEligible) {
   EXPECT_FALSE(ReadPod("[]").has_value());
 }
 
+Pod WithAnnotations(const std::string& annotations) {
+  return ReadPod(PodText{.meta = ",\"annotations\":{" + annotations + "}"}.text()).value();
+}
+Pod WithActivePorts(const std::string& text) {
+  return WithAnnotations("\"llm-d.ai/active-ports\":\"" + text + "\"");
+}
+
 TEST(Pods, ActivePorts) {
-  EXPECT_TRUE(PortIsActive(std::nullopt, 8000));
-  EXPECT_TRUE(PortIsActive("8001, 8000", 8000));
-  EXPECT_FALSE(PortIsActive("8001", 8000));
-  EXPECT_FALSE(PortIsActive("", 8000));
-  EXPECT_FALSE(PortIsActive("x,80000", 8000));
-  EXPECT_EQ(
-      ReadPod(PodText{.meta = R"(,"annotations":{"inference.networking.k8s.io/active-ports":"1"})"}.text())
-          ->active_ports,
-      "1");
+  EXPECT_TRUE(PortIsActive(WithAnnotations(""), 8000));
+  EXPECT_TRUE(PortIsActive(WithActivePorts("8001, 8000"), 8000));
+  EXPECT_FALSE(PortIsActive(WithActivePorts("8001"), 8000));
+  EXPECT_FALSE(PortIsActive(WithActivePorts(""), 8000));
+  EXPECT_FALSE(PortIsActive(WithActivePorts("x,80000"), 8000));
+  EXPECT_TRUE(PortIsActive(WithActivePorts("x,8000"), 8000));
   const std::string both = R"("inference.networking.k8s.io/active-ports":"1")";
-  EXPECT_EQ(ReadPod(PodText{.meta = R"(,"annotations":{"llm-d.ai/active-ports":"2",)" + both + "}"}.text())
-                ->active_ports,
-            "2");
-  EXPECT_EQ(ReadPod(PodText{.meta = R"(,"annotations":{)" + both + R"(,"llm-d.ai/active-ports":"2"})"}.text())
-                ->active_ports,
-            "2");
+  EXPECT_TRUE(PortIsActive(WithAnnotations(both), 1));
+  for (const Pod& pod : {WithAnnotations(R"("llm-d.ai/active-ports":"2",)" + both),
+                         WithAnnotations(both + R"(,"llm-d.ai/active-ports":"2")")}) {
+    EXPECT_TRUE(PortIsActive(pod, 2));
+    EXPECT_FALSE(PortIsActive(pod, 1));
+  }
+}
+
+TEST(Pods, WhatIsWrongWithActivePortsIsSaid) {
+  for (const char* good : {"", "8000", "8000,8001", " 8000 , 8001 ", "8000,"}) {
+    EXPECT_EQ(WithActivePorts(good).active_ports_problem, "") << good;
+  }
+  EXPECT_EQ(WithActivePorts("[18102]").active_ports_problem,
+            "llm-d.ai/active-ports: \"[18102]\" is no port; want a list like 8000,8001");
+  EXPECT_EQ(WithAnnotations(R"("inference.networking.k8s.io/active-ports":"1,0,-3")").active_ports_problem,
+            "inference.networking.k8s.io/active-ports: \"0\" is no port; want a list like 8000,8001");
+  // The newer one's fault counts where both are there.
+  EXPECT_EQ(WithAnnotations(R"("inference.networking.k8s.io/active-ports":"x","llm-d.ai/active-ports":"2")")
+                .active_ports_problem,
+            "");
+  // However long it is, little of it is kept.
+  EXPECT_LT(WithActivePorts(std::string(100'000, 'x')).active_ports_problem.size(), 200u);
+  std::string many = "1";
+  for (int i = 2; i < 20'000; ++i) many += "," + std::to_string(i);
+  EXPECT_EQ(WithActivePorts(many).active_ports->size(), 256u);
+  EXPECT_THAT(WithActivePorts(many).active_ports_problem, HasSubstr("\"257\" is one too many"));
+}
+
+TEST(PodStore, AMalformedAnnotationIsToldOncePerPod) {
+  std::vector<std::string> told;
+  PodStore store([&](const std::string& key, const std::string&) { told.push_back(key); });
+  const auto text = [](const std::string& name, const std::string& ports, bool ready) {
+    PodText pod{.name = name, .meta = R"(,"annotations":{"llm-d.ai/active-ports":")" + ports + "\"}"};
+    if (!ready) pod.status = R"({"podIP":"10.0.0.1"})";
+    return pod.text();
+  };
+  for (int list = 0; list < 2; ++list) {
+    store.BeginList();  // this one breaks off
+    store.Listed(text("a", "[1]", true));
+    store.BeginList();
+    store.Listed(text("a", "[1]", true));
+    store.Listed(text("b", "[1]", false));
+    store.Listed(text("c", "1", true));
+    store.EndList();
+  }
+  EXPECT_THAT(told, ElementsAre("default/a", "default/b"));
+  for (const bool ready : {false, true, false, true}) store.Set(text("a", "[1]", ready));
+  EXPECT_EQ(told.size(), 2u);
+  EXPECT_EQ(store.pods().count("default/a"), 1u);
+  store.Set(text("a", "[2]", true));  // another fault
+  EXPECT_EQ(told.size(), 3u);
+  store.Set(text("a", "2", true));
+  store.Set(text("a", "[2]", true));
+  EXPECT_EQ(told.size(), 4u);
+  store.Deleted(text("a", "[2]", true));
+  store.Set(text("a", "[2]", true));
+  EXPECT_EQ(told.size(), 5u);
 }
 
 std::vector<std::string> Keys(const PodStore& store) {

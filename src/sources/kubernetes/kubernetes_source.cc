@@ -98,7 +98,11 @@ struct KubernetesSource::Impl {
   struct Watched final : ReflectorSink {
     Watched(Impl& impl, const Kind& k) : owner(impl), kind(k), label(k.label()) {
       if (kind.role == Role::kPods) {
-        store = std::make_unique<PodStore>();
+        store = std::make_unique<PodStore>([this](const std::string& pod, const std::string& problem) {
+          owner.metrics.rejected.With({label}).Add();
+          owner.log.Warn("a Pod's annotation is malformed; only ports that can be read count",
+                         {{"pod", pod}, {"problem", problem}});
+        });
       } else {
         store = std::make_unique<ManifestStore>(
             [this](const api::Problem& problem) { owner.Report(*this, problem); });
@@ -125,8 +129,11 @@ struct KubernetesSource::Impl {
     }
 
     bool synced() const { return reflector != nullptr && reflector->synced(); }
-    // Nothing to wait for: it is there in full, or it cannot be read now.
-    bool settled() const { return known && (reflector == nullptr || reflector->synced()); }
+    // Nothing to wait for: it is there in full, or there is none, or we may not read it.
+    bool settled() const {
+      return known &&
+             (reflector == nullptr || reflector->synced() || reflector->denied() || reflector->absent());
+    }
     bool failing() const { return known && reflector != nullptr && reflector->failing(); }
 
     Impl& owner;
@@ -268,7 +275,8 @@ struct KubernetesSource::Impl {
     }
     if (!pods || !pools) return false;
     if (others) return true;
-    // Something else is missing or refused: it is waited for, but not for ever.
+    // Something else has not come yet, and a request that was decided without it could go to the wrong model:
+    // it is waited for, but not for ever.
     const base::Nanos now = clock.Now();
     if (patience_ends == 0) patience_ends = now + options.patience;
     if (now >= patience_ends) return true;
@@ -427,7 +435,7 @@ base::Result<std::unique_ptr<KubernetesSource>> KubernetesSource::Create(
     return bad("an endpoint selector and target ports are given together or not at all");
   }
   if (options.target_ports.size() > 8) return bad("at most 8 target ports");
-  auto server = ApiServer::Create(std::move(config));
+  auto server = ApiServer::Create(std::move(config), &log);
   if (!server) return tl::make_unexpected(server.error());
   auto impl = std::make_unique<Impl>(loop, std::move(options), clock, log, registry, std::move(changed));
   impl->server = std::move(*server);

@@ -39,15 +39,15 @@ struct KubernetesOptions {
   // ("all-pools" for many). Set to
   // whether we lead; null: there is none. Followers keep their fleet as warm as leaders.
   std::shared_ptr<std::atomic<bool>> leading;
-  std::string identity;         // unlike any other replica's
+  std::string identity;         // unlike any other replica's; see LeaderElectionOptions
   std::string lease_namespace;  // "": namespace_name
 
   // Changes are gathered for this long, or four times as long as the last publication took; one after a
   // silence is published at once.
   base::Nanos publish_interval = 10 * base::kMillisecond;
   base::Nanos discovery_interval = 5 * base::kSecond;
-  // Kinds that cannot be read hold back the first publication no longer than this, once pool and Pods are
-  // known.
+  // Kinds whose reading fails hold back the first publication no longer than this, once pool and Pods are
+  // known. What is refused or not installed holds back nothing.
   base::Nanos patience = 2 * base::kSecond;
   uint64_t seed = 1;
 };

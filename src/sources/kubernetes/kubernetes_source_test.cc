@@ -130,9 +130,44 @@ TEST_F(KubernetesSourceTest, AServerThatHangsLetsTheAgeGrowThoughItsWatchesAreOp
   EXPECT_TRUE(Await([&] { return age() > 0.2; }));
 }
 
+// A Role without InferenceModels, or with one group's pools alone, is what other charts bring.
+TEST_F(KubernetesSourceTest, WhatIsOptionalAndRefusedOrAbsentDelaysNothing) {
+  const FakeAnswer refused{.status = 403, .body = R"({"kind":"Status","code":403,"message":"no"})"};
+  const FakeAnswer absent{.status = 404, .body = "404 page not found"};
+  for (const FakeAnswer& answer : {refused, absent}) {
+    Discover(R"({"name":"inferencepools"})", R"({"name":"inferencemodels"},{"name":"inferencepools"})");
+    const std::string x = "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/llm/";
+    api_.Always(x + "inferencemodels?", answer);
+    api_.Always(x + "inferencepools?", answer);
+    Serve();
+    published_ = 0;
+    Start({.patience = 3600 * base::kSecond});
+    ASSERT_TRUE(Await([&] { return published_ > 0; }));
+    EXPECT_EQ(last_.endpoints.size(), 1u);
+    api_.Run([&] { source_.reset(); });
+  }
+}
+
+TEST_F(KubernetesSourceTest, PoolsOfTheOlderGroupAloneDelayNothing) {
+  const std::string pools = "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/llm/inferencepools?";
+  lists_.clear();
+  Lists(kPods, PodText("a"));
+  Lists(
+      pools,
+      R"({"apiVersion":"inference.networking.x-k8s.io/v1alpha2","kind":"InferencePool","metadata":{"name":"pool",)"
+      R"("namespace":"llm","resourceVersion":"1"},"spec":{"selector":{"app":"x"},"targetPortNumber":8000,)"
+      R"("extensionRef":{"name":"epp"}}})");
+  api_.Always(kPools + "limit=", {.status = 403, .body = R"({"kind":"Status","code":403,"message":"no"})"});
+  Discover(R"({"name":"inferencepools"})", R"({"name":"inferencepools"})");
+  Start({.patience = 3600 * base::kSecond});
+  ASSERT_TRUE(Await([&] { return published_ > 0; }));
+  EXPECT_EQ(last_.endpoints.size(), 1u);
+}
+
+// Neither refused nor there: a server in trouble.
 TEST_F(KubernetesSourceTest, AKindThatCannotBeReadIsNotWaitedForForEver) {
   Discover(R"({"name":"inferencepools"})", R"({"name":"inferencemodels"})");
-  api_.Always(kModels, {.status = 403, .body = R"({"kind":"Status","code":403,"message":"no"})"});
+  api_.Always(kModels, {.status = 500, .body = R"({"kind":"Status","code":500,"message":"no"})"});
   Serve();
   Start({.patience = 100 * base::kMillisecond});
   ASSERT_TRUE(Await([&] { return published_ > 0; }));

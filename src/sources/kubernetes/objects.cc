@@ -1,5 +1,7 @@
 #include "sources/kubernetes/objects.h"
 
+#include <algorithm>
+
 #include "base/strings.h"
 #include "net/address.h"
 #include "sources/kubernetes/json_view.h"
@@ -12,11 +14,31 @@ constexpr size_t kMaxMessage = 500;
 constexpr std::string_view kActivePorts = "llm-d.ai/active-ports";
 constexpr std::string_view kActivePortsLegacy = "inference.networking.k8s.io/active-ports";
 
+constexpr size_t kMaxActivePorts = 256;  // a pool has 8
+constexpr size_t kMaxQuoted = 64;
+
+// "8000,8001"; an empty text is a list without ports.
+void ReadActivePorts(std::string_view name, std::string_view text, Pod& pod) {
+  auto& ports = pod.active_ports.emplace();
+  pod.active_ports_problem.clear();
+  for (const std::string_view piece : base::Split(text, ',')) {
+    const std::string_view trimmed = base::Trim(piece).substr(0, kMaxQuoted);
+    const auto port = base::ParseInteger<uint16_t>(trimmed);
+    if (port && *port != 0 && ports.size() < kMaxActivePorts) {
+      ports.push_back(*port);
+    } else if (!trimmed.empty() && pod.active_ports_problem.empty()) {
+      pod.active_ports_problem = std::string(name).append(": \"").append(trimmed).append(
+          ports.size() < kMaxActivePorts ? "\" is no port; want a list like 8000,8001"
+                                         : "\" is one too many");
+    }
+  }
+}
+
 void ReadAnnotations(std::string_view annotations, Pod& pod) {
   for (JsonMembers members(annotations); members.Next();) {
-    if (members.key() == kActivePorts || (members.key() == kActivePortsLegacy && !pod.active_ports)) {
-      pod.active_ports = JsonString(members.value());
-    }
+    const bool newer = members.key() == kActivePorts;
+    if (!newer && (members.key() != kActivePortsLegacy || pod.active_ports)) continue;
+    if (const auto text = JsonString(members.value())) ReadActivePorts(members.key(), *text, pod);
   }
 }
 
@@ -83,12 +105,9 @@ std::optional<Pod> ReadPod(std::string_view object) {
   return pod;
 }
 
-bool PortIsActive(const std::optional<std::string>& active_ports, uint16_t port) {
-  if (!active_ports) return true;
-  for (const std::string_view piece : base::Split(*active_ports, ',')) {
-    if (base::ParseInteger<uint16_t>(base::Trim(piece)) == port) return true;
-  }
-  return false;
+bool PortIsActive(const Pod& pod, uint16_t port) {
+  if (!pod.active_ports) return true;
+  return std::find(pod.active_ports->begin(), pod.active_ports->end(), port) != pod.active_ports->end();
 }
 
 std::optional<ObjectId> ReadObjectId(std::string_view object) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace fairway::sources::kubernetes {
 
@@ -16,8 +17,9 @@ struct Pod {
   std::string uid;
   std::string address;  // an IP literal; "" when there is none or it is no address
   std::map<std::string, std::string> labels;
-  std::optional<std::string> active_ports;  // the annotation's text
-  bool eligible = false;                    // Ready, not terminating, with an address
+  std::optional<std::vector<uint16_t>> active_ports;  // the annotation's; nothing: there is none
+  std::string active_ports_problem;                   // what is wrong with it; "": nothing
+  bool eligible = false;                              // Ready, not terminating, with an address
 
   bool operator==(const Pod&) const = default;
 };
@@ -25,9 +27,9 @@ struct Pod {
 // Nothing when the text is no object with a name.
 std::optional<Pod> ReadPod(std::string_view object);
 
-// Does the annotation allow this port? No annotation allows all; one without any valid port allows none, as
-// in the reference.
-bool PortIsActive(const std::optional<std::string>& active_ports, uint16_t port);
+// Does the annotation allow this port? No annotation allows all. Of a malformed one the ports that can be
+// read count, and one without any allows none, as in the reference.
+bool PortIsActive(const Pod& pod, uint16_t port);
 
 struct ObjectId {
   std::string name;
