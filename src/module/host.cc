@@ -194,6 +194,7 @@ class Process::Host {
   void OnFleet(const api::Manifests&, const sources::NameResolver::Addresses&) {
     SharedPicker* shared = shared_raw_.load();
     if (shared == nullptr) return;
+    shared->KnewAPool();
     if (AllSettled()) {
       shared->Settle();
     } else {

@@ -256,6 +256,31 @@ class PickerElsewhere(Scenario):
         again()
         await_that(lambda: up.complete("llama").status == 200, "served again")
 
+    def test_a_picker_that_knows_no_pool_yet_is_none(self):
+        """Its API server is away: what the gateway does is the failure mode's, in every body mode that lets it."""
+        sim = self.sim(2)
+        away, grpc, health, metrics = free_ports(4)
+        config = self.write("config", {
+            "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{away}"}}]})
+        epp = self.start(Process([FAIRWAY, "epp", "--kubeconfig", config, "--pool-name", "pool", "--grpc-port", str(grpc),
+                                  "--grpc-health-port", str(health), "--metrics-port", str(metrics), "--secure-serving=false"]))
+        epp.await_logged("serving ext_proc=")
+        for failure_mode, mode, get, post in (("FailOpen", "buffered", {200}, {200}), ("FailClose", "buffered", {500}, {500}),
+                                              ("FailOpen", "full-duplex", {200}, {200, 500})):
+            with self.subTest(failure_mode=failure_mode, mode=mode):
+                up = self.start(Up("-f", self.write("manifests.yaml", pool(failure_mode=failure_mode)),
+                                   "-f", self.write("endpoints.yaml", endpoints(sim.ports)), "--body-mode", mode,
+                                   "--picker", f"127.0.0.1:{grpc}"))
+                gets = [up.ask("GET", "/v1/models").status for _ in range(12)]
+                posts = [up.complete("llama").status for _ in range(12)]
+                self.assertEqual(set(gets), get)
+                self.assertLessEqual(set(posts), post, posts)
+                print(f"\n{failure_mode}, {mode}: {posts.count(200)} of {len(posts)} POST served")
+                up.terminate()
+        page = ask(metrics, "GET", "/metrics").body.decode()
+        self.assertIn('fairway_extproc_events_total{event="no_pool_yet"} 72', page)
+
     def test_fail_close_answers_500_without_a_picker(self):
         sim, up, first, again = self.behind_a_picker("FailClose")
         os.kill(first.pid, signal.SIGKILL)

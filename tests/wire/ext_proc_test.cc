@@ -830,6 +830,34 @@ TEST(ExtProcHealth, NotServingWithoutAPool) {
   EXPECT_EQ(HealthStatus(watch->Recv().message), 1);
 }
 
+// An answer, be it a 503, would be the picker's word: the gateway does what its failure mode says when there
+// is none.
+TEST(ExtProc, BeforeAnyPoolIsKnownEachCallEndsUnavailableAtOnce) {
+  ServerOptions options = PlainText();
+  options.health_checking = true;
+  Picker picker("endpoints: []\n", options);
+  auto client = picker.Connect();
+  for (const bool end : {true, false}) {
+    Exchange early(*client);
+    early.SendHeaders(end);
+    early.ExpectEnd(static_cast<int>(net::GrpcStatus::kUnavailable));
+  }
+  Exchange empty(*client);
+  empty.call().HalfClose();
+  empty.ExpectEnd(static_cast<int>(net::GrpcStatus::kUnavailable));
+  EXPECT_EQ(HealthStatus(client->Unary(kCheck, "").message), 2);
+  EXPECT_THAT(picker.registry().Render(),
+              HasSubstr("fairway_extproc_events_total{event=\"no_pool_yet\"} 3\n"));
+  // The connection lives, and serves from the first pool on.
+  picker.fleet().Apply(api::ParseManifests(kPool, "test.yaml").manifests);
+  EXPECT_FALSE(Pick(*client, "m").empty());
+  // A pool that goes is another thing: it is known that there is none.
+  picker.fleet().Apply({});
+  Exchange late(*client);
+  late.SendHeaders(true);
+  EXPECT_EQ(late.Recv().immediate_response().status().code(), 503);
+}
+
 TEST(ExtProcHealth, OnTheExtProcPortOnRequest) {
   {
     Picker picker{std::string(kPool), PlainText()};

@@ -109,6 +109,12 @@ class SharedPicker {
   // From now on a pool without endpoints has none. Any thread. For a moment more requests look whether
   // Envoy's cluster has hosts on their worker: workers hear of them one after the other.
   void Settle();
+  // A pool is known, now or once. Until then (the API server may be away) a request is let go where its route
+  // fails open. Any thread; asked for requests that found no endpoint.
+  bool KnewAPool() {
+    if (!knew_a_pool_.load(std::memory_order_relaxed) && parts_.router->ready()) knew_a_pool_ = true;
+    return knew_a_pool_.load(std::memory_order_relaxed);
+  }
   Waiters& waiters() { return waiters_; }
   // Of the calling worker thread, whose number Envoy knows. Null for numbers that are none.
   WorkerState* worker(uint32_t index);
@@ -117,6 +123,7 @@ class SharedPicker {
   Parts parts_;
   std::atomic<bool> settled_;
   std::atomic<base::Nanos> calm_at_;
+  std::atomic<bool> knew_a_pool_{false};
   Waiters waiters_;
   std::vector<std::unique_ptr<WorkerState>> workers_;  // each entry is used by its thread alone
 };

@@ -224,7 +224,9 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   input.received_at = pending.received_at;
 
   auto begun = filter_.picker->router().Begin(*worker_->router_worker, input);
-  if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) return Refuse(*rejection);
+  if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) {
+    return !filter_.picker->KnewAPool() && fails_open() ? LetGo() : Refuse(*rejection);
+  }
   phase_ = Phase::kPassed;
   ticket_ = std::get<routing::Ticket>(std::move(begun));
   // Setters end the views into headers: what is needed of them comes first.
@@ -309,6 +311,16 @@ Stream::Verdict Stream::Refuse(const routing::Rejection& rejection) {
                                     rejection.drop_reason.empty() ? 0 : 1, ToBuffer(body),
                                     ToBuffer(rejection.code));
   return Verdict::kAnswered;
+}
+
+// Without a decision, to what the cluster's own policy chooses.
+Stream::Verdict Stream::LetGo() {
+  phase_ = Phase::kPassed;
+  EndPending();
+  // What the client sent under this name is not to be taken for our word.
+  RemoveHeader(envoy_, HeaderType::kRequest, request::kDestination);
+  Count(filter_.counters.failed_open);
+  return Verdict::kGoOn;
 }
 
 // ---- Waiting for a pool's first endpoints.

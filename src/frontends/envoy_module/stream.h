@@ -61,6 +61,7 @@ class Stream {
   [[gnu::cold]] void RefuseBody();
   [[gnu::cold]] void RemoveHeaders(const std::vector<std::string_view>& names);
   Verdict Decide(BodyPlace last_piece);
+  [[gnu::cold]] Verdict LetGo();
   bool Wait();
   bool ClusterHasHosts() const;
   void Send(const routing::Ticket& ticket, bool has_destination);

@@ -354,6 +354,40 @@ TEST_F(StreamTest, WhenTheStartIsOverNobodyWaits) {
   EXPECT_FALSE(waiting.continued);
 }
 
+// The API server has been away since the start: as if there were no picker, so the route's failure mode says.
+TEST_F(StreamTest, BeforeAnyPoolIsKnownRequestsGoAsTheRouteFails) {
+  Serve({});
+  pool_->fleet().Apply({});
+  for (const bool open : {true, false}) {
+    filter_.config.failure_mode = open ? api::FailureMode::kFailOpen : api::FailureMode::kFailClose;
+    FakeStream envoy{.request_headers =
+                         Post(kBody.size(), {{"x-gateway-destination-endpoint", "10.6.6.6:1"}})};
+    Stream stream(filter_, &envoy);
+    EXPECT_EQ(SendHttp1(stream, envoy, {kBody}), open);
+    EXPECT_EQ(envoy.reply.has_value(), !open);
+    EXPECT_EQ(envoy.counters[2], open ? 1u : 0u);
+    if (open) {
+      EXPECT_EQ(envoy.request_header("x-gateway-destination-endpoint"), "");
+      EXPECT_EQ(envoy.body(), kBody);
+    } else {
+      EXPECT_EQ(envoy.reply->status, 503u);
+    }
+    stream.OnComplete();
+  }
+  // Once one was known it is another thing that there is none.
+  filter_.config.failure_mode = api::FailureMode::kFailOpen;
+  Serve({{.name = "a"}});
+  EXPECT_TRUE(filter_.picker->KnewAPool());
+  pool_->fleet().Apply({});
+  {
+    FakeStream late{.request_headers = Post(kBody.size())};
+    Stream stream(filter_, &late);
+    EXPECT_FALSE(SendHttp1(stream, late, {kBody}));
+    EXPECT_TRUE(late.reply && late.reply->status == 503u);
+  }
+  Serve({{.name = "a"}});  // whose ledger is looked at in the end
+}
+
 TEST_F(StreamTest, WaitingIsBoundedAndAClientThatLeavesIsForgotten) {
   filter_.config.max_waiting = 1;
   Serve({}, {}, [](std::string_view) { return false; });

@@ -41,13 +41,15 @@ Metrics::Metrics(base::Registry& registry, bool streams) {
                     .With({});
   auto& events = registry.AddCounter({.name = "fairway_extproc_events_total",
                                       .help = "What went wrong on ext_proc streams: malformed_message, "
-                                              "protocol_violation, timeout, internal_fault, mode_guessed.",
+                                              "protocol_violation, timeout, internal_fault, mode_guessed, "
+                                              "no_pool_yet.",
                                       .labels = {"event"}});
   malformed_ = &events.With({"malformed_message"});
   violations_ = &events.With({"protocol_violation"});
   timeouts_ = &events.With({"timeout"});
   faults_ = &events.With({"internal_fault"});
   guesses_ = &events.With({"mode_guessed"});
+  early_ = &events.With({"no_pool_yet"});
   if (!streams) return;
   streams_inflight_ =
       &registry

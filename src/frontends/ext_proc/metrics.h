@@ -30,6 +30,8 @@ class Metrics {
   void InternalFault() { faults_->Add(); }
   // A gateway that does not say its body modes and sent no body for a while.
   void ModeGuessed() { guesses_->Add(); }
+  // A call before any pool was known.
+  void NoPoolYet() { early_->Add(); }
 
   void StreamStarted();
   // `code`: the name of the gRPC status, "OK" or "Canceled" when the client ended it.
@@ -44,6 +46,7 @@ class Metrics {
   base::Counter* timeouts_;
   base::Counter* faults_;
   base::Counter* guesses_;
+  base::Counter* early_;
   base::Gauge* streams_inflight_ = nullptr;  // null: no stream metrics
   base::Histogram* stream_duration_ = nullptr;
   base::CounterFamily* streams_total_ = nullptr;

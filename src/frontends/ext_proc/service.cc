@@ -12,6 +12,19 @@ constexpr std::string_view kProcess = "/envoy.service.ext_proc.v3.ExternalProces
 constexpr size_t kMaxPoolKey = 512;
 // A pool that never is: no name has a slash alone.
 constexpr std::string_view kNoPool = "/";
+
+// Before there is anything to decide by. With its first message, which Envoy sends at once, and not before: a
+// call that is being made cannot end.
+class EarlyCall final : public net::GrpcCall {
+ public:
+  void OnMessage(std::string_view) override { End(); }
+  void OnHalfClose() override { End(); }
+
+ private:
+  void End() {
+    if (!finished()) Finish(net::GrpcStatus::kUnavailable, "no InferencePool is known yet");
+  }
+};
 }  // namespace
 
 class ExtProcCall;
@@ -42,6 +55,7 @@ struct ExtProcService::Worker {
   ExtProcCall* calls = nullptr;  // a list through the calls themselves
   ExtProcCall* sweep_next = nullptr;
   std::unique_ptr<net::Timer> timer;
+  bool knew_a_pool = false;
 };
 
 class ExtProcCall final : public net::GrpcCall, private Sink {
@@ -186,8 +200,14 @@ void ExtProcService::SetPorts(uint16_t main_port, std::map<uint16_t, std::string
 
 std::unique_ptr<net::GrpcCall> ExtProcService::NewCall(const net::GrpcRequest& request) {
   if (request.path != kProcess) return nullptr;
+  Worker& worker = *workers_.at(request.worker);
+  // A pool that goes away later is another thing: its calls get 503.
+  if (!worker.knew_a_pool && !(worker.knew_a_pool = worker.shared.router.ready())) {
+    metrics_.NoPoolYet();
+    return std::make_unique<EarlyCall>();
+  }
   std::string_view pool = request.metadata ? request.metadata(kPoolMetadata) : std::string_view();
-  const Ports& ports = *workers_.at(request.worker)->ports.Get();
+  const Ports& ports = *worker.ports.Get();
   if (pool.empty()) {
     const auto own = ports.pools.find(request.port);
     if (own != ports.pools.end()) {
@@ -198,8 +218,7 @@ std::unique_ptr<net::GrpcCall> ExtProcService::NewCall(const net::GrpcRequest& r
       pool = kNoPool;
     }
   }
-  return std::make_unique<ExtProcCall>(*this, *workers_.at(request.worker),
-                                       std::string(pool.substr(0, kMaxPoolKey)));
+  return std::make_unique<ExtProcCall>(*this, worker, std::string(pool.substr(0, kMaxPoolKey)));
 }
 
 }  // namespace fairway::ext_proc

@@ -42,7 +42,8 @@ class ExtProcService {
   // the default pool as ever, those on a port that was a pool's once are for none. Thread-safe.
   void SetPorts(uint16_t main_port, std::map<uint16_t, std::string> pools);
 
-  // Null: not ours.
+  // Null: not ours. Until a pool was known for the first time each call ends with UNAVAILABLE, as if nobody
+  // listened: an answer, be it a 503, would keep the gateway from what its failure mode says.
   std::unique_ptr<net::GrpcCall> NewCall(const net::GrpcRequest& request);
 
   // After the last call: takes down the loops' timers, each on its loop, then calls `done` on one of them.
