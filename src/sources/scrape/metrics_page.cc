@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/strings.h"
+#include "sources/scrape/labels.h"
 
 namespace fairway::sources::scrape {
 namespace {
@@ -16,81 +17,11 @@ constexpr double kMaxCount = 1e9;
 // full is full.
 constexpr double kMaxUsage = 1.5;
 constexpr size_t kMaxAdapterName = 512;
-
-bool IsBlank(char c) { return c == ' ' || c == '\t'; }
-void SkipBlanks(std::string_view& text) {
-  while (!text.empty() && IsBlank(text.front())) text.remove_prefix(1);
-}
+constexpr size_t kMaxRank = 63;
 
 // Of an OpenMetrics page.
 bool IsEnd(std::string_view line) {
   return line.starts_with("# EOF") && (line.size() == 5 || line.substr(5) == "\r");
-}
-
-// One label of `{a="x",b="y"}`; `raw` still has its escapes.
-struct Label {
-  std::string_view name;
-  std::string_view raw;
-};
-
-enum class LabelStep { kLabel, kEnd, kBad };
-
-// Takes the next label off `text`, which stands after '{' or after the label before. At kEnd `text` stands
-// after '}'.
-LabelStep NextLabel(std::string_view& text, Label& label) {
-  SkipBlanks(text);
-  if (!text.empty() && text.front() == ',') {
-    text.remove_prefix(1);
-    SkipBlanks(text);
-  }
-  if (text.empty()) return LabelStep::kBad;
-  if (text.front() == '}') {
-    text.remove_prefix(1);
-    return LabelStep::kEnd;
-  }
-  const size_t equals = text.find('=');
-  if (equals == std::string_view::npos || equals == 0) return LabelStep::kBad;
-  label.name = base::Trim(text.substr(0, equals));
-  text.remove_prefix(equals + 1);
-  SkipBlanks(text);
-  if (text.empty() || text.front() != '"') return LabelStep::kBad;
-  text.remove_prefix(1);
-  for (size_t from = 0;;) {
-    const size_t stop = text.find_first_of("\"\\", from);
-    if (stop == std::string_view::npos) return LabelStep::kBad;
-    if (text[stop] == '"') {
-      label.raw = text.substr(0, stop);
-      text.remove_prefix(stop + 1);
-      return LabelStep::kLabel;
-    }
-    from = stop + 2;
-    if (from > text.size()) return LabelStep::kBad;
-  }
-}
-
-// Takes one character off `raw`. Escapes of the exposition format: \\ \" \n; another escape stands for
-// itself.
-char Unescape(std::string_view& raw) {
-  char c = raw.front();
-  raw.remove_prefix(1);
-  if (c != '\\' || raw.empty()) return c;
-  if (raw.front() == 'n') {
-    c = '\n';
-  } else if (raw.front() == '"' || raw.front() == '\\') {
-    c = raw.front();
-  } else {
-    return c;
-  }
-  raw.remove_prefix(1);
-  return c;
-}
-
-bool ValueIs(std::string_view raw, std::string_view wanted) {
-  if (raw.find('\\') == std::string_view::npos) return raw == wanted;
-  for (char c : wanted) {
-    if (raw.empty() || Unescape(raw) != c) return false;
-  }
-  return raw.empty();
 }
 
 bool HasLabels(std::string_view labels, const std::vector<std::pair<std::string, std::string>>& wanted) {
@@ -126,69 +57,73 @@ bool TakeNumber(std::string_view& text, double& value) {
   return true;
 }
 
-// The whole of a label's value as a small number. "None", "" and what is no number: nothing.
-std::optional<uint32_t> SmallNumber(std::string_view raw) {
-  return base::ParseInteger<uint32_t>(base::Trim(raw));
+uint32_t SaturatedSum(uint32_t a, uint32_t b) {
+  return a > std::numeric_limits<uint32_t>::max() - b ? std::numeric_limits<uint32_t>::max() : a + b;
 }
 
-// vLLM writes "None" until it knows.
-bool IsUnknown(std::string_view raw) {
-  const std::string_view text = base::Trim(raw);
-  return text.empty() || text == "None";
-}
-
-void SplitAdapters(std::string_view list, std::vector<std::string_view>& names, EngineSample& sample) {
+// `room`: how many more names are taken from this page.
+void SplitAdapters(std::string_view list, size_t& room, std::vector<std::string_view>& names,
+                   EngineSample& sample) {
   while (!list.empty()) {
     const size_t comma = list.find(',');
     const std::string_view name = base::Trim(list.substr(0, comma));
     list.remove_prefix(comma == std::string_view::npos ? list.size() : comma + 1);
     if (name.empty()) continue;
-    if (name.size() > kMaxAdapterName || names.size() == kMaxAdaptersPerList) {
+    if (name.size() > kMaxAdapterName || room == 0) {
       ++sample.garbage;
-      if (names.size() == kMaxAdaptersPerList) return;
+      if (room == 0) return;
       continue;
     }
+    --room;
     names.push_back(name);
   }
 }
 
-// The label's text: the page's own bytes where they need no unescaping. `storage` was reserved, so that views
-// into it hold.
-std::string_view Plain(std::string_view raw, std::string& storage) {
-  if (raw.find('\\') == std::string_view::npos) return raw;
-  const size_t begin = storage.size();
-  while (!raw.empty()) storage += Unescape(raw);
-  return std::string_view(storage).substr(begin);
-}
-
-void ReadLora(std::string_view labels, EngineSample& sample) {
-  sample.has_lora = true;
-  sample.unescaped.clear();
-  sample.unescaped.reserve(labels.size());
+// One engine's lists, behind those of the engines before. `rooms`: of running and of waiting names.
+void ReadLoraLine(std::string_view labels, std::array<size_t, 2>& rooms, EngineSample& sample) {
+  LoraEngine& engine = sample.lora_engines.emplace_back();
+  const size_t running = sample.running_adapters.size();
+  const size_t waiting = sample.waiting_adapters.size();
   Label label;
   while (NextLabel(labels, label) == LabelStep::kLabel) {
     if (label.name == "running_lora_adapters") {
-      sample.running_adapters.clear();
-      SplitAdapters(Plain(label.raw, sample.unescaped), sample.running_adapters, sample);
+      sample.running_adapters.resize(running);
+      SplitAdapters(Plain(label.raw, sample.unescaped), rooms[0], sample.running_adapters, sample);
     } else if (label.name == "waiting_lora_adapters") {
-      sample.waiting_adapters.clear();
-      SplitAdapters(Plain(label.raw, sample.unescaped), sample.waiting_adapters, sample);
+      sample.waiting_adapters.resize(waiting);
+      SplitAdapters(Plain(label.raw, sample.unescaped), rooms[1], sample.waiting_adapters, sample);
     } else if (label.name == "max_lora") {
-      sample.max_lora = SmallNumber(label.raw);
-      if (!sample.max_lora && !IsUnknown(label.raw)) ++sample.garbage;
+      engine.max = SmallNumber(label.raw);
+      if (!engine.max && !IsUnknown(label.raw)) ++sample.garbage;
     }
   }
+  engine.running = sample.running_adapters.size() - running;
+  engine.waiting = sample.waiting_adapters.size() - waiting;
 }
 
-void ReadCacheInfo(std::string_view labels, const EngineSpec& spec, EngineSample& sample) {
-  Label label;
-  while (NextLabel(labels, label) == LabelStep::kLabel) {
-    std::optional<uint32_t>* out = label.name == spec.block_size_label   ? &sample.block_size
-                                   : label.name == spec.num_blocks_label ? &sample.num_blocks
-                                                                         : nullptr;
-    if (out == nullptr) continue;
-    *out = SmallNumber(label.raw);
-    if (!*out && !IsUnknown(label.raw)) ++sample.garbage;
+// Of each engine the line with the largest value, which is when it was written, else the first.
+void ReadLora(const SeriesLines& lines, SeriesScratch& scratch, EngineSample& sample) {
+  auto& keyed = scratch.keyed;
+  keyed.clear();
+  size_t bytes = 0;
+  for (const SeriesLine& line : lines.lines()) {
+    if (!line.usable) continue;
+    keyed.push_back({.engine = LoraEngineOf(line.labels), .line = &line});
+    bytes += line.labels.size();
+  }
+  sample.has_lora = !keyed.empty();
+  sample.lora_unknown = !sample.has_lora && (!lines.lines().empty() || lines.broken(0));
+  std::stable_sort(keyed.begin(), keyed.end(), [](const auto& a, const auto& b) {
+    return std::make_pair(a.engine, -a.line->value) < std::make_pair(b.engine, -b.line->value);
+  });
+  sample.unescaped.clear();
+  sample.unescaped.reserve(bytes);
+  std::array<size_t, 2> rooms{kMaxAdaptersPerList, kMaxAdaptersPerList};
+  for (size_t i = 0; i < keyed.size(); ++i) {
+    if (i == 0 || keyed[i].engine != keyed[i - 1].engine) ReadLoraLine(keyed[i].line->labels, rooms, sample);
+  }
+  for (const LoraEngine& engine : sample.lora_engines) {
+    if (engine.max) sample.max_lora = SaturatedSum(sample.max_lora.value_or(0), *engine.max);
   }
 }
 
@@ -254,19 +189,21 @@ void PageReader::AddUses(Field field, const std::vector<MetricSpec>& alternative
     auto family = std::find_if(families_.begin(), families_.end(),
                                [&](const Family& f) { return f.name == spec.name; });
     if (family == families_.end()) family = families_.insert(family, Family{spec.name, {}});
-    family->uses.push_back({field, static_cast<uint8_t>(std::min<size_t>(i, 255)), &spec});
+    for (const auto& [name, value] : spec.labels) selecting_.push_back(name);
+    family->uses.push_back({field, static_cast<uint8_t>(std::min<size_t>(i, kMaxRank)), &spec});
   }
 }
 
 void PageReader::Read(std::string_view page, EngineSample& sample) const {
   sample.queued = sample.running = sample.kv_usage = std::nullopt;
-  sample.has_lora = false;
+  sample.has_lora = sample.lora_unknown = false;
   sample.running_adapters.clear();
   sample.waiting_adapters.clear();
+  sample.lora_engines.clear();
+  for (SeriesLines& lines : sample.lines) lines.Clear();
   sample.max_lora = sample.block_size = sample.num_blocks = std::nullopt;
   sample.families = sample.garbage = sample.malformed = sample.missing = 0;
 
-  BestLines best;
   const char* const end = page.data() + page.size();
   const char* line = page.data();
   while (line < end) {
@@ -292,27 +229,49 @@ void PageReader::Read(std::string_view page, EngineSample& sample) const {
       const char after = text[family.name.size()];
       if (after != '{' && !IsBlank(after)) continue;  // a longer name
       if (text.back() == '\r') text.remove_suffix(1);
-      ReadLine(family, text.substr(family.name.size()), best, sample);
+      ReadLine(family, text.substr(family.name.size()), sample);
       break;
     }
   }
 
-  if (best[kQueued].set) sample.queued = best[kQueued].value;
-  if (best[kRunning].set) sample.running = best[kRunning].value;
-  if (best[kKvUsage].set) sample.kv_usage = std::min(best[kKvUsage].value, 1.0);
-  if (best[kLora].set) ReadLora(best[kLora].labels, sample);
-  if (best[kCacheInfo].set) ReadCacheInfo(best[kCacheInfo].labels, spec_, sample);
-  if (best[kBlockSize].set) sample.block_size = static_cast<uint32_t>(best[kBlockSize].value);
-  if (best[kNumBlocks].set) sample.num_blocks = static_cast<uint32_t>(best[kNumBlocks].value);
+  AddUp(sample);
   sample.missing = static_cast<uint32_t>(!spec_.queued.empty() && !sample.queued) +
                    static_cast<uint32_t>(!spec_.running.empty() && !sample.running) +
                    static_cast<uint32_t>(!spec_.kv_usage.empty() && !sample.kv_usage);
 }
 
-void PageReader::ReadLine(const Family& family, std::string_view rest, BestLines& best,
-                          EngineSample& sample) const {
+void PageReader::AddUp(EngineSample& sample) const {
+  const auto& lines = sample.lines;
+  SeriesScratch& scratch = sample.scratch;
+  sample.queued = SumOf(lines[kQueued], scratch);
+  sample.running = SumOf(lines[kRunning], scratch);
+  const Capacities capacities(lines[kKvUsage], lines[kCacheInfo], lines[kNumBlocks], lines[kBlockSize],
+                              {spec_.block_size_label, spec_.num_blocks_label, selecting_}, scratch);
+  sample.block_size = capacities.block_size();
+  sample.num_blocks = capacities.num_blocks();
+  sample.garbage += capacities.garbage();
+  if (ReadEngines(lines[kKvUsage], scratch)) {
+    sample.kv_usage = std::min(capacities.WeightedMean(scratch.engines), 1.0);
+  }
+  ReadLora(lines[kLora], scratch, sample);
+}
+
+// Whether `rest`, from behind the labels on, is a value with or without a timestamp.
+bool PageReader::ReadNumbers(std::string_view rest, SeriesLine& line) {
   SkipBlanks(rest);
-  std::string_view labels;  // after '{' up to and with '}'
+  if (!TakeNumber(rest, line.value)) return false;
+  SkipBlanks(rest);
+  if (!rest.empty() && rest.front() != '#') {  // '#': an OpenMetrics exemplar
+    if (!TakeNumber(rest, line.timestamp) || !std::isfinite(line.timestamp)) return false;
+    SkipBlanks(rest);
+  }
+  return rest.empty() || rest.front() == '#';
+}
+
+void PageReader::ReadLine(const Family& family, std::string_view rest, EngineSample& sample) const {
+  SkipBlanks(rest);
+  // Without a timestamp: below all that have one.
+  SeriesLine line{.timestamp = -std::numeric_limits<double>::infinity()};
   if (!rest.empty() && rest.front() == '{') {
     rest.remove_prefix(1);
     const char* const begin = rest.data();
@@ -321,43 +280,23 @@ void PageReader::ReadLine(const Family& family, std::string_view rest, BestLines
     while (step == LabelStep::kLabel) step = NextLabel(rest, label);
     if (step == LabelStep::kBad) {
       ++sample.malformed;
+      for (const Use& use : family.uses) sample.lines[use.field].AddBroken(use.rank);
       return;
     }
-    labels = std::string_view(begin, static_cast<size_t>(rest.data() - begin));
-    SkipBlanks(rest);
+    line.labels = std::string_view(begin, static_cast<size_t>(rest.data() - begin));
   }
-  double value = 0;
-  double timestamp = -std::numeric_limits<double>::infinity();  // without one: below all that have one
-  if (!TakeNumber(rest, value)) {
-    ++sample.malformed;
-    return;
-  }
-  SkipBlanks(rest);
-  if (!rest.empty() && rest.front() != '#') {  // '#': an OpenMetrics exemplar
-    if (!TakeNumber(rest, timestamp) || !std::isfinite(timestamp)) {
-      ++sample.malformed;
-      return;
-    }
-    SkipBlanks(rest);
-    if (!rest.empty() && rest.front() != '#') {
-      ++sample.malformed;
-      return;
-    }
-  }
+  const bool whole = ReadNumbers(rest, line);
+  if (!whole) ++sample.malformed;
   for (const Use& use : family.uses) {
-    if (!use.spec->labels.empty() && !HasLabels(labels, use.spec->labels)) continue;
+    if (!use.spec->labels.empty() && !HasLabels(line.labels, use.spec->labels)) continue;
     const bool is_count = use.field != kKvUsage;
     const bool is_info = use.field == kLora || use.field == kCacheInfo;
     const double limit = is_info ? std::numeric_limits<double>::max() : is_count ? kMaxCount : kMaxUsage;
-    if (!(value >= 0 && value <= limit)) {  // also NaN
-      ++sample.garbage;
-      continue;
-    }
-    ++sample.families;
-    Best& old = best[use.field];
-    const double order = use.field == kLora ? value : timestamp;
-    if (old.set && (use.rank > old.rank || (use.rank == old.rank && order <= old.timestamp))) continue;
-    old = {true, use.rank, order, value, labels};
+    line.rank = use.rank;
+    line.usable = whole && line.value >= 0 && line.value <= limit;  // not NaN
+    sample.families += line.usable ? 1 : 0;
+    sample.garbage += whole && !line.usable ? 1 : 0;
+    if (!sample.lines[use.field].Add(line)) ++sample.garbage;
   }
 }
 
@@ -388,54 +327,6 @@ const PageReader* EngineReaders::Detect(std::string_view page, EngineSample& scr
     }
   }
   return found;
-}
-
-// Names: each engine's own documentation; choice of names: the reference's defaults (llm-d router,
-// core-metrics-extractor).
-std::vector<EngineSpec> BuiltinEngines() {
-  std::vector<EngineSpec> engines;
-  engines.push_back({
-      .name = "vllm",
-      .queued = {{"vllm:num_requests_waiting", {}}},
-      .running = {{"vllm:num_requests_running", {}}},
-      // The second name is of vLLM before 0.9 (V0 engine).
-      .kv_usage = {{"vllm:kv_cache_usage_perc", {}}, {"vllm:gpu_cache_usage_perc", {}}},
-      .lora = {{"vllm:lora_requests_info", {}}},
-      .cache_info = {{"vllm:cache_config_info", {}}},
-      .block_size_label = "block_size",
-      .num_blocks_label = "num_gpu_blocks",
-  });
-  engines.push_back({
-      .name = "sglang",
-      .queued = {{"sglang:num_queue_reqs", {}}},
-      .running = {{"sglang:num_running_reqs", {}}},
-      .kv_usage = {{"sglang:token_usage", {}}},
-      .cache_info = {{"sglang:cache_config_info", {}}},
-      .block_size_label = "page_size",
-      .num_blocks_label = "num_pages",
-  });
-  engines.push_back({
-      .name = "trtllm-serve",
-      .queued = {{"trtllm_num_requests_waiting", {}}},
-      .running = {{"trtllm_num_requests_running", {}}},
-      .kv_usage = {{"trtllm_kv_cache_utilization", {}}},
-      .block_size = {{"trtllm_kv_cache_tokens_per_block", {}}},
-      .num_blocks = {{"trtllm_kv_cache_max_blocks", {}}},
-  });
-  engines.push_back({
-      .name = "triton-tensorrt-llm",
-      .queued = {{"nv_trt_llm_request_metrics", {{"request_type", "waiting"}}}},
-      .running = {{"nv_trt_llm_request_metrics", {{"request_type", "scheduled"}}}},
-      .kv_usage = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "fraction"}}}},
-      .block_size = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "tokens_per"}}}},
-      .num_blocks = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "max"}}}},
-  });
-  engines.push_back({
-      .name = "triton",
-      .queued = {{"nv_inference_pending_request_count", {}}},
-      .running = {{"nv_inference_exec_count", {}}},
-  });
-  return engines;
 }
 
 }  // namespace fairway::sources::scrape

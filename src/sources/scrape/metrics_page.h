@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "sources/scrape/series.h"
 
 namespace fairway::sources::scrape {
 
@@ -49,18 +50,27 @@ struct EngineSpec {
   std::vector<MetricSpec> num_blocks;
 };
 
-// What a page said. Absent: not on the page, or only in lines that do not count.
+// Of one engine's adapters: how many of the sample's names are its own.
+struct LoraEngine {
+  size_t running = 0;
+  size_t waiting = 0;
+  std::optional<uint32_t> max;
+};
+
+// What a page said, its engines added up (series.h). Absent: not on the page, or not usable of each engine.
 struct EngineSample {
   std::optional<double> queued;    // 0 .. 1e9
   std::optional<double> running;   // 0 .. 1e9
   std::optional<double> kv_usage;  // 0 .. 1
 
   bool has_lora = false;
-  // Names in the page's order, unescaped, trimmed; they point into the page or into this sample, so they live
-  // until the next Read.
+  bool lora_unknown = false;  // the family is there, and says nothing that counts
+  // Names in the page's order, engine by engine, unescaped, trimmed; they point into the page or into this
+  // sample, so they live until the next Read.
   std::vector<std::string_view> running_adapters;
   std::vector<std::string_view> waiting_adapters;
-  std::optional<uint32_t> max_lora;
+  std::vector<LoraEngine> lora_engines;
+  std::optional<uint32_t> max_lora;  // of all engines together
 
   std::optional<uint32_t> block_size;  // tokens
   std::optional<uint32_t> num_blocks;
@@ -70,10 +80,14 @@ struct EngineSample {
   uint32_t malformed = 0;  // wanted lines that are no samples
   uint32_t missing = 0;    // of queued, running, KV use: what the engine has and the page did not say
 
-  std::string unescaped;  // storage of adapter names with escapes; not for callers
+  // Not for callers: storage of adapter names with escapes, and of lines until they are added up.
+  std::string unescaped;
+  std::array<SeriesLines, 7> lines;
+  SeriesScratch scratch;
 };
 
-// Adapter names beyond this are not taken from a page (a page is untrusted): they count as garbage.
+// Running and waiting adapter names beyond this are not taken from a page (a page is untrusted): they count
+// as garbage.
 inline constexpr size_t kMaxAdaptersPerList = 4096;
 
 // Immutable, so thread-safe. Reading costs little more than finding the page's line ends.
@@ -83,15 +97,13 @@ class PageReader {
   PageReader(const PageReader&) = delete;
   PageReader& operator=(const PageReader&) = delete;
 
-  // Overwrites `sample`. Of several series that match, the one with the highest exposition timestamp counts,
-  // else the first; of LoRA series the one with the largest value (the reference's rules, so that both see
-  // the same page alike).
+  // Overwrites `sample`.
   void Read(std::string_view page, EngineSample& sample) const;
 
   const std::string& engine() const { return spec_.name; }
 
  private:
-  enum Field : uint8_t { kQueued, kRunning, kKvUsage, kLora, kCacheInfo, kBlockSize, kNumBlocks, kFields };
+  enum Field : uint8_t { kQueued, kRunning, kKvUsage, kLora, kCacheInfo, kBlockSize, kNumBlocks };
   struct Use {
     Field field;
     uint8_t rank;  // place among the alternatives: lower wins
@@ -101,21 +113,14 @@ class PageReader {
     std::string name;
     std::vector<Use> uses;
   };
-  // The best line for a field so far.
-  struct Best {
-    bool set = false;
-    uint8_t rank = 0;
-    double timestamp = 0;
-    double value = 0;
-    std::string_view labels;
-  };
-  using BestLines = std::array<Best, kFields>;
-
   void AddUses(Field field, const std::vector<MetricSpec>& alternatives);
-  void ReadLine(const Family& family, std::string_view rest, BestLines& best, EngineSample& sample) const;
+  void ReadLine(const Family& family, std::string_view rest, EngineSample& sample) const;
+  static bool ReadNumbers(std::string_view rest, SeriesLine& line);
+  void AddUp(EngineSample& sample) const;
 
   EngineSpec spec_;
   std::vector<Family> families_;
+  std::vector<std::string> selecting_;   // names of labels that say which series of a family is meant
   size_t common_ = 0;                    // length of the prefix that all names share
   std::array<uint64_t, 256> by_byte_{};  // families by the byte after it (bit: number of the family)
 };

@@ -15,6 +15,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Optional;
+using ::testing::UnorderedElementsAre;
 
 class MetricsPageTest : public ::testing::Test {
  protected:
@@ -120,19 +121,166 @@ TEST_F(MetricsPageTest, TakesTheOldKvNameOnlyWithoutTheNewOne) {
   EXPECT_THAT(Read("vllm:kv_cache_usage_perc NaN\nvllm:gpu_cache_usage_perc 0.5\n").kv_usage, Optional(0.5));
 }
 
-TEST_F(MetricsPageTest, OfSeveralSeriesTakesTheNewestElseTheFirst) {
-  EXPECT_THAT(Read("vllm:num_requests_waiting{e=\"0\"} 1\nvllm:num_requests_waiting{e=\"1\"} 2\n").queued,
-              Optional(1.0));
-  EXPECT_THAT(Read("vllm:num_requests_waiting{e=\"0\"} 1 100\nvllm:num_requests_waiting{e=\"1\"} 2 300\n"
-                   "vllm:num_requests_waiting{e=\"2\"} 3 200\n")
+std::string Waiting(const std::string& labels, const std::string& value) {
+  return "vllm:num_requests_waiting" + (labels.empty() ? "" : "{" + labels + "}") + " " + value + "\n";
+}
+std::string Kv(const std::string& labels, const std::string& value) {
+  return "vllm:kv_cache_usage_perc{" + labels + "} " + value + "\n";
+}
+std::string Blocks(const std::string& labels, const std::string& blocks, const std::string& rest = "1") {
+  return "vllm:cache_config_info{" + labels + ",block_size=\"16\",num_gpu_blocks=\"" + blocks + "\"} " +
+         rest + "\n";
+}
+
+TEST_F(MetricsPageTest, OfCopiesOfASeriesTakesTheNewestElseTheFirst) {
+  for (const std::string labels : {"", "e=\"0\"", "e=\"0\",m=\"x\""}) {
+    const auto line = [&](const char* value) { return Waiting(labels, value); };
+    EXPECT_THAT(Read(line("1") + line("2")).queued, Optional(1.0));
+    EXPECT_THAT(Read(line("1 100") + line("2 300") + line("3 200")).queued, Optional(2.0));
+    EXPECT_THAT(Read(line("1") + line("2 -5")).queued, Optional(2.0));
+    EXPECT_THAT(Read(line("1 7") + line("2 7")).queued, Optional(1.0));
+    EXPECT_THAT(Read(line("NaN 9") + line("2")).queued, Optional(2.0));
+    EXPECT_THAT(Read(line("what") + line("2")).queued, Optional(2.0));
+  }
+  EXPECT_THAT(Read(Waiting("a=\"1\",b=\"2\"", "1 1") + Waiting("b=\"2\", a=\"1\"", "5 2")).queued,
+              Optional(5.0))
+      << "labels have no order";
+}
+
+TEST_F(MetricsPageTest, AddsUpTheEnginesOfAServer) {
+  Read(
+      "vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 0.0\n"
+      "vllm:num_requests_running{engine=\"1\",model_name=\"m\"} 64.0\n" +
+      Waiting("engine=\"0\",model_name=\"m\"", "0.0") + Waiting("engine=\"1\",model_name=\"m\"", "40.0") +
+      Kv("engine=\"0\",model_name=\"m\"", "0.0") + Kv("engine=\"1\",model_name=\"m\"", "0.97"));
+  EXPECT_THAT(sample_.running, Optional(64.0));
+  EXPECT_THAT(sample_.queued, Optional(40.0));
+  EXPECT_THAT(sample_.kv_usage, Optional(0.97)) << "capacities are not known";
+  EXPECT_EQ(sample_.garbage + sample_.missing, 0u);
+
+  Read(
+      "sglang:num_queue_reqs{dp_rank=\"2\",model_name=\"m\"} "
+      "11\nsglang:num_queue_reqs{dp_rank=\"0\",model_name="
+      "\"m\"} 0\nsglang:num_running_reqs{dp_rank=\"1\"} 3\nsglang:num_running_reqs{dp_rank=\"0\"} 4\n",
+      "sglang");
+  EXPECT_THAT(sample_.queued, Optional(11.0));
+  EXPECT_THAT(sample_.running, Optional(7.0));
+
+  EXPECT_THAT(Read(Waiting("model_name=\"a\"", "2") + Waiting("model_name=\"b\"", "3")).queued,
+              Optional(5.0));
+  EXPECT_THAT(Read(Waiting("", "2") + Waiting("engine=\"1\"", "3")).queued, Optional(5.0));
+  EXPECT_THAT(
+      Read(Waiting("engine=\"0\"", "2 5") + Waiting("engine=\"1\"", "3 1") + Waiting("engine=\"0\"", "7 4"))
+          .queued,
+      Optional(5.0))
+      << "copies first, then the sum";
+  Read(
+      "nv_trt_llm_request_metrics{model=\"x\",request_type=\"waiting\"} 8\n"
+      "nv_trt_llm_request_metrics{model=\"y\",request_type=\"waiting\"} 5\n"
+      "nv_trt_llm_request_metrics{model=\"y\",request_type=\"scheduled\"} 50\n",
+      "triton-tensorrt-llm");
+  EXPECT_THAT(sample_.queued, Optional(13.0));
+}
+
+TEST_F(MetricsPageTest, OneEngineThatIsNotKnownMakesTheSignalUnknown) {
+  for (const char* bad : {"NaN", "-1", "+Inf", "1e300", "what", "5 6 7"}) {
+    Read(Waiting("e=\"0\"", "0") + Waiting("e=\"1\"", bad) + Kv("e=\"0\"", "0") + Kv("e=\"1\"", bad) +
+         "vllm:num_requests_running{e=\"0\"} 3\n");
+    EXPECT_EQ(sample_.queued, std::nullopt) << bad;
+    EXPECT_EQ(sample_.kv_usage, std::nullopt) << bad;
+    EXPECT_THAT(sample_.running, Optional(3.0)) << "of its own account";
+    EXPECT_EQ(sample_.missing, 2u);
+  }
+  EXPECT_EQ(Read(Waiting("e=\"0\"", "0") + "vllm:num_requests_waiting{e=\"1\" 40\n").queued, std::nullopt)
+      << "nobody knows of whom this is";
+}
+
+TEST_F(MetricsPageTest, WeighsKvUseByCapacity) {
+  const std::string kv =
+      Kv("engine=\"0\",model_name=\"m\"", "0.1") + Kv("engine=\"1\",model_name=\"m\"", "0.9");
+  EXPECT_NEAR(*Read(kv + Blocks("engine=\"1\"", "300") + Blocks("engine=\"0\"", "100")).kv_usage, 0.7, 1e-9);
+  EXPECT_THAT(sample_.num_blocks, Optional(400u));
+  EXPECT_THAT(sample_.block_size, Optional(16u));
+  for (const std::string& unknown :
+       {std::string(), Blocks("engine=\"0\"", "100"),
+        Blocks("engine=\"0\"", "100") + Blocks("engine=\"1\"", "None"),
+        Blocks("engine=\"0\"", "100") + Blocks("engine=\"2\"", "300"),
+        Blocks("engine=\"0\"", "0") + Blocks("engine=\"1\"", "0"), Blocks("model_name=\"m\"", "100"),
+        Blocks("x=\"y\"", "100"), Blocks("engine=\"0\"", "100") + Blocks("engine=\"1\"", "100", "NaN")}) {
+    EXPECT_THAT(Read(kv + unknown).kv_usage, Optional(0.9)) << unknown;
+  }
+  Read(kv + Blocks("engine=\"0\"", "100") + Blocks("engine=\"1\"", "None"));
+  EXPECT_EQ(sample_.num_blocks, std::nullopt);
+  // vLLM's info metric has a line from before it knew its blocks and one from after.
+  Read(Blocks("engine=\"0\"", "None") + Blocks("engine=\"0\"", "100") + Kv("engine=\"0\"", "0.5"));
+  EXPECT_THAT(sample_.num_blocks, Optional(100u));
+  EXPECT_THAT(sample_.kv_usage, Optional(0.5));
+  // Two models in one engine: whose blocks they are is not known.
+  EXPECT_THAT(Read(Kv("engine=\"0\",model_name=\"a\"", "0.1") + Kv("engine=\"0\",model_name=\"b\"", "0.9") +
+                   Blocks("engine=\"0\"", "100"))
+                  .kv_usage,
+              Optional(0.9));
+  const auto triton = [](const char* type, const char* model, const char* value) {
+    return "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"" + std::string(type) + "\",model=\"" +
+           model + "\"} " + value + "\n";
+  };
+  Read(triton("fraction", "a", "0.2") + triton("fraction", "b", "0.8") + triton("max", "a", "30") +
+           triton("max", "b", "10") + triton("tokens_per", "a", "64") + triton("tokens_per", "b", "64"),
+       "triton-tensorrt-llm");
+  EXPECT_NEAR(*sample_.kv_usage, 0.35, 1e-9);
+  EXPECT_THAT(sample_.num_blocks, Optional(40u));
+  EXPECT_THAT(sample_.block_size, Optional(64u));
+}
+
+TEST_F(MetricsPageTest, GpusOfOneEngineAndPartsOfASumDoNotAddUp) {
+  const auto queue = [](const std::string& labels, const std::string& value) {
+    return "sglang:num_queue_reqs{" + labels + "} " + value + "\n";
+  };
+  EXPECT_THAT(
+      Read(queue("tp_rank=\"0\",pp_rank=\"0\"", "4") + queue("tp_rank=\"1\",pp_rank=\"0\"", "5"), "sglang")
+          .queued,
+      Optional(5.0));
+  EXPECT_THAT(
+      Read(queue("dp_rank=\"0\",tp_rank=\"0\"", "4") + queue("dp_rank=\"1\",tp_rank=\"1\"", "5"), "sglang")
+          .queued,
+      Optional(9.0));
+  EXPECT_THAT(Read(queue("priority=\"1\"", "2") + queue("priority=\"\"", "5") + queue("priority=\"2\"", "3"),
+                   "sglang")
                   .queued,
-              Optional(2.0));
-  EXPECT_THAT(Read("vllm:num_requests_waiting{e=\"0\"} 1\nvllm:num_requests_waiting{e=\"1\"} 2 -5\n").queued,
-              Optional(2.0));
-  EXPECT_THAT(Read("vllm:num_requests_waiting{e=\"0\"} 1 7\nvllm:num_requests_waiting{e=\"1\"} 2 7\n").queued,
-              Optional(1.0));
-  EXPECT_THAT(Read("vllm:num_requests_waiting{e=\"0\"} NaN\nvllm:num_requests_waiting{e=\"1\"} 2\n").queued,
-              Optional(2.0));
+              Optional(5.0));
+  EXPECT_THAT(Read(queue("priority=\"1\"", "2") + queue("priority=\"2\"", "3"), "sglang").queued,
+              Optional(5.0));
+}
+
+TEST_F(MetricsPageTest, AddsUpAdaptersOfEngines) {
+  Read(
+      "vllm:lora_requests_info{engine=\"0\",max_lora=\"2\",running_lora_adapters=\"a,b\",waiting_lora_"
+      "adapters="
+      "\"\"} 1\n"
+      "vllm:lora_requests_info{engine=\"1\",max_lora=\"2\",running_lora_adapters=\"old\",waiting_lora_"
+      "adapters="
+      "\"\"} 1\n"
+      "vllm:lora_requests_info{engine=\"1\",max_lora=\"2\",running_lora_adapters=\"a\",waiting_lora_adapters="
+      "\"c\"} 2\n");
+  EXPECT_THAT(sample_.running_adapters, UnorderedElementsAre("a", "b", "a"));
+  EXPECT_THAT(sample_.waiting_adapters, ElementsAre("c"));
+  EXPECT_THAT(sample_.max_lora, Optional(4u));
+  EXPECT_EQ(sample_.lora_engines.size(), 2u);
+}
+
+TEST_F(MetricsPageTest, WithMoreSeriesThanAnyServerHasASignalIsUnknown) {
+  std::string page;
+  const auto series = [&page](size_t n) {
+    page.clear();
+    for (size_t i = 0; i < n; ++i) page += Waiting("e=\"" + std::to_string(i) + "\"", "1");
+    page += "vllm:num_requests_running 5\n";
+    return page;
+  };
+  EXPECT_THAT(Read(series(SeriesLines::kMax)).queued, Optional(static_cast<double>(SeriesLines::kMax)));
+  EXPECT_EQ(Read(series(SeriesLines::kMax + 1)).queued, std::nullopt);
+  EXPECT_THAT(sample_.running, Optional(5.0));
+  EXPECT_EQ(sample_.garbage, 1u);
+  EXPECT_EQ(Read(series(200'000)).queued, std::nullopt);
 }
 
 TEST_F(MetricsPageTest, IgnoresAndCountsValuesThatCanNotBe) {

@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "net/address.h"
@@ -382,13 +383,9 @@ struct Scraper::Impl {
     signals.block_size = sample.block_size;
     signals.num_blocks = sample.num_blocks;
     if (sample.has_lora) {
-      fleet::Signals::Lora lora;
-      lora.max = sample.max_lora.value_or(0);
-      lora.resident_count = AddAdapters(target, sample.running_adapters, lora.running);
-      lora.waiting_count = AddAdapters(target, sample.waiting_adapters, lora.waiting);
-      signals.lora = lora;
+      signals.lora = LoraOf(target);
       target.had_lora = true;
-    } else if (target.had_lora) {
+    } else if (target.had_lora && !sample.lora_unknown) {
       // A server that restarted and has loaded nothing yet: its adapters are gone, its slots are not.
       fleet::Signals::Lora lora;
       lora.max = target.cell->lora_max();
@@ -397,13 +394,31 @@ struct Scraper::Impl {
     return signals;
   }
 
-  // How many different ones there are, also those that got no number.
-  uint32_t AddAdapters(Target& target, const std::vector<std::string_view>& names, fleet::AdapterSet& set) {
+  // Adapters of all the server's engines; slots are counted engine by engine, as an adapter takes one in
+  // each.
+  fleet::Signals::Lora LoraOf(Target& target) {
+    fleet::Signals::Lora lora;
+    lora.max = sample.max_lora.value_or(0);
+    std::span<const std::string_view> running(sample.running_adapters);
+    std::span<const std::string_view> waiting(sample.waiting_adapters);
+    for (const LoraEngine& engine : sample.lora_engines) {
+      lora.resident_count += AddAdapters(target, running.first(engine.running), lora.running);
+      lora.waiting_count += AddAdapters(target, waiting.first(engine.waiting), lora.waiting);
+      running = running.subspan(engine.running);
+      waiting = waiting.subspan(engine.waiting);
+    }
+    return lora;
+  }
+
+  // How many different ones one engine names, also those that got no number. All of them go to `set`.
+  uint32_t AddAdapters(Target& target, std::span<const std::string_view> names, fleet::AdapterSet& set) {
+    fleet::AdapterSet mine{};
     uint32_t count = 0;
     for (const std::string_view name : names) {
       const uint32_t id = AdapterId(target, name);
       if (id != fleet::kNoAdapter) {
-        if ((set[id / 64] >> (id % 64) & 1) != 0) continue;
+        if ((mine[id / 64] >> (id % 64) & 1) != 0) continue;
+        fleet::AddAdapter(mine, id);
         fleet::AddAdapter(set, id);
       }
       ++count;

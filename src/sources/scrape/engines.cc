@@ -1,0 +1,53 @@
+#include "sources/scrape/metrics_page.h"
+
+namespace fairway::sources::scrape {
+
+// Names: each engine's own documentation; choice of names: the reference's defaults (llm-d router,
+// core-metrics-extractor).
+std::vector<EngineSpec> BuiltinEngines() {
+  std::vector<EngineSpec> engines;
+  engines.push_back({
+      .name = "vllm",
+      .queued = {{"vllm:num_requests_waiting", {}}},
+      .running = {{"vllm:num_requests_running", {}}},
+      // The second name is of vLLM before 0.9 (V0 engine).
+      .kv_usage = {{"vllm:kv_cache_usage_perc", {}}, {"vllm:gpu_cache_usage_perc", {}}},
+      .lora = {{"vllm:lora_requests_info", {}}},
+      .cache_info = {{"vllm:cache_config_info", {}}},
+      .block_size_label = "block_size",
+      .num_blocks_label = "num_gpu_blocks",
+  });
+  engines.push_back({
+      .name = "sglang",
+      .queued = {{"sglang:num_queue_reqs", {}}},
+      .running = {{"sglang:num_running_reqs", {}}},
+      .kv_usage = {{"sglang:token_usage", {}}},
+      .cache_info = {{"sglang:cache_config_info", {}}},
+      .block_size_label = "page_size",
+      .num_blocks_label = "num_pages",
+  });
+  engines.push_back({
+      .name = "trtllm-serve",
+      .queued = {{"trtllm_num_requests_waiting", {}}},
+      .running = {{"trtllm_num_requests_running", {}}},
+      .kv_usage = {{"trtllm_kv_cache_utilization", {}}},
+      .block_size = {{"trtllm_kv_cache_tokens_per_block", {}}},
+      .num_blocks = {{"trtllm_kv_cache_max_blocks", {}}},
+  });
+  engines.push_back({
+      .name = "triton-tensorrt-llm",
+      .queued = {{"nv_trt_llm_request_metrics", {{"request_type", "waiting"}}}},
+      .running = {{"nv_trt_llm_request_metrics", {{"request_type", "scheduled"}}}},
+      .kv_usage = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "fraction"}}}},
+      .block_size = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "tokens_per"}}}},
+      .num_blocks = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "max"}}}},
+  });
+  engines.push_back({
+      .name = "triton",
+      .queued = {{"nv_inference_pending_request_count", {}}},
+      .running = {{"nv_inference_exec_count", {}}},
+  });
+  return engines;
+}
+
+}  // namespace fairway::sources::scrape
