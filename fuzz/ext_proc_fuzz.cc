@@ -130,7 +130,7 @@ void Run(std::string_view input) {
     input.size() % 2 == 0 ? session.OnGone() : session.OnHalfClose();
   }
   for (const auto& endpoint : world->fleet.published().Load()->pools.at("default/pool")->endpoints) {
-    FAIRWAY_CHECK(endpoint.cell->inflight() == 0);
+    FAIRWAY_CHECK(endpoint.cell->own() == 0);
   }
 }
 

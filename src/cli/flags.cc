@@ -56,6 +56,10 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
                  "First choice and fallbacks that the gateway gets in the metadata")
       ->check(CLI::Range(1, 8))
       ->capture_default_str();
+  app.add_option("--load-source", f.load_source,
+                 "What load decisions see: the ledger of own requests and pages, or pages alone (to compare)")
+      ->check(CLI::IsMember({"ledger", "page"}))
+      ->capture_default_str();
   app.add_option("--lora-exploration", f.lora_exploration,
                  "Share of picks that load an adapter on a further endpoint")
       ->check(CLI::Range(0.0, 1.0))
@@ -93,6 +97,8 @@ PickerOptions MakePickerOptions(const CommonFlags& f) {
   options.scrape.timeout = std::max(Duration(f.scrape_timeout), base::kMillisecond);
   auto& scheduling = options.router.scheduling;
   scheduling.max_choices = f.choices;
+  scheduling.load_source =
+      f.load_source == "page" ? scheduling::LoadSource::kPage : scheduling::LoadSource::kLedger;
   scheduling.lora_exploration = f.lora_exploration;
   scheduling.critical_queue_limit = f.critical_queue_limit;
   scheduling.sheddable_queue_limit = f.sheddable_queue_limit;

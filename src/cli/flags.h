@@ -27,6 +27,7 @@ struct CommonFlags {
   std::string scrape_interval = "50ms";
   std::string scrape_timeout = "1s";
   uint32_t choices = 3;
+  std::string load_source = "ledger";
   double lora_exploration = 0.001;
   float critical_queue_limit = 50;
   float sheddable_queue_limit = 5;

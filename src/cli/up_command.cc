@@ -111,6 +111,7 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   add("scrapeInterval", base::JsonString(f.common.scrape_interval));
   add("scrapeTimeout", base::JsonString(f.common.scrape_timeout));
   add("maxEndpoints", std::to_string(f.common.choices));
+  add("loadSource", base::JsonString(f.common.load_source));
   add("loraExploration", std::to_string(f.common.lora_exploration));
   add("criticalQueueLimit", std::to_string(f.common.critical_queue_limit));
   add("sheddableQueueLimit", std::to_string(f.common.sheddable_queue_limit));

@@ -1,84 +1,275 @@
 #include "fleet/cell.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 
 namespace fairway::fleet {
 
-void EndpointCell::BeginScrape() noexcept {
-  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
-  uint64_t next = 0;
-  do {
-    // After kUncoveredMax failed scrapes in a row generations are no longer told apart: reservations just
-    // keep counting.
-    if (Uncovered(word) == kUncoveredMax) return;
-    const uint32_t older =
-        static_cast<uint32_t>(std::min<uint64_t>(kCounterMax, Older(word) + Current(word)));
-    next = Pack(0, older, Generation(word) + 1, Uncovered(word) + 1);
-  } while (!load_->ledger.compare_exchange_weak(word, next, std::memory_order_relaxed));
+namespace {
+
+// Applies `change` to the word as often as it takes.
+template <typename Change>
+uint64_t Update(std::atomic<uint64_t>& word, Change change) noexcept {
+  uint64_t was = word.load(std::memory_order_relaxed);
+  uint64_t next = change(was);
+  while (!word.compare_exchange_weak(was, next, std::memory_order_relaxed)) next = change(was);
+  return next;
 }
 
-void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) noexcept {
-  ScrapedLoad scraped = load_->last();  // nobody else writes it
-  if (signals.waiting) scraped.waiting = *signals.waiting;
-  if (signals.running) scraped.running = *signals.running;
-  if (signals.kv_usage) scraped.kv_usage = *signals.kv_usage;
+uint32_t Saturated(uint64_t value) noexcept {
+  return static_cast<uint32_t>(std::min<uint64_t>(value, UINT32_MAX));
+}
+
+// Two floats in a word: the sums that a rate is learned from.
+struct Sums {
+  float tokens = 0;
+  float ms = 0;
+  uint64_t Pack() const noexcept {
+    return std::bit_cast<uint32_t>(tokens) | uint64_t{std::bit_cast<uint32_t>(ms)} << 32;
+  }
+  static Sums Of(uint64_t word) noexcept {
+    return {std::bit_cast<float>(static_cast<uint32_t>(word)),
+            std::bit_cast<float>(static_cast<uint32_t>(word >> 32))};
+  }
+};
+
+}  // namespace
+
+void RecentCount::Add(uint32_t now) noexcept {
+  Update(word_, [number = now / kWindow](uint64_t word) {
+    const auto bucket = static_cast<uint32_t>(word >> 32);
+    if (bucket == number) return (word & 0xffff) == 0xffff ? word : word + 1;
+    const uint64_t before = number - bucket == 1 ? word & 0xffff : 0;
+    return 1 | before << 16 | uint64_t{number} << 32;
+  });
+}
+
+uint32_t RecentCount::Get(uint32_t now) const noexcept {
+  const uint64_t word = word_.load(std::memory_order_relaxed);
+  const uint32_t ago = now / kWindow - static_cast<uint32_t>(word >> 32);
+  const auto current = static_cast<uint32_t>(word & 0xffff);
+  const auto before = static_cast<uint32_t>(word >> 16 & 0xffff);
+  // The part of the bucket before that is still within the window.
+  const uint32_t left = kWindow - now % kWindow;
+  if (ago == 0) return current + before * left / kWindow;
+  return ago == 1 ? current * left / kWindow : 0;
+}
+
+EndpointCell::~EndpointCell() {
+  delete used_.load(std::memory_order_relaxed);
+  slab_->Return(*load_);
+}
+
+void EndpointCell::BeginScrape(base::Nanos now) noexcept {
+  own_asked_ = own();
+  settled_asked_ = own_asked_ - std::min(own_asked_, picked_.Get(Millis(now)));
+}
+
+// What a page shows beyond our own requests are others'. As long as our own explain all of it, there are no
+// others. Once they do not, the page is taken to show only those of ours that are older than
+// RecentCount::kWindow, since it is late by a step of the engine: a picker among several that trusts a page
+// to show all of its own requests sees too little of the others', and herds with them.
+void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) {
+  const uint32_t millis = Millis(now);
+  ScrapedLoad page{.waiting = signals.waiting.value_or(0),
+                   .running = signals.running.value_or(0),
+                   .lora_room = false,
+                   .kv_usage = signals.kv_usage.value_or(0)};
+  if (signals.lora || used_.load(std::memory_order_relaxed) != nullptr) {
+    ApplyLora(signals.lora.value_or(Signals::Lora{.max = lora_max()}), now);
+    page.lora_room = signals.lora && lora_used() < lora_max();
+  }
+  load_->scraped.store(page.Pack(), std::memory_order_relaxed);
   if (signals.block_size) block_size_.store(*signals.block_size, std::memory_order_relaxed);
   if (signals.num_blocks) num_blocks_.store(*signals.num_blocks, std::memory_order_relaxed);
-  if (signals.lora) {
-    const Signals::Lora& lora = *signals.lora;
-    for (size_t i = 0; i < adapters_.size(); ++i) {
-      adapters_[i].running.store(lora.running[i], std::memory_order_relaxed);
-      adapters_[i].waiting.store(lora.waiting[i], std::memory_order_relaxed);
-    }
-    const uint32_t used = lora.resident_count + lora.waiting_count;
-    lora_used_.store(used, std::memory_order_relaxed);
-    lora_max_.store(lora.max, std::memory_order_relaxed);
-    scraped.lora_room = used < lora.max;
-  }
-  load_->scraped.store(scraped.Pack(), std::memory_order_relaxed);
   scraped_at_.store(now, std::memory_order_relaxed);
-  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
-  while (!load_->ledger.compare_exchange_weak(word, Pack(Current(word), 0, Generation(word), 0),
-                                              std::memory_order_relaxed)) {
-  }
+  Set(waiting_at_, signals.waiting.has_value(), now);
+  Set(running_at_, signals.running.has_value(), now);
+  Set(kv_usage_at_, signals.kv_usage.has_value(), now);
+
+  const uint32_t shown =
+      static_cast<uint32_t>(std::min<uint64_t>(uint64_t{page.waiting} + page.running, Ledger::kMost));
+  const uint32_t others = (shown > own_asked_ ? shown - settled_asked_ : 0) + detached_.Get(millis);
+  // A page without any load says nothing about it, and is as good as none.
+  const uint32_t page_at = signals.waiting || signals.running ? millis : 0;
+  Update(load_->ledger, [&](uint64_t word) {
+    return Ledger{.own = Ledger::Of(word).own, .others = others, .page = page_at}.Pack();
+  });
+  // Others' queued prompts are taken to be as long as ours.
+  const float mean = mean_prompt_.load(std::memory_order_relaxed);
+  const float queued =
+      static_cast<float>(std::min(others, page.waiting)) * (mean > 0 ? mean : kDefaultPrompt);
+  Update(load_->unseen, [&](uint64_t word) {
+    const float rate = ms_per_token() > 0 ? ms_per_token() : kDefaultMsPerToken;
+    const float left = Unseen::Of(word).Left(rate, millis) / rate;
+    return Unseen{.tokens = static_cast<uint32_t>(std::min(std::max(left, queued), 4e9f)), .since = millis}
+        .Pack();
+  });
 }
 
-[[gnu::hot]] std::optional<Reservation> EndpointCell::TryReserve(uint32_t expected,
-                                                                 uint32_t tokens) noexcept {
-  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
-  do {
-    if (Current(word) + Older(word) != expected) return std::nullopt;
-    if (Current(word) == kCounterMax) break;
-  } while (!load_->ledger.compare_exchange_weak(word, word + 1, std::memory_order_relaxed));
-  inflight_.fetch_add(1, std::memory_order_relaxed);
-  inflight_tokens_.fetch_add(tokens, std::memory_order_relaxed);
-  return Reservation{Generation(word), tokens};
-}
-
-Reservation EndpointCell::Reserve(uint32_t tokens) noexcept {
-  for (;;) {
-    if (const auto reserved = TryReserve(pending(), tokens)) return *reserved;
-  }
-}
-
-[[gnu::hot]] void EndpointCell::Release(Reservation reservation, ReleaseKind kind) noexcept {
-  inflight_.fetch_sub(1, std::memory_order_relaxed);
-  inflight_tokens_.fetch_sub(reservation.tokens, std::memory_order_relaxed);
-  if (kind == ReleaseKind::kDetached) return;
-  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
-  uint64_t next = 0;
-  do {
-    const uint32_t age = (Generation(word) - reservation.generation) & kGenerationMask;
-    if (age == 0) {
-      if (Current(word) == 0) return;
-      next = word - 1;
-    } else if (age <= Uncovered(word)) {
-      if (Older(word) == 0) return;
-      next = word - (uint64_t{1} << 16);
-    } else {
-      return;  // an applied scrape has seen it: its end will be in the next one
+void EndpointCell::ApplyLora(const Signals::Lora& lora, base::Nanos now) {
+  if (used_.load(std::memory_order_relaxed) == nullptr)
+    used_.store(new UseTimes{}, std::memory_order_release);
+  lora_used_.store(lora.resident_count + lora.waiting_count, std::memory_order_relaxed);
+  lora_max_.store(lora.max, std::memory_order_relaxed);
+  for (uint32_t i = 0; i < adapters_.size(); ++i) {
+    adapters_[i].running.store(lora.running[i], std::memory_order_relaxed);
+    adapters_[i].waiting.store(lora.waiting[i], std::memory_order_relaxed);
+    for (uint64_t left = lora.running[i]; left != 0; left &= left - 1) {
+      UseAdapter(i * 64 + static_cast<uint32_t>(std::countr_zero(left)), now);
     }
-  } while (!load_->ledger.compare_exchange_weak(word, next, std::memory_order_relaxed));
+  }
+}
+
+void EndpointCell::UseAdapter(uint32_t id, base::Nanos now) noexcept {
+  UseTimes* used = used_.load(std::memory_order_acquire);
+  if (used == nullptr || id >= kMaxAdapters) return;
+  (*used)[id].store(Millis(now), std::memory_order_relaxed);
+  if (!adapter_resident(id)) LoadAdapter(id, *used);
+}
+
+// As an engine does: the adapter that was not used for longest makes room.
+void EndpointCell::LoadAdapter(uint32_t id, UseTimes& used) noexcept {
+  const std::lock_guard lock(loading_);
+  adapters_[id / 64].resident.fetch_or(uint64_t{1} << (id % 64), std::memory_order_relaxed);
+  const uint32_t now = used[id].load(std::memory_order_relaxed);
+  for (;;) {
+    uint32_t count = 0;
+    uint32_t oldest = id;
+    uint32_t age = 0;
+    for (uint32_t i = 0; i < adapters_.size(); ++i) {
+      for (uint64_t left = adapters_[i].resident.load(std::memory_order_relaxed); left != 0;
+           left &= left - 1) {
+        const uint32_t other = i * 64 + static_cast<uint32_t>(std::countr_zero(left));
+        const uint32_t unused = now - used[other].load(std::memory_order_relaxed);
+        ++count;
+        // Used by another thread in this moment: not older than now.
+        if (other == id || static_cast<int32_t>(unused) < 0 || unused < age) continue;
+        age = unused;
+        oldest = other;
+      }
+    }
+    if (count <= std::max(lora_max(), 1u) || oldest == id) return;
+    adapters_[oldest / 64].resident.fetch_and(~(uint64_t{1} << (oldest % 64)), std::memory_order_relaxed);
+  }
+}
+
+uint32_t EndpointCell::AddWork(uint32_t tokens) noexcept {
+  return Work::Of(Update(load_->work,
+                         [tokens](uint64_t word) {
+                           Work work = Work::Of(word);
+                           work.tokens = Saturated(uint64_t{work.tokens} + tokens);
+                           return work.Pack();
+                         }))
+      .tokens;
+}
+
+void EndpointCell::TakeWork(uint32_t tokens) noexcept {
+  Update(load_->work, [tokens](uint64_t word) {
+    Work work = Work::Of(word);
+    work.tokens -= std::min(work.tokens, tokens);
+    return work.Pack();
+  });
+}
+
+void EndpointCell::AddUnseen(uint32_t tokens, uint32_t now) noexcept {
+  const float rate = ms_per_token() > 0 ? ms_per_token() : kDefaultMsPerToken;
+  Update(load_->unseen, [=](uint64_t word) {
+    const float left = Unseen::Of(word).Left(rate, now) / rate;
+    return Unseen{.tokens = static_cast<uint32_t>(std::min(left + static_cast<float>(tokens), 4e9f)),
+                  .since = now}
+        .Pack();
+  });
+}
+
+float EndpointCell::work_ms(base::Nanos now) const noexcept {
+  const Work work = load_->own_work();
+  const float rate = work.ms_per_token > 0 ? work.ms_per_token : kDefaultMsPerToken;
+  return static_cast<float>(work.tokens) * rate + load_->unseen_work().Left(rate, Millis(now));
+}
+
+[[gnu::hot]] std::optional<Reservation> EndpointCell::TryReserve(uint32_t own, uint32_t tokens,
+                                                                 base::Nanos now,
+                                                                 Reservation::Place place) noexcept {
+  uint64_t word = load_->ledger.load(std::memory_order_relaxed);
+  do {
+    if (Ledger::Of(word).own != own) return std::nullopt;
+    if (own == Ledger::kMost) break;
+  } while (!load_->ledger.compare_exchange_weak(word, word + 1, std::memory_order_relaxed));
+  const uint32_t millis = Millis(now);
+  picked_.Add(millis);
+  const float mean = mean_prompt_.load(std::memory_order_relaxed);
+  mean_prompt_.store(
+      mean == 0 ? static_cast<float>(tokens) : mean + (static_cast<float>(tokens) - mean) * (1.0f / 32),
+      std::memory_order_relaxed);
+  Reservation made{.tokens = tokens, .picked_at = millis, .place = place};
+  if (place == Reservation::Place::kCounted) {
+    const uint32_t counted = AddWork(tokens);
+    const float rate = ms_per_token() > 0 ? ms_per_token() : kDefaultMsPerToken;
+    made.ahead = Saturated(counted + static_cast<uint64_t>(load_->unseen_work().Left(rate, millis) / rate));
+  } else if (place == Reservation::Place::kUnseen) {
+    AddUnseen(tokens, millis);
+  }
+  return made;
+}
+
+Reservation EndpointCell::Reserve(uint32_t tokens, base::Nanos now, Reservation::Place place) noexcept {
+  for (;;) {
+    if (const auto reserved = TryReserve(own(), tokens, now, place)) return *reserved;
+  }
+}
+
+void EndpointCell::FirstToken(Reservation& reservation, base::Nanos now) noexcept {
+  if (reservation.place != Reservation::Place::kCounted) return;
+  reservation.place = Reservation::Place::kNone;
+  TakeWork(reservation.tokens);
+  Learn(reservation.ahead,
+        static_cast<uint32_t>(std::max(MillisSince(reservation.picked_at, Millis(now)), 0)));
+}
+
+// An engine computes prompts first come first served, so what was ahead of a request's first token, divided
+// by the time it took, is the engine's rate; also what others cost us is in it. The rate is the sum of the
+// one over the sum of the other: long waits, which tell most, weigh most. One sample moves it little: it
+// weighs 1/64, and what differs from the present rate by more than a factor of 8 counts as that.
+void EndpointCell::Learn(uint32_t tokens, uint32_t ms) noexcept {
+  constexpr float kKept = 1 - 1.0f / 64;
+  constexpr float kMost = 8;
+  constexpr float kFastest = 1e-4f;  // 10 million tokens a second
+  constexpr float kSlowest = 100;    // 10
+  if (tokens == 0) return;
+  const auto count = static_cast<float>(tokens);
+  const Sums sums = Sums::Of(Update(learned_, [=](uint64_t word) {
+    Sums learned = Sums::Of(word);
+    float sample = std::clamp(static_cast<float>(ms) / count, kFastest, kSlowest);
+    if (learned.tokens > 0) {
+      const float rate = learned.ms / learned.tokens;
+      sample = std::clamp(sample, rate / kMost, rate * kMost);
+    }
+    return Sums{learned.tokens * kKept + count, learned.ms * kKept + sample * count}.Pack();
+  }));
+  const float rate = std::clamp(sums.ms / sums.tokens, kFastest, kSlowest);
+  Update(load_->work, [rate](uint64_t word) {
+    Work work = Work::Of(word);
+    work.ms_per_token = rate;
+    return work.Pack();
+  });
+}
+
+[[gnu::hot]] void EndpointCell::Release(const Reservation& reservation, ReleaseKind kind,
+                                        base::Nanos now) noexcept {
+  if (reservation.place == Reservation::Place::kCounted) TakeWork(reservation.tokens);
+  Update(load_->ledger, [kind](uint64_t word) {
+    Ledger ledger = Ledger::Of(word);
+    if (ledger.own == 0) return word;  // it had saturated
+    --ledger.own;
+    if (kind == ReleaseKind::kDetached) ++ledger.others;
+    return ledger.Pack();
+  });
+  if (kind == ReleaseKind::kEnded) return;
+  const uint32_t millis = Millis(now);
+  detached_.Add(millis);
+  if (reservation.place == Reservation::Place::kCounted) AddUnseen(reservation.tokens, millis);
 }
 
 }  // namespace fairway::fleet

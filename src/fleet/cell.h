@@ -1,18 +1,28 @@
-// What is known of one model server right now: the last scrape, and our own reservations since.
+// What is known of one model server right now: its last page, and the work that we gave it (load.h says how
+// both make its load).
 //
-// A cell is a few cache lines of atomics. It outlives snapshots: a scrape or a pick rebuilds nothing. One
-// thread (the control loop) writes scrapes; any thread reserves, releases and reads. What every decision
+// A cell is a few cache lines of atomics. It outlives snapshots: a page or a pick rebuilds nothing. One
+// thread (the control loop) writes pages; any thread reserves, releases and reads. What every decision
 // reads lies elsewhere, beside that of the other cells (load.h). Fields are read one by one with relaxed
-// loads, so a reader may see adapters of this scrape beside a queue of the last: each is true, and the
+// loads, so a reader may see adapters of this page beside a queue of the last: each is true, and the
 // difference is one scrape interval.
+//
+// Invariants, at any moment when no call is under way and no counter has saturated:
+//   own    = reservations that were not released
+//   work   = the tokens of those among them whose place is Place::kCounted
+//   others = what the last page showed beyond our own requests, + those detached since
+// Each is kept by a single compare-and-swap of the word that holds it, which adds or takes exactly what the
+// reservation says; a reservation is released once, so nothing is given back twice, and `own` and `work` are
+// 0 when all are. A page writes `others` and never `own`. (fleet_test.cc walks at random against a plain
+// model.)
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
-#include <span>
 #include <utility>
 
 #include "base/clock.h"
@@ -27,7 +37,7 @@ inline constexpr uint32_t kNoAdapter = UINT32_MAX;
 using AdapterSet = std::array<uint64_t, kMaxAdapters / 64>;
 inline void AddAdapter(AdapterSet& set, uint32_t id) { set[id / 64] |= uint64_t{1} << (id % 64); }
 
-// One page's worth of signals. What the page did not have keeps its last value.
+// One good page's worth of signals. What the page did not have is unknown from now on.
 struct Signals {
   std::optional<uint32_t> waiting;  // requests queued in the engine
   std::optional<uint32_t> running;  // requests in the engine's batch
@@ -47,13 +57,34 @@ struct Signals {
 // A place taken on an endpoint by one request of ours. A plain value; given back exactly once with
 // EndpointCell::Release.
 struct Reservation {
-  uint32_t generation = 0;
-  uint32_t tokens = 0;
+  // Where the request's prompt tokens are kept until its first token.
+  enum class Place : uint8_t {
+    kNone,     // nowhere (any more)
+    kCounted,  // in EndpointLoad::work: FirstToken or Release takes them away
+    kUnseen,   // in EndpointLoad::unseen: they wear off
+  };
+  uint32_t tokens = 0;     // uncached prompt tokens
+  uint32_t ahead = 0;      // tokens that had to be computed before this request's first one, its own included
+  uint32_t picked_at = 0;  // Millis
+  Place place = Place::kNone;
 };
 
 enum class ReleaseKind {
   kEnded,     // we saw the request end (or never start): its load is gone
-  kDetached,  // we stopped watching while it may still run: the next scrape will tell
+  kDetached,  // we stopped watching while it may still run: pages will tell
+};
+
+// How many things happened in the last `kWindow`: a sliding window of two buckets, good to a tenth or so.
+// Thread-safe.
+class RecentCount {
+ public:
+  static constexpr uint32_t kWindow = 250;  // ms
+  void Add(uint32_t now) noexcept;          // Millis
+  uint32_t Get(uint32_t now) const noexcept;
+
+ private:
+  std::atomic<uint64_t> word_{
+      0};  // from the low end: this bucket 16, the one before 16, number of this one 32
 };
 
 // Thread-safe as said at each function.
@@ -63,44 +94,56 @@ class alignas(64) EndpointCell {
   explicit EndpointCell(std::shared_ptr<LoadSlab> slab) : load_(&slab->Take()), slab_(std::move(slab)) {}
   // Alone, with a slab of its own.
   EndpointCell() : EndpointCell(std::make_shared<LoadSlab>()) {}
-  ~EndpointCell() { slab_->Return(*load_); }
+  ~EndpointCell();
   EndpointCell(const EndpointCell&) = delete;
   EndpointCell& operator=(const EndpointCell&) = delete;
 
   // ---- The control loop.
-  // Call when the scrape's request is sent: what is reserved until now will be in its answer.
-  void BeginScrape() noexcept;
-  // The answer came: takes over its values and forgets the reservations that it contains. REQUIRES: `now`
-  // never goes back (PoolSnapshot::oldest_scrape relies on it).
-  void ApplyScrape(const Signals& signals, base::Nanos now) noexcept;
-  // No answer: the last values stay, and the reservations keep counting.
+  // Call when the page is asked for: it can show no request that comes later.
+  void BeginScrape(base::Nanos now) noexcept;
+  // The page came. REQUIRES: `now` never goes back.
+  void ApplyScrape(const Signals& signals, base::Nanos now);
+  // No page: the last values stay, and get older.
   void FailScrape() noexcept {}
 
   // ---- Any thread.
-  // Takes a place if nobody changed the number of pending reservations since `expected` was read by
-  // pending(): so that two workers which picked the same least loaded endpoint at once do not both get it.
-  // Nothing when somebody did.
-  std::optional<Reservation> TryReserve(uint32_t expected, uint32_t tokens) noexcept;
-  Reservation Reserve(uint32_t tokens) noexcept;
-  void Release(Reservation reservation, ReleaseKind kind) noexcept;
+  // Takes a place if our own requests are as many as when the decision looked (`own`): so that two workers
+  // which picked the same least loaded endpoint at once do not both get it. Nothing when they are not.
+  // `place`: kCounted where somebody will call FirstToken, kUnseen where nobody will.
+  std::optional<Reservation> TryReserve(uint32_t own, uint32_t tokens, base::Nanos now,
+                                        Reservation::Place place = Reservation::Place::kCounted) noexcept;
+  Reservation Reserve(uint32_t tokens, base::Nanos now,
+                      Reservation::Place place = Reservation::Place::kCounted) noexcept;
+  // The first token of a streamed answer came: the prompt is computed, and the engine's rate is learned from
+  // how long that took. Without effect for a reservation that is not kCounted.
+  void FirstToken(Reservation& reservation, base::Nanos now) noexcept;
+  void Release(const Reservation& reservation, ReleaseKind kind, base::Nanos now) noexcept;
+  // A request for this adapter goes here: it will be in device memory.
+  void UseAdapter(uint32_t id, base::Nanos now) noexcept;
 
-  // Reservations that the last good scrape cannot have seen, ended ones left out.
-  uint32_t pending() const noexcept { return load_->pending(); }
-  // All our requests on this endpoint that have not ended.
-  uint32_t inflight() const noexcept { return inflight_.load(std::memory_order_relaxed); }
-  uint64_t inflight_tokens() const noexcept { return inflight_tokens_.load(std::memory_order_relaxed); }
+  // All our requests on this endpoint that have not ended and are watched.
+  uint32_t own() const noexcept { return load_->requests().own; }
+  uint32_t others() const noexcept { return load_->requests().others; }
+  // What is still to be computed before a new prompt's turn comes, in milliseconds.
+  float work_ms(base::Nanos now) const noexcept;
+  // Milliseconds for a prompt token as learned here; 0: nothing was learned.
+  float ms_per_token() const noexcept { return load_->own_work().ms_per_token; }
 
   // What a decision reads; lives as long as the cell.
   const EndpointLoad& load() const noexcept { return *load_; }
 
-  // The last scrape's values; 0 before the first. More than ScrapedLoad has room for counts as that.
+  // The last page's values; 0 before the first. More than ScrapedLoad has room for counts as that.
   uint32_t waiting() const noexcept { return load_->last().waiting; }
   uint32_t running() const noexcept { return load_->last().running; }
   float kv_usage() const noexcept { return load_->last().kv_usage; }
   uint32_t block_size() const noexcept { return block_size_.load(std::memory_order_relaxed); }
   uint32_t num_blocks() const noexcept { return num_blocks_.load(std::memory_order_relaxed); }
-  // When the last good scrape came; 0: never.
+  // When the last good page came; 0: never.
   base::Nanos scraped_at() const noexcept { return scraped_at_.load(std::memory_order_relaxed); }
+  // When a page last had each signal; 0: never.
+  base::Nanos waiting_at() const noexcept { return waiting_at_.load(std::memory_order_relaxed); }
+  base::Nanos running_at() const noexcept { return running_at_.load(std::memory_order_relaxed); }
+  base::Nanos kv_usage_at() const noexcept { return kv_usage_at_.load(std::memory_order_relaxed); }
 
   bool adapter_running(uint32_t id) const noexcept {
     return id < kMaxAdapters && Has(adapters_[id / 64].running, id);
@@ -108,52 +151,63 @@ class alignas(64) EndpointCell {
   bool adapter_waiting(uint32_t id) const noexcept {
     return id < kMaxAdapters && Has(adapters_[id / 64].waiting, id);
   }
-  // What these two read of an adapter, for who asks for it ahead. REQUIRES: id < kMaxAdapters.
+  // Believed to be in device memory: among the lora_max() that were used last. A page names only adapters
+  // whose requests run now.
+  bool adapter_resident(uint32_t id) const noexcept {
+    return id < kMaxAdapters && Has(adapters_[id / 64].resident, id);
+  }
+  // What these read of an adapter, for who asks for it ahead. REQUIRES: id < kMaxAdapters.
   const void* adapter_line(uint32_t id) const noexcept { return &adapters_[id / 64]; }
-  uint32_t lora_used() const noexcept {
-    return lora_used_.load(std::memory_order_relaxed);
-  }  // running + waiting adapters
+  // Adapters running or waited for, as of the last page.
+  uint32_t lora_used() const noexcept { return lora_used_.load(std::memory_order_relaxed); }
   uint32_t lora_max() const noexcept { return lora_max_.load(std::memory_order_relaxed); }
-  // lora_used() < lora_max(), as of the last scrape.
+  // lora_used() < lora_max(), as of the last page.
   bool lora_has_room() const noexcept { return load_->last().lora_room; }
 
  private:
-  // EndpointLoad::ledger, from the low end: current 16, older 16, generation 26, uncovered 6.
-  //   current   reservations since the last BeginScrape
-  //   older     reservations before it that no applied scrape has covered
-  //   generation  counts BeginScrape (26 bits at 50 ms are 38 days)
-  //   uncovered   generations since the last ApplyScrape: which tickets `older` still holds
-  // One word, so that a scrape and a release can never count a reservation twice. Counters saturate at 65535.
-  static constexpr uint64_t kCounterMax = 0xffff;
-  static constexpr uint32_t kGenerationMask = (1u << 26) - 1;
-  static constexpr uint32_t kUncoveredMax = (1u << 6) - 1;
-  static uint32_t Current(uint64_t word) { return static_cast<uint32_t>(word & kCounterMax); }
-  static uint32_t Older(uint64_t word) { return static_cast<uint32_t>((word >> 16) & kCounterMax); }
-  static uint32_t Generation(uint64_t word) { return static_cast<uint32_t>(word >> 32) & kGenerationMask; }
-  static uint32_t Uncovered(uint64_t word) { return static_cast<uint32_t>(word >> 58); }
-  static uint64_t Pack(uint32_t current, uint32_t older, uint32_t generation, uint32_t uncovered) {
-    return uint64_t{current} | uint64_t{older} << 16 | uint64_t{generation & kGenerationMask} << 32 |
-           uint64_t{uncovered} << 58;
-  }
-
   struct AdapterWords {
     std::atomic<uint64_t> running{0};
     std::atomic<uint64_t> waiting{0};
+    std::atomic<uint64_t> resident{0};
   };
+  using UseTimes = std::array<std::atomic<uint32_t>, kMaxAdapters>;  // Millis
   static bool Has(const std::atomic<uint64_t>& word, uint32_t id) noexcept {
     return (word.load(std::memory_order_relaxed) >> (id % 64) & 1) != 0;
   }
+  static void Set(std::atomic<base::Nanos>& at, bool known, base::Nanos now) noexcept {
+    if (known) at.store(now, std::memory_order_relaxed);
+  }
+
+  void ApplyLora(const Signals::Lora& lora, base::Nanos now);
+  void LoadAdapter(uint32_t id, UseTimes& used) noexcept;
+  uint32_t AddWork(uint32_t tokens) noexcept;  // returns what there is now
+  void TakeWork(uint32_t tokens) noexcept;
+  void AddUnseen(uint32_t tokens, uint32_t now) noexcept;
+  void Learn(uint32_t tokens, uint32_t ms) noexcept;
 
   EndpointLoad* const load_;
-  std::atomic<uint64_t> inflight_tokens_{0};
+  const std::shared_ptr<LoadSlab> slab_;
+  // Picks and detached requests that a page need not show yet.
+  RecentCount picked_;
+  RecentCount detached_;
+  // Learn: prompt tokens and milliseconds of the last first tokens, as two floats; older ones weigh less.
+  std::atomic<uint64_t> learned_{0};
+  std::atomic<float> mean_prompt_{0};  // tokens, of the last own requests
   std::atomic<base::Nanos> scraped_at_{0};
-  std::atomic<uint32_t> inflight_{0};
+  std::atomic<base::Nanos> waiting_at_{0};
+  std::atomic<base::Nanos> running_at_{0};
+  std::atomic<base::Nanos> kv_usage_at_{0};
   std::atomic<uint32_t> lora_used_{0};
   std::atomic<uint32_t> lora_max_{0};
   std::atomic<uint32_t> block_size_{0};
   std::atomic<uint32_t> num_blocks_{0};
-  const std::shared_ptr<LoadSlab> slab_;
-  // Both sets side by side: a decision asks both of them for the same adapter.
+  // As of BeginScrape; of the control loop.
+  uint32_t own_asked_ = 0;
+  uint32_t settled_asked_ = 0;
+  // Made when a page first names adapters; null for servers without.
+  std::atomic<UseTimes*> used_{nullptr};
+  std::mutex loading_;  // one adapter is loaded at a time, which takes the engine far longer
+  // All sets side by side: a decision asks them for the same adapter.
   alignas(64) std::array<AdapterWords, kMaxAdapters / 64> adapters_{};
 };
 

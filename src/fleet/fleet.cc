@@ -175,7 +175,6 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       pool->loads.push_back(&endpoint.cell->load());
       pool->endpoints.push_back(std::move(endpoint));
     }
-    while (pool->loads.size() % PoolSnapshot::kLoadsAtOnce != 0) pool->loads.push_back(pool->loads.back());
     pools.emplace(pool->key, std::move(pool));
   }
   Publish(std::move(pools));

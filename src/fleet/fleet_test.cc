@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/random.h"
+
 namespace fairway::fleet {
 namespace {
 
@@ -46,14 +48,14 @@ TEST(Fleet, EndpointsJoinThePoolsThatSelectThemAndKeepTheirCells) {
   EXPECT_EQ(pool->endpoints[1].address, "[fd00::1]:8000");
   EXPECT_EQ(pool->endpoints[1].metrics_port, 9100);
   const auto cell = pool->endpoints[1].cell;
-  cell->Reserve(10);
+  cell->Reserve(7, base::kMillisecond);
 
   m.endpoints.erase(m.endpoints.begin());
   fleet.Apply(m);
   const auto after = fleet.published().Load();
   ASSERT_EQ(after->FindPool("")->endpoints.size(), 1u);
   EXPECT_EQ(after->FindPool("")->endpoints[0].cell, cell);
-  EXPECT_EQ(cell->inflight(), 1u);
+  EXPECT_EQ(cell->own(), 1u);
   EXPECT_EQ(pool->endpoints.size(), 2u) << "a pinned snapshot does not change";
 
   m.endpoints[1].port = 8001;  // another server on that host: a new cell
@@ -225,75 +227,155 @@ TEST(Fleet, AdapterNumbersAreStableBoundedAndReused) {
   EXPECT_EQ(fleet.InternAdapter("default/pool", "one too many"), x);
 }
 
-TEST(Cell, ScrapeForgetsWhatItHasSeenAndKeepsWhatCameLater) {
-  EndpointCell cell;
-  const Reservation before = cell.Reserve(100);
-  cell.BeginScrape();
-  const Reservation during = cell.Reserve(50);
-  EXPECT_EQ(cell.pending(), 2u);
-  cell.ApplyScrape({.waiting = 7, .kv_usage = 0.5f}, 42);
-  EXPECT_EQ(cell.pending(), 1u) << "the scrape saw the first, not the second";
-  EXPECT_EQ(cell.waiting(), 7u);
-  EXPECT_EQ(cell.inflight(), 2u);
-  EXPECT_EQ(cell.inflight_tokens(), 150u);
-  cell.Release(before, ReleaseKind::kEnded);
-  EXPECT_EQ(cell.pending(), 1u) << "its end shows in the next scrape";
-  cell.Release(during, ReleaseKind::kEnded);
-  EXPECT_EQ(cell.pending(), 0u);
-  EXPECT_EQ(cell.inflight(), 0u);
-  EXPECT_EQ(cell.inflight_tokens(), 0u);
-  cell.ApplyScrape({.running = 3}, 43);
-  EXPECT_EQ(cell.waiting(), 7u) << "a page without a family keeps the last value";
+constexpr base::Nanos kMs = base::kMillisecond;
+using Place = Reservation::Place;
+
+void Page(EndpointCell& cell, const Signals& signals, base::Nanos asked, base::Nanos came) {
+  cell.BeginScrape(asked);
+  cell.ApplyScrape(signals, came);
 }
 
-TEST(Cell, FailedScrapesKeepReservationsCounting) {
+TEST(Cell, OwnRequestsCountUntilTheyEndWhateverPagesSay) {
   EndpointCell cell;
-  const Reservation first = cell.Reserve(1);
-  cell.BeginScrape();
-  cell.FailScrape();
-  const Reservation second = cell.Reserve(1);
-  cell.BeginScrape();
-  cell.FailScrape();
-  EXPECT_EQ(cell.pending(), 2u);
-  cell.Release(first, ReleaseKind::kEnded);
-  EXPECT_EQ(cell.pending(), 1u);
-  cell.BeginScrape();
-  cell.ApplyScrape({}, 1);
-  EXPECT_EQ(cell.pending(), 0u);
-  cell.Release(second, ReleaseKind::kEnded);
-  EXPECT_EQ(cell.pending(), 0u);
-  EXPECT_EQ(cell.inflight(), 0u);
+  const Reservation request = cell.Reserve(100, 1000 * kMs);
+  for (base::Nanos now = 1050 * kMs; now < 3000 * kMs; now += 50 * kMs) {
+    Page(cell, {.waiting = 0, .running = 0}, now, now + kMs);  // a step of two seconds: nothing shows
+    EXPECT_EQ(cell.own(), 1u);
+    EXPECT_EQ(cell.others(), 0u);
+    EXPECT_FLOAT_EQ(cell.work_ms(now), 100 * kDefaultMsPerToken);
+  }
+  Page(cell, {.waiting = 0, .running = 1}, 3000 * kMs, 3001 * kMs);
+  EXPECT_EQ(cell.own() + cell.others(), 1u) << "the same request, once";
+  cell.Release(request, ReleaseKind::kEnded, 0);
+  EXPECT_EQ(cell.own() + cell.others(), 0u);
+  EXPECT_EQ(cell.work_ms(3002 * kMs), 0);
 }
 
-TEST(Cell, ManyFailedScrapesNeverLoseOrInventReservations) {
+TEST(Cell, OthersAreWhatThePageShowsBeyondOurOwn) {
   EndpointCell cell;
-  std::vector<Reservation> open;
-  for (int i = 0; i < 1000; ++i) {
-    open.push_back(cell.Reserve(1));
-    cell.BeginScrape();
+  std::vector<Reservation> own;
+  for (int i = 0; i < 3; ++i) own.push_back(cell.Reserve(0, 1000 * kMs));
+  Page(cell, {.waiting = 4, .running = 6}, 2000 * kMs, 2001 * kMs);
+  EXPECT_EQ(cell.others(), 7u);
+  cell.Release(own[0], ReleaseKind::kEnded, 0);
+  EXPECT_EQ(cell.own(), 2u);
+  EXPECT_EQ(cell.others(), 7u) << "an end of ours is no end of theirs";
+  Page(cell, {.waiting = 0, .running = 2}, 3000 * kMs, 3001 * kMs);
+  EXPECT_EQ(cell.others(), 0u);
+}
+
+TEST(Cell, APageThatShowsOthersNeedNotShowOurLastOnesYet) {
+  EndpointCell cell;
+  for (int i = 0; i < 2; ++i) cell.Reserve(0, 1000 * kMs);
+  for (int i = 0; i < 5; ++i) cell.Reserve(0, 2990 * kMs);
+  Page(cell, {.waiting = 0, .running = 8}, 3000 * kMs, 3001 * kMs);
+  EXPECT_EQ(cell.others(), 6u) << "8 less the two that are older than the window";
+  Page(cell, {.waiting = 0, .running = 8}, 4000 * kMs, 4001 * kMs);
+  EXPECT_EQ(cell.others(), 1u);
+}
+
+TEST(Cell, DetachedRequestsAreOthersAndWearOff) {
+  EndpointCell cell;
+  cell.Release(cell.Reserve(1000, 1000 * kMs), ReleaseKind::kDetached, 1000 * kMs);
+  EXPECT_EQ(cell.own(), 0u);
+  EXPECT_EQ(cell.others(), 1u);
+  EXPECT_FLOAT_EQ(cell.work_ms(1100 * kMs), 300) << "400 ms of work, 100 of them over";
+  Page(cell, {.waiting = 0, .running = 0}, 1100 * kMs, 1101 * kMs);
+  EXPECT_EQ(cell.others(), 1u) << "a page need not show it yet";
+  EXPECT_NEAR(cell.work_ms(1200 * kMs), 200, 1);
+  Page(cell, {.waiting = 0, .running = 0}, 1600 * kMs, 1601 * kMs);
+  EXPECT_EQ(cell.others(), 0u);
+  EXPECT_EQ(cell.work_ms(1601 * kMs), 0);
+}
+
+TEST(Cell, WithoutPagesNothingStays) {
+  EndpointCell cell;
+  for (base::Nanos now = kMs; now < 10'000 * kMs; now += 10 * kMs) {
+    cell.Release(cell.Reserve(20, now), ReleaseKind::kDetached, now);
     cell.FailScrape();
   }
-  EXPECT_EQ(cell.pending(), 1000u);
-  for (const auto& r : open) cell.Release(r, ReleaseKind::kEnded);
-  EXPECT_EQ(cell.pending(), 0u);
+  EXPECT_EQ(cell.own(), 0u);
+  EXPECT_LE(cell.work_ms(10'000 * kMs), 16);  // 8 ms of work each 10 ms
+  EXPECT_EQ(cell.work_ms(10'020 * kMs), 0);
 }
 
-TEST(Cell, DetachedRequestsStayPendingUntilTheNextScrape) {
+TEST(Cell, OthersWhoWaitHavePromptsLikeOurs) {
   EndpointCell cell;
-  cell.Release(cell.Reserve(1), ReleaseKind::kDetached);
-  EXPECT_EQ(cell.inflight(), 0u);
-  EXPECT_EQ(cell.pending(), 1u);
-  cell.BeginScrape();
-  cell.ApplyScrape({.running = 1}, 1);
-  EXPECT_EQ(cell.pending(), 0u);
+  for (int i = 0; i < 500; ++i) cell.Release(cell.Reserve(200, kMs), ReleaseKind::kEnded, 0);
+  Page(cell, {.waiting = 10, .running = 5}, 2000 * kMs, 2000 * kMs);
+  EXPECT_NEAR(cell.work_ms(2000 * kMs), 10 * 200 * kDefaultMsPerToken, 1);
+  EXPECT_NEAR(cell.work_ms(2100 * kMs), 10 * 200 * kDefaultMsPerToken - 100, 1);
+}
+
+TEST(Cell, TheRateIsLearnedFromFirstTokens) {
+  EndpointCell cell;
+  base::Nanos now = 1000 * kMs;
+  // 2,000 tokens a second, two prompts at a time: the second waits for the first.
+  for (int i = 0; i < 200; ++i, now += 2000 * kMs) {
+    Reservation first = cell.Reserve(500, now);
+    Reservation second = cell.Reserve(1500, now);
+    EXPECT_EQ(second.ahead, 2000u);
+    cell.FirstToken(first, now + 250 * kMs);
+    cell.FirstToken(second, now + 1000 * kMs);
+    EXPECT_EQ(cell.work_ms(now + 1000 * kMs), 0);
+    cell.Release(first, ReleaseKind::kEnded, 0);
+    cell.Release(second, ReleaseKind::kEnded, 0);
+  }
+  EXPECT_NEAR(cell.ms_per_token(), 0.5, 0.001);
+  EXPECT_EQ(cell.own(), 0u);
+}
+
+TEST(Cell, OneOddFirstTokenHardlyMovesTheRate) {
+  EndpointCell cell;
+  const auto once = [&cell](uint32_t tokens, base::Nanos took) {
+    Reservation request = cell.Reserve(tokens, kMs);
+    cell.FirstToken(request, kMs + took);
+    cell.Release(request, ReleaseKind::kEnded, 0);
+  };
+  for (int i = 0; i < 300; ++i) once(1000, 100 * kMs);
+  EXPECT_NEAR(cell.ms_per_token(), 0.1, 0.001);
+  once(1000, 3'600'000 * kMs);
+  EXPECT_LT(cell.ms_per_token(), 0.12);
+  once(1000, 0);
+  EXPECT_GT(cell.ms_per_token(), 0.09);
+  once(0, kMs);
+  for (int i = 0; i < 1000; ++i) once(1, 3'600'000 * kMs);
+  EXPECT_LE(cell.ms_per_token(), 100) << "a bound";
+}
+
+TEST(Cell, WhoseFirstTokenNobodyShowsTeachesNothing) {
+  EndpointCell cell;
+  Reservation request = cell.Reserve(1000, kMs, Place::kUnseen);
+  cell.FirstToken(request, 5000 * kMs);
+  EXPECT_EQ(cell.ms_per_token(), 0);
+  EXPECT_FLOAT_EQ(cell.work_ms(101 * kMs), 300);
+  cell.Release(request, ReleaseKind::kEnded, 0);
+  EXPECT_EQ(cell.own(), 0u);
+}
+
+TEST(Cell, ASignalThatVanishesIsUnknown) {
+  EndpointCell cell;
+  Page(cell, {.waiting = 7, .running = 3, .kv_usage = 0.9f}, kMs, 2 * kMs);
+  Page(cell, {.running = 3}, 50 * kMs, 51 * kMs);
+  EXPECT_EQ(cell.waiting(), 0u);
+  EXPECT_EQ(cell.kv_usage(), 0);
+  EXPECT_EQ(cell.others(), 3u);
+  EXPECT_EQ(cell.waiting_at(), 2 * kMs) << "each signal has an age of its own";
+  EXPECT_EQ(cell.kv_usage_at(), 2 * kMs);
+  EXPECT_EQ(cell.running_at(), 51 * kMs);
+  Page(cell, {.kv_usage = 0.5f}, 100 * kMs, 101 * kMs);
+  EXPECT_EQ(cell.load().requests().page, 0u) << "says nothing of load: as good as no page";
+  EXPECT_EQ(cell.scraped_at(), 101 * kMs);
 }
 
 TEST(Cell, TryReserveRefusesWhenSomebodyWasFaster) {
   EndpointCell cell;
-  const uint32_t seen = cell.pending();
-  EXPECT_TRUE(cell.TryReserve(seen, 1));
-  EXPECT_FALSE(cell.TryReserve(seen, 1));
-  EXPECT_EQ(cell.pending(), 1u);
+  const uint32_t seen = cell.own();
+  EXPECT_TRUE(cell.TryReserve(seen, 1, kMs));
+  EXPECT_FALSE(cell.TryReserve(seen, 1, kMs));
+  EXPECT_EQ(cell.own(), 1u);
+  Page(cell, {.waiting = 5, .running = 1}, kMs, kMs);
+  EXPECT_TRUE(cell.TryReserve(1, 1, kMs)) << "a page took no place";
 }
 
 TEST(Cell, CountsAreExactUnderConcurrency) {
@@ -301,17 +383,116 @@ TEST(Cell, CountsAreExactUnderConcurrency) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&cell] {
-      for (int i = 0; i < 20'000; ++i) cell.Release(cell.Reserve(3), ReleaseKind::kEnded);
+      for (int i = 0; i < 20'000; ++i) {
+        Reservation request = cell.Reserve(3, kMs);
+        if (i % 2 == 0) cell.FirstToken(request, 2 * kMs);
+        cell.Release(request, i % 3 == 0 ? ReleaseKind::kDetached : ReleaseKind::kEnded, 2 * kMs);
+      }
     });
   }
   for (int i = 0; i < 5'000; ++i) {
-    cell.BeginScrape();
-    if (i % 3 != 0) cell.ApplyScrape({.waiting = 1}, i + 1);
+    cell.BeginScrape(kMs);
+    if (i % 3 != 0) cell.ApplyScrape({.waiting = 1}, 2 * kMs);
   }
   for (auto& thread : threads) thread.join();
-  EXPECT_EQ(cell.inflight(), 0u);
-  EXPECT_EQ(cell.inflight_tokens(), 0u);
-  EXPECT_EQ(cell.pending(), 0u);
+  EXPECT_EQ(cell.own(), 0u);
+  EXPECT_EQ(cell.load().own_work().tokens, 0u);
+  Page(cell, {.waiting = 0}, 1000 * kMs, 1001 * kMs);
+  EXPECT_EQ(cell.others(), 0u);
+}
+
+// The ledger as one would write it down: a list of what is open.
+struct PlainLedger {
+  struct Open {
+    Reservation reservation;
+    bool first_token = false;
+  };
+  std::vector<Open> open;
+  uint64_t others = 0;
+  std::vector<base::Nanos> detached;  // when
+
+  uint64_t Tokens() const {
+    uint64_t tokens = 0;
+    for (const Open& request : open) {
+      if (request.reservation.place == Place::kCounted) tokens += request.reservation.tokens;
+    }
+    return tokens;
+  }
+};
+
+TEST(Cell, ARandomWalkAgreesWithAPlainLedger) {
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    base::Random random(seed);
+    EndpointCell cell;
+    PlainLedger plain;
+    base::Nanos now = base::kSecond;
+    uint64_t own_asked = 0;
+    bool asked = false;
+    for (int step = 0; step < 2000; ++step) {
+      now += static_cast<base::Nanos>(random.Below(40)) * kMs;
+      const uint64_t what = random.Below(8);
+      if (what <= 2) {
+        const auto tokens = static_cast<uint32_t>(random.Below(3000));
+        const Place place = random.Below(3) == 0 ? Place::kUnseen : Place::kCounted;
+        plain.open.push_back({cell.Reserve(tokens, now, place)});
+      } else if (what <= 4 && !plain.open.empty()) {
+        const size_t at = random.Below(plain.open.size());
+        const bool detach = random.Below(3) == 0;
+        cell.Release(plain.open[at].reservation, detach ? ReleaseKind::kDetached : ReleaseKind::kEnded, now);
+        plain.open.erase(plain.open.begin() + static_cast<std::ptrdiff_t>(at));
+        if (detach) {
+          ++plain.others;
+          plain.detached.push_back(now);
+        }
+      } else if (what == 5 && !plain.open.empty()) {
+        cell.FirstToken(plain.open[random.Below(plain.open.size())].reservation, now);
+      } else if (what == 6) {
+        cell.BeginScrape(now);
+        own_asked = plain.open.size();
+        asked = true;
+      } else if (what == 7 && asked) {
+        asked = false;
+        // Everything ours has had time to show: then others are exactly what is left.
+        now += 2 * base::kSecond;
+        const uint64_t shown = random.Below(20);
+        if (shown > own_asked) continue;  // the rule for recent picks has a test of its own
+        cell.ApplyScrape({.waiting = 0, .running = static_cast<uint32_t>(shown)}, now);
+        plain.others = 0;
+      }
+      ASSERT_EQ(cell.own(), plain.open.size());
+      ASSERT_EQ(cell.others(), plain.others);
+      ASSERT_EQ(cell.load().own_work().tokens, plain.Tokens());
+    }
+    for (const auto& request : plain.open) cell.Release(request.reservation, ReleaseKind::kEnded, now);
+    EXPECT_EQ(cell.own(), 0u) << "exact at rest";
+    EXPECT_EQ(cell.load().own_work().tokens, 0u);
+    EXPECT_EQ(cell.work_ms(now + 3600 * base::kSecond), 0);
+  }
+}
+
+TEST(Cell, AdaptersAreBelievedToStayInTheirSlots) {
+  EndpointCell cell;
+  cell.UseAdapter(1, kMs);
+  EXPECT_FALSE(cell.adapter_resident(1)) << "no page has named an adapter";
+  Signals signals{.running = 1};
+  signals.lora = Signals::Lora{.resident_count = 1, .max = 2};
+  AddAdapter(signals.lora->running, 1);
+  Page(cell, signals, kMs, 2 * kMs);
+  EXPECT_TRUE(cell.adapter_resident(1));
+  signals.lora = Signals::Lora{.max = 2};
+  Page(cell, signals, 50 * kMs, 51 * kMs);
+  EXPECT_FALSE(cell.adapter_running(1));
+  EXPECT_TRUE(cell.adapter_resident(1)) << "nobody uses it now, but nothing took its slot";
+  cell.UseAdapter(300, 60 * kMs);
+  EXPECT_TRUE(cell.adapter_resident(300));
+  EXPECT_TRUE(cell.adapter_resident(1));
+  cell.UseAdapter(1, 70 * kMs);
+  cell.UseAdapter(70, 80 * kMs);
+  EXPECT_TRUE(cell.adapter_resident(70));
+  EXPECT_TRUE(cell.adapter_resident(1));
+  EXPECT_FALSE(cell.adapter_resident(300)) << "unused for longest";
+  EXPECT_FALSE(cell.adapter_resident(kNoAdapter));
 }
 
 TEST(Cell, AScrapeIsOneWord) {
@@ -333,34 +514,56 @@ TEST(Cell, AScrapeIsOneWord) {
 
 TEST(Cell, CountsBeyondTheWordCountAsItsMost) {
   EndpointCell cell;
-  cell.ApplyScrape({.waiting = 65'536, .running = 32'768, .kv_usage = 0.5f}, 1);
-  EXPECT_EQ(cell.waiting(), 65'535u);
-  EXPECT_EQ(cell.running(), 32'767u);
-  EXPECT_EQ(cell.kv_usage(), 0.5f);
-  EXPECT_FALSE(cell.lora_has_room());
-  Signals full{.waiting = UINT32_MAX, .running = UINT32_MAX};
+  Signals full{.waiting = UINT32_MAX, .running = UINT32_MAX, .kv_usage = 0.5f};
   full.lora = Signals::Lora{.max = 1};
-  cell.ApplyScrape(full, 2);
+  Page(cell, full, kMs, kMs);
   EXPECT_EQ(cell.waiting(), 65'535u);
   EXPECT_EQ(cell.running(), 32'767u);
+  EXPECT_EQ(cell.others(), 65'535u);
   EXPECT_EQ(cell.kv_usage(), 0.5f);
-  EXPECT_TRUE(cell.lora_has_room());
-  cell.ApplyScrape({.waiting = 3}, 3);
-  EXPECT_EQ(cell.waiting(), 3u);
-  EXPECT_EQ(cell.running(), 32'767u);
   EXPECT_TRUE(cell.lora_has_room());
 }
 
-TEST(Cell, ReservationsSaturateAndLeaveTheScrapeAlone) {
+TEST(Cell, CountersSaturateAndLeaveTheOthersAlone) {
   EndpointCell cell;
-  cell.ApplyScrape({.waiting = 1, .running = 2, .kv_usage = 0.5f}, 1);
-  for (int i = 0; i < 70'000; ++i) cell.Reserve(0);
-  EXPECT_EQ(cell.pending(), 65'535u);
-  cell.BeginScrape();
-  for (int i = 0; i < 70'000; ++i) cell.Reserve(0);
-  EXPECT_EQ(cell.pending(), 131'070u);
+  Page(cell, {.waiting = 1, .running = 2, .kv_usage = 0.5f}, kMs, kMs);
+  for (int i = 0; i < 70'000; ++i) cell.Reserve(UINT32_MAX, kMs);
+  EXPECT_EQ(cell.own(), 65'535u);
+  EXPECT_EQ(cell.others(), 3u);
+  EXPECT_EQ(cell.load().own_work().tokens, UINT32_MAX);
+  for (int i = 0; i < 80'000; ++i)
+    cell.Release({.tokens = 1, .place = Place::kCounted}, ReleaseKind::kEnded, 0);
+  EXPECT_EQ(cell.own(), 0u);
+  EXPECT_EQ(cell.others(), 3u);
   EXPECT_EQ(cell.waiting(), 1u);
   EXPECT_EQ(cell.running(), 2u);
+}
+
+TEST(Cell, AWordIsWhatItIsMadeOf) {
+  const Ledger ledger{.own = 1, .others = 0xfffe, .page = 0xfffffffe};
+  EXPECT_EQ(Ledger::Of(ledger.Pack()).own, 1u);
+  EXPECT_EQ(Ledger::Of(ledger.Pack()).others, 0xfffeu);
+  EXPECT_EQ(Ledger::Of(ledger.Pack()).page, 0xfffffffeu);
+  EXPECT_EQ(Ledger::Of(Ledger{.own = 1 << 20, .others = 1 << 20}.Pack()).own, 0xffffu);
+  EXPECT_EQ(Millis(0), 1u) << "0 is never";
+  EXPECT_EQ(MillisSince(5, 3), -2);
+  EXPECT_EQ(MillisSince(0xffffffff, 1), 2) << "the clock of milliseconds goes around";
+  EXPECT_EQ((Unseen{.tokens = 10, .since = 0xffffffff}.Left(1, 1)), 8);
+  EXPECT_EQ((Unseen{.tokens = 10, .since = 5}.Left(1, 3)), 10);
+}
+
+TEST(RecentCount, ForgetsWhatIsOlderThanItsWindow) {
+  RecentCount recent;
+  for (uint32_t i = 0; i < 10; ++i) recent.Add(1000);
+  EXPECT_EQ(recent.Get(1000), 10u);
+  EXPECT_EQ(recent.Get(1249), 10u);
+  EXPECT_EQ(recent.Get(1375), 5u);
+  EXPECT_EQ(recent.Get(1500), 0u);
+  recent.Add(1260);
+  EXPECT_EQ(recent.Get(1260), 10u);
+  EXPECT_EQ(recent.Get(1499), 1u);
+  recent.Add(100'000);
+  EXPECT_EQ(recent.Get(100'000), 1u);
 }
 
 TEST(Loads, LieSideBySideAndAreTakenAgain) {
@@ -372,7 +575,7 @@ TEST(Loads, LieSideBySideAndAreTakenAgain) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(taken[0]) % 64, 0u);
   EXPECT_EQ(slab.capacity(), 128u);
   for (const size_t i : {70u, 5u, 6u}) {
-    taken[i]->ledger = taken[i]->scraped = 99;
+    taken[i]->ledger = taken[i]->scraped = taken[i]->work = taken[i]->unseen = 99;
     slab.Return(*taken[i]);
   }
   for (const size_t i : {5u, 6u, 70u}) {
@@ -380,6 +583,8 @@ TEST(Loads, LieSideBySideAndAreTakenAgain) {
     EXPECT_EQ(&again, taken[i]) << "from the front";
     EXPECT_EQ(again.ledger, 0u) << "nothing of the one before";
     EXPECT_EQ(again.scraped, 0u);
+    EXPECT_EQ(again.work, 0u);
+    EXPECT_EQ(again.unseen, 0u);
   }
   for (int round = 0; round < 50; ++round) {
     for (EndpointLoad* load : taken) slab.Return(*load);
@@ -397,13 +602,13 @@ TEST(Loads, CellsComeAndGoOnAnyThread) {
         std::vector<std::shared_ptr<EndpointCell>> cells;
         for (uint32_t i = 0; i < 40; ++i) {
           cells.push_back(std::make_shared<EndpointCell>(slab));
-          ASSERT_EQ(cells[i]->pending() + cells[i]->waiting(), 0u) << "as new";
+          ASSERT_EQ(cells[i]->own() + cells[i]->waiting(), 0u) << "as new";
           cells[i]->ApplyScrape({.waiting = t}, 1);
-          for (uint32_t k = 0; k <= i % 3; ++k) cells[i]->Reserve(1);
+          for (uint32_t k = 0; k <= i % 3; ++k) cells[i]->Reserve(1, kMs);
         }
         for (uint32_t i = 0; i < 40; ++i) {
           ASSERT_EQ(cells[i]->waiting(), t) << "nobody else's";
-          ASSERT_EQ(cells[i]->pending(), i % 3 + 1);
+          ASSERT_EQ(cells[i]->own(), i % 3 + 1);
         }
       }
     });
@@ -419,32 +624,17 @@ TEST(Fleet, LoadsOfAPoolFollowOneAnother) {
     api::Manifests m = OnePool(10);
     fleet.Apply(m);
     const auto pool = fleet.published().Load()->pools.at("default/pool");
-    ASSERT_EQ(pool->loads.size(), 12u);
+    ASSERT_EQ(pool->loads.size(), 10u);
     for (size_t i = 0; i < 10; ++i) {
       EXPECT_EQ(pool->loads[i], &pool->cells[i]->load());
       EXPECT_EQ(pool->loads[i], pool->loads[0] + i);
     }
-    EXPECT_EQ(pool->loads[10], pool->loads[9]);
-    EXPECT_EQ(pool->loads[11], pool->loads[9]);
     kept = pool->endpoints[4].cell;
     m.endpoints.clear();
     fleet.Apply(m);
     EXPECT_TRUE(fleet.published().Load()->pools.at("default/pool")->loads.empty());
   }
-  kept->Release(kept->Reserve(1), ReleaseKind::kEnded);  // a ticket outlives the fleet
-}
-
-TEST(Fleet, WhatIsKnownOfScrapesHoldsForTheSameEndpointsOnly) {
-  Fleet fleet;
-  api::Manifests m = OnePool(2);
-  fleet.Apply(m);
-  const auto pool = [&fleet] { return fleet.published().Load()->pools.at("default/pool"); };
-  EXPECT_EQ(pool()->oldest_scrape.at(), 0) << "not known";
-  pool()->oldest_scrape.Note(5);
-  fleet.InternAdapter("default/pool", "lora");
-  EXPECT_EQ(pool()->oldest_scrape.at(), 5) << "the same endpoints";
-  fleet.Apply(OnePool(3));
-  EXPECT_EQ(pool()->oldest_scrape.at(), 0);
+  kept->Release(kept->Reserve(1, kMs), ReleaseKind::kEnded, 0);  // a ticket outlives the fleet
 }
 
 }  // namespace

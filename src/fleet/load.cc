@@ -11,8 +11,9 @@ EndpointLoad& LoadSlab::Take() {
   Chunk& chunk = *chunks_[first_free_];
   EndpointLoad& load = chunk.loads[static_cast<size_t>(std::countr_zero(chunk.free))];
   chunk.free &= chunk.free - 1;
-  load.ledger.store(0, std::memory_order_relaxed);
-  load.scraped.store(0, std::memory_order_relaxed);
+  for (std::atomic<uint64_t>* word : {&load.ledger, &load.scraped, &load.work, &load.unseen}) {
+    word->store(0, std::memory_order_relaxed);
+  }
   return load;
 }
 

@@ -1,5 +1,4 @@
-// The fleet as one decision sees it: immutable (but for a note that readers leave one another), pinned once
-// per request.
+// The fleet as one decision sees it: immutable, pinned once per request.
 #pragma once
 
 #include <atomic>
@@ -70,22 +69,6 @@ struct Policies {
   const Rewrite* GenericRewrite() const { return generic ? &rewrites[*generic] : nullptr; }
 };
 
-// A time that every scrape of a pool's endpoints has reached: found out by whoever last read them all. As
-// scrapes only advance, it stays true, and a decision need not ask each endpoint for its own. Thread-safe:
-// whatever is written is true, so it does not matter whose note stays. A copy knows the same.
-class OldestScrape {
- public:
-  OldestScrape() = default;
-  OldestScrape(const OldestScrape& other) noexcept : at_(other.at()) {}
-  OldestScrape& operator=(const OldestScrape&) = delete;
-
-  base::Nanos at() const noexcept { return at_.load(std::memory_order_relaxed); }  // 0: not known
-  void Note(base::Nanos at) noexcept { at_.store(at, std::memory_order_relaxed); }
-
- private:
-  std::atomic<base::Nanos> at_{0};
-};
-
 struct PoolSnapshot {
   std::string key;  // "namespace/name"
   std::string name;
@@ -96,11 +79,7 @@ struct PoolSnapshot {
   std::vector<Endpoint> endpoints;
   std::vector<const EndpointCell*>
       cells;  // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
-  // column: loads[i] == &cells[i]->load(). The last one again up to a multiple of kLoadsAtOnce, for who reads
-  // that many at a time.
-  static constexpr size_t kLoadsAtOnce = 4;
-  std::vector<const EndpointLoad*> loads;
-  mutable OldestScrape oldest_scrape;  // of all endpoints; the only thing here that changes
+  std::vector<const EndpointLoad*> loads;  // column: loads[i] == &cells[i]->load()
 
   ModelMap models;  // empty: the pool has no InferenceModels, any model goes
   // Their names in order; never null.

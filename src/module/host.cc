@@ -85,6 +85,7 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.router.use_subset_hint = config.use_subset_hint;
   auto& scheduling = options.router.scheduling;
   scheduling.max_choices = config.max_endpoints;
+  if (config.page_load) scheduling.load_source = scheduling::LoadSource::kPage;
   scheduling.lora_exploration = config.lora_exploration;
   scheduling.critical_queue_limit = static_cast<float>(config.critical_queue_limit);
   scheduling.sheddable_queue_limit = static_cast<float>(config.sheddable_queue_limit);

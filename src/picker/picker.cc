@@ -59,9 +59,10 @@ std::string FleetJson(const fleet::Snapshot& snapshot, base::Nanos now) {
           ",\"address\":" + base::JsonString(endpoint.address) +
           ",\"waiting\":" + std::to_string(cell.waiting()) +
           ",\"running\":" + std::to_string(cell.running()) +
-          ",\"kvUsage\":" + std::to_string(cell.kv_usage()) +
-          ",\"pending\":" + std::to_string(cell.pending()) +
-          ",\"inflight\":" + std::to_string(cell.inflight()) + ",\"scrapeAgeMs\":" +
+          ",\"kvUsage\":" + std::to_string(cell.kv_usage()) + ",\"inflight\":" + std::to_string(cell.own()) +
+          ",\"others\":" + std::to_string(cell.others()) +
+          ",\"workMs\":" + std::to_string(cell.work_ms(now)) +
+          ",\"msPerToken\":" + std::to_string(cell.ms_per_token()) + ",\"scrapeAgeMs\":" +
           (cell.scraped_at() == 0 ? "null" : std::to_string((now - cell.scraped_at()) / base::kMillisecond)) +
           ",\"adapters\":[";
       for (const auto& [name, id] : pool->adapters) {

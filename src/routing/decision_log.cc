@@ -19,7 +19,7 @@ constexpr size_t kMaxText = 200;   // of what clients write
 std::string Number(double value) {
   if (!std::isfinite(value)) return "null";
   std::array<char, 48> out{};
-  std::snprintf(out.data(), out.size(), "%.5g", value);
+  std::snprintf(out.data(), out.size(), "%.6g", value);
   return out.data();
 }
 
@@ -54,10 +54,14 @@ std::string Candidate(const scheduling::Explanation::Candidate& candidate, const
   std::string out = "{";
   AddText(out, "name", endpoint.name);
   AddText(out, "address", endpoint.address);
+  Add(out, "own", Number(candidate.own));
+  Add(out, "others", Number(candidate.others));
   Add(out, "queue", Number(candidate.queue));
-  Add(out, "scrapedQueue", Number(candidate.scraped_queue));
+  Add(out, "pageQueue", Number(candidate.page_queue));
   Add(out, "running", Number(candidate.running));
   Add(out, "kvUsage", Number(candidate.kv_usage));
+  Add(out, "workMs", Number(candidate.work));
+  Add(out, "prefillMs", Number(candidate.prefill));
   AddText(out, "adapter", candidate.adapter);
   Add(out, "fresh", Bool(candidate.fresh));
   Add(out, "scrapeAgeMs",

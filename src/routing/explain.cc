@@ -62,21 +62,25 @@ std::string Explain(const ExplainedRequest& request, const fleet::PoolSnapshot& 
   if (!explanation.candidates.empty()) {
     out += "  ";
     Pad(out, "candidate", width);
-    out += "queue   running KV use  adapter   scraped    score\n";
+    out += "own  others queue   running KV use  work ahead  own prompt  adapter   scraped    score\n";
   }
   for (size_t i = 0; i < explanation.candidates.size() && i < kShown; ++i) {
     const auto& c = explanation.candidates[i];
     out += "  ";
     Pad(out, name(c.endpoint), width);
+    Pad(out, Format("%.4g", c.own), 5);
+    Pad(out, Format("%.4g", c.others), 7);
     Pad(out, Format("%.4g", c.queue), 8);
     Pad(out, Format("%.4g", c.running), 8);
     Pad(out, Format("%.0f %%", c.kv_usage * 100), 8);
+    Pad(out, Format("%.0f ms", c.work), 12);
+    Pad(out, Format("%.0f ms", c.prefill), 12);
     Pad(out, c.adapter, 10);
     Pad(out,
         c.scraped ? Format("%.0f ms", static_cast<double>(c.age) / 1e6) + (c.fresh ? "" : " (stale)")
                   : "never",
         11);
-    out += Format("%.3g", c.score) + "\n";
+    out += Format("%.6g", c.score) + "\n";
   }
   if (explanation.candidates.size() > kShown) {
     out += "  ... and " + std::to_string(explanation.candidates.size() - kShown) + " more\n";
@@ -86,7 +90,7 @@ std::string Explain(const ExplainedRequest& request, const fleet::PoolSnapshot& 
     if (!step.scores.empty()) {
       out += "weight " + Format("%.3g", step.weight) + ":";
       for (size_t i = 0; i < step.scores.size() && i < kShown; ++i) {
-        out += " " + name(step.scores[i].first) + " " + Format("%.3g", step.scores[i].second);
+        out += " " + name(step.scores[i].first) + " " + Format("%.6g", step.scores[i].second);
       }
       if (step.scores.size() > kShown) out += " ...";
     } else if (step.failed) {

@@ -103,7 +103,7 @@ class PickedPlace {
   PickedPlace(const PickedPlace&) = delete;
   PickedPlace& operator=(const PickedPlace&) = delete;
   ~PickedPlace() {
-    if (cell_ != nullptr) cell_->Release(reservation_, fleet::ReleaseKind::kEnded);
+    if (cell_ != nullptr) cell_->Release(reservation_, fleet::ReleaseKind::kEnded, 0);
   }
   void Keep() { cell_ = nullptr; }
 
@@ -246,6 +246,7 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
       .adapter = target.adapter,
       .critical = route.critical,
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
+      .shows_first_token = stream && input.shows_answer,  // others' answers begin when they are complete
   };
   const base::Nanos start = impl_->clock.Now();
   const scheduling::Outcome outcome =

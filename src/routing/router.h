@@ -52,7 +52,10 @@ struct RequestInput {
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
   std::string_view objective;      // header x-llm-d-inference-objective or its alias; "" is none
   const SubsetHint* subset = nullptr;  // null: no hint
-  base::Nanos received_at = 0;         // when the request's headers came; 0: now
+  // The answer's body passes by piece by piece, so that its beginning will be told (Ticket::OnFirstToken or
+  // OnResponseBody).
+  bool shows_answer = true;
+  base::Nanos received_at = 0;  // when the request's headers came; 0: now
 };
 
 // A request that gets no endpoint; codes and texts as the reference's.
@@ -98,6 +101,8 @@ class Ticket {
   // moves there when it is another endpoint of the pool (a retry). `event_stream`: content-type has
   // text/event-stream.
   void OnResponseHeaders(int status, std::string_view served, bool event_stream);
+  // The response's body begins; for who does not call OnResponseBody. Again: without effect.
+  void OnFirstToken();
   // A piece of the response's body came, of `bytes` bytes.
   void OnResponseBody(uint64_t bytes);
   void OnUsage(const payload::Usage& usage);

@@ -34,7 +34,7 @@ SpareBlocks::~SpareBlocks() {
 [[gnu::hot]] Ticket::Pointer Ticket::State::Make(Worker::Impl& worker,
                                                  const RequestClassPointer& request_class,
                                                  std::span<const std::string_view> addresses) {
-  static_assert(sizeof(State) <= 64 && sizeof(Extras) <= 64);  // a cache line, and SpareBlocks::kSizes
+  static_assert(sizeof(State) <= 72 && sizeof(Extras) <= 64);  // SpareBlocks::kSizes
   size_t size = addresses.size() - 1;
   for (const std::string_view address : addresses) size += address.size();
   FAIRWAY_CHECK(size <= std::numeric_limits<uint16_t>::max());
@@ -52,7 +52,7 @@ SpareBlocks::~SpareBlocks() {
 
 [[gnu::hot]] void Ticket::State::Release(fleet::ReleaseKind kind) {
   if (cell == nullptr) return;
-  cell->Release(reservation, kind);
+  cell->Release(reservation, kind, kind == fleet::ReleaseKind::kDetached ? worker->clock.Now() : 0);
   cell = nullptr;
   if (request_class->has_model) request_class->series.running->Add(-1);
 }
@@ -109,8 +109,10 @@ SpareBlocks::~SpareBlocks() {
   if (found == pool->by_address.end()) return;
   worker->metrics.ServedElsewhere(pool_key).Add();
   auto moved = pool->endpoints[found->second].cell;
-  const fleet::Reservation there = moved->Reserve(reservation.tokens);
-  cell->Release(reservation, fleet::ReleaseKind::kEnded);
+  // When it began there is not known, so nothing is to be learned from its first token.
+  const fleet::Reservation there =
+      moved->Reserve(reservation.tokens, worker->clock.Now(), fleet::Reservation::Place::kUnseen);
+  cell->Release(reservation, fleet::ReleaseKind::kEnded, 0);
   cell = std::move(moved);
   reservation = there;
 }
@@ -144,6 +146,12 @@ const Ticket::Scores& Ticket::scores() const {
   s.MoveTo(served);
 }
 
+[[gnu::hot]] void Ticket::OnFirstToken() {
+  State& s = *state_;
+  if (s.cell == nullptr || s.reservation.place != fleet::Reservation::Place::kCounted) return;
+  s.cell->FirstToken(s.reservation, s.worker->clock.Now());
+}
+
 void Ticket::OnResponseBody(uint64_t bytes) {
   if (bytes == 0) return;
   State& s = *state_;
@@ -157,6 +165,7 @@ void Ticket::OnResponseBody(uint64_t bytes) {
     return;
   }
   extras.first_body_at = extras.last_body_at;
+  if (s.cell != nullptr) s.cell->FirstToken(s.reservation, extras.first_body_at);
   series.ttft[s.streaming ? 1 : 0]->Observe(base::ToSeconds(extras.first_body_at - s.received_at));
 }
 

@@ -46,7 +46,7 @@ class SpareBlocks {
  private:
   // What is kept of a response that is read; a ticket with three destinations, as short as addresses inside a
   // cluster are; with longer ones, up to IPv6 in full. Sizes that Envoy's allocator has: 192 would cost 208.
-  static constexpr std::array<size_t, 3> kSizes = {64, 128, 208};
+  static constexpr std::array<size_t, 3> kSizes = {64, 144, 208};
   static constexpr uint32_t kMax = 64;  // of each
   struct Spare {
     Spare* next;

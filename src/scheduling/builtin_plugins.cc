@@ -17,36 +17,42 @@ std::unique_ptr<Scorer> MakeQueueScorer(Parameters&);
 std::unique_ptr<Scorer> MakeKvCacheUtilizationScorer(Parameters&);
 std::unique_ptr<Scorer> MakeLoraAffinityScorer(Parameters&);
 std::unique_ptr<Scorer> MakeRunningRequestsScorer(Parameters&);
+std::unique_ptr<Scorer> MakeActiveRequestScorer(Parameters&);
+std::unique_ptr<Scorer> MakeLmetricScorer(Parameters&);
+std::unique_ptr<Scorer> MakeTimeToFirstTokenScorer(Parameters&);
 std::unique_ptr<Picker> MakeMaxScorePicker(Parameters&);
 std::unique_ptr<Picker> MakeRandomPicker(Parameters&);
 
 std::span<const PluginType<Filter>> BuiltinFilters() {
-  static constexpr std::array<PluginType<Filter>, 6> kFilters{{
+  static constexpr auto kFilters = std::to_array<PluginType<Filter>>({
       {"critical-request-filter", MakeCriticalRequestFilter},
       {"queue-limit-filter", MakeQueueLimitFilter},
       {"capacity-filter", MakeCapacityFilter},
       {"lora-affinity-filter", MakeLoraAffinityFilter},
       {"least-queue-filter", MakeLeastQueueFilter},
       {"least-kv-cache-filter", MakeLeastKvCacheFilter},
-  }};
+  });
   return kFilters;
 }
 
 std::span<const PluginType<Scorer>> BuiltinScorers() {
-  static constexpr std::array<PluginType<Scorer>, 4> kScorers{{
+  static constexpr auto kScorers = std::to_array<PluginType<Scorer>>({
       {"queue-scorer", MakeQueueScorer},
       {"kv-cache-utilization-scorer", MakeKvCacheUtilizationScorer},
       {"lora-affinity-scorer", MakeLoraAffinityScorer},
       {"running-requests-size-scorer", MakeRunningRequestsScorer},
-  }};
+      {"active-request-scorer", MakeActiveRequestScorer},
+      {"lmetric-scorer", MakeLmetricScorer},
+      {"time-to-first-token-scorer", MakeTimeToFirstTokenScorer},
+  });
   return kScorers;
 }
 
 std::span<const PluginType<Picker>> BuiltinPickers() {
-  static constexpr std::array<PluginType<Picker>, 2> kPickers{{
+  static constexpr auto kPickers = std::to_array<PluginType<Picker>>({
       {"max-score-picker", MakeMaxScorePicker},
       {"random-picker", MakeRandomPicker},
-  }};
+  });
   return kPickers;
 }
 

@@ -1,6 +1,6 @@
 // The same decisions, the plain way: what stands here is how the parts would be written if nobody counted
-// cache lines. On random fleets (ties, adapters, stale and lost endpoints, subsets, what may be shed) the
-// scheduler has to decide as this does, to the last bit and the last random draw.
+// cache lines. On random fleets (ties, adapters, stale and lost endpoints, open requests, subsets, what may
+// be shed) the scheduler has to see and decide as this does, to the last random draw.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,85 +18,69 @@
 namespace fairway::scheduling {
 namespace {
 
+using base::kMillisecond;
 using base::kSecond;
 
 constexpr base::Nanos kNow = 100 * kSecond;
 
-// ---- Plugins that say Score only, by index.
+// ---- Plugins by their definition.
 
-class PlainRange final : public Scorer {
+class PlainTime final : public Scorer {
  public:
-  explicit PlainRange(bool queue) : queue_(queue) {}
-  std::string_view type() const noexcept override { return "plain-range"; }
+  explicit PlainTime(const SchedulerOptions& options) : options_(options) {}
+  std::string_view type() const noexcept override { return "plain-time"; }
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
-    const std::span<const float> column = queue_ ? context.columns.queue : context.columns.running;
-    float low = column[in[0]];
-    float high = column[in[0]];
-    for (const uint32_t position : in) {
-      low = std::min(low, column[position]);
-      high = std::max(high, column[position]);
+    const Columns& columns = context.columns;
+    for (size_t i = 0; i < in.size(); ++i) {
+      const uint32_t at = in[i];
+      const float scale = 1.0f / 600'000;
+      out[i] =
+          1 - (columns.work[at] + columns.prefill[at] + options_.request_cost * columns.requests[at]) * scale;
+      const uint8_t lora = columns.lora[at];
+      const bool needs_loading = context.request.adapter != fleet::kNoAdapter && columns.lora_bits != 0 &&
+                                 (lora & (kLoraRunning | kLoraWaiting | kLoraResident)) == 0;
+      if (needs_loading) out[i] -= options_.lora_load_cost * ((lora & kLoraRoom) != 0 ? 1.0f : 2.0f) * scale;
     }
-    for (size_t i = 0; i < in.size(); ++i) out[i] = high > low ? (high - column[in[i]]) / (high - low) : 1.0f;
   }
 
  private:
-  bool queue_;
-};
-
-class PlainKv final : public Scorer {
- public:
-  std::string_view type() const noexcept override { return "plain-kv"; }
-  void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
-    for (size_t i = 0; i < in.size(); ++i)
-      out[i] = std::clamp(1.0f - context.columns.kv_usage[in[i]], 0.0f, 1.0f);
-  }
-};
-
-class PlainLora final : public Scorer {
- public:
-  std::string_view type() const noexcept override { return "plain-lora"; }
-  void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
-    for (size_t i = 0; i < in.size(); ++i) {
-      const uint8_t lora = context.columns.lora[in[i]];
-      out[i] = (lora & kLoraRunning) != 0   ? 1.0f
-               : (lora & kLoraRoom) != 0    ? 0.8f
-               : (lora & kLoraWaiting) != 0 ? 0.6f
-                                            : 0.0f;
-    }
-  }
+  SchedulerOptions options_;
 };
 
 class PlainMaxScore final : public Picker {
  public:
+  explicit PlainMaxScore(float tolerance) : tolerance_(tolerance) {}
   std::string_view type() const noexcept override { return "plain-max-score"; }
   size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float> scores,
               std::span<uint32_t> out) const noexcept override {
     const float best = *std::max_element(scores.begin(), scores.end());
     std::vector<size_t> ties;
     for (size_t i = 0; i < in.size(); ++i) {
-      if (scores[i] == best) ties.push_back(i);
+      if (scores[i] >= best - tolerance_) ties.push_back(i);
     }
     const size_t first = ties[ties.size() > 1 ? context.random.Below(ties.size()) : 0];
-    std::vector<size_t> order(in.size());
-    for (size_t i = 0; i < in.size(); ++i) order[i] = (first + i) % in.size();
+    std::vector<size_t> order(in.size() - 1);
+    for (size_t i = 0; i < order.size(); ++i) order[i] = (first + 1 + i) % in.size();
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
+    order.insert(order.begin(), first);
     const size_t count = std::min(out.size(), order.size());
     for (size_t i = 0; i < count; ++i) out[i] = in[order[i]];
     return count;
   }
+
+ private:
+  float tolerance_;
 };
 
 Program PlainProfile(const SchedulerOptions& options) {
   Program program;
   program.name = "plain";
   program.room = MakeFilter("capacity-filter", Parameters({{"queueLimit", options.sheddable_queue_limit},
-                                                           {"kvCacheLimit", options.sheddable_kv_limit}}))
+                                                           {"kvCacheLimit", options.sheddable_kv_limit},
+                                                           {"workLimit", options.sheddable_work_limit}}))
                      .value();
-  program.scorers.push_back({std::make_unique<PlainRange>(true), options.queue_weight});
-  program.scorers.push_back({std::make_unique<PlainKv>(), options.kv_weight});
-  program.scorers.push_back({std::make_unique<PlainLora>(), options.lora_weight});
-  program.scorers.push_back({std::make_unique<PlainRange>(false), options.running_weight});
-  program.picker = std::make_unique<PlainMaxScore>();
+  program.scorers.push_back({std::make_unique<PlainTime>(options), 1});
+  program.picker = std::make_unique<PlainMaxScore>(static_cast<float>(options.tolerance / 600'000.0));
   return program;
 }
 
@@ -132,9 +116,20 @@ std::vector<tests::ServerState> Servers(const Shape& shape, base::Random& random
 struct World {
   World(const Shape& shape, uint64_t seed)
       : random(seed), servers(Servers(shape, random)), pool(servers, {}, kNow - shape.age), all(shape.size) {
+    const uint64_t learned = random.Below(3) * 50;  // percent
     for (size_t i = 0; i < shape.size; ++i) {
       if (static_cast<int>(random.Below(100)) >= shape.stale_percent) pool.Scrape(i, servers[i], kNow);
-      for (uint64_t k = random.Below(3); k > 0; --k) pool.pool()->endpoints[i].cell->Reserve(1);
+      auto& cell = *pool.pool()->endpoints[i].cell;
+      if (random.Below(100) < learned) {
+        fleet::Reservation request = cell.Reserve(100, kNow - kSecond);
+        cell.FirstToken(request,
+                        kNow - kSecond + static_cast<base::Nanos>(1 + random.Below(20)) * kMillisecond);
+        cell.Release(request, fleet::ReleaseKind::kEnded, 0);
+      }
+      for (uint64_t k = random.Below(3); k > 0; --k) {
+        const auto request = cell.Reserve(static_cast<uint32_t>(random.Below(shape.values) * 50), kNow);
+        if (random.Below(3) == 0) cell.Release(request, fleet::ReleaseKind::kDetached, kNow);
+      }
     }
     std::iota(all.begin(), all.end(), 0u);
   }
@@ -146,43 +141,74 @@ struct World {
 };
 
 // What the columns have to be, from the cells.
-Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t number, uint32_t adapter,
-                                      const std::vector<uint32_t>& candidates, base::Nanos now = kNow) {
-  const auto fresh = [now](const fleet::EndpointCell& cell) { return cell.scraped_at() >= now - kSecond; };
-  const auto queue = [](const fleet::EndpointCell& cell) {
-    return static_cast<float>(cell.waiting()) + static_cast<float>(cell.pending());
-  };
-  const auto running = [](const fleet::EndpointCell& cell) {
-    return static_cast<float>(cell.running()) + static_cast<float>(cell.pending());
-  };
-  float queues = 0, runnings = 0, kvs = 0, count = 0;
-  for (const uint32_t other : candidates) {
-    const fleet::EndpointCell& cell = *pool.cells[other];
-    if (!fresh(cell)) continue;
-    queues += queue(cell);
-    runnings += running(cell);
-    kvs += cell.kv_usage();
-    ++count;
+struct Averages {
+  float others = 0, running = 0, kv_usage = 0, ms_per_token = 0, unseen = 0;
+};
+
+bool Fresh(const fleet::EndpointCell& cell, base::Nanos now) {
+  return cell.scraped_at() != 0 && now / kMillisecond - cell.scraped_at() / kMillisecond <= 1000;
+}
+
+float Rate(const fleet::EndpointCell& cell, const Averages& averages) {
+  return cell.ms_per_token() > 0 ? cell.ms_per_token() : averages.ms_per_token;
+}
+
+float PlainUnseen(const fleet::EndpointCell& cell, const Averages& averages, base::Nanos now) {
+  const fleet::Unseen unseen = cell.load().unseen_work();
+  const int32_t passed = std::max(fleet::MillisSince(unseen.since, fleet::Millis(now)), 0);
+  return std::max(0.0f,
+                  static_cast<float>(unseen.tokens) * Rate(cell, averages) - static_cast<float>(passed));
+}
+
+Averages PlainAverages(const fleet::PoolSnapshot& pool, const std::vector<uint32_t>& candidates,
+                       base::Nanos now) {
+  Averages averages;
+  float fresh = 0, learned = 0;
+  for (const uint32_t number : candidates) {
+    const fleet::EndpointCell& cell = *pool.cells[number];
+    if (cell.ms_per_token() > 0) {
+      ++learned;
+      averages.ms_per_token += cell.ms_per_token();
+    }
+    if (!Fresh(cell, now)) continue;
+    ++fresh;
+    averages.others += static_cast<float>(cell.others());
+    averages.running += static_cast<float>(std::min(cell.running(), cell.own() + cell.others()));
+    averages.kv_usage += cell.kv_usage();
   }
+  averages.ms_per_token = learned > 0 ? averages.ms_per_token / learned : fleet::kDefaultMsPerToken;
+  for (const uint32_t number : candidates) {
+    const fleet::EndpointCell& cell = *pool.cells[number];
+    if (Fresh(cell, now)) averages.unseen += PlainUnseen(cell, averages, now);
+  }
+  for (float* value : {&averages.others, &averages.running, &averages.kv_usage, &averages.unseen}) {
+    if (fresh > 0) *value /= fresh;
+  }
+  return averages;
+}
+
+Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t number,
+                                      const Request& request, const Averages& averages, base::Nanos now) {
   const fleet::EndpointCell& cell = *pool.cells[number];
-  const auto pending = static_cast<float>(cell.pending());
-  const auto inflight = static_cast<float>(cell.inflight());
-  Explanation::Candidate candidate{.endpoint = number, .fresh = fresh(cell)};
-  if (candidate.fresh) {
-    candidate.queue = queue(cell);
-    candidate.scraped_queue = static_cast<float>(cell.waiting());
-    candidate.running = running(cell);
-    candidate.kv_usage = cell.kv_usage();
-  } else {
-    candidate.scraped_queue = std::min(static_cast<float>(cell.waiting()), inflight);
-    candidate.queue = count > 0 ? std::max(queues / count, pending) : std::max(inflight, pending);
-    candidate.running = count > 0 ? std::max(runnings / count, pending) : candidate.queue;
-    candidate.kv_usage = count > 0 ? kvs / count : inflight > 0 ? cell.kv_usage() : 0.0f;
-  }
-  candidate.adapter = cell.adapter_running(adapter)   ? "resident"
-                      : cell.adapter_waiting(adapter) ? "waiting"
-                      : cell.lora_has_room()          ? "room"
-                                                      : "none";
+  Explanation::Candidate candidate{.endpoint = number, .fresh = Fresh(cell, now)};
+  candidate.own = static_cast<float>(cell.own());
+  candidate.others = candidate.fresh ? static_cast<float>(cell.others()) : averages.others;
+  const float requests = candidate.own + candidate.others;
+  candidate.running =
+      std::min(candidate.fresh ? static_cast<float>(cell.running()) : averages.running, requests);
+  candidate.queue = requests - candidate.running;
+  candidate.page_queue = candidate.fresh ? static_cast<float>(cell.waiting()) : 0;
+  candidate.kv_usage = candidate.fresh ? cell.kv_usage() : averages.kv_usage;
+  const float ms_per_token = Rate(cell, averages);
+  const float unseen = PlainUnseen(cell, averages, now);
+  candidate.work = static_cast<float>(cell.load().own_work().tokens) * ms_per_token +
+                   (candidate.fresh ? unseen : std::max(unseen, averages.unseen));
+  candidate.prefill = static_cast<float>(request.prompt_tokens) * ms_per_token;
+  candidate.adapter = cell.adapter_running(request.adapter)    ? "resident"
+                      : cell.adapter_waiting(request.adapter)  ? "waiting"
+                      : cell.adapter_resident(request.adapter) ? "believed"
+                      : cell.lora_has_room()                   ? "room"
+                                                               : "none";
   return candidate;
 }
 
@@ -191,10 +217,14 @@ void ExpectSame(const std::vector<Explanation::Candidate>& got,
   ASSERT_EQ(got.size(), want.size());
   for (size_t k = 0; k < want.size(); ++k) {
     EXPECT_EQ(got[k].endpoint, want[k].endpoint);
-    EXPECT_EQ(got[k].queue, want[k].queue);
-    EXPECT_EQ(got[k].scraped_queue, want[k].scraped_queue);
-    EXPECT_EQ(got[k].running, want[k].running);
-    EXPECT_EQ(got[k].kv_usage, want[k].kv_usage);
+    EXPECT_EQ(got[k].own, want[k].own);
+    EXPECT_FLOAT_EQ(got[k].others, want[k].others);
+    EXPECT_FLOAT_EQ(got[k].queue + 1, want[k].queue + 1);
+    EXPECT_EQ(got[k].page_queue, want[k].page_queue);
+    EXPECT_FLOAT_EQ(got[k].running, want[k].running);
+    EXPECT_FLOAT_EQ(got[k].kv_usage, want[k].kv_usage);
+    EXPECT_FLOAT_EQ(got[k].work, want[k].work);
+    EXPECT_FLOAT_EQ(got[k].prefill, want[k].prefill);
     EXPECT_EQ(got[k].adapter, want[k].adapter);
     EXPECT_EQ(got[k].fresh, want[k].fresh);
   }
@@ -202,22 +232,19 @@ void ExpectSame(const std::vector<Explanation::Candidate>& got,
 
 class Plain : public testing::TestWithParam<Shape> {};
 
-TEST_P(Plain, DecidesTheSame) {
+TEST_P(Plain, SeesAndDecidesTheSame) {
   Scratch fast_scratch, plain_scratch;
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     SchedulerOptions options{.sheddable_queue_limit = 3};
-    if (seed % 3 == 0) {  // weights whose products are rounded
-      options.queue_weight = 1.7f;
-      options.kv_weight = 0.3f;
-      options.lora_weight = 0.9f;
-      options.running_weight = -0.1f;
-    }
+    if (seed % 3 == 0) options.tolerance = 0;
+    if (seed % 4 == 0) options.sheddable_work_limit = 40;
     const Scheduler fast(options, 0);
     const Scheduler plain(options, 0, MakeCriticalityTree(options), PlainProfile(options));
     World a(GetParam(), seed);
     World b(GetParam(), seed);
     base::Random fast_random(seed), plain_random(seed), random(~seed);
-    for (int i = 0; i < 20; ++i) {
+    base::Nanos now = kNow;
+    for (int i = 0; i < 20; ++i, now += static_cast<base::Nanos>(random.Below(30)) * kMillisecond) {
       SCOPED_TRACE("seed " + std::to_string(seed) + ", pick " + std::to_string(i));
       const auto pool_a = a.pool.pool();
       const auto pool_b = b.pool.pool();
@@ -225,7 +252,8 @@ TEST_P(Plain, DecidesTheSame) {
       const Request request{.target_model = model,
                             .adapter = random.Below(2) == 0 ? pool_a->AdapterId(model) : fleet::kNoAdapter,
                             .critical = random.Below(3) != 0,
-                            .prompt_tokens = 10};
+                            .prompt_tokens = 10,
+                            .shows_first_token = random.Below(2) == 0};
       std::vector<uint32_t> subset = a.all;
       const bool narrowed = random.Below(3) == 0;
       if (narrowed) std::erase_if(subset, [&](uint32_t) { return random.Below(2) == 0; });
@@ -234,55 +262,20 @@ TEST_P(Plain, DecidesTheSame) {
       if (narrowed) hint = subset;
       Explanation why;
       std::vector<Explanation::Candidate> candidates;
+      const Averages averages = PlainAverages(*pool_b, subset, now);
       for (const uint32_t number : subset)
-        candidates.push_back(PlainCandidate(*pool_b, number, request.adapter, subset));
-      const Outcome got = fast.Pick(*pool_a, request, hint, kNow, fast_scratch, fast_random);
-      const Outcome want = plain.Pick(*pool_b, request, subset, kNow, plain_scratch, plain_random, &why);
+        candidates.push_back(PlainCandidate(*pool_b, number, request, averages, now));
+      const Outcome got = fast.Pick(*pool_a, request, hint, now, fast_scratch, fast_random);
+      const Outcome want = plain.Pick(*pool_b, request, subset, now, plain_scratch, plain_random, &why);
 
       ASSERT_EQ(got.kind, want.kind);
       ASSERT_EQ(got.rung, want.rung);
       ASSERT_EQ(got.num_choices, want.num_choices);
       ASSERT_EQ(got.choices, want.choices);
-      ASSERT_EQ(got.reservation.generation, want.reservation.generation);
+      ASSERT_EQ(got.reservation.ahead, want.reservation.ahead);
       ASSERT_EQ(fast_random.Next(), plain_random.Next()) << "another number of draws";
       if (subset.empty()) continue;
       ExpectSame(why.candidates, candidates);
-    }
-  }
-}
-
-// Who is fresh is remembered from one decision to the next: the same on a fleet that is scraped as time
-// passes.
-TEST(PlainTime, ColumnsSayWhatTheCellsSay) {
-  const Scheduler scheduler({}, 0);
-  Scratch scratch;
-  for (uint64_t seed = 1; seed <= 30; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
-    World world({1 + seed % 13, 20, seed % 2 == 0, 0}, seed);
-    base::Random random(seed);
-    base::Nanos now = kNow;
-    const uint64_t misses = random.Below(3) * 30;  // percent of scrapes
-    for (int i = 0; i < 60; ++i) {
-      const auto pool = world.pool.pool();
-      std::vector<uint32_t> subset = world.all;
-      const bool narrowed = random.Below(4) == 0;
-      if (narrowed) std::erase_if(subset, [&](uint32_t) { return random.Below(2) == 0; });
-      if (subset.empty()) continue;
-      const Request request{.adapter = pool->AdapterId("lora-" + std::to_string(random.Below(6)))};
-      std::vector<Explanation::Candidate> candidates;
-      for (const uint32_t number : subset)
-        candidates.push_back(PlainCandidate(*pool, number, request.adapter, subset, now));
-      std::optional<std::span<const uint32_t>> hint;
-      if (narrowed) hint = subset;
-      Explanation why;
-      scheduler.Pick(*pool, request, hint, now, scratch, random, &why);
-      ExpectSame(why.candidates, candidates);
-      now += static_cast<base::Nanos>(random.Below(kSecond / 4));
-      for (size_t k = 0; k < world.servers.size(); ++k) {
-        if (random.Below(100) < misses) continue;
-        world.servers[k].waiting = static_cast<uint32_t>(random.Below(20));
-        world.pool.Scrape(k, world.servers[k], now - static_cast<base::Nanos>(random.Below(1000)));
-      }
     }
   }
 }
@@ -292,69 +285,68 @@ INSTANTIATE_TEST_SUITE_P(Fleets, Plain,
                                          Shape{5, 1, false, 0}, Shape{8, 2, false, 0}, Shape{8, 50, false, 0},
                                          Shape{8, 50, true, 0}, Shape{9, 3, true, 20}, Shape{8, 4, false, 50},
                                          Shape{13, 50, true, 50}, Shape{8, 4, false, 100},
-                                         Shape{100, 3, false, 0}, Shape{101, 50, false, 0},
-                                         Shape{102, 50, true, 0}, Shape{103, 50, true, 5},
-                                         Shape{300, 50, false, 0}, Shape{300, 50, true, 1}),
+                                         Shape{8, 4, true, 100, 40 * kSecond}, Shape{100, 3, false, 0},
+                                         Shape{101, 50, false, 0}, Shape{102, 50, true, 0},
+                                         Shape{103, 50, true, 5}, Shape{300, 50, true, 1}),
                          [](const auto& test) {
                            return std::to_string(test.param.size) + "of" + std::to_string(test.param.values) +
                                   (test.param.adapters ? "WithAdapters" : "") + "Stale" +
                                   std::to_string(test.param.stale_percent);
                          });
 
-// ---- A built-in scorer says its formula as Score and as Add, over all candidates and by index.
+// ---- Scores of any kind.
 
-TEST(PlainScorers, AddIsWeightTimesScoreHoweverManyThereAre) {
-  base::Random random(7);
-  for (size_t n = 1; n <= 23; ++n) {
-    // One more candidate than is asked for: then no position is where it would be if all were.
-    std::vector<uint32_t> endpoint(n + 1), in(n);
-    std::iota(in.begin(), in.end(), 1u);
-    std::vector<float> queue(n + 1), running(n + 1), kv(n + 1);
-    std::vector<uint8_t> lora(n + 1);
-    for (size_t i = 0; i <= n; ++i) {
-      queue[i] = static_cast<float>(random.Below(9));
-      running[i] = static_cast<float>(random.Below(3));
-      kv[i] = static_cast<float>(random.NextDouble() * 1.2);
-      lora[i] = static_cast<uint8_t>(random.Below(8));
-    }
-    const Request request;
-    const Columns some{endpoint, queue, queue, running, kv, lora};
-    const auto rest = [](const auto& column) { return std::span(column).subspan(1); };
-    const Columns all{rest(endpoint), rest(queue), rest(queue), rest(running), rest(kv), rest(lora)};
-    std::vector<uint32_t> every(n);
-    std::iota(every.begin(), every.end(), 0u);
-    for (const auto& type : BuiltinScorers()) {
-      SCOPED_TRACE(std::string(type.type) + " of " + std::to_string(n));
-      const auto scorer = MakeScorer(type.type).value();
-      std::vector<float> by_index(n), scores(n), room(n), total(n, 0.25f), total_by_index(n, 0.25f);
-      scorer->Score({some, request, random}, in, by_index.data());
-      scorer->Score({all, request, random}, every, scores.data());
-      EXPECT_EQ(scores, by_index);
-      scorer->Add({some, request, random}, in, 3, total_by_index.data(), room.data());
-      scorer->Add({all, request, random}, every, 3, total.data(), room.data());
-      EXPECT_EQ(total, total_by_index);
-      for (size_t i = 0; i < n; ++i) EXPECT_EQ(total[i], 0.25f + scores[i] * 3);
-    }
+class AnyScores final : public Scorer {
+ public:
+  explicit AnyScores(std::vector<float> scores) : scores_(std::move(scores)) {}
+  std::string_view type() const noexcept override { return "any-scores"; }
+  void Score(const Context&, std::span<const uint32_t> in, float* out) const noexcept override {
+    for (size_t i = 0; i < in.size(); ++i) out[i] = scores_[in[i]];
   }
+
+ private:
+  std::vector<float> scores_;
+};
+
+TEST(Scores, AreWithin0And1AndWhatIsNoNumberIs0) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinite = std::numeric_limits<float>::infinity();
+  const std::vector<float> scores{kNan, 0.5f, kNan, 7, -kInfinite, kInfinite, -1, 0.25f};
+  const std::vector<float> want{0, 0.5f, 0, 1, 0, 1, 0, 0.25f};
+  Program program;
+  program.name = "any";
+  program.scorers.push_back({std::make_unique<AnyScores>(scores), 2});
+  program.picker = MakePicker("max-score-picker").value();
+  tests::TestPool pool(std::vector<tests::ServerState>(scores.size()));
+  const Scheduler scheduler({}, 0, MakeCriticalityTree({}), std::move(program));
+  Scratch scratch;
+  base::Random random(1);
+  std::set<uint32_t> seen;
+  for (int i = 0; i < 100; ++i) {
+    Explanation why;
+    const Outcome outcome =
+        scheduler.Pick(*pool.pool(), {}, std::nullopt, kSecond, scratch, random, i == 0 ? &why : nullptr);
+    seen.insert(outcome.choices[0]);
+    for (size_t k = 0; i == 0 && k < want.size(); ++k) EXPECT_EQ(why.candidates[k].score, 2 * want[k]) << k;
+  }
+  EXPECT_EQ(seen, (std::set<uint32_t>{3, 5}));
 }
 
-// ---- The picker, on any scores.
-
-TEST(PlainPickers, MaxScoreChoosesTheSame) {
-  const PlainMaxScore plain;
-  const auto picker = MakePicker("max-score-picker").value();
+TEST(Pickers, MaxScoreChoosesAsThePlainOneDoes) {
   base::Random values(5);
   for (size_t n = 1; n <= 40; ++n) {
     const std::vector<uint32_t> endpoint(n);
-    const Columns columns{
-        .endpoint = endpoint, .queue = {}, .scraped_queue = {}, .running = {}, .kv_usage = {}, .lora = {}};
+    const Columns columns{.endpoint = endpoint};
     std::vector<uint32_t> all(n);
     std::iota(all.begin(), all.end(), 0u);
     for (uint64_t different = 1; different <= 9; ++different) {
       for (size_t wanted = 1; wanted <= kMaxChoices; ++wanted) {
         SCOPED_TRACE(std::to_string(n) + " of " + std::to_string(different) + ", " + std::to_string(wanted));
+        const float tolerance = different % 2 == 0 ? 0.25f : 0;
+        const PlainMaxScore plain(tolerance);
+        const auto picker = MakePicker("max-score-picker", Parameters({{"tolerance", tolerance}})).value();
         std::vector<float> scores(n);
-        for (float& score : scores) score = static_cast<float>(values.Below(different)) - 3;
+        for (float& score : scores) score = static_cast<float>(values.Below(different)) / 8;
         base::Random random_a(n), random_b(n);
         const Request request;
         std::vector<uint32_t> got(wanted), want(wanted);
@@ -367,23 +359,28 @@ TEST(PlainPickers, MaxScoreChoosesTheSame) {
   }
 }
 
-TEST(PlainPickers, MaxScoreEndsOnWhatIsNoNumber) {
+TEST(Pickers, MaxScoreTakesTheMostOfWhatIsANumber) {
   const auto picker = MakePicker("max-score-picker").value();
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kInfinite = std::numeric_limits<float>::infinity();
   const std::vector<uint32_t> all{0, 1, 2, 3, 4, 5};
-  const Columns columns{
-      .endpoint = all, .queue = {}, .scraped_queue = {}, .running = {}, .kv_usage = {}, .lora = {}};
+  const Columns columns{.endpoint = all};
   const Request request;
   base::Random random(1);
-  for (const std::vector<float>& scores :
-       {std::vector<float>(6, kNan), std::vector<float>(6, -kInfinite), std::vector<float>(6, kInfinite),
-        std::vector<float>{kNan, 1, kNan, -kInfinite, kInfinite, kNan},
-        std::vector<float>{1, 2, 3, kNan, kNan, kNan}, std::vector<float>{kNan, kNan, kNan, kNan, 2, 1}}) {
+  const std::vector<std::pair<std::vector<float>, std::optional<uint32_t>>> cases{
+      {std::vector<float>(6, kNan), std::nullopt},
+      {std::vector<float>(6, -kInfinite), std::nullopt},
+      {std::vector<float>(6, kInfinite), std::nullopt},
+      {{kNan, 1, kNan, -kInfinite, kInfinite, kNan}, 4},
+      {{1, 2, 3, kNan, kNan, kNan}, 2},
+      {{kNan, kNan, kNan, kNan, 2, 1}, 4},
+      {{5, 1, 1, 1, kNan, 1}, 0}};
+  for (const auto& [scores, best] : cases) {
     std::vector<uint32_t> out(6);
     const size_t count = picker->Pick({columns, request, random}, all, scores, out);
     ASSERT_GE(count, 1u);
     ASSERT_LE(count, 6u);
+    EXPECT_EQ(out[0], best.value_or(out[0]));
     const std::set<uint32_t> distinct(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(count));
     EXPECT_EQ(distinct.size(), count);
     EXPECT_LT(*distinct.rbegin(), 6u);

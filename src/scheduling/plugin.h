@@ -23,19 +23,25 @@
 namespace fairway::scheduling {
 
 // Bits of Columns::lora for the adapter that the request asks for.
-inline constexpr uint8_t kLoraRunning = 1;  // resident and in use
-inline constexpr uint8_t kLoraWaiting = 2;  // queued requests wait for it: it will be loaded
-inline constexpr uint8_t kLoraRoom = 4;     // a slot is free to load it
+inline constexpr uint8_t kLoraRunning = 1;   // on the page: resident and in use
+inline constexpr uint8_t kLoraWaiting = 2;   // on the page: queued requests wait for it, so it will be loaded
+inline constexpr uint8_t kLoraRoom = 4;      // a slot is free to load it
+inline constexpr uint8_t kLoraResident = 8;  // believed to be loaded, whether or not a request uses it now
+// Needs no loading.
+inline constexpr uint8_t kLoraHere = kLoraRunning | kLoraWaiting | kLoraResident;
 
-// One value per candidate; load is scrape + own reservations since.
+// One value per candidate. Load is the ledger's (fleet/load.h) but where it says "page".
 struct Columns {
-  std::span<const uint32_t> endpoint;    // number in the pool
-  std::span<const float> queue;          // waiting requests, own pending reservations added
-  std::span<const float> scraped_queue;  // waiting requests as scraped: what limits compare
-  std::span<const float> running;        // running requests, own pending reservations added
-  std::span<const float> kv_usage;       // 0..1
-  std::span<const uint8_t> lora;         // kLora* bits
-  uint8_t lora_bits = 0xff;              // those that somebody may have set: 0 is a pool without adapters
+  std::span<const uint32_t> endpoint;  // number in the pool
+  std::span<const float> requests;     // own open requests + others
+  std::span<const float> queue;        // requests that are not in the engine's batch: requests - running
+  std::span<const float> running;      // as on the page, but not more than requests
+  std::span<const float> page_queue;   // waiting requests as on the page: what limits compare
+  std::span<const float> kv_usage;     // 0..1
+  std::span<const float> work;         // ms until what is there already is computed
+  std::span<const float> prefill;      // ms for this request's own uncached prompt tokens
+  std::span<const uint8_t> lora;       // kLora* bits
+  uint8_t lora_bits = 0xff;            // those that somebody may have set: 0 is a pool without adapters
   size_t size() const { return endpoint.size(); }
 };
 
@@ -61,12 +67,8 @@ class Scorer {
  public:
   virtual ~Scorer() = default;
   virtual std::string_view type() const noexcept = 0;
-  // out[i] is the score of position in[i], in [0, 1].
+  // out[i] is the score of position in[i]. What is beyond [0, 1] counts as 0 or 1, what is no number as 0.
   virtual void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept = 0;
-  // total[i] += score of in[i] * weight. Says the same as Score, in one pass where that is worth a few lines;
-  // `score` has room for in.size() of them. What is here does for any scorer.
-  virtual void Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
-                   float* score) const noexcept;
 };
 
 class Picker {

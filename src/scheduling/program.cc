@@ -13,20 +13,27 @@ T Must(base::Result<T> result) {
   return std::move(*result);
 }
 
+// Of the time to first token, in ms: what is beyond it is all alike.
+constexpr double kHorizon = 600'000;
+
 Parameters Params(std::map<std::string, double> values) { return Parameters(std::move(values)); }
 
 Parameters RoomParams(const SchedulerOptions& options) {
+  return Params({{"queueLimit", options.sheddable_queue_limit},
+                 {"kvCacheLimit", options.sheddable_kv_limit},
+                 {"workLimit", options.sheddable_work_limit}});
+}
+
+Parameters TimeParams(const SchedulerOptions& options) {
   return Params(
-      {{"queueLimit", options.sheddable_queue_limit}, {"kvCacheLimit", options.sheddable_kv_limit}});
+      {{"requestCost", options.request_cost}, {"loadCost", options.lora_load_cost}, {"horizon", kHorizon}});
+}
+
+Parameters PickerParams(const SchedulerOptions& options) {
+  return Params({{"tolerance", options.tolerance / kHorizon}});
 }
 
 }  // namespace
-
-void Scorer::Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
-                 float* score) const noexcept {
-  Score(context, in, score);
-  for (size_t i = 0; i < in.size(); ++i) total[i] += score[i] * weight;
-}
 
 Program MakeCriticalityTree(const SchedulerOptions& options) {
   Program tree;
@@ -35,7 +42,9 @@ Program MakeCriticalityTree(const SchedulerOptions& options) {
                            Parameters parameters = {}) {
     tree.nodes.push_back({Must(MakeFilter(type, std::move(parameters))), on_success, on_failure});
   };
-  const auto lora = [&options] { return Params({{"exploration", options.lora_exploration}}); };
+  const auto lora = [&options] {
+    return Params({{"exploration", options.lora_exploration}, {"loadCost", options.lora_load_cost}});
+  };
   add("critical-request-filter", 1, 8);
   //  Critical, some short queues: affinity first, it saves loading an adapter.
   add("queue-limit-filter", 2, 5, Params({{"limit", options.critical_queue_limit}}));
@@ -52,26 +61,39 @@ Program MakeCriticalityTree(const SchedulerOptions& options) {
   add("lora-affinity-filter", 11, 11, lora());
   add("least-kv-cache-filter", Program::kPick, Program::kPick);
   tree.nodes[8].limits_fallbacks = true;
-  tree.picker = Must(MakePicker("random-picker"));
+  // Who is left is equal by the words of the tree; who answers first among them, the ledger knows.
+  tree.scorers.push_back({Must(MakeScorer("time-to-first-token-scorer", TimeParams(options))), 1});
+  tree.picker = Must(MakePicker("max-score-picker", PickerParams(options)));
   return tree;
 }
 
 Program MakeDefaultProfile(const SchedulerOptions& options) {
   Program profile;
-  profile.name = "default";
+  profile.name = ToString(options.profile);
   profile.room = Must(MakeFilter("capacity-filter", RoomParams(options)));
-  const auto add = [&profile](std::string_view type, float weight) {
-    if (weight != 0) profile.scorers.push_back({Must(MakeScorer(type)), weight});
+  const auto add = [&profile](std::string_view type, float weight, Parameters parameters = {}) {
+    profile.scorers.push_back({Must(MakeScorer(type, std::move(parameters))), weight});
   };
-  add("queue-scorer", options.queue_weight);
-  add("kv-cache-utilization-scorer", options.kv_weight);
-  add("lora-affinity-scorer", options.lora_weight);
-  add("running-requests-size-scorer", options.running_weight);
-  profile.scorers_at_once = {.queue_weight = options.queue_weight,
-                             .kv_weight = options.kv_weight,
-                             .lora_weight = options.lora_weight,
-                             .running_weight = options.running_weight};
-  profile.picker = Must(MakePicker("max-score-picker"));
+  Parameters picker;
+  switch (options.profile) {
+    case Profile::kTimeToFirstToken:
+      add("time-to-first-token-scorer", 1, TimeParams(options));
+      picker = PickerParams(options);
+      break;
+    case Profile::kQueueKvLora:
+      add("queue-scorer", 2);
+      add("kv-cache-utilization-scorer", 2);
+      add("lora-affinity-scorer", 1);
+      add("running-requests-size-scorer", 1);
+      break;
+    case Profile::kActiveRequest:
+      add("active-request-scorer", 1);
+      break;
+    case Profile::kLmetric:
+      add("lmetric-scorer", 1);
+      break;
+  }
+  profile.picker = Must(MakePicker("max-score-picker", std::move(picker)));
   return profile;
 }
 

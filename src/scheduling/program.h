@@ -4,13 +4,11 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "scheduling/plugin.h"
-#include "scheduling/plugins/default_scores.h"
 #include "scheduling/scheduler.h"
 
 namespace fairway::scheduling {
@@ -37,15 +35,13 @@ struct Program {
   std::unique_ptr<Filter> room;
   std::vector<Node> nodes;  // starts at 0; empty: all candidates are scored
   std::vector<WeightedScorer> scorers;
-  // The same sum as that of `scorers`, without a pass for each. Empty: there is no such way.
-  std::optional<DefaultScores> scorers_at_once;
   std::unique_ptr<Picker> picker;
 };
 
 // ARCHITECTURE.md: for a pool whose models are declared by InferenceModel.
 Program MakeCriticalityTree(const SchedulerOptions& options);
-// For a pool without InferenceModels: queue, KV use, LoRA affinity and running requests by weight, highest
-// total wins. What an InferenceObjective lets be shed goes only where the tree would let it go.
+// For a pool without InferenceModels: the one of SchedulerOptions::profile. What an InferenceObjective lets
+// be shed goes only where the tree would let it go.
 Program MakeDefaultProfile(const SchedulerOptions& options);
 
 }  // namespace fairway::scheduling

@@ -33,6 +33,7 @@ struct Request {
   uint32_t adapter = fleet::kNoAdapter;  // PoolSnapshot::AdapterId(target_model)
   bool critical = true;                  // false: may be shed
   uint32_t prompt_tokens = 0;            // estimate; what the reservation holds
+  bool shows_first_token = true;         // somebody will tell the reservation when the answer begins
 };
 
 enum class OutcomeKind { kPicked, kShed, kNoCandidates };
@@ -49,11 +50,15 @@ struct Outcome {
 struct Explanation {
   struct Candidate {
     uint32_t endpoint = 0;
-    float queue = 0;  // scraped + own reservations since
-    float scraped_queue = 0;
+    float own = 0;     // our open requests
+    float others = 0;  // of others
+    float queue = 0;   // of both, those that are not in the engine's batch
+    float page_queue = 0;
     float running = 0;
     float kv_usage = 0;
-    std::string_view adapter;  // "resident", "waiting", "room", "none"
+    float work = 0;            // ms until what is there already is computed
+    float prefill = 0;         // ms for this request's own prompt
+    std::string_view adapter;  // "resident", "waiting", "believed", "room", "none"
     bool fresh = false;
     base::Nanos age = 0;  // of its last scrape; 0 with `scraped` false
     bool scraped = false;
@@ -78,20 +83,39 @@ struct Explanation {
   std::string verdict;  // one sentence
 };
 
-// The parameters of the two built-in profiles; defaults as ARCHITECTURE.md.
+// What pools without InferenceModels are decided by. docs/scheduling.md compares them.
+enum class Profile {
+  kTimeToFirstToken,  // the default: time-to-first-token-scorer
+  kQueueKvLora,       // queue 2, KV use 2, LoRA affinity 1, running requests 1
+  kActiveRequest,     // least open requests
+  kLmetric,           // uncached work * open requests
+};
+std::string_view ToString(Profile profile);  // "time-to-first-token", "queue-kv-lora", ...
+inline constexpr std::array kProfiles = {Profile::kTimeToFirstToken, Profile::kQueueKvLora,
+                                         Profile::kActiveRequest, Profile::kLmetric};
+
+// What load decisions see.
+enum class LoadSource {
+  kLedger,  // the default: own requests and what pages show beyond them (fleet/load.h)
+  kPage,    // pages alone, for comparing with pickers that know no more
+};
+
+// The parameters of the built-in programs; defaults as docs/scheduling.md.
 struct SchedulerOptions {
-  float critical_queue_limit = 50;  // a Critical request keeps endpoints with queue < this
-  float sheddable_queue_limit = 5;  // others, in both profiles: queue < this ...
-  float sheddable_kv_limit = 0.8f;  // ... and KV use < this
+  Profile profile = Profile::kTimeToFirstToken;  // of pools without InferenceModels
+  LoadSource load_source = LoadSource::kLedger;
+  float critical_queue_limit = 50;    // a Critical request keeps endpoints whose page says queue < this
+  float sheddable_queue_limit = 5;    // others, in both programs: page's queue < this ...
+  float sheddable_kv_limit = 0.8f;    // ... and KV use < this ...
+  float sheddable_work_limit = 1e9f;  // ... and ms of work ahead < this
   double lora_exploration =
-      0.001;               // share of picks that load an adapter on a new endpoint although one has it
-  float queue_weight = 2;  // the profile of a pool without InferenceModels
-  float kv_weight = 2;
-  float lora_weight = 1;
-  float running_weight = 1;
-  uint32_t max_choices = 3;                       // first choice and fallbacks; 1 .. kMaxChoices
-  base::Nanos fresh_for = base::kSecond;          // older scrapes are stale: the ledger decides
-  base::Nanos ledger_trust = 30 * base::kSecond;  // no scrape of anybody for longer: power of two choices
+      0.001;                    // share of picks that load an adapter on a new endpoint although one has it
+  float lora_load_cost = 1000;  // ms that loading an adapter is taken to cost
+  float request_cost = 5;       // ms that an open request is taken to cost the next one
+  float tolerance = 20;         // ms: endpoints whose first tokens are this close are drawn among
+  uint32_t max_choices = 3;     // first choice and fallbacks; 1 .. kMaxChoices
+  base::Nanos fresh_for = base::kSecond;          // older pages are stale: the ledger decides
+  base::Nanos ledger_trust = 30 * base::kSecond;  // no page of anybody for longer: power of two choices
 };
 
 // The first value out of its range, with the range.

@@ -39,7 +39,8 @@ void Decide(benchmark::State& state, bool with_models, bool critical) {
     const Outcome outcome = scheduler.Pick(*snapshot, request, std::nullopt, base::kSecond, scratch, random);
     benchmark::DoNotOptimize(outcome);
     if (outcome.kind == OutcomeKind::kPicked) {
-      snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded);
+      snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,
+                                                            base::kSecond);
     }
   }
 }
@@ -56,7 +57,8 @@ void BM_FloorReadCells(benchmark::State& state) {
     for (size_t i = 0; i < snapshot->cells.size(); ++i) {
       const fleet::EndpointLoad& load = *snapshot->loads[i];
       const fleet::ScrapedLoad last = load.last();
-      sum += static_cast<float>(last.waiting + last.running + load.pending()) + last.kv_usage;
+      sum += static_cast<float>(last.waiting + last.running + load.requests().own) + last.kv_usage +
+             static_cast<float>(load.own_work().tokens + load.unseen_work().tokens);
     }
     benchmark::DoNotOptimize(sum);
   }

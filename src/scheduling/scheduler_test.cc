@@ -27,7 +27,8 @@ std::vector<api::InferenceModel> SomeModel() { return {Model("any", api::Critica
 
 class Picks {
  public:
-  explicit Picks(SchedulerOptions options = {.lora_exploration = 0}) : scheduler_(options, 0) {}
+  explicit Picks(SchedulerOptions options = {.lora_exploration = 0, .tolerance = 0})
+      : scheduler_(options, 0) {}
 
   Outcome Once(TestPool& pool, bool critical, std::string_view model = "", base::Nanos now = kNow) {
     const auto snapshot = pool.pool();
@@ -40,7 +41,7 @@ class Picks {
     if (outcome.kind == OutcomeKind::kShed) return "shed";
     if (outcome.kind == OutcomeKind::kNoCandidates) return "none";
     const auto& endpoint = pool.pool()->endpoints[outcome.choices[0]];
-    endpoint.cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded);
+    endpoint.cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded, now);
     return endpoint.name;
   }
   static Request Ask(const fleet::PoolSnapshot& pool, bool critical, std::string_view model) {
@@ -98,26 +99,18 @@ TEST(CriticalityTree, LimitsAreStrict) {
 }
 
 TEST(CriticalityTree, OwnReservationsDoNotShed) {
-  // Thresholds compare the scraped queue: a burst between two scrapes is spread, not refused.
+  // Thresholds compare the page's queue: a burst between two scrapes is spread, not refused.
   TestPool pool({{"A", 0, 0, {}, {}}, {"B", 0, 0, {}, {}}}, SomeModel());
   Picks picks;
   for (int i = 0; i < 100; ++i) ASSERT_EQ(picks.Once(pool, false).kind, OutcomeKind::kPicked);
-  EXPECT_EQ(pool.pool()->endpoints[0].cell->pending(), 50u);
-  EXPECT_EQ(pool.pool()->endpoints[1].cell->pending(), 50u);
+  EXPECT_EQ(pool.pool()->endpoints[0].cell->own(), 50u);
+  EXPECT_EQ(pool.pool()->endpoints[1].cell->own(), 50u);
 }
 
 TEST(CriticalityTree, UnknownAdapterGoesWhereThereIsRoom) {
   TestPool pool({{"A", 0, 0.1f, {"x", "y"}, {}, 2}, {"B", 9, 0.9f, {"x"}, {}, 2}}, SomeModel());
   Picks picks;
   EXPECT_EQ(picks.Name(pool, true, "z"), "B");
-}
-
-TEST(CriticalityTree, ExplorationTakesItsShare) {
-  TestPool pool({{"A", 0, 0.1f, {"x"}, {}, 2}, {"B", 0, 0.1f, {}, {}, 2}}, SomeModel());
-  Picks picks({.lora_exploration = 0.1});
-  int explored = 0;
-  for (int i = 0; i < 10'000; ++i) explored += picks.Name(pool, true, "x") == "B" ? 1 : 0;
-  EXPECT_NEAR(explored, 1000, 4 * 30);  // 4 sigma of binomial(10000, 0.1)
 }
 
 TEST(CriticalityTree, FallbacksOfASheddableRequestHaveRoomToo) {
@@ -150,7 +143,8 @@ TEST(Reservation, AThousandAtOnceSpreadEvenlyOverEightIdleEndpoints) {
       });
     }
     for (auto& thread : threads) thread.join();
-    for (const auto& endpoint : snapshot->endpoints) EXPECT_NEAR(endpoint.cell->pending(), 125, 1);
+    for (const auto& endpoint : snapshot->endpoints)
+      EXPECT_NEAR(endpoint.cell->own(), 125, 5) << "4 requests are the tolerance";
   }
 }
 
@@ -178,28 +172,101 @@ TEST(Reservation, SameSeedSamePicks) {
 
 // ---- The default profile.
 
-TEST(DefaultProfile, WeighsQueueKvAdapterAndRunning) {
-  TestPool idle({{"A", 8, 0.1f, {}, {}}, {"B", 0, 0.1f, {}, {}}});
-  Picks picks;
-  EXPECT_EQ(picks.Name(idle, true), "B");
-  TestPool kv({{"A", 0, 0.9f, {}, {}}, {"B", 0, 0.2f, {}, {}}});
-  EXPECT_EQ(picks.Name(kv, true), "B");
-  TestPool lora({{"A", 0, 0.2f, {"x"}, {}, 1}, {"B", 0, 0.2f, {}, {}, 1}});
+TEST(DefaultProfile, TheFirstTokenThatComesSoonestWins) {
+  TestPool pool({{"A"}, {"B"}, {"C"}});
+  Picks picks({.tolerance = 0});
+  const auto cell = [&](size_t i) { return pool.pool()->endpoints[i].cell; };
+  cell(0)->Reserve(3000, kNow);
+  for (int i = 0; i < 20; ++i) cell(1)->Reserve(100, kNow);
+  const Outcome idle = picks.Once(pool, true);
+  EXPECT_EQ(idle.choices[0], 2u);
+  EXPECT_EQ(idle.choices[1], 1u)
+      << "2,000 tokens and 20 requests, 900 ms, before 3,000 tokens and one, 1,205 ms";
+  EXPECT_FLOAT_EQ(picks.why_.candidates[0].work, 1200);
+  EXPECT_FLOAT_EQ(picks.why_.candidates[1].work, 800);
+  EXPECT_FLOAT_EQ(picks.why_.candidates[1].prefill, 4);
+  EXPECT_FLOAT_EQ(picks.why_.candidates[1].own, 20);
+  EXPECT_NEAR(picks.why_.candidates[1].score, 1 - 904.0 / 600'000, 1e-6);
+}
+
+TEST(DefaultProfile, AnEngineThatIsTwiceAsFastGetsTwiceTheWork) {
+  TestPool pool({{"slow"}, {"fast"}});
+  Picks picks({.request_cost = 0, .tolerance = 0});
+  const auto teach = [&](size_t i, base::Nanos took) {
+    auto& cell = *pool.pool()->endpoints[i].cell;
+    fleet::Reservation request = cell.Reserve(1000, kNow);
+    cell.FirstToken(request, kNow + took);
+    cell.Release(request, fleet::ReleaseKind::kEnded, 0);
+  };
+  teach(0, kSecond / 5);
+  teach(1, kSecond / 10);
+  const auto snapshot = pool.pool();
+  for (int i = 0; i < 300; ++i) picks.Once(pool, true);
+  EXPECT_NEAR(snapshot->endpoints[0].cell->own(), 100, 1);
+  EXPECT_NEAR(snapshot->endpoints[1].cell->own(), 200, 1);
+}
+
+TEST(DefaultProfile, AnAdapterThatIsNotLoadedCostsItsLoading) {
+  Picks picks({.tolerance = 0});
+  TestPool lora({{"A", 0, 0, {"x"}, {}, 1}, {"B", 0, 0, {}, {}, 1}});
+  auto& a = *lora.pool()->endpoints[0].cell;
+  a.Reserve(2400, kNow);  // 960 ms, and 5 for the request
   EXPECT_EQ(picks.Name(lora, true, "x"), "A");
-  TestPool running({{"A", 0, 0.2f, {}, {}, 0, 9}, {"B", 0, 0.2f, {}, {}, 0, 1}});
-  EXPECT_EQ(picks.Name(running, true), "B");
-  // queue 2 * 0 + KV 2 * 0.9 + LoRA 0 + running 1 = 2.8 against 2 * 1 + 2 * 0.2 + 0 + 1 = 3.4
+  a.Reserve(100, kNow);
+  EXPECT_EQ(picks.Name(lora, true, "x"), "B") << "loading costs 1,000 ms, waiting more";
+  EXPECT_EQ(picks.Name(lora, true, "x"), "B") << "and it is believed to be loaded there now";
+  EXPECT_EQ(picks.why_.candidates[1].adapter, "believed");
+  TestPool full({{"A", 0, 0, {"y"}, {}, 1}, {"B", 0, 0, {}, {}, 1}, {"C", 0, 0, {"x"}, {}, 1}});
+  full.pool()->endpoints[1].cell->Reserve(2000, kNow);
+  full.pool()->endpoints[2].cell->Reserve(5000, kNow);
+  EXPECT_EQ(picks.Name(full, true, "x"), "B") << "A has no slot for it";
+}
+
+TEST(DefaultProfile, WhoIsWithinTheToleranceIsDrawnAmong) {
+  TestPool pool({{"A"}, {"B"}, {"C"}});
+  pool.pool()->endpoints[1].cell->Reserve(30, kNow);   // 17 ms
+  pool.pool()->endpoints[2].cell->Reserve(100, kNow);  // 45 ms
+  Picks picks(SchedulerOptions{});
+  std::map<std::string, int> seen;
+  for (int i = 0; i < 2000; ++i) ++seen[picks.Name(pool, true)];
+  EXPECT_NEAR(seen["A"], 1000, 4 * 23);
+  EXPECT_NEAR(seen["B"], 1000, 4 * 23);
+  EXPECT_EQ(seen["C"], 0);
+}
+
+TEST(DefaultProfile, OtherProfilesAreTheirFormulas) {
+  const auto name = [](TestPool& pool, Profile profile) {
+    Picks picks({.profile = profile});
+    return picks.Name(pool, true);
+  };
   TestPool mixed({{"A", 3, 0.1f, {}, {}}, {"B", 1, 0.8f, {}, {}}});
+  Picks picks({.profile = Profile::kQueueKvLora});
+  // queue 2 * 0 + KV 2 * 0.9 + LoRA 0 + running 1 = 2.8 against 2 * 1 + 2 * 0.2 + 0 + 1 = 3.4
   EXPECT_EQ(picks.Name(mixed, true), "B");
   EXPECT_NEAR(picks.why_.candidates[0].score, 2.8, 1e-5);
   EXPECT_NEAR(picks.why_.candidates[1].score, 3.4, 1e-5);
-  EXPECT_EQ(picks.Name(mixed, false), "A") << "what may be shed needs room";
+  EXPECT_EQ(name(mixed, Profile::kActiveRequest), "B");
+  TestPool work({{"A", 0, 0, {}, {}, 0, 3}, {"B"}});
+  work.pool()->endpoints[1].cell->Reserve(3000, kNow);
+  EXPECT_EQ(name(work, Profile::kActiveRequest), "B") << "1 against 3";
+  EXPECT_EQ(name(work, Profile::kLmetric), "A") << "(0 + 4) * 4 ms against (1,200 + 4) * 2";
+}
+
+TEST(LoadSource, PageForgetsTheLedger) {
+  TestPool pool({{"A", 1, 0, {"x"}, {}, 1}, {"B", 2, 0, {"x"}, {}, 1}, {"C", 9, 0, {"x"}, {}, 1}});
+  for (int i = 0; i < 9; ++i) pool.pool()->endpoints[0].cell->Reserve(3000, kNow);
+  Picks ledger({.tolerance = 0});
+  EXPECT_EQ(ledger.Name(pool, true, "x"), "B");
+  Picks page({.load_source = LoadSource::kPage, .tolerance = 0});
+  EXPECT_EQ(page.Name(pool, true, "x"), "A");
+  EXPECT_FLOAT_EQ(page.why_.candidates[0].queue, 1);
+  EXPECT_FLOAT_EQ(page.why_.candidates[0].work, 0);
 }
 
 TEST(DefaultProfile, WhatMayBeShedGoesOnlyWhereThereIsRoom) {
   Picks picks;
   // C is idle but for its KV cache: others take it, what may be shed does not.
-  TestPool pool({{"A", 4, 0.5f}, {"B", 6, 0.1f}, {"C", 0, 0.8f}, {"D", 4, 0.79f}});
+  TestPool pool({{"A", 4, 0.5f}, {"B", 6, 0.1f}, {"C", 0, 0.8f}, {"D", 4, 0.79f, {}, {}, 0, 9}});
   EXPECT_EQ(picks.Name(pool, false), "A");
   EXPECT_EQ(picks.why_.steps.at(0).name, "capacity-filter");
   EXPECT_EQ(picks.why_.steps.at(0).out, 2u);
@@ -261,7 +328,7 @@ TEST(Ladder, WithoutScrapesTheLedgerDecides) {
   TestPool pool({{"A", 0, 0, {}, {}}, {"B", 40, 0.9f, {}, {}}}, SomeModel());
   Picks picks;
   auto& a = *pool.pool()->endpoints[0].cell;
-  for (int i = 0; i < 3; ++i) a.Reserve(1);
+  for (int i = 0; i < 3; ++i) a.Reserve(1, kNow);
   const base::Nanos later = 10 * kSecond;
   const Outcome outcome = picks.Once(pool, false, "", later);
   ASSERT_EQ(outcome.kind, OutcomeKind::kPicked) << "stale never means full";
@@ -280,8 +347,6 @@ TEST(Ladder, AStaleEndpointAmongFreshOnesCountsAsAverage) {
   EXPECT_FALSE(picks.why_.candidates[2].fresh);
 }
 
-// What a decision found out about the age of scrapes is kept for the next ones. It must not outlive its
-// truth.
 TEST(Ladder, AnEndpointThatGoesStaleIsNoticed) {
   TestPool pool({{"A", 5}, {"B", 9}, {"C", 7}}, {}, kSecond);
   Picks picks;
@@ -289,10 +354,9 @@ TEST(Ladder, AnEndpointThatGoesStaleIsNoticed) {
     EXPECT_EQ(picks.Name(pool, true, "", now), "A");
     EXPECT_TRUE(picks.why_.candidates[0].fresh);
   }
-  EXPECT_EQ(pool.pool()->oldest_scrape.at(), kSecond) << "known since the first decision";
   pool.Scrape(1, {"B", 9}, 2 * kSecond);
   pool.Scrape(2, {"C", 7}, 2 * kSecond);
-  const base::Nanos later = 2 * kSecond + 1;  // A's scrape is a nanosecond too old
+  const base::Nanos later = 2 * kSecond + base::kMillisecond;  // A's page is a millisecond too old
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(picks.Name(pool, true, "", later), "C");
     EXPECT_FALSE(picks.why_.candidates[0].fresh);
@@ -300,7 +364,6 @@ TEST(Ladder, AnEndpointThatGoesStaleIsNoticed) {
   }
   pool.Scrape(0, {"A", 5}, later);
   EXPECT_EQ(picks.Name(pool, true, "", later), "A") << "back again";
-  EXPECT_EQ(pool.pool()->oldest_scrape.at(), 2 * kSecond);
 }
 
 TEST(Ladder, AnEndpointThatJoinsIsNotTakenForAFreshOne) {
@@ -334,7 +397,6 @@ TEST(Ladder, WhatASubsetShowsSaysNothingOfTheOthers) {
   const Outcome narrow = scheduler.Pick(*snapshot, request, subset, later, scratch, random);
   EXPECT_EQ(narrow.choices[0], 0u);
   EXPECT_EQ(narrow.rung, Rung::kFresh);
-  EXPECT_EQ(snapshot->oldest_scrape.at(), 0);
   Explanation why;
   scheduler.Pick(*snapshot, request, std::nullopt, later, scratch, random, &why);
   EXPECT_FALSE(why.candidates[2].fresh);
@@ -344,7 +406,7 @@ TEST(Ladder, LongSilenceMeansPowerOfTwoChoices) {
   TestPool pool({{"A"}, {"B"}, {"C"}, {"D"}}, SomeModel());
   Picks picks;
   auto& a = *pool.pool()->endpoints[0].cell;
-  for (int i = 0; i < 3; ++i) a.Reserve(1);
+  for (int i = 0; i < 3; ++i) a.Reserve(1, kNow);
   const base::Nanos later = 100 * kSecond;
   EXPECT_EQ(picks.Once(pool, false, "", later).rung, Rung::kPowerOfTwo);
   std::map<std::string, int> seen;

@@ -61,6 +61,7 @@ Core::Core(const std::string& manifests, uint64_t seed, double lora_exploration)
   }
   routing::RouterOptions options;
   options.scheduling.lora_exploration = lora_exploration;
+  options.scheduling.load_source = scheduling::LoadSource::kPage;  // what is remembered depends on the time
   impl_ = std::make_unique<Impl>(loaded.manifests, seed, options);
 }
 
@@ -84,7 +85,7 @@ void Core::SetState(const std::vector<ServerState>& servers) {
       lora.waiting_count = static_cast<uint32_t>(server.waiting_adapters.size());
       lora.max = server.max_adapters;
       fleet::EndpointCell& cell = *pool->endpoints[found->second].cell;
-      cell.BeginScrape();
+      cell.BeginScrape(impl_->clock.Now());
       cell.ApplyScrape(signals, impl_->clock.Now());
     }
   }

@@ -62,7 +62,7 @@ class TestPool {
     signals.lora->waiting_count = static_cast<uint32_t>(state.waiting_adapters.size());
     signals.lora->max = state.max_adapters;
     auto& cell = *pool()->endpoints[number].cell;
-    cell.BeginScrape();
+    cell.BeginScrape(now);
     cell.ApplyScrape(signals, now);
   }
 

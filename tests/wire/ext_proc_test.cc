@@ -114,17 +114,17 @@ class Picker {
     signals.lora->resident_count = static_cast<uint32_t>(state.adapters.size());
     signals.lora->max = 1;
     auto& cell = *pool()->endpoints[number].cell;
-    cell.BeginScrape();
+    cell.BeginScrape(clock_.Now());
     cell.ApplyScrape(signals, clock_.Now());
   }
 
   std::shared_ptr<const fleet::PoolSnapshot> pool() const {
     return fleet_.published().Load()->pools.at("default/llama");
   }
-  uint32_t inflight(size_t number) const { return pool()->endpoints[number].cell->inflight(); }
+  uint32_t inflight(size_t number) const { return pool()->endpoints[number].cell->own(); }
   uint32_t inflight() const {
     uint32_t sum = 0;
-    for (const auto& endpoint : pool()->endpoints) sum += endpoint.cell->inflight();
+    for (const auto& endpoint : pool()->endpoints) sum += endpoint.cell->own();
     return sum;
   }
   ExtProcServer& server() { return *server_; }

@@ -206,6 +206,7 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
       ReadDuration(root.Get("scrapeTimeout"), base::kMillisecond).value_or(picker.scrape_timeout);
   picker.startup_wait = ReadDuration(root.Get("startupWait"), 0).value_or(picker.startup_wait);
   picker.max_endpoints = static_cast<uint32_t>(ReadWhole(root.Get("maxEndpoints"), 1, 8).value_or(3));
+  picker.page_load = api::ReadEnum(root.Get("loadSource"), {"ledger", "page"}, {false, true}, false);
   picker.lora_exploration = ReadNumber(root.Get("loraExploration"), 0, 1).value_or(picker.lora_exploration);
   picker.critical_queue_limit =
       ReadNumber(root.Get("criticalQueueLimit"), 0, 1e9).value_or(picker.critical_queue_limit);

@@ -56,6 +56,7 @@ struct PickerConfig {
   base::Nanos scrape_interval = 50 * base::kMillisecond;
   base::Nanos scrape_timeout = base::kSecond;
   uint32_t max_endpoints = 3;
+  bool page_load = false;  // loadSource: page
   double lora_exploration = 0.001;
   double critical_queue_limit = 50;
   double sheddable_queue_limit = 5;

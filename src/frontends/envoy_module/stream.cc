@@ -429,7 +429,9 @@ void Stream::ReportMissingPolicy() {
 [[gnu::hot]] void Stream::OnResponseBody(bool end) {
   response_ended_ |= end;
   if (!ticket_ || filter_.config.response_mode != ResponseMode::kFull) {
-    if (end && ticket_) EndResponse();
+    if (!ticket_) return;
+    ticket_.OnFirstToken();
+    if (end) EndResponse();
     return;
   }
   const size_t bytes = FAIRWAY_ENVOY(http_get_body_size)(envoy_, BodyType::kResponseReceived);

@@ -35,7 +35,7 @@ class StreamTest : public testing::Test {
     Serve({{.name = "a", .waiting = 0}, {.name = "b", .waiting = 5}, {.name = "c", .waiting = 9}});
   }
   void TearDown() override {
-    for (size_t i = 0; i < pool_->pool()->endpoints.size(); ++i) EXPECT_EQ(cell(i).inflight(), 0u) << i;
+    for (size_t i = 0; i < pool_->pool()->endpoints.size(); ++i) EXPECT_EQ(cell(i).own(), 0u) << i;
     EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 0u);
   }
 
@@ -116,11 +116,11 @@ TEST_F(StreamTest, FirstChoiceByOverrideHostTheOthersAsTheListForRetries) {
                                                "10.0.0.2:8000,10.0.0.3:8000")));
   EXPECT_EQ(envoy.body(), kBody);
   EXPECT_EQ(envoy.request_header("content-length"), std::to_string(kBody.size()));
-  EXPECT_EQ(cell(0).inflight(), 1u);
+  EXPECT_EQ(cell(0).own(), 1u);
   envoy.response_headers = {{":status", "200"}};
   stream.OnResponseHeaders(false);
   stream.OnResponseBody(true);
-  EXPECT_EQ(cell(0).inflight(), 0u);
+  EXPECT_EQ(cell(0).own(), 0u);
   stream.OnComplete();
 }
 
@@ -415,10 +415,10 @@ TEST_F(StreamTest, ChargedIsWhoServed) {
   envoy.response_headers = {{":status", "200"}};
   envoy.upstream_address = "10.0.0.2:8000";
   stream.OnResponseHeaders(false);
-  EXPECT_EQ(cell(0).inflight(), 0u);
-  EXPECT_EQ(cell(1).inflight(), 1u);
+  EXPECT_EQ(cell(0).own(), 0u);
+  EXPECT_EQ(cell(1).own(), 1u);
   stream.OnComplete();  // in the middle of the answer
-  EXPECT_EQ(cell(1).inflight(), 0u);
+  EXPECT_EQ(cell(1).own(), 0u);
   EXPECT_THAT(Page(), HasSubstr("ClientClosedRequest"));
 }
 
@@ -486,8 +486,8 @@ TEST_F(StreamTest, WithTheModulesPolicyEnvoyIsToldNothingAndAsks) {
   envoy.response_headers = {{":status", "200"}};
   envoy.upstream_address = "10.0.0.3:8000";
   stream.OnResponseHeaders(false);
-  EXPECT_EQ(cell(0).inflight(), 0u);
-  EXPECT_EQ(cell(2).inflight(), 1u);
+  EXPECT_EQ(cell(0).own(), 0u);
+  EXPECT_EQ(cell(2).own(), 1u);
   stream.OnResponseBody(true);
   stream.OnComplete();
   EXPECT_EQ(Choices::OfThisThread().size(), 0u);
@@ -555,7 +555,7 @@ TEST_F(StreamTest, ARequestThatHadNoIdIsFoundByTheOneItGets) {
   // The first choice answers: nobody needs to ask Envoy who it was.
   envoy.response_headers = {{":status", "200"}};
   stream->OnResponseHeaders(false);
-  EXPECT_EQ(cell(0).inflight(), 1u);
+  EXPECT_EQ(cell(0).own(), 1u);
   stream.reset();  // Envoy ends
   EXPECT_EQ(Choices::OfThisThread().size(), 0u);
 }
@@ -577,7 +577,7 @@ TEST_F(StreamTest, AClusterWithAnotherPolicyIsNoticedAndServedByOverrideHost) {
     envoy.response_headers = {{":status", "200"}};
     envoy.upstream_address = "10.0.0.2:8000";
     stream.OnResponseHeaders(false);
-    EXPECT_EQ(cell(1).inflight(), 1u);
+    EXPECT_EQ(cell(1).own(), 1u);
     EXPECT_TRUE(filter_.policy_missing);
     stream.OnComplete();
   }
@@ -604,9 +604,9 @@ TEST_F(StreamTest, RequestsWithOneIdAreChargedToWhoServedThem) {
   }
   EXPECT_EQ(Choices::OfThisThread().size(), 0u);  // nothing is tried again once there is an answer
   EXPECT_FALSE(filter_.policy_missing);
-  EXPECT_EQ(cell(0).inflight(), 0u);
-  EXPECT_EQ(cell(1).inflight(), 1u);
-  EXPECT_EQ(cell(2).inflight(), 1u);
+  EXPECT_EQ(cell(0).own(), 0u);
+  EXPECT_EQ(cell(1).own(), 1u);
+  EXPECT_EQ(cell(2).own(), 1u);
   first.OnComplete();
   second.OnComplete();
 }
@@ -638,7 +638,7 @@ TEST_F(StreamTest, LeavesNothingBehindWhereverItEnds) {
     EXPECT_EQ(Choices::OfThisThread().size(), 1u);
   }
   EXPECT_EQ(Choices::OfThisThread().size(), 0u);
-  EXPECT_EQ(cell(0).inflight(), 0u);
+  EXPECT_EQ(cell(0).own(), 0u);
   Serve({}, {}, [](std::string_view) { return false; });
   {
     FakeStream envoy{.request_headers = Post(kBody.size())};
@@ -723,7 +723,7 @@ TEST_F(StreamTest, AFaultWhileAResponseIsReadEndsTheReading) {
   envoy.response_received = {R"({"usage":)"};
   stream.OnResponseBody(false);
   EXPECT_TRUE(stream.OnFault("thrown"));
-  EXPECT_EQ(cell(0).inflight(), 0u);
+  EXPECT_EQ(cell(0).own(), 0u);
   stream.OnResponseBody(true);
   stream.OnComplete();
 }

@@ -238,6 +238,8 @@ routing::RequestInput Session::Input() const {
   input.objective = objective_;
   input.subset = subset_ ? &*subset_ : nullptr;
   input.received_at = received_at_;
+  const BodyMode answer = response_mode();
+  input.shows_answer = answer == BodyMode::kStreamed || answer == BodyMode::kFullDuplexStreamed;
   return input;
 }
 

@@ -235,10 +235,10 @@ class SessionTest : public testing::Test {
     EXPECT_THAT(Give(RequestBody("more", true)), IsEmpty());  // and nothing after it
   }
 
-  uint32_t Inflight(size_t endpoint = 0) const { return pool_->pool()->endpoints[endpoint].cell->inflight(); }
+  uint32_t Inflight(size_t endpoint = 0) const { return pool_->pool()->endpoints[endpoint].cell->own(); }
   uint32_t AllInflight() const {
     uint32_t sum = 0;
-    for (const auto& endpoint : pool_->pool()->endpoints) sum += endpoint.cell->inflight();
+    for (const auto& endpoint : pool_->pool()->endpoints) sum += endpoint.cell->own();
     return sum;
   }
 
@@ -519,7 +519,7 @@ TEST_F(SessionTest, StreamedHoldsBackUntilTheModelIsKnown) {
   EXPECT_FALSE(third[0].request_body().response().has_body_mutation());
   EXPECT_EQ(AllInflight(), 1u);
   for (const auto& endpoint : pool_->pool()->endpoints) {
-    EXPECT_EQ(endpoint.cell->inflight(), endpoint.address == destination ? 1u : 0u);
+    EXPECT_EQ(endpoint.cell->own(), endpoint.address == destination ? 1u : 0u);
   }
 }
 

@@ -1,28 +1,15 @@
-// kv-cache-utilization-scorer: 1 - KV use. No parameters. Source: the reference's scorer of this name
-// (llm-d router).
-#include <algorithm>
-
-#include "scheduling/plugins/adding_scorer.h"
-#include "scheduling/plugins/lanes.h"
+// kv-cache-utilization-scorer: 1 - KV use. No parameters. Source: the reference's scorer of this name (llm-d
+// router).
+#include "scheduling/plugin.h"
 
 namespace fairway::scheduling {
 namespace {
 
-class KvCacheUtilizationScorer final : public AddingScorer {
+class KvCacheUtilizationScorer final : public Scorer {
  public:
   std::string_view type() const noexcept override { return "kv-cache-utilization-scorer"; }
-  void Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
-           float*) const noexcept override {
-    const float* used = context.columns.kv_usage.data();
-    size_t i = 0;
-    // Positions keep their order: as many as there are candidates are all of them.
-    if (in.size() == context.columns.size()) {
-      for (; i + kLanes <= in.size(); i += kLanes) {
-        const Lanes free = Least(Greatest(1.0f - Load(used + i), Fill(0)), Fill(1));
-        Store(Load(total + i) + free * weight, total + i);
-      }
-    }
-    for (; i < in.size(); ++i) total[i] += std::clamp(1.0f - used[in[i]], 0.0f, 1.0f) * weight;
+  void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
+    for (size_t i = 0; i < in.size(); ++i) out[i] = 1.0f - context.columns.kv_usage[in[i]];
   }
 };
 

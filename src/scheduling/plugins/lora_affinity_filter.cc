@@ -1,55 +1,73 @@
-// lora-affinity-filter: keeps endpoints that have the request's adapter (running, or waited for and so about
-// to be loaded); where there are none, those with room to load it; where there are none either, fails. Where
-// both kinds exist, a share `exploration` (0.001) of picks goes to those with room, so that a hot adapter
-// spreads. Source: the classic scheduler's LoRA soft affinity (gateway-api-inference-extension v0.3.0,
-// pkg/epp/scheduling).
+// lora-affinity-filter: keeps endpoints that have the request's adapter (running, waited for and so about to
+// be loaded, or believed to be loaded); where there are none, those with room to load it; where there are
+// none either, fails. Where both kinds exist, a share `exploration` (0.001) of picks goes to those with room,
+// so that a hot adapter spreads. Source: the classic scheduler's LoRA soft affinity
+// (gateway-api-inference-extension v0.3.0, pkg/epp/scheduling).
+//
+// Ours: affinity costs no more than loading does. As soon as the least loaded endpoint that has the adapter
+// has more work ahead than the least loaded one with room by `loadCost` ms (1000), both kinds stay. Without
+// that bound an adapter's requests pile up where it happens to be until 50 wait there.
+#include <algorithm>
+#include <limits>
+
 #include "scheduling/plugin.h"
 
 namespace fairway::scheduling {
 namespace {
 
-constexpr uint8_t kResident = kLoraRunning | kLoraWaiting;
-
 class LoraAffinityFilter final : public Filter {
  public:
-  explicit LoraAffinityFilter(double exploration) : exploration_(exploration) {}
+  LoraAffinityFilter(double exploration, float load_cost)
+      : exploration_(exploration), load_cost_(load_cost) {}
   std::string_view type() const noexcept override { return "lora-affinity-filter"; }
 
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    size_t resident = 0, room = 0;
+    constexpr float kNone = std::numeric_limits<float>::infinity();
+    const Columns& columns = context.columns;
+    float here = kNone;  // the least work of any of this kind
+    float room = kNone;
     for (const uint32_t position : in) {
-      const uint8_t lora = context.columns.lora[position];
-      resident += (lora & kResident) != 0 ? 1 : 0;
-      room += lora == kLoraRoom ? 1 : 0;
+      float* least = Here(columns, position) ? &here : Room(columns, position) ? &room : nullptr;
+      if (least != nullptr) *least = std::min(*least, columns.work[position]);
     }
-    if (resident == 0 && room == 0) return 0;
-    bool take_resident = resident > 0;
-    if (resident > 0 && room > 0 && exploration_ > 0 && context.random.NextDouble() < exploration_)
-      take_resident = false;
+    if (here == kNone && room == kNone) return 0;
+    const bool explore =
+        here != kNone && room != kNone && exploration_ > 0 && context.random.NextDouble() < exploration_;
+    const bool take_here = here != kNone && !explore;
+    const bool take_room = here == kNone || explore || here > room + load_cost_;
     size_t kept = 0;
     for (const uint32_t position : in) {
-      const uint8_t lora = context.columns.lora[position];
       out[kept] = position;
-      kept += (take_resident ? (lora & kResident) != 0 : lora == kLoraRoom) ? 1 : 0;
+      kept += (take_here && Here(columns, position)) || (take_room && Room(columns, position)) ? 1 : 0;
     }
     return kept;
   }
 
   std::string Why(const Context& context, uint32_t position) const override {
-    const uint8_t lora = context.columns.lora[position];
-    if ((lora & kResident) != 0) return "has the adapter, but this pick explores an endpoint with room";
-    if (lora == kLoraRoom) return "the adapter is not loaded here, but elsewhere";
+    if (Here(context.columns, position))
+      return "has the adapter, but this pick explores an endpoint with room";
+    if (Room(context.columns, position)) return "the adapter is not loaded here, but elsewhere";
     return "the adapter is not loaded and there is no room for it";
   }
 
  private:
+  static bool Here(const Columns& columns, uint32_t position) {
+    return (columns.lora[position] & kLoraHere) != 0;
+  }
+  static bool Room(const Columns& columns, uint32_t position) {
+    return (columns.lora[position] & (kLoraHere | kLoraRoom)) == kLoraRoom;
+  }
+
   double exploration_;
+  float load_cost_;
 };
 
 }  // namespace
 
 std::unique_ptr<Filter> MakeLoraAffinityFilter(Parameters& parameters) {
-  return std::make_unique<LoraAffinityFilter>(parameters.Number("exploration", 0.001, 0, 1));
+  const double exploration = parameters.Number("exploration", 0.001, 0, 1);
+  return std::make_unique<LoraAffinityFilter>(
+      exploration, static_cast<float>(parameters.Number("loadCost", 1000, 0, 1e9)));
 }
 
 }  // namespace fairway::scheduling

@@ -11,11 +11,21 @@ namespace fairway::scheduling {
 namespace {
 
 struct Fixture {
-  explicit Fixture(size_t n) : endpoint(n), queue(n), scraped_queue(n), running(n), kv(n), lora(n), all(n) {
+  explicit Fixture(size_t n)
+      : endpoint(n),
+        requests(n),
+        queue(n),
+        running(n),
+        page_queue(n),
+        kv(n),
+        work(n),
+        prefill(n),
+        lora(n),
+        all(n) {
     for (size_t i = 0; i < n; ++i) endpoint[i] = all[i] = static_cast<uint32_t>(i);
   }
   std::vector<uint32_t> endpoint;
-  std::vector<float> queue, scraped_queue, running, kv;
+  std::vector<float> requests, queue, running, page_queue, kv, work, prefill;
   std::vector<uint8_t> lora;
   std::vector<uint32_t> all;
   Request request;
@@ -23,7 +33,7 @@ struct Fixture {
 
   template <typename F>
   auto With(F f) {
-    const Columns columns{endpoint, queue, scraped_queue, running, kv, lora};
+    const Columns columns{endpoint, requests, queue, running, page_queue, kv, work, prefill, lora};
     return f(Context{columns, request, random});
   }
   std::vector<uint32_t> Keep(std::string_view type, std::map<std::string, double> parameters = {}) {
@@ -63,9 +73,9 @@ TEST(LeastKvCacheFilter, KeepsWithinTheFirstNthOfTheRange) {
   EXPECT_EQ(f.Keep("least-kv-cache-filter"), (List{0, 1}));
 }
 
-TEST(QueueLimitFilter, ComparesTheScrapedQueueStrictly) {
+TEST(QueueLimitFilter, ComparesThePagesQueueStrictly) {
   Fixture f(3);
-  f.scraped_queue = {49, 50, 51};
+  f.page_queue = {49, 50, 51};
   f.queue = {1000, 0, 0};
   EXPECT_EQ(f.Keep("queue-limit-filter"), (List{0}));
   EXPECT_EQ(f.Keep("queue-limit-filter", {{"limit", 51}}), (List{0, 1}));
@@ -74,9 +84,12 @@ TEST(QueueLimitFilter, ComparesTheScrapedQueueStrictly) {
 
 TEST(CapacityFilter, NeedsBothQueueAndKvCache) {
   Fixture f(4);
-  f.scraped_queue = {4, 5, 0, 0};
+  f.page_queue = {4, 5, 0, 0};
   f.kv = {0.79f, 0.1f, 0.8f, 0};
   EXPECT_EQ(f.Keep("capacity-filter"), (List{0, 3}));
+  f.work = {100, 0, 0, 99};
+  EXPECT_EQ(f.Keep("capacity-filter"), (List{0, 3})) << "no limit by default";
+  EXPECT_EQ(f.Keep("capacity-filter", {{"workLimit", 100}}), (List{3}));
 }
 
 TEST(CriticalRequestFilter, PassesAllOrNone) {
@@ -98,6 +111,30 @@ TEST(LoraAffinityFilter, ResidentThenRoomElseFails) {
   EXPECT_TRUE(f.Keep("lora-affinity-filter").empty());
 }
 
+TEST(LoraAffinityFilter, ExplorationTakesItsShare) {
+  Fixture f(2);
+  f.lora = {kLoraRunning, kLoraRoom};
+  const auto filter = MakeFilter("lora-affinity-filter", Parameters({{"exploration", 0.1}})).value();
+  int explored = 0;
+  for (int i = 0; i < 10'000; ++i) {
+    uint32_t out[2];
+    f.With([&](const Context& context) { return filter->Apply(context, f.all, out); });
+    explored += out[0] == 1 ? 1 : 0;
+  }
+  EXPECT_NEAR(explored, 1000, 4 * 30);  // 4 sigma of binomial(10000, 0.1)
+}
+
+TEST(LoraAffinityFilter, AffinityCostsNoMoreThanLoading) {
+  Fixture f(4);
+  f.lora = {kLoraRunning, kLoraResident | kLoraRoom, kLoraRoom, 0};
+  f.work = {1500, 1300, 300, 0};
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}}), (List{0, 1}))
+      << "1,300 - 300 is not more than 1,000";
+  f.work[1] = 1301;
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}}), (List{0, 1, 2}));
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}, {"loadCost", 2000}}), (List{0, 1}));
+}
+
 TEST(Scorers, FollowTheirFormulas) {
   Fixture f(3);
   f.queue = {0, 5, 10};
@@ -107,9 +144,41 @@ TEST(Scorers, FollowTheirFormulas) {
   f.running = {2, 0, 4};
   EXPECT_EQ(f.Scores("running-requests-size-scorer"), (std::vector<float>{0.5f, 1, 0}));
   f.kv = {0.25f, 0, 1.5f};
-  EXPECT_EQ(f.Scores("kv-cache-utilization-scorer"), (std::vector<float>{0.75f, 1, 0}));
+  EXPECT_EQ(f.Scores("kv-cache-utilization-scorer"), (std::vector<float>{0.75f, 1, -0.5f}))
+      << "the engine cuts it";
   f.lora = {kLoraRunning, kLoraRoom, kLoraWaiting};
   EXPECT_EQ(f.Scores("lora-affinity-scorer"), (std::vector<float>{1.0f, 0.8f, 0.6f}));
+}
+
+TEST(TimeToFirstTokenScorer, AddsWhatHasToHappenBefore) {
+  Fixture f(4);
+  f.request.adapter = 1;
+  f.work = {0, 100, 0, 0};
+  f.prefill = {50, 25, 50, 50};
+  f.requests = {2, 1, 0, 0};
+  f.lora = {kLoraRunning, kLoraResident, kLoraRoom, 0};
+  // 60, 130, 1050 and 2050 ms of 600,000
+  const std::vector<float> scores = f.Scores("time-to-first-token-scorer");
+  for (const auto& [i, ms] : {std::pair{0, 60}, {1, 130}, {2, 1050}, {3, 2050}})
+    EXPECT_NEAR(scores[static_cast<size_t>(i)], 1 - ms / 600'000.0, 1e-7) << i;
+}
+
+TEST(LmetricScorer, IsTheProductOfWorkAndRequests) {
+  Fixture f(2);
+  f.work = {100, 0};
+  f.prefill = {100, 100};
+  f.requests = {4, 0};
+  const std::vector<float> scores = f.Scores("lmetric-scorer");
+  EXPECT_FLOAT_EQ(scores[0], 1 / 2.0f);  // 200 * 5
+  EXPECT_FLOAT_EQ(scores[1], 1 / 1.1f);
+}
+
+TEST(ActiveRequestScorer, IsTheShareOfTheMost) {
+  Fixture f(3);
+  f.requests = {0, 1, 4};
+  EXPECT_EQ(f.Scores("active-request-scorer"), (std::vector<float>{1, 0.75f, 0}));
+  f.requests = {0, 0, 0};
+  EXPECT_EQ(f.Scores("active-request-scorer"), (std::vector<float>{1, 1, 1}));
 }
 
 TEST(MaxScorePicker, BestFirstTiesUniformFallbacksByScore) {

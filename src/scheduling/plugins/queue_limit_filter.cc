@@ -1,4 +1,4 @@
-// queue-limit-filter: keeps endpoints whose scraped queue is below `limit` (default 50, strict).
+// queue-limit-filter: keeps endpoints whose queue on the page is below `limit` (default 50, strict).
 // Source: the introduction's "queue shorter than 50" for critical requests; the classic scheduler's
 // low-queueing filter.
 #include "scheduling/plugin.h"
@@ -15,12 +15,12 @@ class QueueLimitFilter final : public Filter {
     size_t kept = 0;
     for (const uint32_t position : in) {
       out[kept] = position;
-      kept += context.columns.scraped_queue[position] < limit_ ? 1 : 0;
+      kept += context.columns.page_queue[position] < limit_ ? 1 : 0;
     }
     return kept;
   }
   std::string Why(const Context& context, uint32_t position) const override {
-    return "queue " + Short(context.columns.scraped_queue[position]) + " is not below " + Short(limit_);
+    return "queue " + Short(context.columns.page_queue[position]) + " is not below " + Short(limit_);
   }
 
  private:

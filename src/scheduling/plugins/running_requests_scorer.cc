@@ -1,18 +1,16 @@
-// running-requests-size-scorer: (max - v) / (max - min) of the running requests with own reservations over
-// the candidates; 1 for all when they are equal. No parameters. Source: the reference's scorer of this name
-// (llm-d router).
-#include "scheduling/plugins/adding_scorer.h"
+// running-requests-size-scorer: (max - v) / (max - min) of the running requests over the candidates; 1 for
+// all when they are equal. No parameters. Source: the reference's scorer of this name (llm-d router).
+#include "scheduling/plugin.h"
 #include "scheduling/plugins/inverse_range.h"
 
 namespace fairway::scheduling {
 namespace {
 
-class RunningRequestsScorer final : public AddingScorer {
+class RunningRequestsScorer final : public Scorer {
  public:
   std::string_view type() const noexcept override { return "running-requests-size-scorer"; }
-  void Add(const Context& context, std::span<const uint32_t> in, float weight, float* total,
-           float*) const noexcept override {
-    AddInverseRange(context.columns.running, in, weight, total);
+  void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
+    InverseRange(context.columns.running, in, out);
   }
 };
 

@@ -208,8 +208,7 @@ struct Scraper::Impl {
     turn = (turn + 1) % turns.size();
     for (Target* target : turns[turn]) {
       if (target->fetcher.busy()) continue;  // slow; its time-out runs
-      // What is reserved until now the answer will know of.
-      target->cell->BeginScrape();
+      target->cell->BeginScrape(clock.Now());
       target->fetcher.Fetch(
           [this, target](const net::HttpFetcher::Outcome& outcome) { OnPage(*target, outcome); });
     }

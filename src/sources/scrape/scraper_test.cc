@@ -178,15 +178,17 @@ TEST_F(ScraperTest, KeepsTheCellsUpToDate) {
   EXPECT_EQ(Lines().size(), 0u);
 }
 
-TEST_F(ScraperTest, ForgetsReservationsThatAPageContains) {
-  SetPage(Page(0));
+TEST_F(ScraperTest, ReadsOthersBesideOurOwnRequests) {
+  SetPage(Page(5));
   Serve();
   AddEndpoint(server_->port());
   Start();
   ASSERT_TRUE(Await([&] { return Cell()->scraped_at() != 0; }));
-  Cell()->Reserve(100);
-  Cell()->Reserve(100);
-  EXPECT_TRUE(Await([&] { return Cell()->pending() == 0; }));
+  EXPECT_EQ(Cell()->others(), 5u);
+  Cell()->Reserve(100, 1);  // long ago, so all that they can be on the page
+  Cell()->Reserve(100, 1);
+  EXPECT_TRUE(Await([&] { return Cell()->others() == 3; }));
+  EXPECT_EQ(Cell()->own(), 2u);
 }
 
 TEST_F(ScraperTest, KeepsReservationsWhilePagesFail) {
@@ -197,12 +199,12 @@ TEST_F(ScraperTest, KeepsReservationsWhilePagesFail) {
   });
   AddEndpoint(server.port());
   Start();
-  Cell()->Reserve(100);
+  Cell()->Reserve(100, 1);
   ASSERT_TRUE(Await([&] {
     return HasMetric("kind=\"status\",pool=\"default/pool\"} 1") ||
            HasMetric("fairway_scrape_errors_total{pool=\"default/pool\",kind=\"status\"} 1");
   }));
-  EXPECT_EQ(Cell()->pending(), 1u);
+  EXPECT_EQ(Cell()->own(), 1u);
   EXPECT_EQ(Cell()->scraped_at(), 0);
 }
 

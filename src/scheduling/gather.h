@@ -1,0 +1,67 @@
+// What one decision sees: the columns, read once from the cells. For the .cc files of this room only.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "fleet/snapshot.h"
+#include "scheduling/plugin.h"
+#include "scheduling/scheduler.h"
+
+namespace fairway::scheduling {
+
+struct Scratch::Impl {
+  // Makes room for `n` candidates.
+  void Grow(size_t n);
+
+  size_t capacity = 0;
+  // Columns (plugin.h) and what else is known of each candidate.
+  float* requests = nullptr;
+  float* queue = nullptr;
+  float* running = nullptr;
+  float* page_queue = nullptr;
+  float* kv_usage = nullptr;
+  float* work = nullptr;
+  float* prefill = nullptr;
+  float* unseen = nullptr;  // the part of `work` that is not our own watched requests'
+  float* total = nullptr;
+  float* score = nullptr;
+  uint32_t* own = nullptr;  // our open requests, as the place is reserved with
+  uint32_t* all = nullptr;  // 0, 1, 2, ...: never written again
+  uint32_t* list[2] = {};   // what filters leave
+  uint32_t* eligible = nullptr;
+  uint8_t* fresh = nullptr;  // its page is not older than fresh_for
+  uint8_t* lora = nullptr;
+  uint8_t* no_lora = nullptr;                     // zeros: never written again
+  std::vector<const fleet::EndpointLoad*> loads;  // of a subset
+
+  // The columns one after the other: those of a small pool are a few cache lines.
+  std::vector<float> floats;
+  std::vector<uint32_t> numbers;
+  std::vector<uint8_t> bytes;
+};
+
+// The candidates of one decision.
+struct Candidates {
+  const fleet::PoolSnapshot* pool = nullptr;
+  // Numbers in the pool; nullopt: all of it.
+  std::optional<std::span<const uint32_t>> subset;
+  size_t size() const { return subset ? subset->size() : pool->endpoints.size(); }
+};
+
+struct Picture {
+  Columns columns;
+  size_t fresh = 0;  // candidates whose page is fresh
+  // Of the youngest page, where none is fresh; the most there is when there never was one.
+  base::Nanos youngest_age = std::numeric_limits<base::Nanos>::max();
+};
+
+// Fills the columns for `request`.
+Picture Gather(const SchedulerOptions& options, const Candidates& candidates, const Request& request,
+               base::Nanos now, Scratch::Impl& s) noexcept;
+
+}  // namespace fairway::scheduling
