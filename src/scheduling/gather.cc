@@ -22,8 +22,8 @@ void Scratch::Impl::Grow(size_t n) {
   };
   place(floats, &requests, &queue, &running, &page_queue, &kv_usage, &work, &prefill, &unseen, &total,
         &score);
-  place(numbers, &own, &all, &list[0], &list[1], &eligible);
-  place(bytes, &fresh, &lora, &no_lora);
+  place(numbers, &own, &fresh, &all, &list[0], &list[1], &eligible);
+  place(bytes, &lora, &no_lora);
   std::iota(all, all + n, 0u);
 }
 
@@ -43,7 +43,7 @@ struct Moment {
   float prompt_tokens = 0;
 };
 
-// `others` and `kv_usage`: as on its page, or what is put in the place of a stale one.
+// `others`, `running`: as on its page, or what is put in the place of a stale one.
 void SetLoad(size_t i, uint32_t own, float others, float running, Scratch::Impl& s) noexcept {
   const float requests = static_cast<float>(own) + others;
   s.own[i] = own;
@@ -59,25 +59,38 @@ void SetWork(size_t i, const EndpointLoad& load, float ms_per_token, const Momen
   s.prefill[i] = moment.prompt_tokens * ms_per_token;
 }
 
+// What SetLoad and SetWork do, for all: this loop is most of a decision. `columns` is a copy, so that the
+// compiler knows that no store changes where the columns are.
 [[gnu::hot]] Sums GatherAll(std::span<const EndpointLoad* const> loads, const Moment& moment,
-                            Scratch::Impl& s) noexcept {
+                            const Scratch::Impl::Arrays s) noexcept {
   Sums sums;
+  uint32_t room = 0;
   for (size_t i = 0; i < loads.size(); ++i) {
     const EndpointLoad& load = *loads[i];
     const fleet::Ledger ledger = load.requests();
     const fleet::ScrapedLoad page = load.last();
-    const float ms_per_token = load.own_work().ms_per_token;
-    const bool fresh = ledger.page != 0 && fleet::MillisSince(ledger.page, moment.now) <= moment.fresh_for;
-    s.fresh[i] = fresh ? 1 : 0;
-    sums.fresh += fresh ? 1 : 0;
-    sums.learned += ms_per_token > 0 ? 1 : 0;
-    sums.ms_per_token += ms_per_token;
-    sums.lora_room |= page.lora_room;
-    SetLoad(i, ledger.own, static_cast<float>(ledger.others), static_cast<float>(page.running), s);
-    s.page_queue[i] = static_cast<float>(page.waiting);
+    const fleet::Work own = load.own_work();
+    const uint32_t fresh =
+        ledger.page != 0 && fleet::MillisSince(ledger.page, moment.now) <= moment.fresh_for ? 1 : 0;
+    sums.fresh += fresh;
+    sums.learned += own.ms_per_token > 0 ? 1 : 0;
+    sums.ms_per_token += own.ms_per_token;
+    room |= page.lora_room ? 1 : 0;
+    const auto requests = static_cast<float>(static_cast<int32_t>(ledger.own + ledger.others));
+    const float running = std::min(static_cast<float>(static_cast<int32_t>(page.running)), requests);
+    const float unseen = load.unseen_work().Left(own.ms_per_token, moment.now);
+    s.fresh[i] = fresh;
+    s.own[i] = ledger.own;
+    s.requests[i] = requests;
+    s.running[i] = running;
+    s.queue[i] = requests - running;
+    s.page_queue[i] = static_cast<float>(static_cast<int32_t>(page.waiting));
     s.kv_usage[i] = page.kv_usage;
-    SetWork(i, load, ms_per_token, moment, s);
+    s.unseen[i] = unseen;
+    s.work[i] = static_cast<float>(own.tokens) * own.ms_per_token + unseen;
+    s.prefill[i] = moment.prompt_tokens * own.ms_per_token;
   }
+  sums.lora_room = room != 0;
   return sums;
 }
 
@@ -146,16 +159,19 @@ void SetWork(size_t i, const EndpointLoad& load, float ms_per_token, const Momen
   const auto cell = [&](size_t i) -> const fleet::EndpointCell& {
     return *candidates.pool->cells[candidates.subset ? (*candidates.subset)[i] : i];
   };
+  const uint8_t counted = kLoraRunning | kLoraWaiting | (believed ? kLoraResident : 0);
+  uint8_t* lora = s.lora;
   uint8_t seen = 0;
   for (size_t i = 0; i < loads.size(); ++i) {
     uint8_t bits = loads[i]->last().lora_room ? kLoraRoom : 0;
     if (adapter != fleet::kNoAdapter) {
       if (i + kAhead < loads.size()) __builtin_prefetch(cell(i + kAhead).adapter_line(adapter));
-      if (cell(i).adapter_running(adapter)) bits |= kLoraRunning;
-      if (cell(i).adapter_waiting(adapter)) bits |= kLoraWaiting;
-      if (believed && cell(i).adapter_resident(adapter)) bits |= kLoraResident;
+      const fleet::EndpointCell& asked = cell(i);
+      bits |= counted & ((asked.adapter_running(adapter) ? kLoraRunning : 0) |
+                         (asked.adapter_waiting(adapter) ? kLoraWaiting : 0) |
+                         (asked.adapter_resident(adapter) ? kLoraResident : 0));
     }
-    s.lora[i] = bits;
+    lora[i] = bits;
     seen |= bits;
   }
   return seen;
@@ -180,7 +196,7 @@ void SetWork(size_t i, const EndpointLoad& load, float ms_per_token, const Momen
   const Moment moment{.now = fleet::Millis(now),
                       .fresh_for = static_cast<int32_t>(options.fresh_for / base::kMillisecond),
                       .prompt_tokens = static_cast<float>(request.prompt_tokens)};
-  const Sums sums = GatherAll(loads, moment, s);
+  const Sums sums = GatherAll(loads, moment, s.arrays());
   if (options.load_source == LoadSource::kPage) [[unlikely]]
     KeepPageOnly(loads, s);
   if (sums.learned < n && options.load_source == LoadSource::kLedger) [[unlikely]]

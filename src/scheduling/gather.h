@@ -14,12 +14,8 @@
 
 namespace fairway::scheduling {
 
-struct Scratch::Impl {
-  // Makes room for `n` candidates.
-  void Grow(size_t n);
-
-  size_t capacity = 0;
-  // Columns (plugin.h) and what else is known of each candidate.
+// Where the columns (plugin.h) of a decision lie, and what else is known of each candidate.
+struct ScratchArrays {
   float* requests = nullptr;
   float* queue = nullptr;
   float* running = nullptr;
@@ -27,14 +23,23 @@ struct Scratch::Impl {
   float* kv_usage = nullptr;
   float* work = nullptr;
   float* prefill = nullptr;
-  float* unseen = nullptr;  // the part of `work` that is not our own watched requests'
+  float* unseen = nullptr;    // the part of `work` that is not that of our own watched requests
+  uint32_t* own = nullptr;    // our open requests, as the place is reserved with
+  uint32_t* fresh = nullptr;  // 1: its page is not older than fresh_for; 0
+};
+
+struct Scratch::Impl : ScratchArrays {
+  using Arrays = ScratchArrays;
+  // Makes room for `n` candidates.
+  void Grow(size_t n);
+  const Arrays& arrays() const { return *this; }
+
+  size_t capacity = 0;
   float* total = nullptr;
   float* score = nullptr;
-  uint32_t* own = nullptr;  // our open requests, as the place is reserved with
   uint32_t* all = nullptr;  // 0, 1, 2, ...: never written again
   uint32_t* list[2] = {};   // what filters leave
   uint32_t* eligible = nullptr;
-  uint8_t* fresh = nullptr;  // its page is not older than fresh_for
   uint8_t* lora = nullptr;
   uint8_t* no_lora = nullptr;                     // zeros: never written again
   std::vector<const fleet::EndpointLoad*> loads;  // of a subset

@@ -30,6 +30,13 @@ tests::TestPool MakePool(int64_t n, bool with_models) {
 void Decide(benchmark::State& state, bool with_models, bool critical) {
   tests::TestPool pool = MakePool(state.range(0), with_models);
   const auto snapshot = pool.pool();
+  base::Random learned(3);
+  for (const auto& endpoint : snapshot->endpoints) {  // as engines at work are: their rates are known
+    fleet::Reservation request = endpoint.cell->Reserve(1000, base::kMillisecond);
+    endpoint.cell->FirstToken(request,
+                              static_cast<base::Nanos>(100 + learned.Below(100)) * base::kMillisecond);
+    endpoint.cell->Release(request, fleet::ReleaseKind::kEnded, 0);
+  }
   const Scheduler scheduler({}, 0);
   Scratch scratch;
   base::Random random(1);
