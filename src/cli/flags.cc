@@ -75,6 +75,10 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
   app.add_option("--sheddable-kv-limit", f.sheddable_kv_limit, "... and with less of its KV cache in use")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  app.add_option("--sheddable-work-limit", f.sheddable_work_limit,
+                 "... and less work ahead, in ms, where as many wait by the ledger")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
 }
 
 base::Log MakeLog(const CommonFlags& flags) {
@@ -103,6 +107,7 @@ PickerOptions MakePickerOptions(const CommonFlags& f) {
   scheduling.critical_queue_limit = f.critical_queue_limit;
   scheduling.sheddable_queue_limit = f.sheddable_queue_limit;
   scheduling.sheddable_kv_limit = f.sheddable_kv_limit;
+  scheduling.sheddable_work_limit = f.sheddable_work_limit;
   // A page may come late by a few intervals and still be fresh.
   scheduling.fresh_for = std::max(base::kSecond, 4 * options.scrape.interval);
   if (f.explain) options.router.explain = PrintExplanation;

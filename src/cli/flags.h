@@ -32,6 +32,7 @@ struct CommonFlags {
   float critical_queue_limit = 50;
   float sheddable_queue_limit = 5;
   float sheddable_kv_limit = 0.8f;
+  float sheddable_work_limit = 700;
 };
 
 void AddCommonFlags(CLI::App& app, CommonFlags& flags, const std::string& interval_flag);

@@ -90,6 +90,7 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   scheduling.critical_queue_limit = static_cast<float>(config.critical_queue_limit);
   scheduling.sheddable_queue_limit = static_cast<float>(config.sheddable_queue_limit);
   scheduling.sheddable_kv_limit = static_cast<float>(config.sheddable_kv_limit);
+  scheduling.sheddable_work_limit = static_cast<float>(config.sheddable_work_limit);
   scheduling.fresh_for = std::max(base::kSecond, 4 * config.scrape_interval);
   if (config.explain) options.router.explain = PrintExplanation;
   return options;

@@ -104,10 +104,11 @@ enum class LoadSource {
 struct SchedulerOptions {
   Profile profile = Profile::kTimeToFirstToken;  // of pools without InferenceModels
   LoadSource load_source = LoadSource::kLedger;
-  float critical_queue_limit = 50;    // a Critical request keeps endpoints whose page says queue < this
-  float sheddable_queue_limit = 5;    // others, in both programs: page's queue < this ...
-  float sheddable_kv_limit = 0.8f;    // ... and KV use < this ...
-  float sheddable_work_limit = 1e9f;  // ... and ms of work ahead < this
+  float critical_queue_limit = 50;  // a Critical request keeps endpoints whose page says queue < this
+  float sheddable_queue_limit = 5;  // others, in both programs: page's queue < this ...
+  float sheddable_kv_limit = 0.8f;  // ... and KV use < this ...
+  float sheddable_work_limit =
+      700;  // ... and not both so long a queue by the ledger and ms of work ahead >= this
   double lora_exploration =
       0.001;                    // share of picks that load an adapter on a new endpoint although one has it
   float lora_load_cost = 1000;  // ms that loading an adapter is taken to cost

@@ -214,6 +214,8 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
       ReadNumber(root.Get("sheddableQueueLimit"), 0, 1e9).value_or(picker.sheddable_queue_limit);
   picker.sheddable_kv_limit =
       ReadNumber(root.Get("sheddableKvLimit"), 0, 1).value_or(picker.sheddable_kv_limit);
+  picker.sheddable_work_limit =
+      ReadNumber(root.Get("sheddableWorkLimit"), 0, 1e9).value_or(picker.sheddable_work_limit);
   picker.seed = ReadWhole(root.Get("seed"), 0, uint64_t{1} << 53).value_or(0);
   picker.explain = ReadBool(root.Get("explain")).value_or(false);
   picker.debug_decisions =

@@ -61,6 +61,7 @@ struct PickerConfig {
   double critical_queue_limit = 50;
   double sheddable_queue_limit = 5;
   double sheddable_kv_limit = 0.8;
+  double sheddable_work_limit = 700;  // ms
   // How long after the start requests wait for a pool's first endpoints rather than being refused.
   base::Nanos startup_wait = 5 * base::kSecond;
   uint64_t seed = 0;  // 0: from the system's entropy

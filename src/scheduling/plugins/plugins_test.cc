@@ -87,9 +87,24 @@ TEST(CapacityFilter, NeedsBothQueueAndKvCache) {
   f.page_queue = {4, 5, 0, 0};
   f.kv = {0.79f, 0.1f, 0.8f, 0};
   EXPECT_EQ(f.Keep("capacity-filter"), (List{0, 3}));
-  f.work = {100, 0, 0, 99};
-  EXPECT_EQ(f.Keep("capacity-filter"), (List{0, 3})) << "no limit by default";
-  EXPECT_EQ(f.Keep("capacity-filter", {{"workLimit", 100}}), (List{3}));
+}
+
+TEST(CapacityFilter, TheLedgersQueueCountsWhereItIsWork) {
+  Fixture f(3);
+  f.queue = {5, 4, 5};
+  f.work = {700, 9000, 699};
+  EXPECT_EQ(f.Keep("capacity-filter"), (List{1})) << "and 2, with less work than the mean, is left to others";
+  EXPECT_EQ(f.Keep("capacity-filter", {{"workLimit", 701}}), (List{0, 1, 2}));
+}
+
+TEST(CapacityFilter, LeavesTheLessLoadedHalfToOthersWhenSomeAreFull) {
+  Fixture f(5);
+  f.work = {100, 200, 300, 400, 0};
+  EXPECT_EQ(f.Keep("capacity-filter"), (List{0, 1, 2, 3, 4})) << "room everywhere";
+  f.page_queue[4] = 5;
+  EXPECT_EQ(f.Keep("capacity-filter"), (List{2, 3}));
+  f.work = {7, 7, 7, 7, 0};
+  EXPECT_EQ(f.Keep("capacity-filter"), (List{0, 1, 2, 3}));
 }
 
 TEST(CriticalRequestFilter, PassesAllOrNone) {
