@@ -20,13 +20,15 @@ void PrintExplanation(std::string_view text) {
   }
 }
 
+std::string DurationProblem(const std::string& text) {
+  if (base::ParseDuration(text)) return "";
+  return "\"" + text + "\" is not a duration; write it like 50ms, 2s or 1m30s";
+}
+
 }  // namespace
 
 void AddDuration(CLI::App& app, const std::string& name, std::string& value, const std::string& help) {
-  app.add_option(name, value, help)->capture_default_str()->check([](const std::string& text) -> std::string {
-    if (base::ParseDuration(text)) return "";
-    return "\"" + text + "\" is not a duration; write it like 50ms, 2s or 1m30s";
-  });
+  app.add_option(name, value, help)->capture_default_str()->check(DurationProblem);
 }
 
 base::Nanos Duration(const std::string& text) { return base::ParseDuration(text).value_or(0); }
@@ -50,7 +52,12 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
   app.add_option("--workers", f.workers, "Worker threads; 0 is one per core")->capture_default_str();
   app.add_option("--seed", f.seed, "Seed of every random choice; 0 takes one from the system")
       ->capture_default_str();
-  AddDuration(app, interval_flag, f.scrape_interval, "How often each endpoint's metrics page is read");
+  app.add_option(
+         interval_flag, f.scrape_interval,
+         "How often each endpoint's metrics page is read, such as 50ms; auto: as often as placement needs "
+         "(400ms, and a third as often where nothing happens)")
+      ->capture_default_str()
+      ->check([](const std::string& text) { return text == "auto" ? "" : DurationProblem(text); });
   AddDuration(app, "--scrape-timeout", f.scrape_timeout, "The longest that one metrics page may take");
   app.add_option("--max-endpoints", f.choices,
                  "First choice and fallbacks that the gateway gets in the metadata")
@@ -97,7 +104,11 @@ PickerOptions MakePickerOptions(const CommonFlags& f) {
   options.seed = f.seed;
   options.debug_decisions = f.debug_decisions;
   // The reference clamps at 50 ms; shorter is possible here.
-  options.scrape.interval = std::max(Duration(f.scrape_interval), base::kMillisecond);
+  if (f.scrape_interval == "auto") {
+    options.scrape.SetInterval(std::nullopt);
+  } else {
+    options.scrape.SetInterval(std::max(Duration(f.scrape_interval), base::kMillisecond));
+  }
   options.scrape.timeout = std::max(Duration(f.scrape_timeout), base::kMillisecond);
   auto& scheduling = options.router.scheduling;
   scheduling.max_choices = f.choices;

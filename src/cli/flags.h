@@ -24,7 +24,7 @@ struct CommonFlags {
   size_t debug_decisions = 0;
   uint64_t seed = 0;
   size_t workers = 0;
-  std::string scrape_interval = "50ms";
+  std::string scrape_interval = "auto";
   std::string scrape_timeout = "1s";
   uint32_t choices = 3;
   std::string load_source = "ledger";

@@ -80,7 +80,7 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);
-  options.scrape.interval = config.scrape_interval;
+  options.scrape.SetInterval(config.scrape_interval);
   options.scrape.timeout = config.scrape_timeout;
   options.router.use_subset_hint = config.use_subset_hint;
   auto& scheduling = options.router.scheduling;
@@ -91,7 +91,7 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   scheduling.sheddable_queue_limit = static_cast<float>(config.sheddable_queue_limit);
   scheduling.sheddable_kv_limit = static_cast<float>(config.sheddable_kv_limit);
   scheduling.sheddable_work_limit = static_cast<float>(config.sheddable_work_limit);
-  scheduling.fresh_for = std::max(base::kSecond, 4 * config.scrape_interval);
+  scheduling.fresh_for = std::max(base::kSecond, 4 * options.scrape.interval);
   if (config.explain) options.router.explain = PrintExplanation;
   return options;
 }

@@ -105,6 +105,13 @@ std::optional<base::Nanos> ReadDuration(const Node& node, base::Nanos min) {
   return duration;
 }
 
+// "auto" is none.
+std::optional<base::Nanos> ReadInterval(const Node& node) {
+  if (!node.present()) return std::nullopt;
+  const auto text = node.Text();
+  return text && *text != "auto" ? ReadDuration(node, base::kMillisecond) : std::nullopt;
+}
+
 std::optional<api::FailureMode> ReadFailureMode(const Node& node) {
   if (!node.present()) return std::nullopt;
   return api::ReadEnum(node, {"FailClose", "FailOpen"},
@@ -200,8 +207,7 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
     picker.admin_port = static_cast<uint16_t>(ReadWhole(admin.Get("port"), 0, 65535).value_or(9090));
     admin.Finish();
   }
-  picker.scrape_interval =
-      ReadDuration(root.Get("scrapeInterval"), base::kMillisecond).value_or(picker.scrape_interval);
+  picker.scrape_interval = ReadInterval(root.Get("scrapeInterval"));
   picker.scrape_timeout =
       ReadDuration(root.Get("scrapeTimeout"), base::kMillisecond).value_or(picker.scrape_timeout);
   picker.startup_wait = ReadDuration(root.Get("startupWait"), 0).value_or(picker.startup_wait);

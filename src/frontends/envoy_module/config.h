@@ -52,8 +52,8 @@ struct PickerConfig {
   std::vector<ClusterPool> clusters;
   std::optional<ClusterApi> kubernetes;  // instead of manifests
   std::string admin_host = "127.0.0.1";
-  std::optional<uint16_t> admin_port;  // absent: no admin pages
-  base::Nanos scrape_interval = 50 * base::kMillisecond;
+  std::optional<uint16_t> admin_port;          // absent: no admin pages
+  std::optional<base::Nanos> scrape_interval;  // none: as often as placement needs
   base::Nanos scrape_timeout = base::kSecond;
   uint32_t max_endpoints = 3;
   bool page_load = false;  // loadSource: page

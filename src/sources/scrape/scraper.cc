@@ -168,6 +168,7 @@ struct Target {
   net::HttpFetcher fetcher;
   base::LogLimit limit{kLogAgain};
   size_t turn = 0;
+  uint32_t left_out = 0;  // turns in a row
   bool failing = false;
   bool failure_logged = false;
   bool had_lora = false;
@@ -208,10 +209,19 @@ struct Scraper::Impl {
     turn = (turn + 1) % turns.size();
     for (Target* target : turns[turn]) {
       if (target->fetcher.busy()) continue;  // slow; its time-out runs
+      if (Rests(*target)) continue;
       target->cell->BeginScrape(clock.Now());
       target->fetcher.Fetch(
           [this, target](const net::HttpFetcher::Outcome& outcome) { OnPage(*target, outcome); });
     }
+  }
+
+  // Nothing happens there, as far as we know: an older page does.
+  bool Rests(Target& target) const {
+    const fleet::EndpointCell& cell = *target.cell;
+    const bool idle = cell.scraped_at() != 0 && !target.failing && cell.own() + cell.others() == 0;
+    target.left_out = idle && target.left_out < options.idle_turns ? target.left_out + 1 : 0;
+    return target.left_out != 0;
   }
 
   // ---- Membership.

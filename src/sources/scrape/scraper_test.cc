@@ -447,6 +447,27 @@ TEST_F(ScraperTest, ScrapesManyEndpointsEachOverItsOwnConnection) {
   EXPECT_EQ(clients_.size(), 200u);
 }
 
+TEST_F(ScraperTest, AnIdleEndpointIsReadAThirdAsOften) {
+  std::atomic<int> idle = 0;
+  std::atomic<int> busy = 0;
+  const auto serve = [](std::atomic<int>& count, int waiting) {
+    return [&count, answer = Answer(Page(waiting))](RawConnection& connection) {
+      while (connection.ReadRequest() && connection.Send(answer)) ++count;
+    };
+  };
+  RawTcpServer idle_server(serve(idle, 0));
+  RawTcpServer busy_server(serve(busy, 3));
+  AddEndpoint(idle_server.port());
+  AddEndpoint(busy_server.port());
+  Start({.interval = 5 * base::kMillisecond, .idle_turns = 2});
+  ASSERT_TRUE(Await([&] { return Cell(0)->scraped_at() != 0 && Cell(1)->others() == 3; }));
+  const int idle_before = idle;
+  const int busy_before = busy;
+  ASSERT_TRUE(Await([&] { return busy - busy_before >= 60; }));
+  EXPECT_LE(idle - idle_before, 30) << "20, and what a busy machine makes of it";
+  EXPECT_GE(idle - idle_before, 2) << "and not forgotten";
+}
+
 TEST_F(ScraperTest, MetricsMayBeReadAfterItsEnd) {
   AddEndpoint(1);
   Start();
