@@ -45,21 +45,25 @@ Program MakeCriticalityTree(const SchedulerOptions& options) {
   const auto lora = [&options] {
     return Params({{"exploration", options.lora_exploration}, {"loadCost", options.lora_load_cost}});
   };
+  // A request more or less in a queue that is known late, and KV use below what makes a cache short, say
+  // nothing.
+  const auto queue = [] { return Params({{"slack", 1}}); };
+  const auto kv = [&options] { return Params({{"floor", options.sheddable_kv_limit}}); };
   add("critical-request-filter", 1, 8);
   //  Critical, some short queues: affinity first, it saves loading an adapter.
   add("queue-limit-filter", 2, 5, Params({{"limit", options.critical_queue_limit}}));
   add("lora-affinity-filter", 3, 3, lora());
-  add("least-queue-filter", 4, 4);
-  add("least-kv-cache-filter", Program::kPick, Program::kPick);
+  add("least-queue-filter", 4, 4, queue());
+  add("least-kv-cache-filter", Program::kPick, Program::kPick, kv());
   //  Critical, long queues everywhere: the queue first.
-  add("least-queue-filter", 6, 6);
+  add("least-queue-filter", 6, 6, queue());
   add("lora-affinity-filter", 7, 7, lora());
-  add("least-kv-cache-filter", Program::kPick, Program::kPick);
+  add("least-kv-cache-filter", Program::kPick, Program::kPick, kv());
   //  Not critical: only where there is room.
   add("capacity-filter", 9, Program::kShed, RoomParams(options));
-  add("least-queue-filter", 10, 10);
+  add("least-queue-filter", 10, 10, queue());
   add("lora-affinity-filter", 11, 11, lora());
-  add("least-kv-cache-filter", Program::kPick, Program::kPick);
+  add("least-kv-cache-filter", Program::kPick, Program::kPick, kv());
   tree.nodes[8].limits_fallbacks = true;
   // Who is left is equal by the words of the tree; who answers first among them, the ledger knows.
   tree.scorers.push_back({Must(MakeScorer("time-to-first-token-scorer", TimeParams(options))), 1});

@@ -20,9 +20,11 @@ inline float LeastLimit(std::span<const float> column, std::span<const uint32_t>
   return low + (high - low) / static_cast<float>(in.size());
 }
 
-inline size_t KeepLeast(std::span<const float> column, std::span<const uint32_t> in, uint32_t* out) noexcept {
+// `more`: the limit is at least this.
+inline size_t KeepLeast(std::span<const float> column, std::span<const uint32_t> in, float more,
+                        uint32_t* out) noexcept {
   if (in.empty()) return 0;
-  const float limit = LeastLimit(column, in);
+  const float limit = std::max(LeastLimit(column, in), more);
   size_t kept = 0;
   for (const uint32_t position : in) {
     out[kept] = position;

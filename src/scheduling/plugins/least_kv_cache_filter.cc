@@ -1,5 +1,8 @@
-// least-kv-cache-filter: keeps the least used KV caches: values within min .. min + (max - min) / n.
-// No parameters. Source: gateway-api-inference-extension v0.3.0, filter.go; see least.h.
+// least-kv-cache-filter: keeps the lowest KV cache uses: values within min .. min + (max - min) / n, and all
+// up to `floor` (0). Source: gateway-api-inference-extension v0.3.0, filter.go, which has no floor; see
+// least.h. Ours is for several pickers: a cache with room answers no sooner for having more of it, and they
+// all follow the same late figure (replay of the tree with 4 pickers, unique prompts: mean time to first
+// token 541 ms without a floor, 267 with 0.8).
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
 #include "scheduling/plugins/least.h"
@@ -9,17 +12,23 @@ namespace {
 
 class LeastKvCacheFilter final : public Filter {
  public:
+  explicit LeastKvCacheFilter(float floor) : floor_(floor) {}
   std::string_view type() const noexcept override { return "least-kv-cache-filter"; }
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    return KeepLeast(context.columns.kv_usage, in, out);
+    return KeepLeast(context.columns.kv_usage, in, floor_, out);
   }
   std::string Why(const Context& context, uint32_t position) const override {
     return "KV use " + Percent(context.columns.kv_usage[position]) + " is not among the least";
   }
+
+ private:
+  float floor_;
 };
 
 }  // namespace
 
-std::unique_ptr<Filter> MakeLeastKvCacheFilter(Parameters&) { return std::make_unique<LeastKvCacheFilter>(); }
+std::unique_ptr<Filter> MakeLeastKvCacheFilter(Parameters& parameters) {
+  return std::make_unique<LeastKvCacheFilter>(static_cast<float>(parameters.Number("floor", 0, 0, 1)));
+}
 
 }  // namespace fairway::scheduling

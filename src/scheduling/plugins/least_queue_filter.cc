@@ -1,6 +1,9 @@
-// least-queue-filter: keeps the shortest queues, own reservations since the last scrape counted in: values
-// within min .. min + (max - min) / n. No parameters. Source: gateway-api-inference-extension v0.3.0,
-// filter.go; see least.h.
+// least-queue-filter: keeps the shortest queues by the ledger: values within min .. min + (max - min) / n, or
+// min .. min + `slack` (0) where that is more. Source: gateway-api-inference-extension v0.3.0, filter.go,
+// which has no slack; see least.h. Ours is for queues that several pickers see late.
+#include <algorithm>
+#include <limits>
+
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
 #include "scheduling/plugins/least.h"
@@ -10,17 +13,26 @@ namespace {
 
 class LeastQueueFilter final : public Filter {
  public:
+  explicit LeastQueueFilter(float slack) : slack_(slack) {}
   std::string_view type() const noexcept override { return "least-queue-filter"; }
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    return KeepLeast(context.columns.queue, in, out);
+    const std::span<const float> queue = context.columns.queue;
+    float low = std::numeric_limits<float>::max();
+    for (const uint32_t position : in) low = std::min(low, queue[position]);
+    return KeepLeast(queue, in, low + slack_, out);
   }
   std::string Why(const Context& context, uint32_t position) const override {
     return "queue " + Short(context.columns.queue[position]) + " is not among the least";
   }
+
+ private:
+  float slack_;
 };
 
 }  // namespace
 
-std::unique_ptr<Filter> MakeLeastQueueFilter(Parameters&) { return std::make_unique<LeastQueueFilter>(); }
+std::unique_ptr<Filter> MakeLeastQueueFilter(Parameters& parameters) {
+  return std::make_unique<LeastQueueFilter>(static_cast<float>(parameters.Number("slack", 0, 0, 1e9)));
+}
 
 }  // namespace fairway::scheduling

@@ -65,12 +65,18 @@ TEST(LeastQueueFilter, KeepsWithinTheFirstNthOfTheRange) {
   EXPECT_EQ(f.Keep("least-queue-filter"), (List{0, 1, 2}));
   f.queue = {1, 0, 1};
   EXPECT_EQ(f.Keep("least-queue-filter"), (List{1}));
+  EXPECT_EQ(f.Keep("least-queue-filter", {{"slack", 1}}), (List{0, 1, 2}));
+  f.queue = {0, 2, 10};
+  EXPECT_EQ(f.Keep("least-queue-filter", {{"slack", 1}}), (List{0, 1})) << "the range is more";
 }
 
 TEST(LeastKvCacheFilter, KeepsWithinTheFirstNthOfTheRange) {
   Fixture f(3);
   f.kv = {0, 0.3f, 1.0f};
   EXPECT_EQ(f.Keep("least-kv-cache-filter"), (List{0, 1}));
+  f.kv = {0.1f, 0.8f, 1.0f};
+  EXPECT_EQ(f.Keep("least-kv-cache-filter"), (List{0}));
+  EXPECT_EQ(f.Keep("least-kv-cache-filter", {{"floor", 0.8}}), (List{0, 1}));
 }
 
 TEST(QueueLimitFilter, ComparesThePagesQueueStrictly) {
