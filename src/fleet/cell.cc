@@ -200,9 +200,10 @@ float EndpointCell::work_ms(base::Nanos now) const noexcept {
   const uint32_t millis = Millis(now);
   picked_.Add(millis);
   const float mean = mean_prompt_.load(std::memory_order_relaxed);
-  mean_prompt_.store(
-      mean == 0 ? static_cast<float>(tokens) : mean + (static_cast<float>(tokens) - mean) * (1.0f / 32),
-      std::memory_order_relaxed);
+  const auto prompt = static_cast<float>(tokens);
+  // Not ever less, down to floats that take a processor 100 times as long.
+  mean_prompt_.store(mean == 0 ? prompt : std::max(mean + (prompt - mean) * (1.0f / 32), 1e-3f),
+                     std::memory_order_relaxed);
   Reservation made{.tokens = tokens, .picked_at = millis, .place = place};
   if (place == Reservation::Place::kCounted) {
     const uint32_t counted = AddWork(tokens);
