@@ -1,7 +1,10 @@
 #include "scheduling/gather.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
+
+#include "scheduling/lanes.h"
 
 namespace fairway::scheduling {
 
@@ -11,6 +14,7 @@ Scratch::Scratch() : impl_(std::make_unique<Impl>()) {}
 Scratch::~Scratch() = default;
 
 void Scratch::Impl::Grow(size_t n) {
+  n = (n + kLanes - 1) / kLanes * kLanes;
   capacity = n;
   const auto place = [n](auto& memory, auto... columns) {
     memory.assign(n * sizeof...(columns), 0);
@@ -29,11 +33,10 @@ void Scratch::Impl::Grow(size_t n) {
 
 namespace {
 
-// What is taken for each candidate's before it is known to be stale or unlearned.
-struct Sums {
-  size_t fresh = 0;
-  size_t learned = 0;
-  float ms_per_token = 0;
+// What is known of all candidates together.
+struct Together {
+  bool fresh = false;    // all of them
+  bool learned = false;  // the rates of all
   bool lora_room = false;
 };
 
@@ -59,39 +62,78 @@ void SetWork(size_t i, const EndpointLoad& load, float ms_per_token, const Momen
   s.prefill[i] = moment.prompt_tokens * ms_per_token;
 }
 
-// What SetLoad and SetWork do, for all: this loop is most of a decision. `columns` is a copy, so that the
-// compiler knows that no store changes where the columns are.
-[[gnu::hot]] Sums GatherAll(std::span<const EndpointLoad* const> loads, const Moment& moment,
-                            const Scratch::Impl::Arrays s) noexcept {
-  Sums sums;
-  uint32_t room = 0;
-  for (size_t i = 0; i < loads.size(); ++i) {
-    const EndpointLoad& load = *loads[i];
-    const fleet::Ledger ledger = load.requests();
-    const fleet::ScrapedLoad page = load.last();
-    const fleet::Work own = load.own_work();
-    const uint32_t fresh =
-        ledger.page != 0 && fleet::MillisSince(ledger.page, moment.now) <= moment.fresh_for ? 1 : 0;
-    sums.fresh += fresh;
-    sums.learned += own.ms_per_token > 0 ? 1 : 0;
-    sums.ms_per_token += own.ms_per_token;
-    room |= page.lora_room ? 1 : 0;
-    const auto requests = static_cast<float>(static_cast<int32_t>(ledger.own + ledger.others));
-    const float running = std::min(static_cast<float>(static_cast<int32_t>(page.running)), requests);
-    const float unseen = load.unseen_work().Left(own.ms_per_token, moment.now);
-    s.fresh[i] = fresh;
-    s.own[i] = ledger.own;
-    s.requests[i] = requests;
-    s.running[i] = running;
-    s.queue[i] = requests - running;
-    s.page_queue[i] = static_cast<float>(static_cast<int32_t>(page.waiting));
-    s.kv_usage[i] = page.kv_usage;
-    s.unseen[i] = unseen;
-    s.work[i] = static_cast<float>(own.tokens) * own.ms_per_token + unseen;
-    s.prefill[i] = moment.prompt_tokens * own.ms_per_token;
+// As fleet::MillisSince.
+LaneCounts Since(LaneCounts then, LaneCounts now) noexcept {
+  using Unsigned = uint32_t __attribute__((vector_size(16)));
+  return LaneCounts(Unsigned(now) - Unsigned(then));
+}
+
+// The loads by fours: at the end the last one fills up.
+class Fours {
+ public:
+  explicit Fours(std::span<const EndpointLoad* const> loads) : loads_(loads) {
+    for (size_t k = 0; k < kLanes; ++k)
+      last_[k] = loads[std::min(loads.size() / kLanes * kLanes + k, loads.size() - 1)];
   }
-  sums.lora_room = room != 0;
-  return sums;
+  size_t size() const { return loads_.size(); }
+  struct Halves {
+    LaneCounts low, high;
+  };
+  // The words of the four from `at` on.
+  [[gnu::always_inline]] Halves Read(size_t at, std::atomic<uint64_t> EndpointLoad::* word) const noexcept {
+    const EndpointLoad* const* four = at + kLanes <= loads_.size() ? &loads_[at] : last_.data();
+    const auto get = [&](size_t k) { return (four[k]->*word).load(std::memory_order_relaxed); };
+    const LaneWords first{get(0), get(1)};
+    const LaneWords second{get(2), get(3)};
+    return {LowHalves(first, second), HighHalves(first, second)};
+  }
+
+ private:
+  std::span<const EndpointLoad* const> loads_;
+  std::array<const EndpointLoad*, kLanes> last_;
+};
+
+// What SetWork does, and the ledger's own part, for all: this loop is most of a decision. load.h says what
+// is where in a word. `s` is a copy, so that the compiler knows that no store changes where the columns are.
+[[gnu::hot]] Together GatherAll(const Fours& fours, const Moment& moment,
+                                const Scratch::Impl::Arrays s) noexcept {
+  LaneCounts all_fresh = LaneCounts{} - 1;
+  LaneCounts all_learned = all_fresh;
+  LaneCounts any_room{};
+  const LaneCounts now = LaneCounts{} + static_cast<int32_t>(moment.now);
+  for (size_t i = 0; i < fours.size(); i += kLanes) {
+    const auto [counts, page] = fours.Read(i, &EndpointLoad::ledger);
+    const auto [tokens, rates] = fours.Read(i, &EndpointLoad::work);
+    const auto [unseen_tokens, since] = fours.Read(i, &EndpointLoad::unseen);
+    any_room |= fours.Read(i, &EndpointLoad::scraped).low;
+    const LaneCounts own = counts & 0xffff;
+    const LaneCounts fresh = (page != 0) & (Since(page, now) <= moment.fresh_for);
+    const auto ms_per_token = Lanes(rates);
+    const Lanes passed = Greatest(ToFloats(Since(since, now)), Lanes{});
+    const Lanes unseen = Greatest(ToFloatsUnsigned(unseen_tokens) * ms_per_token - passed, Lanes{});
+    all_fresh &= fresh;
+    all_learned &= ms_per_token > 0;
+    Store(fresh, s.fresh + i);
+    Store(own, s.own + i);
+    Store(ToFloats(own + (counts >> 16 & 0xffff)), s.requests + i);
+    Store(unseen, s.unseen + i);
+    Store(ToFloatsUnsigned(tokens) * ms_per_token + unseen, s.work + i);
+    Store(ms_per_token * moment.prompt_tokens, s.prefill + i);
+  }
+  return {.fresh = All(all_fresh), .learned = All(all_learned), .lora_room = Sum(any_room >> 31) != 0};
+}
+
+// What SetLoad does with what pages say, for all.
+void GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
+  for (size_t i = 0; i < fours.size(); i += kLanes) {
+    const auto [counts, kv_usage] = fours.Read(i, &EndpointLoad::scraped);
+    const Lanes requests = Load(s.requests + i);
+    const Lanes running = Least(ToFloats(counts >> 16 & 0x7fff), requests);
+    Store(running, s.running + i);
+    Store(requests - running, s.queue + i);
+    Store(ToFloats(counts & 0xffff), s.page_queue + i);
+    Store(kv_usage, s.kv_usage + i);
+  }
 }
 
 // As if there were no ledger.
@@ -106,15 +148,16 @@ void SetWork(size_t i, const EndpointLoad& load, float ms_per_token, const Momen
 
 // A stale page no longer says how loaded its endpoint is: it counts as the average of those that are fresh,
 // so that it neither attracts all requests nor is shut out; and as what we know of it ourselves. It is never
-// full.
-[[gnu::noinline]] void MendStale(std::span<const EndpointLoad* const> loads, size_t fresh,
-                                 Scratch::Impl& s) noexcept {
+// full. Returns how many are fresh.
+[[gnu::noinline]] size_t MendStale(size_t n, Scratch::Impl& s) noexcept {
+  size_t fresh = 0;
   float others = 0;
   float running = 0;
   float kv_usage = 0;
   float unseen = 0;
-  for (size_t i = 0; i < loads.size(); ++i) {
+  for (size_t i = 0; i < n; ++i) {
     if (s.fresh[i] == 0) continue;
+    ++fresh;
     others += s.requests[i] - static_cast<float>(s.own[i]);
     running += s.running[i];
     kv_usage += s.kv_usage[i];
@@ -122,20 +165,27 @@ void SetWork(size_t i, const EndpointLoad& load, float ms_per_token, const Momen
   }
   for (float* sum : {&others, &running, &kv_usage, &unseen})
     *sum /= static_cast<float>(std::max<size_t>(fresh, 1));
-  for (size_t i = 0; i < loads.size(); ++i) {
+  for (size_t i = 0; i < n; ++i) {
     if (s.fresh[i] != 0) continue;
     SetLoad(i, s.own[i], others, running, s);
     s.page_queue[i] = 0;
     s.kv_usage[i] = kv_usage;
     s.work[i] += std::max(unseen - s.unseen[i], 0.0f);
   }
+  return fresh;
 }
 
 // An engine that nothing was learned of yet is taken to be as fast as the others on average.
-[[gnu::noinline]] void MendUnlearned(std::span<const EndpointLoad* const> loads, const Sums& sums,
-                                     const Moment& moment, Scratch::Impl& s) noexcept {
-  const float ms_per_token =
-      sums.learned > 0 ? sums.ms_per_token / static_cast<float>(sums.learned) : fleet::kDefaultMsPerToken;
+[[gnu::noinline]] void MendUnlearned(std::span<const EndpointLoad* const> loads, const Moment& moment,
+                                     Scratch::Impl& s) noexcept {
+  float learned = 0;
+  float sum = 0;
+  for (const EndpointLoad* load : loads) {
+    const float ms_per_token = load->own_work().ms_per_token;
+    learned += ms_per_token > 0 ? 1 : 0;
+    sum += ms_per_token;
+  }
+  const float ms_per_token = learned > 0 ? sum / learned : fleet::kDefaultMsPerToken;
   for (size_t i = 0; i < loads.size(); ++i) {
     if (loads[i]->own_work().ms_per_token == 0) SetWork(i, *loads[i], ms_per_token, moment, s);
   }
@@ -152,65 +202,71 @@ void SetWork(size_t i, const EndpointLoad& load, float ms_per_token, const Momen
 
 // What is known of the request's adapter (kNoAdapter: of none), and who has room for one. Returns the bits
 // that were set.
-[[gnu::noinline]] uint8_t GatherLora(const Candidates& candidates, std::span<const EndpointLoad* const> loads,
-                                     uint32_t adapter, bool believed, Scratch::Impl& s) noexcept {
+[[gnu::noinline]] uint8_t GatherLora(std::span<const EndpointLoad* const> loads,
+                                     const fleet::EndpointCell* const* cells, uint32_t adapter, bool believed,
+                                     uint8_t* lora) noexcept {
   // Cells come from farther away than the next cache, and want to be asked for ahead.
-  constexpr size_t kAhead = 8;
-  const auto cell = [&](size_t i) -> const fleet::EndpointCell& {
-    return *candidates.pool->cells[candidates.subset ? (*candidates.subset)[i] : i];
-  };
-  const uint8_t counted = kLoraRunning | kLoraWaiting | (believed ? kLoraResident : 0);
-  uint8_t* lora = s.lora;
-  uint8_t seen = 0;
-  for (size_t i = 0; i < loads.size(); ++i) {
-    uint8_t bits = loads[i]->last().lora_room ? kLoraRoom : 0;
+  constexpr size_t kAhead = 32;
+  const size_t n = loads.size();
+  const unsigned counted = kLoraRunning | kLoraWaiting | (believed ? kLoraResident : 0u);
+  unsigned seen = 0;
+  for (size_t i = 0; i < n; ++i) {
+    unsigned bits = loads[i]->last().lora_room ? kLoraRoom : 0;
     if (adapter != fleet::kNoAdapter) {
-      if (i + kAhead < loads.size()) __builtin_prefetch(cell(i + kAhead).adapter_line(adapter));
-      const fleet::EndpointCell& asked = cell(i);
-      bits |= counted & ((asked.adapter_running(adapter) ? kLoraRunning : 0) |
-                         (asked.adapter_waiting(adapter) ? kLoraWaiting : 0) |
-                         (asked.adapter_resident(adapter) ? kLoraResident : 0));
+      if (i + kAhead < n) __builtin_prefetch(cells[i + kAhead]->adapter_line(adapter));
+      const fleet::EndpointCell& cell = *cells[i];
+      bits |= counted & (cell.adapter_running(adapter) * unsigned{kLoraRunning} |
+                         cell.adapter_waiting(adapter) * unsigned{kLoraWaiting} |
+                         cell.adapter_resident(adapter) * unsigned{kLoraResident});
     }
-    lora[i] = bits;
+    lora[i] = static_cast<uint8_t>(bits);
     seen |= bits;
   }
-  return seen;
+  return static_cast<uint8_t>(seen);
 }
 
 }  // namespace
 
 [[gnu::hot]] Picture Gather(const SchedulerOptions& options, const Candidates& candidates,
-                            const Request& request, base::Nanos now, Scratch::Impl& s) noexcept {
+                            const Request& request, base::Nanos now, bool pages, Scratch::Impl& s) noexcept {
   const fleet::PoolSnapshot& pool = *candidates.pool;
   const size_t n = candidates.size();
   if (n > s.capacity) [[unlikely]]
     s.Grow(n);
   std::span<const EndpointLoad* const> loads(pool.loads.data(), n);
+  const fleet::EndpointCell* const* cells = pool.cells.data();
   std::span<const uint32_t> endpoint(s.all, n);
   if (candidates.subset) [[unlikely]] {
     s.loads.clear();
-    for (const uint32_t number : *candidates.subset) s.loads.push_back(pool.loads[number]);
+    s.cells.clear();
+    for (const uint32_t number : *candidates.subset) {
+      s.loads.push_back(pool.loads[number]);
+      s.cells.push_back(pool.cells[number]);
+    }
     loads = s.loads;
+    cells = s.cells.data();
     endpoint = *candidates.subset;
   }
   const Moment moment{.now = fleet::Millis(now),
                       .fresh_for = static_cast<int32_t>(options.fresh_for / base::kMillisecond),
                       .prompt_tokens = static_cast<float>(request.prompt_tokens)};
-  const Sums sums = GatherAll(loads, moment, s.arrays());
-  if (options.load_source == LoadSource::kPage) [[unlikely]]
+  const Fours fours(loads);
+  const Together together = GatherAll(fours, moment, s.arrays());
+  const bool ledger = options.load_source == LoadSource::kLedger;
+  if (pages || !together.fresh || !ledger) GatherPages(fours, s.arrays());
+  if (!ledger) [[unlikely]]
     KeepPageOnly(loads, s);
-  if (sums.learned < n && options.load_source == LoadSource::kLedger) [[unlikely]]
-    MendUnlearned(loads, sums, moment, s);
-  if (sums.fresh < n) [[unlikely]]
-    MendStale(loads, sums.fresh, s);
-  Picture picture{.fresh = sums.fresh};
-  if (sums.fresh == 0) [[unlikely]]
+  if (!together.learned && ledger) [[unlikely]]
+    MendUnlearned(loads, moment, s);
+  Picture picture{.fresh = n};
+  if (!together.fresh) [[unlikely]]
+    picture.fresh = MendStale(n, s);
+  if (picture.fresh == 0) [[unlikely]]
     picture.youngest_age = YoungestAge(loads, moment.now);
   uint8_t lora_bits = 0;
   const bool adapter = request.adapter != fleet::kNoAdapter && !pool.adapters.empty();
-  if (sums.lora_room || adapter) [[unlikely]]
-    lora_bits = GatherLora(candidates, loads, adapter ? request.adapter : fleet::kNoAdapter,
-                           options.load_source == LoadSource::kLedger, s);
+  if (together.lora_room || adapter) [[unlikely]]
+    lora_bits = GatherLora(loads, cells, adapter ? request.adapter : fleet::kNoAdapter, ledger, s.lora);
   picture.columns = {.endpoint = endpoint,
                      .requests = {s.requests, n},
                      .queue = {s.queue, n},

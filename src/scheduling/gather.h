@@ -25,12 +25,12 @@ struct ScratchArrays {
   float* prefill = nullptr;
   float* unseen = nullptr;    // the part of `work` that is not that of our own watched requests
   uint32_t* own = nullptr;    // our open requests, as the place is reserved with
-  uint32_t* fresh = nullptr;  // 1: its page is not older than fresh_for; 0
+  uint32_t* fresh = nullptr;  // not 0: its page is not older than fresh_for
 };
 
 struct Scratch::Impl : ScratchArrays {
   using Arrays = ScratchArrays;
-  // Makes room for `n` candidates.
+  // Makes room for `n` candidates, by fours: who goes over a column need not look at its end.
   void Grow(size_t n);
   const Arrays& arrays() const { return *this; }
 
@@ -43,6 +43,7 @@ struct Scratch::Impl : ScratchArrays {
   uint8_t* lora = nullptr;
   uint8_t* no_lora = nullptr;                     // zeros: never written again
   std::vector<const fleet::EndpointLoad*> loads;  // of a subset
+  std::vector<const fleet::EndpointCell*> cells;  // the same
 
   // The columns one after the other: those of a small pool are a few cache lines.
   std::vector<float> floats;
@@ -65,8 +66,8 @@ struct Picture {
   base::Nanos youngest_age = std::numeric_limits<base::Nanos>::max();
 };
 
-// Fills the columns for `request`.
+// Fills the columns for `request`; those that pages alone tell (plugin.h) only where `pages` asks for them.
 Picture Gather(const SchedulerOptions& options, const Candidates& candidates, const Request& request,
-               base::Nanos now, Scratch::Impl& s) noexcept;
+               base::Nanos now, bool pages, Scratch::Impl& s) noexcept;
 
 }  // namespace fairway::scheduling

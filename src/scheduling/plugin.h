@@ -30,7 +30,8 @@ inline constexpr uint8_t kLoraResident = 8;  // believed to be loaded, whether o
 // Needs no loading.
 inline constexpr uint8_t kLoraHere = kLoraRunning | kLoraWaiting | kLoraResident;
 
-// One value per candidate. Load is the ledger's (fleet/load.h) but where it says "page".
+// One value per candidate. Load is the ledger's (fleet/load.h) but where it says "page". queue, running,
+// page_queue and kv_usage are filled for a request that meets a filter, or where reads_pages() says so.
 struct Columns {
   std::span<const uint32_t> endpoint;  // number in the pool
   std::span<const float> requests;     // own open requests + others
@@ -67,6 +68,7 @@ class Scorer {
  public:
   virtual ~Scorer() = default;
   virtual std::string_view type() const noexcept = 0;
+  virtual bool reads_pages() const noexcept { return true; }
   // out[i] is the score of position in[i]. What is beyond [0, 1] counts as 0 or 1, what is no number as 0.
   virtual void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept = 0;
 };
@@ -75,6 +77,8 @@ class Picker {
  public:
   virtual ~Picker() = default;
   virtual std::string_view type() const noexcept = 0;
+  // False also says that it chooses as many as it may: what it left open would be filled by queues.
+  virtual bool reads_pages() const noexcept { return true; }
   // Chooses up to out.size() distinct positions of `in`, best first; scores[i] is the weighted total of
   // in[i]. Returns how many. REQUIRES: in is not empty.
   virtual size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float> scores,

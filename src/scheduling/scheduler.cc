@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "scheduling/gather.h"
+#include "scheduling/lanes.h"
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
 #include "scheduling/program.h"
@@ -67,9 +68,24 @@ base::Result<void> CheckOptions(const SchedulerOptions& o) {
   return {};
 }
 
+namespace {
+
+bool ReadsPages(const Program& program) {
+  return !program.nodes.empty() || program.picker->reads_pages() ||
+         std::any_of(program.scorers.begin(), program.scorers.end(),
+                     [](const auto& weighted) { return weighted.scorer->reads_pages(); });
+}
+
+}  // namespace
+
 struct Scheduler::Impl {
   Impl(const SchedulerOptions& o, base::Nanos start, Program with, Program without)
-      : options(o), started_at(start), with_models(std::move(with)), without_models(std::move(without)) {}
+      : options(o),
+        started_at(start),
+        with_models(std::move(with)),
+        without_models(std::move(without)),
+        with_models_pages(ReadsPages(with_models)),
+        without_models_pages(ReadsPages(without_models)) {}
 
   // One look: the positions chosen, best first, and how good the signals were.
   struct Look {
@@ -85,6 +101,8 @@ struct Scheduler::Impl {
   base::Nanos started_at;
   Program with_models;
   Program without_models;
+  bool with_models_pages;
+  bool without_models_pages;
 };
 
 namespace {
@@ -155,16 +173,15 @@ std::string_view AdapterWord(uint8_t lora) {
 
 // ---- Running a program.
 
-// What a program's filters leave.
+// What a program's filters leave: all at first.
 struct Left {
   std::span<const uint32_t> in;
   std::span<const uint32_t> eligible;  // as fallbacks
   bool shed = false;
 };
 
-Left Narrow(const Program& program, const Context& context, Scratch::Impl& s, Explanation* explanation) {
-  const std::span<const uint32_t> all(s.all, context.columns.size());
-  Left left{.in = all, .eligible = all};
+[[gnu::noinline]] void Narrow(const Program& program, const Context& context, Scratch::Impl& s, Left& left,
+                              Explanation* explanation) {
   int side = 0;
   // False: the filter kept nobody, and its input stays.
   const auto apply = [&](const Filter& filter, bool limits_fallbacks) {
@@ -181,8 +198,10 @@ Left Narrow(const Program& program, const Context& context, Scratch::Impl& s, Ex
     }
     return true;
   };
-  if (program.room != nullptr && !context.request.critical && !apply(*program.room, true))
-    return {.shed = true};
+  if (program.room != nullptr && !context.request.critical && !apply(*program.room, true)) {
+    left.shed = true;
+    return;
+  }
   int at = program.nodes.empty() ? Program::kPick : 0;
   // A program visits a node at most once; a cycle in a program of somebody's own ends here instead of
   // hanging.
@@ -191,7 +210,6 @@ Left Narrow(const Program& program, const Context& context, Scratch::Impl& s, Ex
     at = apply(*node.filter, node.limits_fallbacks) ? node.on_success : node.on_failure;
   }
   left.shed = at == Program::kShed;
-  return left;
 }
 
 // s.total[i] = the weighted scores of in[i]. A score is within [0, 1], and what is no number is 0.
@@ -200,9 +218,10 @@ void Score(const Program& program, const Context& context, std::span<const uint3
   std::fill_n(s.total, in.size(), 0.0f);
   for (const auto& [scorer, weight] : program.scorers) {
     scorer->Score(context, in, s.score);
-    for (size_t i = 0; i < in.size(); ++i) {
-      s.score[i] = s.score[i] > 0 ? std::min(s.score[i], 1.0f) : 0.0f;
-      s.total[i] += s.score[i] * weight;
+    for (size_t i = 0; i < in.size(); i += kLanes) {
+      const Lanes score = Least(Greatest(Load(s.score + i), Lanes{}), Lanes{} + 1.0f);
+      Store(score, s.score + i);
+      Store(Load(s.total + i) + score * weight, s.total + i);
     }
     if (explanation != nullptr) [[unlikely]]
       TellScorer(*scorer, weight, context.columns, in, s.score, *explanation);
@@ -269,7 +288,10 @@ Scheduler::Impl::Look Scheduler::Impl::Decide(const Program& program, const Pict
     look.count = DrawTwo(columns, context.random, choices);
     return look;
   }
-  const Left left = Narrow(program, context, s, explanation);
+  const std::span<const uint32_t> all(s.all, columns.size());
+  Left left{.in = all, .eligible = all};
+  if (!program.nodes.empty() || !context.request.critical) [[unlikely]]
+    Narrow(program, context, s, left, explanation);
   if (left.shed) [[unlikely]] {
     look.shed = true;
     look.rung = picture.fresh < columns.size() ? Rung::kLedger : Rung::kFresh;
@@ -309,13 +331,16 @@ Scheduler::~Scheduler() = default;
   if (among.size() == 0) [[unlikely]]
     return outcome;
   Scratch::Impl& s = scratch.impl();
-  const Program& program = pool.models.empty() ? impl_->without_models : impl_->with_models;
+  const bool models = !pool.models.empty();
+  const Program& program = models ? impl_->with_models : impl_->without_models;
+  const bool pages = (models ? impl_->with_models_pages : impl_->without_models_pages) || !request.critical ||
+                     explanation != nullptr;
 
   // Somebody else may reserve the same endpoint between our reading and our reservation. Then the picture was
   // old: look again. After a few rounds a pick that is one request off beats another round.
   constexpr int kRounds = 8;
   for (int round = 1;; ++round) {
-    const Picture picture = Gather(impl_->options, among, request, now, s);
+    const Picture picture = Gather(impl_->options, among, request, now, pages, s);
     const Context context{picture.columns, request, random};
     if (explanation != nullptr) [[unlikely]]
       TellCandidates(program, pool, picture.columns, s, now, *explanation);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "scheduling/lanes.h"
 #include "scheduling/plugin.h"
 
 namespace fairway::scheduling {
@@ -13,32 +14,40 @@ class MaxScorePicker final : public Picker {
  public:
   explicit MaxScorePicker(float tolerance) : tolerance_(tolerance) {}
   std::string_view type() const noexcept override { return "max-score-picker"; }
+  bool reads_pages() const noexcept override { return false; }
 
   [[gnu::hot]] size_t Pick(const Context& context, std::span<const uint32_t> in,
                            std::span<const float> scores, std::span<uint32_t> out) const noexcept override {
     const size_t n = scores.size();
-    float best = -std::numeric_limits<float>::infinity();
-    for (const float score : scores) best = score > best ? score : best;
-    const float least = best - tolerance_;
-    size_t equals = 0;
-    for (const float score : scores) equals += score >= least ? 1 : 0;
+    Lanes most = Lanes{} - std::numeric_limits<float>::infinity();
+    for (size_t i = 0; i < n; i += kLanes) most = Greatest(Load(scores, i), most);
+    const float least = Greatest(most) - tolerance_;
+    LaneCounts counts{};
+    for (size_t i = 0; i < n; i += kLanes) counts -= Load(scores, i) >= Lanes{} + least;
+    const uint32_t equals = Sum(counts);
     size_t first = 0;
     if (equals > 0) {  // else nothing here is a number
-      uint64_t skip = equals > 1 ? context.random.Below(equals) : 0;
-      while (!(scores[first] >= least) || skip-- != 0) ++first;
+      uint64_t left = (equals > 1 ? context.random.Below(equals) : 0) + 1;
+      while ((left -= scores[first] >= least ? 1 : 0) != 0) ++first;
     }
     // The others from `first` on, around the end, each sorted in among the best: equal ones stay in this
     // order, so that fallbacks do not herd either. Numbers in `scores` until the end.
     out[0] = static_cast<uint32_t>(first);
     const size_t wanted = std::min(out.size(), n);
     size_t found = 1;
-    for (size_t step = 1; step < n && wanted > 1; ++step) {
-      const size_t at = first + step < n ? first + step : first + step - n;
-      if (found == wanted && !(scores[at] > scores[out[found - 1]])) continue;
-      size_t to = found < wanted ? found++ : found - 1;
-      for (; to > 1 && scores[at] > scores[out[to - 1]]; --to) out[to] = out[to - 1];
-      out[to] = static_cast<uint32_t>(at);
-    }
+    float worst = 0;  // of those found, once all are
+    const auto sort_in = [&](size_t at, size_t end) {
+      for (; at < end && wanted > 1; ++at) {
+        if (found == wanted && !(scores[at] > worst)) [[likely]]
+          continue;
+        size_t to = found < wanted ? found++ : found - 1;
+        for (; to > 1 && scores[at] > scores[out[to - 1]]; --to) out[to] = out[to - 1];
+        out[to] = static_cast<uint32_t>(at);
+        worst = scores[out[found - 1]];
+      }
+    };
+    sort_in(first + 1, n);
+    sort_in(0, first);
     for (uint32_t& number : out.first(found)) number = in[number];
     return found;
   }

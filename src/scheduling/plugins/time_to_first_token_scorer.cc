@@ -9,8 +9,9 @@
 // same late pages). `loadCost` 1000 ms is twice what the replayed engines need to load an adapter: loading
 // stops the whole batch, and another adapter loses its slot. `horizon` 600,000 ms: longer waits are all
 // alike. Source: our own; docs/scheduling.md compares it with others.
-#include <algorithm>
+#include <array>
 
+#include "scheduling/lanes.h"
 #include "scheduling/plugin.h"
 
 namespace fairway::scheduling {
@@ -19,26 +20,39 @@ namespace {
 class TimeToFirstTokenScorer final : public Scorer {
  public:
   TimeToFirstTokenScorer(float request_cost, float load_cost, float horizon)
-      : request_cost_(request_cost), load_cost_(load_cost), horizon_(horizon) {}
+      : request_cost_(request_cost), scale_(1 / horizon) {
+    for (uint8_t lora = 0; lora < loading_.size(); ++lora) {
+      if ((lora & kLoraHere) == 0)
+        loading_[lora] = load_cost * ((lora & kLoraRoom) != 0 ? 1.0f : 2.0f) * scale_;
+    }
+  }
   std::string_view type() const noexcept override { return "time-to-first-token-scorer"; }
-  void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
-    const Columns& columns = context.columns;
-    const float scale = 1 / horizon_;
-    for (size_t i = 0; i < in.size(); ++i) {
-      const uint32_t at = in[i];
-      out[i] = 1 - (columns.work[at] + columns.prefill[at] + request_cost_ * columns.requests[at]) * scale;
+  bool reads_pages() const noexcept override { return false; }
+
+  [[gnu::hot]] void Score(const Context& context, std::span<const uint32_t> in,
+                          float* out) const noexcept override {
+    const float* work = context.columns.work.data();
+    const float* prefill = context.columns.prefill.data();
+    const float* requests = context.columns.requests.data();
+    const auto score = [this](auto work_ahead, auto own_work, auto open) {
+      return 1 - (work_ahead + own_work + open * request_cost_) * scale_;
+    };
+    const size_t n = in.size();
+    size_t i = 0;
+    if (n == context.columns.size()) {  // positions keep their order: these are all
+      for (; i + kLanes <= n; i += kLanes)
+        Store(score(Load(work + i), Load(prefill + i), Load(requests + i)), out + i);
     }
-    if (context.request.adapter == fleet::kNoAdapter || columns.lora_bits == 0) return;
-    for (size_t i = 0; i < in.size(); ++i) {
-      const uint8_t lora = columns.lora[in[i]];
-      if ((lora & kLoraHere) == 0) out[i] -= load_cost_ * ((lora & kLoraRoom) != 0 ? 1.0f : 2.0f) * scale;
-    }
+    for (; i < n; ++i) out[i] = score(work[in[i]], prefill[in[i]], requests[in[i]]);
+    if (context.request.adapter == fleet::kNoAdapter || context.columns.lora_bits == 0) return;
+    const uint8_t* lora = context.columns.lora.data();
+    for (i = 0; i < n; ++i) out[i] -= loading_[lora[in[i]]];
   }
 
  private:
   float request_cost_;
-  float load_cost_;
-  float horizon_;
+  float scale_;
+  std::array<float, 2 * kLoraResident> loading_{};  // by kLora* bits
 };
 
 }  // namespace
