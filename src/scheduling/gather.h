@@ -34,6 +34,9 @@ struct Scratch::Impl : ScratchArrays {
   void Grow(size_t n);
   const Arrays& arrays() const { return *this; }
 
+  // When this worker last decided for a request that may not be shed; long ago: never.
+  base::Nanos critical_at = std::numeric_limits<base::Nanos>::min() / 2;
+
   size_t capacity = 0;
   float* total = nullptr;
   float* score = nullptr;

@@ -50,6 +50,8 @@ struct Context {
   const Columns& columns;
   const Request& request;
   base::Random& random;
+  // Requests that may not be shed came lately: there is somebody to protect from those that may.
+  bool critical_traffic = true;
 };
 
 class Filter {

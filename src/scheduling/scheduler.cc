@@ -107,6 +107,9 @@ struct Scheduler::Impl {
 
 namespace {
 
+// So long after a critical request the next one is expected.
+constexpr base::Nanos kCriticalTraffic = 10 * base::kSecond;
+
 // ---- What an explanation says. It allocates, and is made only when somebody asks.
 
 [[gnu::noinline, gnu::cold]] void TellFilter(const Filter& filter, const Context& context,
@@ -336,12 +339,15 @@ Scheduler::~Scheduler() = default;
   const bool pages = (models ? impl_->with_models_pages : impl_->without_models_pages) || !request.critical ||
                      explanation != nullptr;
 
+  if (request.critical) s.critical_at = now;
+  const bool critical_traffic = now - s.critical_at <= kCriticalTraffic;
+
   // Somebody else may reserve the same endpoint between our reading and our reservation. Then the picture was
   // old: look again. After a few rounds a pick that is one request off beats another round.
   constexpr int kRounds = 8;
   for (int round = 1;; ++round) {
     const Picture picture = Gather(impl_->options, among, request, now, pages, s);
-    const Context context{picture.columns, request, random};
+    const Context context{picture.columns, request, random, critical_traffic};
     if (explanation != nullptr) [[unlikely]]
       TellCandidates(program, pool, picture.columns, s, now, *explanation);
     const Impl::Look look = impl_->Decide(program, picture, context, now, s, explanation);

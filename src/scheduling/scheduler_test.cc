@@ -107,6 +107,20 @@ TEST(CriticalityTree, OwnReservationsDoNotShed) {
   EXPECT_EQ(pool.pool()->endpoints[1].cell->own(), 50u);
 }
 
+TEST(CriticalityTree, OnlyWhereThereIsCriticalTrafficDoesTheLedgerShed) {
+  TestPool pool({{"A"}}, SomeModel());
+  Picks picks;
+  for (int i = 0; i < 5; ++i) pool.pool()->endpoints[0].cell->Reserve(1000, kNow);
+  EXPECT_EQ(picks.Name(pool, false), "A") << "nobody to protect";
+  EXPECT_EQ(picks.Name(pool, true), "A");
+  EXPECT_EQ(picks.Name(pool, false), "shed");
+  EXPECT_EQ(picks.why_.steps[1].drops[0].why,
+            "the ledger's queue 5 with 2000 ms of work is not below 5 with 700 ms");
+  TestPool later({{"A"}}, SomeModel(), kNow + 20 * kSecond);
+  for (int i = 0; i < 5; ++i) later.pool()->endpoints[0].cell->Reserve(1000, kNow);
+  EXPECT_EQ(picks.Name(later, false, "", kNow + 20 * kSecond), "A");
+}
+
 TEST(CriticalityTree, UnknownAdapterGoesWhereThereIsRoom) {
   TestPool pool({{"A", 0, 0.1f, {"x", "y"}, {}, 2}, {"B", 9, 0.9f, {"x"}, {}, 2}}, SomeModel());
   Picks picks;

@@ -2,8 +2,9 @@
 // `queueLimit` (5, strict) and KV use below `kvCacheLimit` (0.8, strict). Source: the introduction's rule for
 // sheddable requests.
 //
-// Ours, to protect the critical ones in overload (replays of 14 critical and 30 sheddable requests a second
-// on 8 engines: critical p90 1.9 s by the page's queue alone, 1.4 s so, with the same output):
+// Ours, where there are critical ones to protect in overload (replays of 14 critical and 30 sheddable
+// requests a second on 8 engines: critical p90 1.9 s by the page's queue alone, 1.4 s so, with the same
+// output):
 // - A page is late by a step of the engine, so the ledger counts, too: an endpoint where `queueLimit`
 // requests
 //   wait by the ledger and have at least `workLimit` ms (700) of work ahead has no room either. Both, since
@@ -28,11 +29,11 @@ class CapacityFilter final : public Filter {
     size_t kept = 0;
     float work = 0;
     for (const uint32_t position : in) {
-      if (!HasRoom(columns, position)) continue;
+      if (!HasRoom(context, position)) continue;
       out[kept++] = position;
       work += columns.work[position];
     }
-    if (kept == in.size() || kept < 2) return kept;
+    if (kept == in.size() || kept < 2 || !context.critical_traffic) return kept;
     const float mean = work / static_cast<float>(kept);
     const uint32_t* end =
         std::remove_if(out, out + kept, [&](uint32_t position) { return columns.work[position] < mean; });
@@ -46,7 +47,7 @@ class CapacityFilter final : public Filter {
       if (!below) why += (why.empty() ? "" : " and ") + what + " is not below " + limit;
     };
     if (columns.page_queue[position] < queue_limit_) {
-      add(!Waits(columns, position),
+      add(!Waits(context, position),
           "the ledger's queue " + Short(columns.queue[position]) + " with " + Short(columns.work[position]) +
               " ms of work",
           Short(queue_limit_) + " with " + Short(work_limit_) + " ms");
@@ -59,12 +60,15 @@ class CapacityFilter final : public Filter {
   }
 
  private:
-  bool HasRoom(const Columns& columns, uint32_t position) const {
+  bool HasRoom(const Context& context, uint32_t position) const {
+    const Columns& columns = context.columns;
     return columns.page_queue[position] < queue_limit_ && columns.kv_usage[position] < kv_limit_ &&
-           !Waits(columns, position);
+           !Waits(context, position);
   }
-  bool Waits(const Columns& columns, uint32_t position) const {
-    return columns.queue[position] >= queue_limit_ && columns.work[position] >= work_limit_;
+  bool Waits(const Context& context, uint32_t position) const {
+    const Columns& columns = context.columns;
+    return context.critical_traffic && columns.queue[position] >= queue_limit_ &&
+           columns.work[position] >= work_limit_;
   }
 
   float queue_limit_;
