@@ -285,6 +285,14 @@ class Up(Process):
         super().__init__(argv)
         self.port = 0
         if ready:
+            # Between the choice of a free port and Envoy's use of it another process may connect from it.
+            for _ in range(3):
+                await_that(lambda: self.printed("^ready") or self.process.poll() is not None or
+                           self.logged("Address already in use"), lambda: f"ready:\n{self.text()}")
+                if self.printed("^ready") or not self.logged("Address already in use"):
+                    break
+                self.close()
+                super().__init__(argv)
             self.await_printed("^ready")
             self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", "\n".join(self.out)).group(1))
 

@@ -23,7 +23,7 @@ def health(port, service):
                                                (b":path", b"/grpc.health.v1.Health/Check"), (b"te", b"trailers"),
                                                (b"content-type", b"application/grpc")))
     message = b"\x0a" + bytes((len(service),)) + service.encode() if service else b""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, head) +
                            frame(0, 1, 1, b"\0" + struct.pack(">I", len(message)) + message))
         stream = connection.makefile("rb")

@@ -76,9 +76,10 @@ class EnvoyProcessTest : public ::testing::Test {
     });
   }
 
-  // Writes the admin address as Envoy does, then goes on with `body`. $1.. are Envoy's arguments.
-  std::string FakeEnvoy(const std::string& body) {
-    return folder_.Script("envoy", "echo 127.0.0.1:" + std::to_string(admin_->port()) + " > " +
+  // Does `first`, writes the admin address as Envoy does, by which it counts as ready, then goes on with
+  // `body`. $1.. are Envoy's arguments.
+  std::string FakeEnvoy(const std::string& body, const std::string& first = "") {
+    return folder_.Script("envoy", first + "\necho 127.0.0.1:" + std::to_string(admin_->port()) + " > " +
                                        folder_.path() + "/admin.txt.new; mv " + folder_.path() +
                                        "/admin.txt.new " + folder_.path() + "/admin.txt\n" + body);
   }
@@ -105,7 +106,7 @@ class EnvoyProcessTest : public ::testing::Test {
 
   template <typename Condition>
   bool Await(Condition condition) {
-    for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    for (int i = 0; i < 6000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     return condition();
   }
   pid_t Pid() {
@@ -176,7 +177,7 @@ TEST_F(EnvoyProcessTest, WhatCannotBeExecutedFails) {
 }
 
 TEST_F(EnvoyProcessTest, WhatIgnoresSigtermIsKilled) {
-  Make(FakeEnvoy("trap '' TERM\nwhile :; do sleep 1; done"));
+  Make(FakeEnvoy("while :; do sleep 1; done", "trap '' TERM"));
   ASSERT_TRUE(Await([&] { return ready_ == 1; }));
   const pid_t pid = Pid();
   Stop();
