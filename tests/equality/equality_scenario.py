@@ -120,7 +120,7 @@ class Equality(Scenario):
         """Nothing is still reserved, and no decision was made on stale signals."""
         def left():
             return [e for endpoints in self.pools_of(admin).values() for e in endpoints if e["inflight"]]
-        await_that(lambda: not left(), lambda: f"reservations are left in {who}: {left()}", timeout=10)
+        await_that(lambda: not left(), lambda: f"reservations are left in {who}: {left()}")
         page = ask(admin, "GET", "/metrics").body.decode()
         found = re.findall(r'^fairway_decisions_total\{[^}]*rung="([^"]+)"\} (\d+)', page, re.MULTILINE)
         self.assertIn("fresh", [rung for rung, _ in found])
