@@ -187,6 +187,7 @@ TEST(GrpcInteropTest, ManyThreadsWhileConnectionsAreReplaced) {
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
       const std::string message(2000, 'm');
+      int anew = 10;
       for (int i = 0; i < 200; ++i) {
         Call call(stub, "/t/Echo");
         std::string got;
@@ -194,6 +195,12 @@ TEST(GrpcInteropTest, ManyThreadsWhileConnectionsAreReplaced) {
         const bool echoed = sent && call.Receive(got) && got == message && call.HalfClose();
         const grpc::Status status = call.Finish();
         if (status.ok() && echoed) continue;
+        // Of which nothing had left when the client heard that its connection goes: on a busy machine gRPC
+        // C++ gives such a call back rather than sending it over the next connection.
+        if (!sent && status.error_code() == grpc::StatusCode::UNAVAILABLE && anew-- > 0) {
+          --i;
+          continue;
+        }
         ++failed;
         ADD_FAILURE() << "sent " << sent << " got " << got.size() << ": " << status.error_code() << " "
                       << status.error_message() << " " << call.context.debug_error_string();
