@@ -21,6 +21,12 @@ target_compile_definitions(fairway_options INTERFACE FAIRWAY_VERSION="${PROJECT_
 if(FAIRWAY_SANITIZE)
   target_compile_options(fairway_options INTERFACE -fsanitize=${FAIRWAY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(fairway_options INTERFACE -fsanitize=${FAIRWAY_SANITIZE})
+  if(FAIRWAY_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # A null pointer that is used stops in AddressSanitizer, and clang looks for both in the fuzz build, which links
+    # every room that reads others' bytes. With g++ 12 the two are half of the time that this build takes: router.cc
+    # in 8.3 s instead of 4.1.
+    target_compile_options(fairway_options INTERFACE -fno-sanitize=null,alignment)
+  endif()
   if(FAIRWAY_SANITIZE STREQUAL "thread")
     # g++ 12 says that fences are invisible to TSan; we use none ourselves, Asio does.
     target_compile_options(fairway_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-tsan>)
