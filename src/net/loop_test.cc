@@ -98,11 +98,14 @@ TEST(TimerTest, RepeatsWithoutBunching) {
   timer.Every(2 * base::kMillisecond, [&] {
     at.push_back(std::chrono::steady_clock::now());
     if (at.size() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // late on purpose
-    if (at.size() == 4) loop.Stop();
+    if (at.size() == 10) loop.Stop();
   });
   loop.Run();
-  ASSERT_EQ(at.size(), 4u);
-  EXPECT_GE(at[2] - at[1], std::chrono::milliseconds(1));  // after the delay they do not come at once
+  ASSERT_EQ(at.size(), 10u);
+  // After the delay the ten that were missed do not come at once. A busy machine may bring two together.
+  int apart = 0;
+  for (size_t i = 2; i < at.size(); ++i) apart += at[i] - at[i - 1] >= std::chrono::milliseconds(1) ? 1 : 0;
+  EXPECT_GE(apart, 4);
 }
 
 TEST(TimerTest, SetAnewReplaces) {
