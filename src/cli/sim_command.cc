@@ -219,6 +219,8 @@ void AddEngineFlags(CLI::App& sim, Flags& flags) {
   add("--max-waiting", engine.max_waiting, "waiting requests; further ones get 503");
   add("--max-loras", engine.max_loras, "adapters in memory at once; 0: as many as there are, at most 4");
   add("--lora-load-ms", flags.lora_load_ms, "added to the step that first needs an adapter");
+  add("--tokenizer-rate", engine.tokenizer_tokens_per_second,
+      "prompt tokens per second that get into the queue, one prompt after the other; 0: at once");
   add("--answer-tokens", engine.answer_tokens,
       "length of an answer that max_tokens does not cut, on average");
   add("--answer-spread", engine.answer_spread, "how far lengths vary, as a fraction: 0..1");

@@ -240,7 +240,7 @@ void EndpointImpl::Complete(const HttpRequest& request, const Responder& respond
 
   const Extras extras = ReadExtras(request.body);
   const std::string prompt = PromptText(request.body, fields);
-  EngineRequest wanted{.adapter = is_adapter ? model : "",
+  EngineRequest wanted{.adapter = is_adapter ? std::string_view(model) : "",
                        .prompt = prompt,
                        .prompt_bytes = fields.prompt_bytes,
                        .max_tokens = fields.max_tokens,

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <set>
 #include <utility>
+
+#include "simulator/engine_state.h"
 
 namespace fairway::simulator {
 
@@ -15,11 +16,6 @@ using base::Nanos;
 namespace {
 
 constexpr size_t kMaxLoraInfos = 256;  // vLLM keeps them all; more than enough to look like it
-
-BlockHash Mix(BlockHash hash, uint64_t word) {
-  uint64_t state = hash ^ word;
-  return base::SplitMix64(state);
-}
 
 BlockHash HashText(BlockHash hash, std::string_view text) {
   while (text.size() >= 8) {
@@ -54,9 +50,9 @@ constexpr double kTokenBounds[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,  0.
 constexpr double kIterationBounds[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
 constexpr double kParamBounds[] = {1, 2, 5, 10, 20};
 
-void InsertSorted(std::vector<std::string>& names, const std::string& name) {
-  auto at = std::lower_bound(names.begin(), names.end(), name);
-  if (at == names.end() || *at != name) names.insert(at, name);
+void InsertSorted(std::vector<uint32_t>& numbers, uint32_t number) {
+  auto at = std::lower_bound(numbers.begin(), numbers.end(), number);
+  if (at == numbers.end() || *at != number) numbers.insert(at, number);
 }
 
 }  // namespace
@@ -99,7 +95,10 @@ base::Result<void> Validate(const EngineOptions& o) {
         fraction("answer_spread", o.answer_spread), time("decode time", o.decode_base),
         time("decode time per sequence", o.decode_per_sequence), time("LoRA load time", o.lora_load_time),
         need(std::isfinite(o.prefill_tokens_per_second) && o.prefill_tokens_per_second >= 1e-3,
-             "the prefill rate must be a number of tokens per second above 0")}) {
+             "the prefill rate must be a number of tokens per second above 0"),
+        need(o.tokenizer_tokens_per_second == 0 ||
+                 (std::isfinite(o.tokenizer_tokens_per_second) && o.tokenizer_tokens_per_second >= 1),
+             "the tokenizer's rate must be 0 or at least 1 token per second")}) {
     if (!check) return check;
   }
   // As vLLM refuses to start: one request of full length must fit, else it could wait for ever.
@@ -119,6 +118,7 @@ EngineOptions ScaleTime(EngineOptions options, double factor) {
   scale(options.decode_per_sequence);
   scale(options.lora_load_time);
   options.prefill_tokens_per_second /= factor;
+  options.tokenizer_tokens_per_second /= factor;
   return options;
 }
 
@@ -138,41 +138,6 @@ EngineTotals::EngineTotals(uint32_t max_model_len)
       request_prefill_time_seconds(kLatencyBounds),
       request_decode_time_seconds(kLatencyBounds) {}
 
-struct Engine::Sequence {
-  uint64_t id = 0;
-  std::string adapter;
-  uint32_t prompt_tokens = 0;
-  uint32_t max_tokens = 0;
-  uint32_t answer_tokens = 0;  // where it ends
-  FinishReason end = FinishReason::kStop;
-
-  uint32_t generated = 0;
-  uint32_t computed = 0;   // tokens whose keys and values are in the blocks
-  uint32_t scheduled = 0;  // tokens computed by the step under way
-  uint32_t cached = 0;
-  uint32_t preemptions = 0;
-
-  std::vector<BlockHash> content;  // of each full block of the prompt, then of the answer as it grows
-  std::vector<BlockId> blocks;
-  uint32_t marked = 0;  // blocks whose content was told to the pool
-
-  Nanos arrival = 0;
-  Nanos first_scheduled = 0;
-  Nanos first_token = 0;
-  Nanos last_token = 0;
-
-  uint32_t tokens() const { return prompt_tokens + generated; }
-};
-
-struct Engine::StepPlan {
-  uint32_t budget = 0;
-  uint32_t prefill_tokens = 0;
-  uint32_t decoding = 0;
-  uint32_t loads = 0;
-  bool preempted = false;
-  std::set<std::string> adapters;
-};
-
 Engine::Engine(EngineOptions options)
     : options_(options),
       random_(options.seed),
@@ -188,37 +153,75 @@ uint32_t Engine::DrawAnswerLength() {
   return static_cast<uint32_t>(std::max(1.0, std::round(options_.answer_tokens * factor)));
 }
 
-base::Result<Engine::Accepted> Engine::Submit(const EngineRequest& request, Nanos now) {
+uint64_t Engine::PromptTokens(const EngineRequest& request) {
+  uint64_t tokens = 0;
+  for (const PromptSegment& segment : request.segments) tokens += segment.tokens;
+  if (request.segments.empty()) {
+    const uint64_t bytes = std::max<uint64_t>(request.prompt_bytes, request.prompt.size());
+    tokens = (bytes + kBytesPerToken - 1) / kBytesPerToken;
+  }
+  return std::max<uint64_t>(1, tokens);
+}
+
+base::Result<void> Engine::Check(const EngineRequest& request, uint64_t prompt) const {
   if (!request.adapter.empty() && options_.max_loras == 0)
     return Fail(ErrorCode::kInvalidArgument, "this engine serves no LoRA adapters");
-  const uint64_t bytes = std::max<uint64_t>(request.prompt_bytes, request.prompt.size());
-  const uint64_t prompt = std::max<uint64_t>(1, (bytes + kBytesPerToken - 1) / kBytesPerToken);
   if (request.max_tokens && *request.max_tokens < 1) {
     return Fail(ErrorCode::kInvalidArgument,
                 "max_tokens must be at least 1, got " + std::to_string(*request.max_tokens) + ".");
   }
-  const std::string limit = "This model's maximum context length is " +
-                            std::to_string(options_.max_model_len) + " tokens. However, ";
+  const auto too_long = [&](const std::string& what) {
+    return Fail(ErrorCode::kInvalidArgument, "This model's maximum context length is " +
+                                                 std::to_string(options_.max_model_len) +
+                                                 " tokens. However, " + what);
+  };
   if (prompt >= options_.max_model_len) {
-    return Fail(ErrorCode::kInvalidArgument,
-                limit + "your request has " + std::to_string(prompt) +
+    return too_long("your request has " + std::to_string(prompt) +
                     " input tokens. Please reduce the length of the input messages.");
   }
   const uint64_t room = options_.max_model_len - prompt;
   if (request.max_tokens && static_cast<uint64_t>(*request.max_tokens) > room) {
-    return Fail(ErrorCode::kInvalidArgument, limit + "you requested " + std::to_string(*request.max_tokens) +
-                                                 " output tokens and your prompt has " +
-                                                 std::to_string(prompt) +
-                                                 " input tokens. Please reduce max_tokens to " +
-                                                 std::to_string(room) + " or the length of the input.");
+    return too_long("you requested " + std::to_string(*request.max_tokens) +
+                    " output tokens and your prompt has " + std::to_string(prompt) +
+                    " input tokens. Please reduce max_tokens to " + std::to_string(room) +
+                    " or the length of the input.");
   }
   if (waiting_now() >= options_.max_waiting)
     return Fail(ErrorCode::kResourceExhausted,
                 std::to_string(options_.max_waiting) + " requests are waiting already");
+  return {};
+}
 
+// Each block's hash covers all before it, the adapter and the salt, as vLLM's hash chain does. A block that
+// two segments share belongs to the later one.
+void Engine::HashPrompt(const EngineRequest& request, uint64_t tokens, std::vector<BlockHash>& content,
+                        BlockHash& tail) const {
+  BlockHash hash = HashText(HashText(0, request.adapter), request.cache_salt);
+  const uint64_t block_bytes = options_.block_size * kBytesPerToken;
+  for (std::string_view rest = request.prompt; rest.size() >= block_bytes; rest.remove_prefix(block_bytes)) {
+    hash = HashText(hash, rest.substr(0, block_bytes));
+    content.push_back(hash);
+  }
+  if (request.segments.empty()) return;
+  content.clear();
+  content.reserve(tokens / options_.block_size);
+  uint64_t end = 0;
+  for (const PromptSegment& segment : request.segments) {
+    hash = Mix(hash, segment.content);
+    end += segment.tokens;
+    while ((content.size() + 1) * options_.block_size <= end) content.push_back(Mix(hash, content.size()));
+  }
+  tail = hash;
+}
+
+base::Result<Engine::Accepted> Engine::Submit(const EngineRequest& request, Nanos now) {
+  const uint64_t prompt = PromptTokens(request);
+  if (auto ok = Check(request, prompt); !ok) return tl::make_unexpected(ok.error());
+  const uint64_t room = options_.max_model_len - prompt;
   auto sequence = std::make_unique<Sequence>();
   sequence->id = ++last_id_;
-  sequence->adapter = request.adapter;
+  sequence->tag = request.tag;
+  if (!request.adapter.empty()) sequence->adapter = AdapterNumber(request.adapter);
   sequence->prompt_tokens = static_cast<uint32_t>(prompt);
   sequence->max_tokens = static_cast<uint32_t>(request.max_tokens ? *request.max_tokens : room);
   const uint32_t natural =
@@ -227,23 +230,20 @@ base::Result<Engine::Accepted> Engine::Submit(const EngineRequest& request, Nano
       !request.ignore_eos && natural < sequence->max_tokens ? FinishReason::kStop : FinishReason::kLength;
   sequence->answer_tokens = sequence->end == FinishReason::kStop ? natural : sequence->max_tokens;
   sequence->arrival = now;
-  if (options_.prefix_caching) {
-    // Each block's hash covers all before it, the adapter and the salt, as vLLM's hash chain does.
-    BlockHash hash = HashText(HashText(0, request.adapter), request.cache_salt);
-    const uint64_t block_bytes = options_.block_size * kBytesPerToken;
-    for (std::string_view rest = request.prompt; rest.size() >= block_bytes;
-         rest.remove_prefix(block_bytes)) {
-      hash = HashText(hash, rest.substr(0, block_bytes));
-      sequence->content.push_back(hash);
-    }
-  }
+  if (options_.prefix_caching) HashPrompt(request, prompt, sequence->content, sequence->tail);
   const Accepted accepted{sequence->id, sequence->prompt_tokens};
   totals_->request_params_n.Observe(1);
   totals_->request_params_max_tokens.Observe(sequence->max_tokens);
   totals_->request_max_num_generation_tokens.Observe(sequence->max_tokens);
-  arrived_.push_back(sequence.get());
+  tokenizer_free_ = std::max(tokenizer_free_, now);
+  if (options_.tokenizer_tokens_per_second > 0) {
+    tokenizer_free_ +=
+        static_cast<Nanos>(static_cast<double>(prompt) / options_.tokenizer_tokens_per_second * 1e9);
+  }
+  sequence->ready = tokenizer_free_;
+  (sequence->ready > now ? tokenizing_ : arrived_).push_back(sequence.get());
   sequences_.emplace(accepted.id, std::move(sequence));
-  if (step_end_ == 0) StartStep(now);
+  if (step_end_ == 0 && !arrived_.empty()) StartStep(now);
   return accepted;
 }
 
@@ -254,6 +254,7 @@ bool Engine::Abort(uint64_t id) {
   std::erase(running_, sequence);
   std::erase(waiting_, sequence);
   std::erase(arrived_, sequence);
+  std::erase(tokenizing_, sequence);
   Finish(*sequence, FinishReason::kAbort);
   return true;
 }
@@ -262,16 +263,37 @@ void Engine::AbortAll() {
   running_.clear();
   waiting_.clear();
   arrived_.clear();
+  tokenizing_.clear();
   while (!sequences_.empty()) Finish(*sequences_.begin()->second, FinishReason::kAbort);
 }
 
-void Engine::AdvanceTo(Nanos now, std::vector<EngineEvent>& events) {
-  while (step_end_ != 0 && step_end_ <= now) EndStep(events);
+void Engine::AdvanceTo(Nanos now, std::vector<EngineEvent>& events, Tell tell) {
+  tell_ = tell;
+  for (Nanos next = NextEventTime(); next != 0 && next <= now; next = NextEventTime()) {
+    if (step_end_ != 0) {
+      EndStep(events);
+    } else {
+      StartStep(next);
+    }
+  }
+}
+
+Nanos Engine::NextEventTime() const {
+  if (step_end_ != 0 || tokenizing_.empty()) return step_end_;
+  return tokenizing_.front()->ready;
+}
+
+void Engine::CollectArrived(Nanos now) {
+  waiting_.insert(waiting_.end(), arrived_.begin(), arrived_.end());
+  arrived_.clear();
+  while (!tokenizing_.empty() && tokenizing_.front()->ready <= now) {
+    waiting_.push_back(tokenizing_.front());
+    tokenizing_.pop_front();
+  }
 }
 
 void Engine::StartStep(Nanos now) {
-  waiting_.insert(waiting_.end(), arrived_.begin(), arrived_.end());
-  arrived_.clear();
+  CollectArrived(now);
   if (running_.empty() && waiting_.empty()) {
     step_end_ = 0;
     return;
@@ -306,7 +328,7 @@ void Engine::ScheduleRunning(StepPlan& plan) {
     } else {
       plan.prefill_tokens += tokens;
     }
-    if (!sequence->adapter.empty()) plan.adapters.insert(sequence->adapter);
+    plan.Add(sequence->adapter);
   }
 }
 
@@ -314,7 +336,7 @@ void Engine::ScheduleWaiting(StepPlan& plan, Nanos now) {
   std::deque<Sequence*> skipped;
   while (!waiting_.empty() && plan.budget > 0 && running_.size() < options_.max_num_seqs) {
     Sequence* sequence = waiting_.front();
-    if (!sequence->adapter.empty() && !plan.adapters.contains(sequence->adapter) &&
+    if (sequence->adapter != kNoAdapter && !plan.Has(sequence->adapter) &&
         plan.adapters.size() >= options_.max_loras) {
       waiting_.pop_front();
       skipped.push_back(sequence);
@@ -327,18 +349,22 @@ void Engine::ScheduleWaiting(StepPlan& plan, Nanos now) {
   waiting_.insert(waiting_.begin(), skipped.begin(), skipped.end());
 }
 
+size_t Engine::FindCached(const Sequence& sequence, std::vector<BlockId>& hits) const {
+  if (!options_.prefix_caching) return 0;
+  const size_t most =
+      std::min<size_t>(sequence.content.size(), (sequence.tokens() - 1) / options_.block_size);
+  for (size_t i = 0; i < most; ++i) {
+    auto block = blocks_.Find(sequence.content[i]);
+    if (!block) break;
+    hits.push_back(*block);
+  }
+  return hits.size();
+}
+
 bool Engine::ScheduleOne(Sequence& sequence, StepPlan& plan, Nanos now) {
   // The cached head of the prompt. The last token is always computed: its output is wanted.
   std::vector<BlockId> hits;
-  if (options_.prefix_caching) {
-    const size_t most =
-        std::min<size_t>(sequence.content.size(), (sequence.tokens() - 1) / options_.block_size);
-    for (size_t i = 0; i < most; ++i) {
-      auto block = blocks_.Find(sequence.content[i]);
-      if (!block) break;
-      hits.push_back(*block);
-    }
-  }
+  FindCached(sequence, hits);
   const auto cached = static_cast<uint32_t>(hits.size()) * options_.block_size;
   const uint32_t tokens = std::min(sequence.tokens() - cached, plan.budget);
   const uint32_t wanted = (cached + tokens + options_.block_size - 1) / options_.block_size;
@@ -362,20 +388,20 @@ bool Engine::ScheduleOne(Sequence& sequence, StepPlan& plan, Nanos now) {
   }
   plan.budget -= tokens;
   plan.prefill_tokens += tokens;
-  if (!sequence.adapter.empty()) plan.adapters.insert(sequence.adapter);
+  plan.Add(sequence.adapter);
   return true;
 }
 
 void Engine::ActivateAdapters(StepPlan& plan) {
-  for (const std::string& adapter : plan.adapters) {
+  for (const uint32_t adapter : plan.adapters) {
     auto at = std::find(resident_.begin(), resident_.end(), adapter);
     if (at != resident_.end()) {
       std::rotate(at, at + 1, resident_.end());
       continue;
     }
     if (resident_.size() >= options_.max_loras) {
-      auto victim = std::find_if(resident_.begin(), resident_.end(),
-                                 [&](const std::string& name) { return !plan.adapters.contains(name); });
+      auto victim =
+          std::find_if(resident_.begin(), resident_.end(), [&](uint32_t other) { return !plan.Has(other); });
       FAIRWAY_CHECK(victim != resident_.end());
       resident_.erase(victim);
     }
@@ -390,6 +416,7 @@ Nanos Engine::StepLength(const StepPlan& plan) {
                   static_cast<double>(options_.decode_per_sequence) * plan.decoding +
                   plan.prefill_tokens / options_.prefill_tokens_per_second * 1e9 +
                   static_cast<double>(options_.lora_load_time) * plan.loads;
+  length *= slowdown_;
   if (options_.jitter > 0) length *= 1 + options_.jitter * (2 * random_.NextDouble() - 1);
   return std::max(base::kMicrosecond, static_cast<Nanos>(length));
 }
@@ -405,9 +432,14 @@ bool Engine::Grow(Sequence& sequence, uint32_t tokens) {
 }
 
 BlockHash Engine::ContentOf(Sequence& sequence, size_t block) {
-  // What a block of the answer holds is known to nobody else, so that it is found only by the same sequence
-  // after a preemption. (A real engine would also find it when the next turn of a chat quotes the answer.)
+  // What a block of the answer to a text holds is known to nobody else, so that it is found only by the same
+  // sequence after a preemption. (A real engine would also find it when the next turn of a chat quotes the
+  // answer; prompts in segments do.)
   while (sequence.content.size() <= block) {
+    if (sequence.tail != 0) {
+      sequence.content.push_back(Mix(sequence.tail, sequence.content.size()));
+      continue;
+    }
     const BlockHash before = sequence.content.empty() ? 0 : sequence.content.back();
     sequence.content.push_back(Mix(Mix(before, sequence.id), sequence.content.size()));
   }
@@ -439,19 +471,18 @@ void Engine::Preempt(Sequence& sequence) {
 }
 
 void Engine::EndStep(std::vector<EngineEvent>& events) {
-  std::vector<Sequence*> left;
-  left.reserve(running_.size());
+  size_t left = 0;
   for (Sequence* sequence : running_) {
     const uint32_t scheduled = std::exchange(sequence->scheduled, 0);
     sequence->computed += scheduled;
     if (scheduled > 0 && sequence->computed == sequence->tokens()) EmitToken(*sequence, events);
     if (sequence->generated < sequence->answer_tokens) {
-      left.push_back(sequence);
+      running_[left++] = sequence;
     } else {
       Finish(*sequence, sequence->end);
     }
   }
-  running_ = std::move(left);
+  running_.resize(left);
   PublishGauges();
   StartStep(step_end_);
 }
@@ -469,7 +500,9 @@ void Engine::EmitToken(Sequence& sequence, std::vector<EngineEvent>& events) {
   ++totals_->generation_tokens;
   const uint32_t index = sequence.generated++;
   const bool last = sequence.generated == sequence.answer_tokens;
-  events.push_back({sequence.id, now, index, last ? sequence.end : FinishReason::kNone, sequence.cached});
+  if (tell_ == Tell::kFirstAndLast && index != 0 && !last) return;
+  events.push_back(
+      {sequence.id, now, index, last ? sequence.end : FinishReason::kNone, sequence.cached, sequence.tag});
 }
 
 // REQUIRES: the sequence is in no queue any more.
@@ -497,17 +530,40 @@ void Engine::PublishGauges() {
   gauges_ = {.running = static_cast<uint32_t>(running_.size()),
              .waiting = static_cast<uint32_t>(waiting_.size()),
              .kv_cache_usage = blocks_.Usage()};
-  if (options_.max_loras == 0) return;
-  LoraInfo info{.at = step_end_};
+  if (options_.max_loras > 0) PublishLora();
+}
+
+void Engine::PublishLora() {
+  std::vector<uint32_t> running, waiting;
   for (const Sequence* sequence : running_)
-    if (!sequence->adapter.empty()) InsertSorted(info.running, sequence->adapter);
+    if (sequence->adapter != kNoAdapter) InsertSorted(running, sequence->adapter);
   for (const Sequence* sequence : waiting_)
-    if (!sequence->adapter.empty()) InsertSorted(info.waiting, sequence->adapter);
+    if (sequence->adapter != kNoAdapter) InsertSorted(waiting, sequence->adapter);
+  if (!lora_infos_.empty() && running == lora_running_ && waiting == lora_waiting_) {
+    lora_infos_.back().at = step_end_;
+    return;
+  }
+  const auto names = [this](const std::vector<uint32_t>& numbers) {
+    std::vector<std::string> out;
+    for (const uint32_t number : numbers) out.push_back(adapters_[number]);
+    std::sort(out.begin(), out.end());
+    return out;
+  };
+  LoraInfo info{.running = names(running), .waiting = names(waiting), .at = step_end_};
   std::erase_if(lora_infos_, [&](const LoraInfo& old) {
     return old.running == info.running && old.waiting == info.waiting;
   });
   if (lora_infos_.size() >= kMaxLoraInfos) lora_infos_.erase(lora_infos_.begin());
   lora_infos_.push_back(std::move(info));
+  lora_running_ = std::move(running);
+  lora_waiting_ = std::move(waiting);
+}
+
+uint32_t Engine::AdapterNumber(std::string_view name) {
+  const auto at = std::find(adapters_.begin(), adapters_.end(), name);
+  const auto number = static_cast<uint32_t>(at - adapters_.begin());
+  if (at == adapters_.end()) adapters_.emplace_back(name);
+  return number;
 }
 
 }  // namespace fairway::simulator

@@ -32,6 +32,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -63,6 +64,9 @@ struct EngineOptions {
   base::Nanos decode_per_sequence = 100 * base::kMicrosecond;
   base::Nanos lora_load_time = 200 * base::kMillisecond;
   double jitter = 0;  // a step's length varies by this fraction both ways, 0..1
+  // Prompts are turned into tokens one after the other before they join the queue, at this rate; 0: in no
+  // time. (vLLM's API process does it in one thread.)
+  double tokenizer_tokens_per_second = 0;
 
   uint32_t answer_tokens = 64;  // where the model ends by itself, on average
   double answer_spread = 0.5;   // uniform in answer_tokens * (1 - spread .. 1 + spread), 0..1
@@ -75,13 +79,25 @@ base::Result<void> Validate(const EngineOptions& options);
 // The same engine with all its times multiplied: 0.1 is ten times as fast.
 EngineOptions ScaleTime(EngineOptions options, double factor);
 
+// A piece of a prompt that is known by its length and by a number for what it says, instead of as text: what
+// replays submit. Two prompts share the blocks of their common first segments.
+struct PromptSegment {
+  uint64_t content = 0;  // equal numbers after equal segments say the same
+  uint32_t tokens = 0;
+};
+
 struct EngineRequest {
-  std::string adapter;                // "": the base model
+  std::string_view adapter;           // "": the base model; read during Submit only
   std::string_view prompt;            // text; read during Submit only
   uint64_t prompt_bytes = 0;          // where the prompt is longer than the text at hand; 0: as long as it
   std::optional<int64_t> max_tokens;  // none: what max_model_len leaves
-  bool ignore_eos = false;            // the answer takes all of max_tokens
-  std::string cache_salt;             // prompts with other salts share no cached blocks
+  // Instead of `prompt` and `prompt_bytes`. The answer goes on with the last segment's content: a later
+  // prompt whose last segment has the same number and is longer quotes this prompt and its answer. Read
+  // during Submit only.
+  std::span<const PromptSegment> segments;
+  bool ignore_eos = false;      // the answer takes all of max_tokens
+  std::string_view cache_salt;  // prompts with other salts share no cached blocks
+  uint64_t tag = 0;             // given back with each event
 };
 
 enum class FinishReason { kNone, kStop, kLength, kAbort };
@@ -94,6 +110,7 @@ struct EngineEvent {  // one token of one request
   uint32_t index = 0;                         // of the token in the answer, from 0
   FinishReason finish = FinishReason::kNone;  // this token is the last
   uint32_t cached_tokens = 0;                 // of the prompt, found in the prefix cache
+  uint64_t tag = 0;                           // EngineRequest::tag
 };
 
 // Counters and histograms since the start, named as vLLM's series without "vllm:".
@@ -160,10 +177,23 @@ class Engine {
   bool Abort(uint64_t id);
   void AbortAll();
 
-  // When the step under way ends; 0 when the engine is idle.
-  base::Nanos NextEventTime() const { return step_end_; }
+  // When something happens next: the step under way ends, or a first prompt is tokenized; 0 when the engine
+  // is idle.
+  base::Nanos NextEventTime() const;
   // Ends all steps up to `now` and appends their tokens, in order of time.
-  void AdvanceTo(base::Nanos now, std::vector<EngineEvent>& events);
+  enum class Tell { kEveryToken, kFirstAndLast };
+  void AdvanceTo(base::Nanos now, std::vector<EngineEvent>& events, Tell tell = Tell::kEveryToken);
+
+  // From the next step on steps take `factor` times as long: a server that is throttled. REQUIRES: factor >
+  // 0.
+  void SetSlowdown(double factor) { slowdown_ = factor; }
+
+  // How many tokens of this prompt are in the prefix cache now, as a step that began now would find them.
+  uint32_t CachedTokens(const EngineRequest& request) const;
+  // When the first token of the last of `requests` would come if they were submitted now and no other came
+  // after them: the engine's steps are played ahead. Preemption and jitter are not foreseen, nor when those
+  // that wait give each other cached blocks. REQUIRES: AdvanceTo(now); not empty.
+  base::Nanos ForecastFirstToken(std::span<const EngineRequest> requests, base::Nanos now) const;
 
   const EngineOptions& options() const { return options_; }
   const EngineTotals& totals() const { return *totals_; }
@@ -172,10 +202,15 @@ class Engine {
 
   // This moment's truth, where the gauges are a step old.
   uint32_t running_now() const { return static_cast<uint32_t>(running_.size()); }
-  uint32_t waiting_now() const { return static_cast<uint32_t>(waiting_.size() + arrived_.size()); }
+  uint32_t waiting_now() const {
+    return static_cast<uint32_t>(waiting_.size() + arrived_.size() + tokenizing_.size());
+  }
+  // Tokens of prompts that are still to be computed, those that wait included and cached ones not known yet.
+  uint64_t uncomputed_tokens() const;
   uint32_t used_blocks() const { return blocks_.used(); }
   // Adapters in device memory, least recently used first.
-  const std::vector<std::string>& resident_adapters() const { return resident_; }
+  std::vector<std::string> resident_adapters() const;
+  bool IsResident(std::string_view adapter) const;
 
  private:
   struct Sequence;
@@ -189,6 +224,12 @@ class Engine {
   void ActivateAdapters(StepPlan& plan);
   base::Nanos StepLength(const StepPlan& plan);
 
+  static uint64_t PromptTokens(const EngineRequest& request);
+  base::Result<void> Check(const EngineRequest& request, uint64_t prompt) const;
+  uint32_t AdapterNumber(std::string_view name);
+  void HashPrompt(const EngineRequest& request, uint64_t tokens, std::vector<BlockHash>& content,
+                  BlockHash& tail) const;
+  size_t FindCached(const Sequence& sequence, std::vector<BlockId>& hits) const;
   bool Grow(Sequence& sequence, uint32_t tokens);
   BlockHash ContentOf(Sequence& sequence, size_t block);
   void MarkFullBlocks(Sequence& sequence, uint32_t tokens);
@@ -197,6 +238,8 @@ class Engine {
   void EmitToken(Sequence& sequence, std::vector<EngineEvent>& events);
   void Finish(Sequence& sequence, FinishReason reason);
   void PublishGauges();
+  void PublishLora();
+  void CollectArrived(base::Nanos now);
   uint32_t DrawAnswerLength();
 
   EngineOptions options_;
@@ -209,8 +252,14 @@ class Engine {
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::vector<Sequence*> running_;  // in the order they were scheduled
   std::deque<Sequence*> waiting_;
-  std::deque<Sequence*> arrived_;  // since the step began; the engine looks at them when it ends
-  std::vector<std::string> resident_;
+  std::deque<Sequence*> tokenizing_;   // in the order they get ready
+  std::deque<Sequence*> arrived_;      // since the step began; the engine looks at them when it ends
+  std::vector<std::string> adapters_;  // by number; as many as were ever asked for
+  std::vector<uint32_t> resident_;     // least recently used first
+  std::vector<uint32_t> lora_running_, lora_waiting_;  // adapters of the last LoraInfo
+  double slowdown_ = 1;
+  Tell tell_ = Tell::kEveryToken;
+  base::Nanos tokenizer_free_ = 0;
   base::Nanos step_end_ = 0;
   uint64_t last_id_ = 0;
 };
