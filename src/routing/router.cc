@@ -223,7 +223,7 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
       return impl_->Refuse(input, BadRequest("model not found in request body"));
     }
     stream = fields.stream;
-    tokens = fields.prompt_bytes / 4;  // about 4 bytes a token
+    tokens = (fields.prompt_bytes + input.unseen_prompt_bytes) / 4;  // about 4 bytes a token
   }
 
   // One picture of the fleet for the whole decision. The reader keeps it alive until it is asked again.

@@ -45,6 +45,8 @@ struct RequestInput {
   // Null: no body was or will be seen (GET, body mode NONE): any model, scheduled by load.
   const payload::RequestScanner* body = nullptr;
   uint64_t body_bytes = 0;
+  // Of the prompt, beyond what `body` was fed: a replay knows how long its prompts are and makes no text.
+  uint64_t unseen_prompt_bytes = 0;
   bool body_complete = true;  // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
   // The body comes later, and Begin is called again with it: this call counts no request, the second does.
   bool provisional = false;

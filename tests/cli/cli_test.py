@@ -127,7 +127,7 @@ class CliTest(unittest.TestCase):
     # ---- Help, version, usage.
 
     def test_every_subcommand_has_help_with_examples(self):
-        for command in ([], ["epp"], ["up"], ["sim"], ["check"], ["version"]):
+        for command in ([], ["epp"], ["up"], ["sim"], ["replay"], ["check"], ["version"]):
             done = run(*command, "--help")
             self.assertEqual(done.returncode, 0, command)
             self.assertRegex(done.stdout, "Examples?:", command)
@@ -187,6 +187,24 @@ class CliTest(unittest.TestCase):
             else:
                 self.assertEqual(server.process.wait(PATIENCE), code)
                 server.await_line(text)
+
+    def test_replay_compares_policies_and_repeats_itself(self):
+        args = ["replay", "--workload", os.path.join(EXAMPLES, "workloads", "unique.yaml"), "--duration", "20s",
+                "--policy", "fairway,tolerance=0,round-robin", "--policy", "oracle", "--json", "-"]
+        done = run(*args)
+        self.assertEqual(done.returncode, 0, done)
+        rows = json.loads(done.stdout)["rows"]
+        self.assertEqual([row["policy"] for row in rows], ["fairway,tolerance=0", "round-robin", "oracle"])
+        self.assertEqual(done.stdout, run(*args).stdout)
+        for policy, fleet, code in (("fairwy", "8", 2), ("fairway", "8,x=1", 1), ("fairway", "no.yaml", 1)):
+            self.assertEqual(run(*args, "--policy", policy, "--fleet", fleet).returncode, code)
+
+    def test_each_example_workload_can_be_replayed(self):
+        folder = os.path.join(EXAMPLES, "workloads")
+        for name in sorted(os.listdir(folder)):
+            if name.endswith(".yaml"):
+                done = run("replay", "--workload", os.path.join(folder, name), "--policy", "fairway", "--duration", "5s")
+                self.assertEqual((done.returncode, done.stderr), (0, ""), name)
 
     def test_ways_to_say_what_epp_serves(self):
         nowhere = dict(os.environ, HOME=self.folder)

@@ -28,6 +28,7 @@ ROOMS = {
     "frontends": {"base", "api", "payload", "routing", "net"},
     "simulator": {"base", "api", "payload", "net"},
 }
+ROOMS["replay"] = {"base", "api", "payload", "fleet", "scheduling", "routing", "simulator"}
 ROOMS["picker"] = {"base", "api", "fleet", "scheduling", "routing", "net", "sources", "frontends"}
 ROOMS["module"] = ROOMS["picker"] | {"picker"}
 ROOMS["cli"] = set(ROOMS) - {"module"}

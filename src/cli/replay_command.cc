@@ -1,0 +1,222 @@
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/strings.h"
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/flags.h"
+#include "replay/fields.h"
+#include "replay/replay.h"
+
+namespace fairway::cli {
+
+namespace {
+
+constexpr char kExamples[] = R"(
+Examples:
+  The default profile beside round robin and what nobody can beat:
+    fairway replay --workload examples/workloads/unique.yaml --policy fairway,round-robin,oracle
+  A published trace on 32 servers, four pickers, five seeds, a picture:
+    fairway replay --workload mooncake_conversation.jsonl --fleet 32 --pickers 4 --seeds 5 --plot out.svg
+  Six servers and two that are half as fast:
+    fairway replay --workload w.yaml --fleet '6;2,name=old,prefill-rate=4000,decode-ms=24'
+  A parameter of the scheduler's:
+    fairway replay --workload w.yaml --policy fairway,tolerance=0 --policy fairway
+
+Times are virtual: a run takes as long as it takes to compute. The same seed gives the same table.
+Exit codes: 0 done, 1 a file has errors, 2 wrong flags.
+
+)";
+
+struct ReplayFlags {
+  std::string workload;
+  std::string fleet;
+  std::vector<std::string> policies = {"fairway", "round-robin"};
+  uint32_t pickers = 1;
+  std::string scrape_interval = "50ms";
+  std::string page_delay = "3ms";
+  std::string network_delay = "250us";
+  std::string duration;
+  std::string warmup;
+  bool unseen_ends = false;
+  uint32_t seeds = 1;
+  uint64_t seed = 1;
+  uint64_t requests = 0;
+  std::string json;
+};
+
+using Steady = std::chrono::steady_clock;
+
+int Wrong(const std::string& what) {
+  std::fprintf(stderr, "fairway replay: %s\n", what.c_str());
+  return kExitUsage;
+}
+
+// One line on stderr, at most every two seconds, and only for who looks.
+class ProgressLine {
+ public:
+  ProgressLine(const replay::Workload& workload, size_t runs) : workload_(workload), runs_(runs) {}
+  void NextRun(const std::string& policy) {
+    policy_ = policy;
+    ++run_;
+  }
+  void Show(base::Nanos now, uint64_t requests) {
+    const auto at = Steady::now();
+    if (at - shown_ < std::chrono::seconds(2)) return;
+    shown_ = at;
+    std::fprintf(stderr, "run %zu of %zu, %s: %.0f s of %.0f s, %llu requests\n", run_, runs_,
+                 policy_.c_str(), base::ToSeconds(now), base::ToSeconds(workload_.duration),
+                 static_cast<unsigned long long>(requests));
+  }
+
+ private:
+  const replay::Workload& workload_;
+  const size_t runs_;
+  size_t run_ = 0;
+  std::string policy_;
+  Steady::time_point shown_ = Steady::now();
+};
+
+std::vector<std::string> SplitPolicies(const std::vector<std::string>& given) {
+  // "a,b" is two policies, "a,x=1" one with a parameter.
+  std::vector<std::string> out;
+  for (const std::string& text : given) {
+    for (const std::string_view piece : base::Split(text, ',')) {
+      if (piece.find('=') != std::string_view::npos && !out.empty()) {
+        out.back() += "," + std::string(base::Trim(piece));
+      } else {
+        out.emplace_back(base::Trim(piece));
+      }
+    }
+  }
+  return out;
+}
+
+bool Write(const std::string& path, const std::string& text) {
+  if (path == "-") return std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  return file.good();
+}
+
+replay::FleetSpec FleetOf(const ReplayFlags& flags, const replay::Workload& workload,
+                          std::vector<api::Problem>& problems) {
+  if (flags.fleet.empty())
+    return workload.fleet ? *workload.fleet : replay::ParseFleet("8", "--fleet", problems);
+  if (::access(flags.fleet.c_str(), R_OK) == 0 || flags.fleet.ends_with(".yaml"))
+    return replay::LoadFleet(flags.fleet, problems);
+  return replay::ParseFleet(flags.fleet, "--fleet", problems);
+}
+
+std::string Describe(const ReplayFlags& flags, const replay::Workload& workload,
+                     const replay::FleetSpec& fleet) {
+  std::string text = workload.name + ": " + std::to_string(fleet.servers.size()) + " servers, ";
+  text += std::to_string(flags.pickers) + (flags.pickers == 1 ? " picker" : " pickers");
+  text += ", a page each " + flags.scrape_interval;
+  if (flags.unseen_ends) text += ", ends unseen";
+  text += ", " + std::to_string(flags.seeds) + (flags.seeds == 1 ? " seed" : " seeds");
+  return text;
+}
+
+int RunReplay(const ReplayFlags& flags) {
+  std::vector<replay::Policy> policies;
+  for (const std::string& name : SplitPolicies(flags.policies)) {
+    auto policy = replay::Policy::Find(name);
+    if (!policy) return Wrong(policy.error().message);
+    policies.push_back(*std::move(policy));
+  }
+  if (flags.seeds < 1 || flags.seeds > 1000) return Wrong("--seeds: want 1 to 1000");
+  replay::Settings settings{.pickers = flags.pickers,
+                            .scrape_interval = Duration(flags.scrape_interval),
+                            .page_delay = Duration(flags.page_delay),
+                            .network_delay = Duration(flags.network_delay),
+                            .unseen_ends = flags.unseen_ends,
+                            .max_requests = flags.requests};
+  if (const std::string wrong = replay::CheckSettings(settings); !wrong.empty()) return Wrong(wrong);
+
+  std::vector<api::Problem> problems;
+  replay::Workload workload = replay::LoadWorkload(flags.workload, problems);
+  const replay::FleetSpec fleet = FleetOf(flags, workload, problems);
+  if (!replay::HasErrors(problems)) replay::CheckFit(workload, fleet, flags.workload, problems);
+  if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+  if (replay::HasErrors(problems)) return kExitInput;
+  if (!flags.duration.empty()) {
+    workload.duration = Duration(flags.duration);
+    workload.warmup = std::min(workload.warmup, workload.duration / 10);
+  }
+  if (!flags.warmup.empty()) workload.warmup = Duration(flags.warmup);
+  if (workload.warmup >= workload.duration) return Wrong("--warmup: want less than the duration");
+
+  std::vector<replay::Row> rows;
+  ProgressLine line(workload, policies.size() * flags.seeds);
+  for (const replay::Policy& policy : policies) {
+    for (uint32_t i = 0; i < flags.seeds; ++i) {
+      line.NextRun(policy.name());
+      replay::Replay run(workload, fleet, policy, settings, flags.seed + i);
+      const auto outcome = run.Run([&](base::Nanos now, uint64_t requests) {
+        line.Show(now, requests);
+        return true;
+      });
+      replay::Summarize(workload, policy.name(), outcome.records, outcome.totals, 1.0 / flags.seeds, rows);
+    }
+  }
+  const std::string setting = Describe(flags, workload, fleet);
+  if (flags.json != "-") std::printf("%s\n%s", setting.c_str(), replay::Table(rows).c_str());
+  if (!flags.json.empty() && !Write(flags.json, replay::Json(workload.name, setting, rows))) {
+    std::fprintf(stderr, "fairway replay: %s cannot be written\n", flags.json.c_str());
+    return kExitFailure;
+  }
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
+  CLI::App* replay =
+      app.add_subcommand("replay", "Workloads against policies in virtual time: where requests wait");
+  auto flags = std::make_shared<ReplayFlags>();
+  replay->footer(std::string(kExamples) + "Policies:\n" + replay::Policy::Describe());
+  replay
+      ->add_option("--workload", flags->workload,
+                   "a workload (YAML, see examples/workloads) or a trace (Mooncake's JSONL, Azure's CSV)")
+      ->required();
+  replay->add_option("--fleet", flags->fleet,
+                     "a file, or COUNT[,NAME=VALUE...][;COUNT...]; else the workload's own, else 8");
+  replay
+      ->add_option("--policy", flags->policies,
+                   "who decides; several side by side, separated by commas or repeated")
+      ->capture_default_str()
+      ->allow_extra_args(false);
+  replay
+      ->add_option("--pickers", flags->pickers,
+                   "replicas, each with its own pages and its share of the requests")
+      ->capture_default_str();
+  AddDuration(*replay, "--scrape-interval", flags->scrape_interval, "how often a picker reads each page");
+  AddDuration(*replay, "--page-delay", flags->page_delay, "from asking for a page to having it");
+  AddDuration(*replay, "--network-delay", flags->network_delay, "between picker and server, one way");
+  AddDuration(*replay, "--duration", flags->duration, "instead of the workload's");
+  AddDuration(*replay, "--warmup", flags->warmup,
+              "instead of the workload's: requests due before do not count");
+  replay
+      ->add_option("--requests", flags->requests,
+                   "stop after that many conversations; 0: the duration decides")
+      ->capture_default_str();
+  replay->add_option("--seeds", flags->seeds, "runs, each with the next seed; the table shows their mean")
+      ->capture_default_str();
+  replay->add_option("--seed", flags->seed, "the first")->capture_default_str();
+  replay->add_flag("--unseen-ends", flags->unseen_ends,
+                   "pickers see an answer's headers and no more, as with response mode NONE");
+  replay->add_option("--json", flags->json,
+                     "every number into this file; -: to standard output instead of the table");
+  replay->callback([flags, &run] { run = [flags] { return RunReplay(*flags); }; });
+}
+
+}  // namespace fairway::cli

@@ -1,0 +1,101 @@
+#include "replay/fields.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "base/strings.h"
+
+namespace fairway::replay {
+
+namespace {
+
+std::string Show(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.12g", value);
+  return text.data();
+}
+
+std::optional<double> ParseNumber(std::string_view text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+std::optional<double> ReadNumber(const api::Node& node, double min, double max) {
+  if (!node.present()) return std::nullopt;
+  if (!node.Is(api::Value::Kind::kNumber)) {
+    node.WrongType("a number");
+    return std::nullopt;
+  }
+  const auto value = ParseNumber(node.value().text);
+  if (value && *value >= min && *value <= max) return value;
+  node.Error("want a number of " + Show(min) + " to " + Show(max) + ", got " + node.value().text);
+  return std::nullopt;
+}
+
+std::optional<base::Nanos> ReadTime(const api::Node& node, base::Nanos min, base::Nanos max) {
+  if (!node.present()) return std::nullopt;
+  std::optional<base::Nanos> time;
+  if (node.Is(api::Value::Kind::kNumber)) {
+    if (const auto seconds = ParseNumber(node.value().text); seconds && std::abs(*seconds) < 9e9)
+      time = static_cast<base::Nanos>(std::llround(*seconds * 1e9));
+  } else if (node.Is(api::Value::Kind::kString)) {
+    time = base::ParseDuration(node.value().text);
+  }
+  if (time && *time >= min && *time <= max) return time;
+  node.Error("want a time as \"50ms\" or \"1m30s\", or seconds, of " + Show(base::ToSeconds(min)) + "s to " +
+             Show(base::ToSeconds(max)) + "s");
+  return std::nullopt;
+}
+
+bool ReadBool(const api::Node& node, bool otherwise) {
+  if (!node.present()) return otherwise;
+  if (!node.Is(api::Value::Kind::kBool)) {
+    node.WrongType("true or false");
+    return otherwise;
+  }
+  const char first = node.value().text.empty() ? 'f' : node.value().text[0];
+  return first == 't' || first == 'T' || first == 'y' || first == 'Y' || node.value().text == "on";
+}
+
+std::string ToText(const std::vector<api::Problem>& problems) {
+  std::string text;
+  for (const api::Problem& problem : problems) text += api::ToString(problem) + "\n";
+  if (!text.empty()) text.pop_back();
+  return text;
+}
+
+bool HasErrors(const std::vector<api::Problem>& problems) {
+  return std::any_of(problems.begin(), problems.end(),
+                     [](const api::Problem& problem) { return problem.severity == api::Severity::kError; });
+}
+
+std::optional<std::string> ReadFile(const std::string& path, size_t max_bytes,
+                                    std::vector<api::Problem>& problems) {
+  const auto fail = [&](std::string what) {
+    problems.push_back({api::Severity::kError, {path, 0}, "", "", std::move(what)});
+    return std::nullopt;
+  };
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!file) return fail(std::string("cannot be opened: ") + std::strerror(errno));
+  std::string text;
+  std::array<char, 65536> chunk{};
+  for (;;) {
+    const size_t got = std::fread(chunk.data(), 1, chunk.size(), file.get());
+    text.append(chunk.data(), got);
+    if (text.size() > max_bytes) return fail("is larger than " + std::to_string(max_bytes >> 20) + " MiB");
+    if (got < chunk.size()) break;
+  }
+  if (std::ferror(file.get()) != 0) return fail(std::string("cannot be read: ") + std::strerror(errno));
+  return text;
+}
+
+}  // namespace fairway::replay

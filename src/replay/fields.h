@@ -1,0 +1,30 @@
+// Numbers, times and choices out of YAML, on top of api's object reader: every mistake is reported with its
+// place.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "api/decode.h"
+#include "base/clock.h"
+
+namespace fairway::replay {
+
+// The number in `node`; nothing where it is absent or no number in min..max, which is reported.
+std::optional<double> ReadNumber(const api::Node& node, double min, double max);
+// "50ms", "1m30s", or a number of seconds.
+std::optional<base::Nanos> ReadTime(const api::Node& node, base::Nanos min = 0,
+                                    base::Nanos max = 1000LL * 3600 * base::kSecond);
+bool ReadBool(const api::Node& node, bool otherwise);
+
+// What is wrong with a file, one problem a line: "file:line: field: what".
+std::string ToText(const std::vector<api::Problem>& problems);
+bool HasErrors(const std::vector<api::Problem>& problems);
+
+// The whole of a file; the error names it. A file of more than `max_bytes` is an error.
+std::optional<std::string> ReadFile(const std::string& path, size_t max_bytes,
+                                    std::vector<api::Problem>& problems);
+
+}  // namespace fairway::replay

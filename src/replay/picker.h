@@ -1,0 +1,121 @@
+// Who decides in a replay: one replica of a policy. Production's router behind it, or a baseline.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "payload/usage.h"
+#include "replay/traffic.h"
+#include "replay/workload.h"
+#include "scheduling/scheduler.h"
+#include "simulator/engine.h"
+
+namespace fairway::replay {
+
+// What a server's metrics page says at one moment.
+struct Page {
+  uint32_t waiting = 0;
+  uint32_t running = 0;
+  double kv_usage = 0;
+  uint32_t max_loras = 0;
+  bool has_lora = false;
+  std::vector<std::string> running_adapters;
+  std::vector<std::string> waiting_adapters;
+  uint32_t block_size = 0;
+  uint32_t num_blocks = 0;
+};
+
+// A request as its picker sees it.
+struct Asked {
+  const Request& request;
+  const TrafficClass& traffic;
+  uint64_t number = 0;  // of the request in the run
+};
+
+struct Picked {
+  static constexpr size_t kMost = 8;
+  enum class Kind { kPicked, kShed, kNobody };
+  Kind kind = Kind::kNobody;
+  uint32_t servers[kMost] = {};  // the first choice, then where it goes when that one refuses
+  uint32_t count = 0;
+};
+
+// The true state of the servers: for a baseline that knows what nobody can.
+class Truth {
+ public:
+  virtual ~Truth() = default;
+  // When the first token of the request would come from this server, if it were sent now.
+  virtual base::Nanos FirstToken(uint32_t server, const Request& request) const = 0;
+};
+
+// Owned by the replay. `slot` names a request from Pick to OnEnd or OnAbort; slots are used again.
+class Picker {
+ public:
+  virtual ~Picker() = default;
+
+  virtual Picked Pick(uint32_t slot, const Asked& asked) = 0;
+  // An answer began, from `server`. `detach`: nothing more will be seen of it; no other call follows.
+  virtual void OnHeaders(uint32_t slot, int status, uint32_t server, bool detach) = 0;
+  virtual void OnFirstToken(uint32_t slot) = 0;
+  virtual void OnEnd(uint32_t slot, const payload::Usage& usage) = 0;
+  // The client gave up, or the connection broke.
+  virtual void OnAbort(uint32_t slot) = 0;
+
+  // Which servers are in the pool from now on.
+  virtual void SetMembers(const std::vector<bool>& members) = 0;
+
+  // Pages: asked for, then arrived or not. Only of members. The default needs none.
+  virtual bool reads_pages() const { return false; }
+  virtual void BeginPage(uint32_t /*server*/) {}
+  virtual void ApplyPage(uint32_t /*server*/, const Page& /*page*/) {}
+  virtual void FailPage(uint32_t /*server*/) {}
+};
+
+// What a picker is made for.
+struct PickerSetup {
+  const Workload& workload;
+  const FleetSpec& fleet;
+  const base::Clock& clock;
+  const Truth& truth;
+  base::Nanos scrape_interval = 0;
+  uint64_t seed = 1;
+};
+
+// A policy by the name that `--policy` takes, e.g. "fairway", or with parameters
+// "fairway,tolerance=0".
+class Policy {
+ public:
+  using Make = std::unique_ptr<Picker> (*)(const Policy& policy, const PickerSetup& setup);
+  // The error says what is wrong and names the nearest.
+  static base::Result<Policy> Find(std::string_view text);
+  // "fairway  the default profile ..." a line each, then the parameters.
+  static std::string Describe();
+
+  const std::string& name() const { return name_; }  // as it was given
+  std::unique_ptr<Picker> NewPicker(const PickerSetup& setup) const { return make_(*this, setup); }
+
+  std::vector<std::pair<std::string, double>> parameters;
+  void (*base)(scheduling::SchedulerOptions& options) = nullptr;  // before the parameters; null: defaults
+  bool declares_models = false;  // InferenceModels are made of the workload's classes
+
+ private:
+  std::string name_;
+  Make make_ = nullptr;
+};
+
+// baselines.cc
+std::unique_ptr<Picker> MakeRoundRobin(const Policy& policy, const PickerSetup& setup);
+std::unique_ptr<Picker> MakeRandom(const Policy& policy, const PickerSetup& setup);
+std::unique_ptr<Picker> MakeLeastRequests(const Policy& policy, const PickerSetup& setup);
+std::unique_ptr<Picker> MakePowerOfTwo(const Policy& policy, const PickerSetup& setup);
+std::unique_ptr<Picker> MakeOracle(const Policy& policy, const PickerSetup& setup);
+// production.cc
+std::unique_ptr<Picker> MakeProduction(const Policy& policy, const PickerSetup& setup);
+
+}  // namespace fairway::replay

@@ -1,0 +1,210 @@
+#include "replay/production.h"
+
+#include <algorithm>
+#include <set>
+#include <unordered_map>
+#include <utility>
+#include <variant>
+
+#include "base/metrics.h"
+#include "base/strings.h"
+#include "fleet/fleet.h"
+#include "payload/request.h"
+#include "routing/router.h"
+
+namespace fairway::replay {
+
+namespace {
+
+constexpr char kPoolName[] = "pool";
+constexpr uint16_t kPort = 8000;
+
+std::string AddressOf(uint32_t server) {
+  return "10.0." + std::to_string(server >> 8) + "." + std::to_string(server & 255);
+}
+
+routing::RouterOptions OptionsOf(const Policy& policy, base::Nanos scrape_interval) {
+  routing::RouterOptions options;
+  options.scheduling.fresh_for = std::max(base::kSecond, 4 * scrape_interval);  // as `fairway epp` has it
+  SetParameters(policy, options.scheduling);
+  return options;
+}
+
+// What a cluster would hold for this workload, but for the servers.
+api::Manifests ManifestsOf(const Policy& policy, const Workload& workload) {
+  api::Manifests out;
+  api::InferencePool pool;
+  pool.meta.name = kPoolName;
+  pool.group = policy.declares_models ? "inference.networking.x-k8s.io" : "inference.networking.k8s.io";
+  pool.selector = {{"app", "server"}};
+  pool.target_ports = {kPort};
+  out.pools.push_back(pool);
+  std::set<std::string> seen;
+  for (const TrafficClass& traffic : workload.classes) {
+    if (!policy.declares_models && traffic.priority) {
+      api::InferenceObjective objective;
+      objective.meta.name = traffic.name;
+      objective.group = pool.group;
+      objective.priority = *traffic.priority;
+      objective.pool = {.group = pool.group, .name = kPoolName};
+      out.objectives.push_back(objective);
+    }
+    for (uint32_t i = 0; policy.declares_models && i < std::max(1u, traffic.adapters); ++i) {
+      api::InferenceModel model;
+      model.model_name = traffic.ModelName(i);
+      if (!seen.insert(model.model_name).second) continue;
+      model.meta.name = "model-" + std::to_string(seen.size());
+      model.criticality = traffic.criticality;
+      model.pool_name = kPoolName;
+      out.models.push_back(model);
+    }
+  }
+  return out;
+}
+
+class Production final : public Picker {
+ public:
+  Production(const Policy& policy, const PickerSetup& setup)
+      : setup_(setup),
+        manifests_(ManifestsOf(policy, setup.workload)),
+        router_(fleet_.published(), setup.clock, registry_, OptionsOf(policy, setup.scrape_interval)),
+        cells_(setup.fleet.servers.size()) {
+    for (uint32_t i = 0; i < cells_.size(); ++i) {
+      addresses_.push_back(AddressOf(i) + ":" + std::to_string(kPort));
+      by_address_.emplace(addresses_.back(), i);
+    }
+    worker_ = router_.NewWorker(setup.seed);
+  }
+
+  Picked Pick(uint32_t slot, const Asked& asked) override {
+    routing::RequestInput input;
+    WriteBody(asked);
+    scanner_.Reset(payload::Api::kCompletions);
+    scanner_.Feed(body_);
+    scanner_.Finish();
+    input.request_id = "";
+    input.body = &scanner_;
+    const auto prompt = static_cast<uint64_t>(asked.request.prompt_tokens * asked.traffic.bytes_per_token);
+    input.unseen_prompt_bytes = prompt - std::min(prompt, scanner_.fields().prompt_bytes);
+    input.body_bytes = body_.size() + input.unseen_prompt_bytes;
+    if (asked.traffic.priority) input.objective = asked.traffic.name;
+    auto begun = router_.Begin(*worker_, input);
+    Picked picked;
+    if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) {
+      picked.kind = rejection->status == 429 ? Picked::Kind::kShed : Picked::Kind::kNobody;
+      return picked;
+    }
+    routing::Ticket& ticket = std::get<routing::Ticket>(begun);
+    picked.kind = Picked::Kind::kPicked;
+    for (const std::string_view address : base::Split(ticket.destinations(), ',')) {
+      if (picked.count == Picked::kMost) break;
+      picked.servers[picked.count++] = by_address_.find(address)->second;
+    }
+    if (tickets_.size() <= slot) tickets_.resize(slot + 1);
+    tickets_[slot] = std::move(ticket);
+    return picked;
+  }
+
+  void OnHeaders(uint32_t slot, int status, uint32_t server, bool detach) override {
+    tickets_[slot].OnResponseHeaders(status, addresses_[server], true);
+    if (!detach) return;
+    tickets_[slot].Detach();
+    tickets_[slot] = {};
+  }
+  void OnFirstToken(uint32_t slot) override { tickets_[slot].OnResponseBody(kEventBytes); }
+  void OnEnd(uint32_t slot, const payload::Usage& usage) override {
+    tickets_[slot].OnUsage(usage);
+    tickets_[slot].OnComplete();
+    tickets_[slot] = {};
+  }
+  void OnAbort(uint32_t slot) override {
+    tickets_[slot].Abort();
+    tickets_[slot] = {};
+  }
+
+  void SetMembers(const std::vector<bool>& members) override {
+    manifests_.endpoints.clear();
+    for (uint32_t i = 0; i < members.size(); ++i) {
+      if (!members[i]) continue;
+      api::Endpoint endpoint;
+      endpoint.name = setup_.fleet.servers[i].name;
+      endpoint.address = AddressOf(i);
+      endpoint.port = kPort;
+      endpoint.labels = {{"app", "server"}};
+      manifests_.endpoints.push_back(std::move(endpoint));
+    }
+    fleet_.Apply(manifests_);
+    for (auto& cell : cells_) cell = nullptr;
+    snapshot_ = fleet_.published().Load();
+    for (const fleet::Endpoint& endpoint : Pool().endpoints)
+      cells_[by_address_.find(endpoint.address)->second] = endpoint.cell;
+  }
+
+  bool reads_pages() const override { return true; }
+  void BeginPage(uint32_t server) override { cells_[server]->BeginScrape(setup_.clock.Now()); }
+  void FailPage(uint32_t server) override {
+    if (cells_[server]) cells_[server]->FailScrape();
+  }
+  void ApplyPage(uint32_t server, const Page& page) override {
+    if (!cells_[server]) return;
+    fleet::Signals signals;
+    signals.waiting = page.waiting;
+    signals.running = page.running;
+    signals.kv_usage = static_cast<float>(page.kv_usage);
+    signals.block_size = page.block_size;
+    signals.num_blocks = page.num_blocks;
+    if (page.has_lora) {
+      fleet::Signals::Lora& lora = signals.lora.emplace();
+      lora.max = page.max_loras;
+      lora.resident_count = AddAdapters(page.running_adapters, lora.running);
+      lora.waiting_count = AddAdapters(page.waiting_adapters, lora.waiting);
+    }
+    cells_[server]->ApplyScrape(signals, setup_.clock.Now());
+  }
+
+ private:
+  static constexpr uint64_t kEventBytes = 200;  // of a streamed token
+
+  const fleet::PoolSnapshot& Pool() const { return *snapshot_->FindPool(""); }
+
+  // A body as small as it can be: what is long in a real one has its length in the input.
+  void WriteBody(const Asked& asked) {
+    body_ = "{\"model\":\"";
+    body_ += asked.traffic.ModelName(asked.request.adapter);
+    body_ += "\",\"stream\":true,\"prompt\":\"x\"}";
+  }
+
+  uint32_t AddAdapters(const std::vector<std::string>& names, fleet::AdapterSet& set) {
+    for (const std::string& name : names) {
+      uint32_t id = Pool().AdapterId(name);
+      if (id == fleet::kNoAdapter) {
+        id = fleet_.InternAdapter(Pool().key, name);
+        snapshot_ = fleet_.published().Load();
+      }
+      if (id != fleet::kNoAdapter) fleet::AddAdapter(set, id);
+    }
+    return static_cast<uint32_t>(names.size());
+  }
+
+  const PickerSetup setup_;
+  api::Manifests manifests_;
+  base::Registry registry_;
+  fleet::Fleet fleet_;
+  routing::Router router_;
+  std::shared_ptr<const fleet::Snapshot> snapshot_;
+  std::vector<std::shared_ptr<fleet::EndpointCell>> cells_;  // by server; null: not in the pool
+  std::vector<std::string> addresses_;
+  std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address_;
+  std::unique_ptr<routing::Worker> worker_;
+  std::vector<routing::Ticket> tickets_;  // by slot
+  payload::RequestScanner scanner_{payload::Api::kCompletions};
+  std::string body_;
+};
+
+}  // namespace
+
+std::unique_ptr<Picker> MakeProduction(const Policy& policy, const PickerSetup& setup) {
+  return std::make_unique<Production>(policy, setup);
+}
+
+}  // namespace fairway::replay

@@ -1,0 +1,13 @@
+// Fairway's own router, fleet and ledger in a replay: the same objects that serve in production, handed
+// virtual time.
+#pragma once
+
+#include "replay/picker.h"
+#include "scheduling/scheduler.h"
+
+namespace fairway::replay {
+
+// A policy's parameters into the scheduler's options. REQUIRES: from Policy::Find.
+void SetParameters(const Policy& policy, scheduling::SchedulerOptions& options);
+
+}  // namespace fairway::replay
