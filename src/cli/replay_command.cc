@@ -13,6 +13,7 @@
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
 #include "replay/fields.h"
+#include "replay/plot.h"
 #include "replay/replay.h"
 
 namespace fairway::cli {
@@ -50,6 +51,7 @@ struct ReplayFlags {
   uint64_t seed = 1;
   uint64_t requests = 0;
   std::string json;
+  std::string plot;
 };
 
 using Steady = std::chrono::steady_clock;
@@ -170,11 +172,14 @@ int RunReplay(const ReplayFlags& flags) {
   }
   const std::string setting = Describe(flags, workload, fleet);
   if (flags.json != "-") std::printf("%s\n%s", setting.c_str(), replay::Table(rows).c_str());
-  if (!flags.json.empty() && !Write(flags.json, replay::Json(workload.name, setting, rows))) {
-    std::fprintf(stderr, "fairway replay: %s cannot be written\n", flags.json.c_str());
-    return kExitFailure;
-  }
-  return kExitOk;
+  const auto write = [](const std::string& path, const std::string& text) {
+    if (path.empty() || Write(path, text)) return true;
+    std::fprintf(stderr, "fairway replay: %s cannot be written\n", path.c_str());
+    return false;
+  };
+  const bool written = write(flags.json, replay::Json(workload.name, setting, rows)) &&
+                       write(flags.plot, replay::Plot(setting, rows));
+  return written ? kExitOk : kExitFailure;
 }
 
 }  // namespace
@@ -216,6 +221,7 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
                    "pickers see an answer's headers and no more, as with response mode NONE");
   replay->add_option("--json", flags->json,
                      "every number into this file; -: to standard output instead of the table");
+  replay->add_option("--plot", flags->plot, "the table as a picture (SVG) into this file");
   replay->callback([flags, &run] { run = [flags] { return RunReplay(*flags); }; });
 }
 
