@@ -13,6 +13,8 @@ namespace {
 constexpr bool IsSpace(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 constexpr bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+
 int HexValue(char c) {
   if (IsDigit(c)) return c - '0';
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -179,6 +181,8 @@ const char* JsonScanner::Inside(const char* p, JsonSink& sink) {
       return Hex(p);
     case State::kLiteral:
       return Literal(p, sink);
+    case State::kByteOrderMark:
+      return ByteOrderMark(p);
     default:
       return Number(p, sink);
   }
@@ -224,10 +228,19 @@ std::optional<uint64_t> JsonScanner::open_string() const {
 }
 
 [[gnu::noinline, gnu::cold]] const char* JsonScanner::Unexpected(const char* p, std::string_view wanted) {
-  if (At(p) == 0 && static_cast<unsigned char>(*p) == 0xef) {
-    return FailAt(p, "a byte order mark or other text before the value: send plain UTF-8 without one");
+  if (At(p) == 0 && *p == kByteOrderMark[0]) {
+    state_ = State::kByteOrderMark;
+    return p + 1;
   }
   return FailAt(p, "expected " + std::string(wanted) + ", found " + Quoted(*p));
+}
+
+// Engines in Python take it (json.loads of bytes).
+[[gnu::noinline, gnu::cold]] const char* JsonScanner::ByteOrderMark(const char* p) {
+  const uint64_t at = At(p);
+  if (*p != kByteOrderMark[at]) return FailAt(uint64_t{0}, "expected a value, found other text before it");
+  if (at + 1 == kByteOrderMark.size()) state_ = State::kValue;
+  return p + 1;
 }
 
 [[gnu::hot]] const char* JsonScanner::Value(const char* p, JsonSink& sink) {

@@ -8,8 +8,8 @@
 // cut.
 //
 // Accepts what RFC 8259 accepts, with these choices: `\u` escapes may name lone surrogates (as engines' JSON
-// libraries allow; decoded as U+FFFD), text must be valid UTF-8, no byte order mark, nesting up to kMaxDepth,
-// duplicate keys are all reported.
+// libraries allow; decoded as U+FFFD), text must be valid UTF-8, a UTF-8 byte order mark may stand before it,
+// nesting up to kMaxDepth, duplicate keys are all reported.
 //
 // Owned by one thread. Memory: one bit per level, and what the sink asks to have decoded. Linear time.
 #pragma once
@@ -118,6 +118,7 @@ class JsonScanner {
     kExponentSign,
     kExponentDigits,
     kLiteral,
+    kByteOrderMark,
     kFailed,
   };
 
@@ -150,6 +151,7 @@ class JsonScanner {
   bool NumberCharacter(char c);
   void EndNumber(uint64_t end, JsonSink& sink, const char* p);
   const char* Literal(const char* p, JsonSink& sink);
+  const char* ByteOrderMark(const char* p);
 
   bool InNumber() const { return state_ >= State::kMinus && state_ <= State::kExponentDigits; }
   void BeginCapture(size_t limit, const char* run);

@@ -165,9 +165,13 @@ TEST(JsonScanner, SaysWhereAndWhyOtherwise) {
       {"\"a\xff\"", "invalid JSON at byte 2: invalid UTF-8 in a string, byte 0xFF"},
       {"\"a\xe2\x82\"", "invalid JSON at byte 2: invalid UTF-8 in a string"},
       {"\"\xed\xa0\x80\"", "invalid JSON at byte 1: invalid UTF-8 in a string"},
-      {"\xef\xbb\xbf{}",
-       "invalid JSON at byte 0: a byte order mark or other text before the value: send plain UTF-8 without "
-       "one"},
+      {"\xef\xbb\xbf{}", ""},  // a byte order mark
+      {"\xef\xbb\xbf 1", ""},
+      {"\xef\xbb\xbf", "unexpected end of JSON input"},
+      {"\xef\xbb{}", "invalid JSON at byte 0: expected a value, found other text before it"},
+      {"\xef\xbc\xbf{}", "invalid JSON at byte 0: expected a value, found other text before it"},
+      {"\xef\xbb\xbf\xef\xbb\xbf{}", "invalid JSON at byte 3: expected a value, found byte 0xEF"},
+      {" \xef\xbb\xbf{}", "invalid JSON at byte 1: expected a value, found byte 0xEF"},
   };
   for (const auto& c : kCases) {
     EXPECT_EQ(ErrorOf(c.text), c.error) << c.text;

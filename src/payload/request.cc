@@ -28,6 +28,9 @@ constexpr std::array<KnownPath, 8> kPaths = {{
 constexpr uint64_t kBytesPerToken = 4;
 constexpr size_t kKeptPromptSpans = 64;
 
+// Of the main member's names, which are messages, prompt and input.
+bool IsMessagesKey(std::string_view key) { return key.size() == 8; }
+
 }  // namespace
 
 [[gnu::hot]] Api ApiOfPath(std::string_view path) {
@@ -93,6 +96,7 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
   preferred_limit_.reset();
   limit_.reset();
   main_type_ = Type::kNull;
+  embeds_messages_ = has_instead_ = false;
   seen_ = kSeenAtFirst;
   main_bad_ = false;
   main_items_ = 0;
@@ -126,7 +130,8 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
       error_ = "invalid completions request: must have prompt field";
       break;
     case Api::kEmbeddings:
-      error_ = "invalid embeddings request: must have input field";
+      error_ = embeds_messages_ ? "invalid embeddings request: must have valid messages field"
+                                : "invalid embeddings request: must have input field";
       break;
     case Api::kResponses:
       error_ = "invalid responses request: must have input field";
@@ -154,6 +159,7 @@ void RequestScanner::FinishPartial() {
 }
 
 [[gnu::hot]] bool RequestScanner::MainIsValid() const {
+  if (has_instead_) return true;
   if (!Seen(Place::kMain) || main_bad_) return false;
   const bool array = main_type_ == Type::kArray;
   const bool string = main_type_ == Type::kString;
@@ -167,7 +173,7 @@ void RequestScanner::FinishPartial() {
       return only(Type::kString) || only(Type::kNumber) || only(Type::kArray);
     }
     case Api::kEmbeddings:
-      return (array || string) && main_items_ > 0;
+      return (array || (string && !embeds_messages_)) && main_items_ > 0;
     default:
       return array || string;
   }
@@ -176,7 +182,7 @@ void RequestScanner::FinishPartial() {
 RequestScanner::Place RequestScanner::Element(Place container) const {
   switch (container) {
     case Place::kMain:
-      return api_ == Api::kCompletions || api_ == Api::kEmbeddings ? Place::kPromptItem : Place::kMessage;
+      return MainIsMessages() || api_ == Api::kResponses ? Place::kMessage : Place::kPromptItem;
     case Place::kSide:
     case Place::kContent:
       return Place::kBlock;
@@ -214,12 +220,14 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
       break;
     case 6:
       if (key == "stream") return Place::kStream;
-      if (key == "prompt") return in(Api::kCompletions, Place::kMain);
+      if (key == "prompt")
+        return api_ == Api::kCompletions ? Place::kMain : in(Api::kResponses, Place::kInstead);
       if (key == "system") return in(Api::kMessages, Place::kSide);
       return Place::kIgnored;
     case 8:
       if (key == "messages")
-        return api_ == Api::kChatCompletions ? Place::kMain : in(Api::kMessages, Place::kMain);
+        return api_ == Api::kChatCompletions || api_ == Api::kEmbeddings ? Place::kMain
+                                                                         : in(Api::kMessages, Place::kMain);
       return Place::kIgnored;
     case 10:
       if (key == "max_tokens") {
@@ -232,6 +240,9 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
     case 12:
       if (key == "instructions") return in(Api::kResponses, Place::kSide);
       return Place::kIgnored;
+    case 13:
+      if (key == "prompt_embeds") return in(Api::kCompletions, Place::kInstead);
+      break;
     case 17:
       if (key == "max_output_tokens") return in(Api::kResponses, Place::kLimit);
       return Place::kIgnored;
@@ -271,6 +282,7 @@ void RequestScanner::OnKey(std::string_view key) {
   fields_.empty_object = false;
   current_ = TopMember(key);
   if (current_ == Place::kIgnored) return;
+  if (current_ == Place::kMain) embeds_messages_ = IsMessagesKey(key);
   if (Seen(current_)) BeginMember(current_, key);
   seen_ |= Bit(current_);
 }
@@ -293,6 +305,7 @@ void RequestScanner::OnKey(std::string_view key) {
   if (Part* part = PartOf(place)) {
     if (member.first != '"' || place == Place::kSide || part->count != 0 || part->bytes != 0) return false;
     if (root) {
+      embeds_messages_ = IsMessagesKey(member.key);
       main_type_ = Type::kString;
       main_items_ = member.text.size();
     }
@@ -397,6 +410,9 @@ void RequestScanner::BeginValue(Place place, Type type) {
       break;
     case Place::kMain:
       main_type_ = type;
+      break;
+    case Place::kInstead:
+      has_instead_ = type != Type::kNull;
       break;
     case Place::kMessage:
       role_bad_ = content_bad_ = false;
@@ -561,7 +577,7 @@ void RequestScanner::OnLiteral(Span span, char first) {
 [[gnu::hot]] bool RequestScanner::IsPrompt(Place place) const {
   switch (place) {
     case Place::kMain:
-      return api_ != Api::kChatCompletions && api_ != Api::kMessages;  // there it must be an array
+      return !MainIsMessages();  // there it must be an array
     case Place::kSide:
     case Place::kContent:
     case Place::kBlock:
@@ -579,33 +595,6 @@ void RequestScanner::OnLiteral(Span span, char first) {
 [[gnu::hot]] void RequestScanner::AddPrompt(Span text) {
   if (fields_.prompt.size() < kMaxPromptSpans) fields_.prompt.push_back(text);
   fields_.prompt_bytes += text.end - text.begin;
-}
-
-std::string ModelReplacement(std::string_view model) { return base::JsonString(model); }
-
-std::string SpliceModel(std::string_view body, const RequestFields& fields, std::string_view model) {
-  FAIRWAY_CHECK(fields.has_model && fields.model_span.end <= body.size());
-  std::string out;
-  out.reserve(body.size() + model.size() + 2);
-  AppendEdited(out, body, 0, {fields.model_span, ModelReplacement(model)});
-  return out;
-}
-
-std::optional<BodyEdit> EditModel(const RequestFields& fields, std::string_view model) {
-  if (fields.model_span.end != 0) return BodyEdit{fields.model_span, ModelReplacement(model)};
-  if (fields.members.end == 0) return std::nullopt;  // no object, or the model may come yet
-  std::string text = "\"model\":" + ModelReplacement(model);
-  if (!fields.empty_object) text += ',';
-  return BodyEdit{{fields.members.begin, fields.members.begin}, std::move(text)};
-}
-
-void AppendEdited(std::string& out, std::string_view chunk, uint64_t offset, const BodyEdit& edit) {
-  const auto within = [&](uint64_t at) {
-    return at <= offset ? 0 : static_cast<size_t>(std::min<uint64_t>(at - offset, chunk.size()));
-  };
-  out.append(chunk.substr(0, within(edit.at.begin)));
-  if (edit.at.begin >= offset && edit.at.begin - offset < chunk.size()) out += edit.text;
-  out.append(chunk.substr(within(edit.at.end)));
 }
 
 }  // namespace fairway::payload

@@ -94,6 +94,7 @@ class RequestScanner final : private MemberSink {
     kPreferredLimit,  // chat: max_completion_tokens, which wins over max_tokens
     kSalt,
     kTyped,    // checked for its type only, see typed_
+    kInstead,  // stands for the main member: completions' prompt_embeds, responses' prompt
     kMessage,  // also: item of responses' input
     kRole,
     kBlock,
@@ -143,6 +144,10 @@ class RequestScanner final : private MemberSink {
   void AddPrompt(Span text);
   bool IsPrompt(Place place) const;  // of a string
   bool MainIsValid() const;
+  bool MainIsMessages() const {
+    return api_ == Api::kChatCompletions || api_ == Api::kMessages ||
+           (api_ == Api::kEmbeddings && embeds_messages_);
+  }
   void NotAnObject(uint64_t at, std::string_view found);
   void TooLong(std::string_view what, uint64_t at, size_t max);
   void RefuseJson();
@@ -168,6 +173,8 @@ class RequestScanner final : private MemberSink {
   std::array<Part, static_cast<size_t>(Place::kRoot)> parts_;
   std::optional<int64_t> preferred_limit_, limit_;
   Type main_type_ = Type::kNull;
+  bool embeds_messages_ = false;                 // embeddings: the main member is messages, not input
+  bool has_instead_ = false;                     // a kInstead that is not null
   bool main_bad_ = false;                        // a message or item is wrong
   uint64_t main_items_ = 0;                      // elements, or bytes of a string
   unsigned item_types_ = 0;                      // bit per Type of prompt's elements

@@ -106,6 +106,57 @@ TEST(RequestScanner, PromptOfEachApi) {
   EXPECT_THAT(Prompt(Api::kUnknown, R"({"prompt":"a"})"), IsEmpty());
 }
 
+TEST(RequestScanner, EmbeddingsOfMessages) {
+  const std::string_view body =
+      R"({"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"x"},)"
+      R"({"type":"image_url","image_url":{"url":"no"}}]},{"role":"user","content":"yy"}]})";
+  for (size_t cut = 0; cut <= body.size(); ++cut) {
+    const RequestScanner scanner = Scan(Api::kEmbeddings, {body.substr(0, cut), body.substr(cut)});
+    ASSERT_TRUE(scanner.ok()) << scanner.error();
+    EXPECT_THAT(Prompt(body, scanner.fields()), ElementsAre("x", "yy"));
+    EXPECT_EQ(scanner.fields().prompt_bytes, 3U);
+  }
+  // Of both the last one counts, as of a member that comes twice.
+  EXPECT_THAT(Prompt(Api::kEmbeddings, R"({"messages":[{"content":"x"}],"input":"a"})"), ElementsAre("a"));
+  EXPECT_THAT(Prompt(Api::kEmbeddings, R"({"input":["a"],"messages":[{"content":"x"}]})"), ElementsAre("x"));
+  constexpr std::string_view kMessages = "invalid embeddings request: must have valid messages field";
+  for (const std::string_view bad : {R"({"messages":[]})", R"({"messages":"x"})", R"({"messages":["x"]})",
+                                     R"({"messages":[{"content":5}]})", R"({"input":"a","messages":null})"}) {
+    EXPECT_EQ(Scan(Api::kEmbeddings, bad).error(), kMessages) << bad;
+  }
+  // A scanner that is used again starts anew.
+  RequestScanner scanner = Scan(Api::kEmbeddings, R"({"messages":[{"content":"x"}]})");
+  scanner.Reset(Api::kEmbeddings);
+  scanner.Feed(R"({"model":"m"})");
+  scanner.Finish();
+  EXPECT_EQ(scanner.error(), "invalid embeddings request: must have input field");
+}
+
+// What engines take in place of a prompt is theirs to judge.
+TEST(RequestScanner, WhatStandsForThePrompt) {
+  EXPECT_TRUE(Scan(Api::kCompletions, R"({"model":"m","prompt_embeds":"AAAA"})").ok());
+  EXPECT_TRUE(Scan(Api::kCompletions, R"({"prompt_embeds":["AAAA","BBBB"],"prompt":null})").ok());
+  EXPECT_TRUE(Scan(Api::kCompletions, R"({"prompt":"","prompt_embeds":"AAAA"})").ok());
+  EXPECT_TRUE(Scan(Api::kResponses, R"({"model":"m","prompt":{"id":"pmpt_1"}})").ok());
+  EXPECT_FALSE(Scan(Api::kCompletions, R"({"prompt_embeds":null})").ok());
+  EXPECT_FALSE(Scan(Api::kCompletions, R"({"prompt_embeds":"AAAA","prompt_embeds":null})").ok());
+  EXPECT_FALSE(Scan(Api::kResponses, R"({"prompt":null})").ok());
+  EXPECT_FALSE(Scan(Api::kChatCompletions, R"({"prompt_embeds":"AAAA"})").ok());
+  RequestScanner scanner = Scan(Api::kCompletions, R"({"prompt_embeds":"AAAA"})");
+  scanner.Reset(Api::kCompletions);
+  scanner.Feed("{}");
+  scanner.Finish();
+  EXPECT_FALSE(scanner.ok());
+}
+
+TEST(RequestScanner, AByteOrderMarkStaysBeforeTheBody) {
+  const std::string_view body = "\xef\xbb\xbf{\"model\":\"m\",\"prompt\":\"x\"}";
+  const RequestScanner scanner = Scan(Api::kCompletions, body);
+  ASSERT_TRUE(scanner.ok()) << scanner.error();
+  EXPECT_EQ(SpliceModel(body, scanner.fields(), "other"),
+            "\xef\xbb\xbf{\"model\":\"other\",\"prompt\":\"x\"}");
+}
+
 TEST(RequestScanner, TokenIdsCountFourBytesEach) {
   for (const std::string_view body : {R"({"prompt":[1,2,3]})", R"({"prompt":[[1,2],[3]]})"}) {
     const RequestScanner scanner = Scan(Api::kCompletions, body);
