@@ -8,7 +8,7 @@
 namespace fairway::routing {
 
 [[gnu::hot]] bool Route::Matches(const fleet::Snapshot& snapshot, const RouteKey& key) const {
-  if (version_ != snapshot.version || snapshot_ != &snapshot) return false;
+  if (version_ != snapshot.version || snapshot_ != &snapshot || unnamed_ != key.unnamed) return false;
   const char* text = texts_.data();
   for (size_t i = 0; i < key.parts.size(); ++i) {
     const std::string_view part = key.parts[i];
@@ -26,7 +26,8 @@ void Route::Set(const fleet::Snapshot& snapshot, const RouteKey& key) {
     sizes_[i] = static_cast<uint32_t>(key.parts[i].size());
     texts_ += key.parts[i];
   }
-  RouteKey own;
+  unnamed_ = key.unnamed;
+  RouteKey own{.parts = {}, .unnamed = key.unnamed};
   size_t begin = 0;
   for (size_t i = 0; i < key.parts.size(); ++i) {
     own.parts[i] = std::string_view(texts_).substr(begin, sizes_[i]);
@@ -63,6 +64,8 @@ void Route::Rule(const RouteKey& key) {
     if (policies != nullptr) rule = policies->FindRewrite(model_name);
     if (policies != nullptr && rule == nullptr && model == nullptr) rule = policies->GenericRewrite();
     unknown_model = !pool->models.empty() && model == nullptr && rule == nullptr;
+  } else if (key.unnamed && policies != nullptr) {
+    rule = policies->GenericRewrite();
   }
   if (model != nullptr) {
     declared = true;

@@ -21,6 +21,8 @@ namespace fairway::routing {
 struct RouteKey {
   enum Part { kPool, kModel, kModelRewrite, kObjective, kFairnessId, kParts };
   std::array<std::string_view, kParts> parts;  // kModel: "" when it is not known
+  bool unnamed =
+      false;  // the body was read and names no model: it is given one where a rule or the header has one
 };
 
 // A model that a route may lead to.
@@ -55,6 +57,7 @@ class alignas(64) Route {
   uint64_t version_ = 0;
   const fleet::Snapshot* snapshot_ = nullptr;  // to be compared only
   std::array<uint32_t, RouteKey::kParts> sizes_{};
+  bool unnamed_ = false;
 
  public:
   bool unknown_model = false;                 // the pool declares its models, and this is none of them

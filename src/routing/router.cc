@@ -213,15 +213,14 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
   std::string_view model;  // "": not known
   bool known_api = false;
   bool stream = false;
+  bool unnamed = false;  // it asks for a model, and says none
   uint64_t tokens = 0;
   if (body != nullptr) {
     if (!body->ok()) return impl_->Refuse(input, BadRequest(body->error()));
     const payload::RequestFields& fields = body->fields();
     known_api = body->api() != payload::Api::kUnknown;
     if (fields.has_model) model = fields.model;
-    if (known_api && model.empty() && input.body_complete) {
-      return impl_->Refuse(input, BadRequest("model not found in request body"));
-    }
+    unnamed = known_api && model.empty() && input.body_complete;
     stream = fields.stream;
     tokens = (fields.prompt_bytes + input.unseen_prompt_bytes) / 4;  // about 4 bytes a token
   }
@@ -229,12 +228,17 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
   // One picture of the fleet for the whole decision. The reader keeps it alive until it is asked again.
   const fleet::Snapshot& snapshot = *worker.reader.Get();
   Route& route = worker.routes.Find(snapshot, {{input.pool_key, model, input.model_rewrite, input.objective,
-                                                input.fairness_id.substr(0, kMaxFairnessId)}});
+                                                input.fairness_id.substr(0, kMaxFairnessId)},
+                                               unnamed});
   if (route.pool == nullptr) return impl_->Refuse(input, NoEndpoint());
   const fleet::PoolSnapshot& pool = *route.pool;
   RouteTarget& target = route.Draw(worker.random);
   if (route.unknown_model && known_api) return impl_->Refuse(input, UnknownModel(pool, model));
   if (!route.rewrite.empty()) worker.CountRewrite(route, target, model);
+  if (unnamed) [[unlikely]] {
+    if (target.name.empty()) return impl_->Refuse(input, BadRequest("model not found in request body"));
+    model = target.name;  // what it is counted as
+  }
 
   std::optional<std::span<const uint32_t>> candidates;
   if (input.subset != nullptr && impl_->uses_subset_hint) {
@@ -284,6 +288,7 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
       Ticket::State::Make(worker, target.request_class, std::span(addresses).first(outcome.num_choices)));
   Ticket::State& state = *ticket.state_;
   state.streaming = stream;
+  state.inserts_model = unnamed;
   state.cell = pool.endpoints[outcome.choices[0]].cell;
   state.reservation = outcome.reservation;
   place.Keep();

@@ -92,7 +92,10 @@ class Ticket {
   std::string_view model() const;         // as the client asked; "" when unknown
   std::string_view target_model() const;  // as the model server is to be asked
   bool rewrites() const;                  // the body must name target_model() instead
-  bool streaming() const;                 // the request asked for a stream
+  // The body names no model and must be given target_model(), by the request's header or a rule. Then model()
+  // is that one too, and nothing is to be put back in the answer.
+  bool inserts_model() const;
+  bool streaming() const;  // the request asked for a stream
   // "namespace/name" of the pool.
   std::string_view pool_key() const;
   // Per-endpoint totals of the decision as pairs, only with RouterOptions::keep_scores.

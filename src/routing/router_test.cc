@@ -271,13 +271,48 @@ TEST(Rewrites, TheTargetsAdapterDecides) {
   EXPECT_EQ(scene.Get(Completion("chat")).destination(), "10.0.0.2:8000");
 }
 
-TEST(Rewrites, WhatNamesNoModelIsLeftAlone) {
+TEST(Rewrites, WhatAsksForNoModelIsLeftAlone) {
   PolicyScene scene({{"A"}}, {}, {}, {tests::Rewrite("any", {}, {{"base", {}}})});
-  EXPECT_EQ(scene.Refused(R"({"prompt":"x"})").message, "model not found in request body");
-  EXPECT_FALSE(scene.Get("not json", "/v1/audio").rewrites());
+  for (const std::string_view body : {"not json", R"({"text":"x"})"}) {
+    const Ticket ticket = scene.Get(body, "/v1/audio");
+    EXPECT_FALSE(ticket.rewrites());
+    EXPECT_FALSE(ticket.inserts_model());
+  }
   auto begun = scene.router->Begin(*scene.worker, {});
   EXPECT_FALSE(std::get<Ticket>(begun).rewrites());
+  EXPECT_FALSE(std::get<Ticket>(begun).inserts_model());
   EXPECT_THAT(scene.registry.Render(), Not(HasSubstr("model_rewrite_name")));
+}
+
+TEST(Rewrites, ARequestThatNamesNoModelIsGivenTheOneOfTheRuleElseOfTheHeader) {
+  const auto given = [](PolicyScene& scene, std::string_view body, std::string_view header) -> std::string {
+    auto begun = scene.Ask(body, "/v1/completions", {.model_rewrite = header});
+    if (auto* refused = std::get_if<Rejection>(&begun)) return refused->message;
+    const Ticket& ticket = std::get<Ticket>(begun);
+    EXPECT_TRUE(ticket.inserts_model());
+    EXPECT_FALSE(ticket.rewrites()) << "nothing is to be put back in the answer";
+    EXPECT_EQ(ticket.model(), ticket.target_model());
+    return std::string(ticket.target_model());
+  };
+  constexpr std::string_view kNone = "model not found in request body";
+  PolicyScene rule({{"A"}}, {}, {},
+                   {tests::Rewrite("any", {}, {{"base", {}}}), tests::Rewrite("r", {"chat"}, {{"v1", {}}})});
+  PolicyScene header({{"A"}}, {}, {}, {tests::Rewrite("r", {"chat"}, {{"v1", {}}})});
+  PolicyScene models({{"A"}}, {Model("chat", api::Criticality::kCritical)}, {});
+  for (const std::string_view body :
+       {R"({"prompt":"x"})", R"({"model":null,"prompt":"x"})", R"({"model":"","prompt":"x"})"}) {
+    EXPECT_EQ(given(rule, body, ""), "base");
+    EXPECT_EQ(given(rule, body, "m2"), "base") << "a rule beats the header";
+    EXPECT_EQ(given(header, body, "m2"), "m2");
+    EXPECT_EQ(given(header, body, ""), kNone);
+    EXPECT_EQ(given(models, body, ""), kNone);
+    EXPECT_EQ(given(models, body, "m2"), "m2");
+  }
+  // The route of requests without a body, which are told apart by nothing else.
+  auto begun = rule.router->Begin(*rule.worker, {});
+  EXPECT_EQ(std::get<Ticket>(begun).target_model(), "");
+  EXPECT_EQ(given(rule, R"({"prompt":"x"})", ""), "base");
+  EXPECT_THAT(rule.registry.Render(), HasSubstr("model_rewrite_name=\"any\""));
 }
 
 // ---- Refusals.

@@ -131,6 +131,7 @@ SpareBlocks::~SpareBlocks() {
 std::string_view Ticket::model() const { return state_->request_class->model(); }
 std::string_view Ticket::target_model() const { return state_->request_class->target_model(); }
 [[gnu::hot]] bool Ticket::rewrites() const { return state_->request_class->rewrites; }
+[[gnu::hot]] bool Ticket::inserts_model() const { return state_->inserts_model; }
 bool Ticket::streaming() const { return state_->streaming; }
 std::string_view Ticket::pool_key() const { return state_->request_class->pool_key(); }
 const Ticket::Scores& Ticket::scores() const {

@@ -148,6 +148,7 @@ struct Ticket::State {
   uint16_t first_size = 0;   // destinations up to here is the first choice
   uint16_t destinations_size = 0;
   bool streaming = false;
+  bool inserts_model = false;
   bool error_counted = false;
 };
 
