@@ -71,9 +71,10 @@ void DefineCounters(void* envoy, EnvoyCounters& counters) {
   const auto define = [&](std::string_view name, size_t& id) {
     return FAIRWAY_ENVOY(http_filter_config_define_counter)(envoy, abi::ToBuffer(name), nullptr, 0, &id) == 0;
   };
-  counters.defined = define("fairway_faults", counters.faults) &&
-                     define("fairway_failed_open", counters.failed_open) &&
-                     define("fairway_waited", counters.waited);
+  counters.defined =
+      define("fairway_faults", counters.faults) && define("fairway_failed_open", counters.failed_open) &&
+      define("fairway_waited", counters.waited) && define("fairway_body_timeouts", counters.timeouts) &&
+      define("fairway_bodies_dropped", counters.no_room);
 }
 
 const void* NewFilter(void* envoy, std::string_view text) {
@@ -186,9 +187,10 @@ FAIRWAY_HOOK abi::TrailersStatus envoy_dynamic_module_on_http_filter_request_tra
   return GuardedRequest(stream, abi::TrailersStatus::kStop, [](Stream& s) { return s.OnRequestTrailers(); });
 }
 
-FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_scheduled(void* envoy, const void* stream, uint64_t) {
+FAIRWAY_HOOK void envoy_dynamic_module_on_http_filter_scheduled(void* envoy, const void* stream,
+                                                                uint64_t event) {
   Stream& self = ToStream(stream);
-  Guarded([&] { self.OnScheduled(); },
+  Guarded([&] { self.OnScheduled(event); },
           [&](std::string_view what) {
             if (self.OnFault(what)) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy);
           });

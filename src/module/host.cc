@@ -23,6 +23,9 @@ using envoy_module::ClusterPool;
 using envoy_module::PickerConfig;
 using envoy_module::SharedPicker;
 
+// How often bodies are looked for that are overdue.
+constexpr base::Nanos kBodyTick = 250 * base::kMillisecond;
+
 // How often requests that wait look again: for hosts that their worker has not heard of yet.
 constexpr base::Nanos kStartTick = 20 * base::kMillisecond;
 
@@ -156,6 +159,7 @@ class Process::Host {
       picker::RunOn(picker_->control_loop(), [this] {
         shared_raw_.store(nullptr);
         settle_.reset();
+        bodies_.reset();
       });
     }
     shared_.reset();  // its workers look at the picker's fleet
@@ -189,6 +193,8 @@ class Process::Host {
       if (AllSettled()) shared_->Settle();
       settle_ = std::make_unique<net::Timer>(picker_->control_loop());
       settle_->Every(kStartTick, [this] { OnTick(); });
+      bodies_ = std::make_unique<net::Timer>(picker_->control_loop());
+      bodies_->Every(kBodyTick, [this] { shared_->RingForBodies(picker_->clock().Now()); });
     });
   }
 
@@ -236,6 +242,7 @@ class Process::Host {
   std::unique_ptr<SharedPicker> shared_;
   std::atomic<SharedPicker*> shared_raw_{nullptr};  // what the control loop may use, and when
   std::unique_ptr<net::Timer> settle_;              // the control loop's, while the start is not over
+  std::unique_ptr<net::Timer> bodies_;              // the control loop's
   base::Nanos began_ = 0;
   std::vector<uint64_t> subscriptions_;
 };

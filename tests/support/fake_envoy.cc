@@ -72,6 +72,11 @@ uint64_t FakeEnvoy::commits() {
   return all;
 }
 
+std::vector<std::pair<FakeStream*, uint64_t>> FakeEnvoy::TakeOrders() {
+  const std::lock_guard lock(mutex);
+  return std::exchange(orders, {});
+}
+
 FakeEnvoy& TheFakeEnvoy() {
   static FakeEnvoy envoy;
   return envoy;
@@ -245,10 +250,11 @@ void* FAIRWAY_ENVOY(http_filter_scheduler_new)(void* stream) {
   TheFakeEnvoy().schedulers[scheduler] = 0;
   return scheduler;
 }
-void FAIRWAY_ENVOY(http_filter_scheduler_commit)(void* scheduler, uint64_t) {
+void FAIRWAY_ENVOY(http_filter_scheduler_commit)(void* scheduler, uint64_t event) {
   const std::lock_guard lock(TheFakeEnvoy().mutex);
   // A commit to one that was deleted would be a use after free in Envoy.
   ++TheFakeEnvoy().schedulers.at(static_cast<FakeScheduler*>(scheduler));
+  TheFakeEnvoy().orders.emplace_back(static_cast<FakeScheduler*>(scheduler)->stream, event);
 }
 void FAIRWAY_ENVOY(http_filter_scheduler_delete)(void* scheduler) {
   auto* self = static_cast<FakeScheduler*>(scheduler);

@@ -70,13 +70,15 @@ struct FakeCluster {
 struct FakeEnvoy {
   std::mutex mutex;
   std::vector<std::string> log;
-  std::map<FakeScheduler*, uint64_t> schedulers;  // alive -> commits
+  std::map<FakeScheduler*, uint64_t> schedulers;         // alive -> commits
+  std::vector<std::pair<FakeStream*, uint64_t>> orders;  // what was committed, in order: stream, event
   bool validating = false;
   uint32_t concurrency = 2;
   bool throw_on_headers = false;  // a fault in the middle of a hook
 
   size_t live_schedulers();
   uint64_t commits();
+  std::vector<std::pair<FakeStream*, uint64_t>> TakeOrders();  // since the last call
 };
 FakeEnvoy& TheFakeEnvoy();
 

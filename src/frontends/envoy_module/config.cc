@@ -248,6 +248,16 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
   filter.failure_mode = ReadFailureMode(root.Get("failureMode"));
   filter.use_subset_hint = picker.use_subset_hint;
   filter.max_body = ReadWhole(root.Get("maxBodyBytes"), 1, kMaxBody).value_or(filter.max_body);
+  const Node max_buffered = root.Get("maxBufferedBytes");
+  filter.max_buffered = ReadWhole(max_buffered, 1, uint64_t{1} << 40).value_or(filter.max_buffered);
+  if (filter.max_buffered < filter.max_body) {
+    if (max_buffered.present())
+      max_buffered.Error("want room for one body at least: maxBodyBytes is " +
+                         std::to_string(filter.max_body));
+    filter.max_buffered = filter.max_body;
+  }
+  filter.body_timeout =
+      ReadDuration(root.Get("bodyTimeout"), base::kMillisecond).value_or(filter.body_timeout);
   filter.max_waiting =
       static_cast<uint32_t>(ReadWhole(root.Get("maxWaiting"), 0, 1'000'000).value_or(filter.max_waiting));
   root.Finish();
@@ -264,8 +274,8 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
 // The picker's part of the document, as text: two filters with the same one share a picker.
 std::string IdentityOf(const Value& document) {
   constexpr std::string_view kFilterFields[] = {
-      "pool",       "responseMode", "hostSelection", "destinationHeader",
-      "lastFilter", "failureMode",  "maxBodyBytes",  "maxWaiting"};
+      "pool",        "responseMode", "hostSelection",    "destinationHeader", "lastFilter",
+      "failureMode", "maxBodyBytes", "maxBufferedBytes", "bodyTimeout",       "maxWaiting"};
   std::vector<std::string> members;
   for (const auto& entry : document.entries) {
     if (std::find(std::begin(kFilterFields), std::end(kFilterFields), entry.key) != std::end(kFilterFields))

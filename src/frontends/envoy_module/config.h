@@ -86,6 +86,8 @@ struct FilterConfig {
   std::optional<api::FailureMode> failure_mode;  // absent: FailOpen
   bool use_subset_hint = true;                   // the picker's; without it nobody looks for hints
   uint64_t max_body = 16u << 20;                 // bytes of a request's body; more: 413
+  uint64_t max_buffered = 256u << 20;  // bytes of bodies that one worker holds; then the longest goes: 503
+  base::Nanos body_timeout = 30 * base::kSecond;  // no byte of a body for that long: 408
   uint32_t max_waiting = 1024;  // requests that wait for endpoints at the start; further ones: 503
 };
 

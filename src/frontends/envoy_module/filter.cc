@@ -49,7 +49,9 @@ void Waiters::Remove(abi::Scheduler scheduler) {
 void Waiters::Wake() {
   // Under the lock, so that no stream deletes its scheduler meanwhile. Commit only posts.
   const std::lock_guard lock(mutex_);
-  for (abi::Scheduler scheduler : waiting_) FAIRWAY_ENVOY(http_filter_scheduler_commit)(scheduler, 0);
+  for (abi::Scheduler scheduler : waiting_) {
+    FAIRWAY_ENVOY(http_filter_scheduler_commit)(scheduler, kEndpointsEvent);
+  }
 }
 
 SharedPicker::SharedPicker(Parts parts)
@@ -66,6 +68,10 @@ void SharedPicker::Settle() {
     calm_at_.store(parts_.clock->Now() + kStartingAfterSettled, std::memory_order_relaxed);
   }
   waiters_.Wake();
+}
+
+void SharedPicker::RingForBodies(base::Nanos now) {
+  for (const auto& worker : workers_) worker->bodies.Ring(now);
 }
 
 [[gnu::hot]] WorkerState* SharedPicker::worker(uint32_t index) {

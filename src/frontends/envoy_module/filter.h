@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "frontends/envoy_module/abi.h"
+#include "frontends/envoy_module/body_watch.h"
 #include "frontends/envoy_module/choices.h"
 #include "frontends/envoy_module/config.h"
 #include "payload/request.h"
@@ -35,6 +36,7 @@ struct Pending {
   uint64_t body_bytes = 0;
   abi::Scheduler scheduler = nullptr;  // while waiting
   bool has_body = false;               // the scanner is in use
+  WatchedBody body;                    // while has_body
   payload::RequestScanner scanner{payload::Api::kUnknown};
 };
 
@@ -54,6 +56,7 @@ struct WorkerState {
   std::vector<abi::Header> headers;
   std::vector<abi::Buffer> chunks;
   std::string body;  // a body that is being given another model's name
+  BodyWatch bodies;  // of requests that are not decided
 
  private:
   [[gnu::cold]] void MakeSpare();
@@ -116,6 +119,8 @@ class SharedPicker {
     return knew_a_pool_.load(std::memory_order_relaxed);
   }
   Waiters& waiters() { return waiters_; }
+  // Sends workers to look for bodies that are overdue. Any thread; a few times in the shortest wait.
+  void RingForBodies(base::Nanos now);
   // Of the calling worker thread, whose number Envoy knows. Null for numbers that are none.
   WorkerState* worker(uint32_t index);
 
@@ -133,6 +138,8 @@ struct EnvoyCounters {
   size_t faults = 0;       // exceptions that a hook caught
   size_t failed_open = 0;  // requests that went on without a decision
   size_t waited = 0;       // requests that waited for a pool's first endpoints
+  size_t timeouts = 0;     // requests whose body did not come in time
+  size_t no_room = 0;      // requests whose body held most when all held too much
   bool defined = false;
 };
 

@@ -69,13 +69,14 @@ std::string_view GetAttribute(abi::Stream stream, abi::Attribute which) {
 }
 
 [[gnu::hot]] Stream::~Stream() {
-  if (!aside_.empty() || choice_.listed()) EndEarly();
+  if (!aside_.empty() || choice_.listed() || worker_ != nullptr) EndEarly();
 }
 
 // Without OnComplete.
 void Stream::EndEarly() noexcept {
   if (aside_.Get<Pending>() != nullptr) StopWaiting();
   WithdrawChoice();
+  if (worker_ != nullptr) worker_->bodies.Leave(envoy_);
 }
 
 [[gnu::hot]] const RouteConfig* Stream::route() const {
@@ -104,12 +105,18 @@ void Stream::Count(size_t counter) {
   worker_ = filter_.picker->worker(FAIRWAY_ENVOY(http_filter_get_worker_index)(envoy_));
   if (worker_ == nullptr) throw std::runtime_error("a request on a thread that is no worker");
   aside_.Set(worker_->TakePending(filter_.picker->clock().Now()));
-  if (end)
+  payload::Api api = payload::Api::kUnknown;
+  if (!end) {
+    api = payload::ApiOfPath(Path(envoy_));
+    api_ = static_cast<uint8_t>(api);
+    tunnel_ = IsTunnel(api);
+  }
+  if (end || tunnel_)
     return Decide(BodyPlace::kNone) == Verdict::kGoOn ? HeadersStatus::kContinue : HeadersStatus::kStop;
-  const payload::Api api = payload::ApiOfPath(Path(envoy_));
-  api_ = static_cast<uint8_t>(api);
-  pending().has_body = true;
-  pending().scanner.Reset(api);
+  Pending& pending = this->pending();
+  pending.has_body = true;
+  pending.scanner.Reset(api);
+  worker_->bodies.Add(pending.body, envoy_, pending.received_at, filter_.config.body_timeout);
   // Envoy answers 413 beyond its own limit, 1 MiB as a rule; ours is said with the other refusals.
   if (FAIRWAY_ENVOY(http_get_buffer_limit)(envoy_) < filter_.config.max_body + 1) {
     FAIRWAY_ENVOY(http_set_buffer_limit)(envoy_, filter_.config.max_body + 1);
@@ -118,24 +125,52 @@ void Stream::Count(size_t counter) {
   return HeadersStatus::kStop;
 }
 
+// Envoy makes an upgrade of HTTP/2's extended CONNECT, and gives a plain CONNECT the path "/".
+[[gnu::hot]] bool Stream::IsTunnel(payload::Api api) const {
+  if (api == payload::Api::kUnknown && GetHeader(envoy_, HeaderType::kRequest, ":method") == "CONNECT") {
+    return true;
+  }
+  const std::string_view upgrade = GetHeader(envoy_, HeaderType::kRequest, "upgrade");
+  if (upgrade.empty()) [[likely]]
+    return false;
+  request::HeaderReader reader;
+  reader.Add("upgrade", upgrade);
+  reader.Add("connection", GetHeader(envoy_, HeaderType::kRequest, "connection"));
+  return reader.Finish().tunnel;
+}
+
 // Reads what came last. False when it was too much and the request was answered.
 [[gnu::hot]] bool Stream::TakeBody() {
   Pending& pending = this->pending();
   for (const Buffer& chunk : GetChunks(envoy_, BodyType::kRequestReceived, worker_->chunks)) {
     pending.body_bytes += chunk.size;
     if (pending.body_bytes > filter_.config.max_body) {
-      RefuseBody();
+      RefuseLongBody();
       return false;
     }
+    worker_->bodies.Take(pending.body, chunk.size);
     pending.scanner.Feed(chunk.view());
+  }
+  if (worker_->bodies.bytes() > filter_.config.max_buffered && worker_->bodies.DropLargest(pending.body))
+      [[unlikely]] {
+    RefuseForWantOfRoom();
+    return false;
   }
   return true;
 }
 
-void Stream::RefuseBody() {
-  const routing::Rejection rejection{
-      413, "RequestTooLarge",
-      "request body is larger than " + std::to_string(filter_.config.max_body) + " bytes", ""};
+void Stream::RefuseLongBody() {
+  RefuseBody({413, "RequestTooLarge",
+              "request body is larger than " + std::to_string(filter_.config.max_body) + " bytes", ""});
+}
+
+void Stream::RefuseForWantOfRoom() {
+  Count(filter_.counters.no_room);
+  RefuseBody({503, "ServiceUnavailable",
+              "request bodies hold more memory than they may, and this is the longest", ""});
+}
+
+void Stream::RefuseBody(const routing::Rejection& rejection) {
   routing::RequestInput input;
   input.pool_key = pool_key();
   input.body = &pending().scanner;
@@ -148,7 +183,13 @@ void Stream::RefuseBody() {
     return phase_ == Phase::kWait ? BodyStatus::kStopAndBuffer : BodyStatus::kContinue;
   }
   const uint64_t before = pending().body_bytes;
-  if (!TakeBody() || !end) return BodyStatus::kStopAndBuffer;
+  if (!TakeBody()) return BodyStatus::kStopAndBuffer;
+  if (!end) {
+    if (pending().body_bytes > before) {
+      worker_->bodies.Renew(pending().body, filter_.picker->clock().Now(), filter_.config.body_timeout);
+    }
+    return BodyStatus::kStopAndBuffer;
+  }
   const Verdict verdict = Decide(pending().body_bytes > before ? BodyPlace::kReceived : BodyPlace::kBuffered);
   return verdict == Verdict::kGoOn ? BodyStatus::kContinue : BodyStatus::kStopAndBuffer;
 }
@@ -159,7 +200,30 @@ TrailersStatus Stream::OnRequestTrailers() {
   return Decide(BodyPlace::kBuffered) == Verdict::kGoOn ? TrailersStatus::kContinue : TrailersStatus::kStop;
 }
 
-void Stream::OnScheduled() {
+void Stream::OnScheduled(uint64_t event) {
+  switch (event) {
+    case kLookEvent:
+      worker_->bodies.Look(filter_.picker->clock().Now());
+      return;
+    case kOverdueEvent:
+      return OnOverdue();
+    case kNoRoomEvent:
+      if (phase_ == Phase::kCollect || phase_ == Phase::kWait) RefuseForWantOfRoom();
+      return;
+    default:
+      return OnEndpoints();
+  }
+}
+
+void Stream::OnOverdue() {
+  // Something may have come since it was ordered.
+  if (phase_ != Phase::kCollect) return;
+  if (!worker_->bodies.Overdue(pending().body, filter_.picker->clock().Now())) return;
+  Count(filter_.counters.timeouts);
+  RefuseBody({408, "RequestTimeout", "the request's body did not come in time", ""});
+}
+
+void Stream::OnEndpoints() {
   if (phase_ != Phase::kWait) return;
   const Verdict verdict = Decide(pending().has_body ? BodyPlace::kBuffered : BodyPlace::kNone);
   if (verdict == Verdict::kGoOn) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy_);
@@ -215,7 +279,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   if (headers.request_id.empty()) own_id = request::NewRequestId(worker_->random);
   input.pool_key = pool_key();
   input.request_id = own_id.empty() ? headers.request_id : std::string_view(own_id);
-  input.body = pending.has_body ? &pending.scanner : nullptr;
+  input.body = pending.has_body && !headers.unreadable_body ? &pending.scanner : nullptr;
   input.body_bytes = pending.body_bytes;
   input.fairness_id = headers.fairness_id;
   input.model_rewrite = headers.model_rewrite;
@@ -241,7 +305,9 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   if (!headers.control.empty()) RemoveHeaders(headers.control);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
   Send(ticket_, has_destination);
-  if (ticket_.rewrites() && pending.has_body) RewriteBody(last_piece, has_content_length);
+  if ((ticket_.rewrites() || ticket_.inserts_model()) && input.body != nullptr) {
+    RewriteBody(last_piece, has_content_length);
+  }
   EndPending();
   return Verdict::kGoOn;
 }
@@ -346,19 +412,23 @@ bool Stream::Wait() {
     return false;
   }
   pending().scheduler = scheduler;
+  if (pending().has_body) worker_->bodies.Rest(pending().body);
   phase_ = Phase::kWait;
   Count(filter_.counters.waited);
   return true;
 }
 
 void Stream::StopWaiting() {
+  if (pending().has_body) worker_->bodies.Remove(pending().body);
   abi::Scheduler scheduler = std::exchange(pending().scheduler, nullptr);
   if (scheduler != nullptr) filter_.picker->waiters().Remove(scheduler);
 }
 
 // Its memory is for the worker's next request.
 [[gnu::hot]] void Stream::EndPending() {
-  if (pending().scheduler != nullptr) StopWaiting();
+  Pending& pending = this->pending();
+  if (pending.scheduler != nullptr) StopWaiting();
+  if (pending.has_body) worker_->bodies.Remove(pending.body);
   worker_->GivePending(aside_.Take<Pending>());
 }
 
@@ -372,6 +442,7 @@ void Stream::StopWaiting() {
   }
   response_ended_ |= end;
   if (!ticket_) return;
+  response_ended_ |= tunnel_;
   const bool full = filter_.config.response_mode == ResponseMode::kFull;
   const int status = Status();
   bool event_stream = false;
@@ -382,11 +453,10 @@ void Stream::StopWaiting() {
   ticket_.OnResponseHeaders(status, Served(), event_stream);
   WithdrawChoice();  // from here on nothing is tried again
   if (full && !end && status < 400) {
-    const std::string_view encoding = GetHeader(envoy_, HeaderType::kResponse, "content-encoding");
-    if (encoding.empty() || base::EqualsIgnoreCase(base::Trim(encoding), "identity")) {
+    if (!tunnel_ && !request::IsEncoded(GetHeader(envoy_, HeaderType::kResponse, "content-encoding"))) {
       auto reading = std::make_unique<Reading>(payload::UsageScanner(payload::Api{api_}, event_stream));
       if (ticket_.rewrites()) {
-        reading->renamer.emplace(ticket_.target_model(), ticket_.model(), false);
+        reading->renamer.emplace(ticket_.target_model(), ticket_.model(), event_stream, false);
         RemoveHeader(envoy_, HeaderType::kResponse, "content-length");
       }
       aside_.Set(std::move(reading));
@@ -478,6 +548,8 @@ void Stream::EndReading() {
   // Over before its answer was: the client, the model server or Envoy gave up.
   if (ticket_ && !response_ended_) ticket_.Abort();
   DropTicket();
+  if (worker_ != nullptr) worker_->bodies.Leave(envoy_);
+  worker_ = nullptr;
 }
 
 // ---- Faults.

@@ -32,8 +32,8 @@ class Stream {
   abi::HeadersStatus OnRequestHeaders(bool end);
   abi::BodyStatus OnRequestBody(bool end);
   abi::TrailersStatus OnRequestTrailers();
-  // A waiting request was woken.
-  void OnScheduled();
+  // What was ordered for it, or for its worker.
+  void OnScheduled(uint64_t event);
 
   void OnResponseHeaders(bool end);
   void OnResponseBody(bool end);
@@ -56,9 +56,14 @@ class Stream {
   enum class Verdict { kGoOn, kAnswered, kWaiting };
   enum class BodyPlace { kNone, kReceived, kBuffered };
 
+  bool IsTunnel(payload::Api api) const;
   bool TakeBody();
   // Rare, and so away from what each request runs through.
-  [[gnu::cold]] void RefuseBody();
+  [[gnu::cold]] void RefuseBody(const routing::Rejection& rejection);
+  [[gnu::cold]] void RefuseLongBody();
+  [[gnu::cold]] void RefuseForWantOfRoom();
+  void OnEndpoints();
+  [[gnu::cold]] void OnOverdue();
   [[gnu::cold]] void RemoveHeaders(const std::vector<std::string_view>& names);
   Verdict Decide(BodyPlace last_piece);
   [[gnu::cold]] Verdict LetGo();
@@ -103,8 +108,9 @@ class Stream {
   [[no_unique_address]] Choice choice_;  // of the ticket's texts; the fields behind it lie in its padding
   uint8_t api_ = static_cast<uint8_t>(payload::Api::kUnknown);
   Phase phase_ = Phase::kStart;
-  bool response_ended_ = false;
-  bool by_policy_ = false;  // Envoy was not told the host, and asks our policy
+  bool response_ended_ : 1 = false;
+  bool by_policy_ : 1 = false;  // Envoy was not told the host, and asks our policy
+  bool tunnel_ : 1 = false;     // an upgrade or CONNECT: it has no end but that somebody hangs up
 };
 
 }  // namespace fairway::envoy_module

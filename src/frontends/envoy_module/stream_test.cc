@@ -32,6 +32,7 @@ class StreamTest : public testing::Test {
  protected:
   void SetUp() override {
     TheFakeEnvoy().throw_on_headers = false;
+    TheFakeEnvoy().TakeOrders();
     Serve({{.name = "a", .waiting = 0}, {.name = "b", .waiting = 5}, {.name = "c", .waiting = 9}});
   }
   void TearDown() override {
@@ -55,7 +56,8 @@ class StreamTest : public testing::Test {
     parts.seed = 1;
     parts.concurrency = 2;
     filter_.picker = std::make_shared<SharedPicker>(std::move(parts));
-    filter_.counters = {.faults = 1, .failed_open = 2, .waited = 3, .defined = true};
+    filter_.counters = {
+        .faults = 1, .failed_open = 2, .waited = 3, .timeouts = 4, .no_room = 5, .defined = true};
   }
 
   fleet::EndpointCell& cell(size_t i) { return *pool_->pool()->endpoints[i].cell; }
@@ -138,6 +140,69 @@ TEST_F(StreamTest, ARequestWithoutBodyIsDecidedByLoad) {
   EXPECT_EQ(stream.OnRequestHeaders(true), abi::HeadersStatus::kContinue);
   EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
   EXPECT_EQ(envoy.request_header("x-request-id").size(), 36u);  // it had none
+}
+
+TEST_F(StreamTest, AnUpgradeOrConnectIsDecidedAtItsHeaders) {
+  const std::vector<HeaderList> kTunnels = {{{":method", "GET"},
+                                             {":path", "/v1/realtime?model=m"},
+                                             {"upgrade", "websocket"},
+                                             {"connection", "Upgrade"}},
+                                            {{":method", "POST"},
+                                             {":path", "/v1/completions"},
+                                             {"connection", "keep-alive, upgrade"},
+                                             {"upgrade", "x"}},
+                                            {{":method", "CONNECT"}, {":path", "/"}}};
+  for (const HeaderList& headers : kTunnels) {
+    FakeStream envoy{.request_headers = headers};
+    Stream stream(filter_, &envoy);
+    EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kContinue);
+    EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+    EXPECT_EQ(cell(0).own(), 1u);
+    envoy.received = {"frame"};
+    EXPECT_EQ(stream.OnRequestBody(false), abi::BodyStatus::kContinue);
+    EXPECT_EQ(envoy.body(), "frame");
+    envoy.response_headers = {{":status", "101"}};
+    stream.OnResponseHeaders(false);
+    EXPECT_EQ(cell(0).own(), 1u);
+    stream.OnComplete();  // somebody hung up
+    EXPECT_EQ(cell(0).own(), 0u);
+  }
+  // Asked of another hop, or of none.
+  FakeStream envoy{.request_headers = Post(kBody.size(), {{"upgrade", "websocket"}})};
+  Stream stream(filter_, &envoy);
+  EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  EXPECT_THAT(Page(), testing::Not(HasSubstr("ClientClosedRequest")));
+}
+
+TEST_F(StreamTest, ABodyThatCannotBeReadIsRoutedByLoad) {
+  Serve({{.name = "a"}}, {Model("m", api::Criticality::kCritical, {{"other", 1}})});
+  const std::string gzip = "\x1f\x8b no JSON";
+  for (const auto& [name, value] :
+       HeaderList{{"content-encoding", "gzip"}, {"content-type", "x; charset=utf-16"}}) {
+    for (const std::string& body : {gzip, kBody}) {
+      FakeStream envoy{.request_headers = Post(body.size(), {{name, value}})};
+      Stream stream(filter_, &envoy);
+      ASSERT_TRUE(SendHttp1(stream, envoy, {body.substr(0, 4), body.substr(4)}));
+      EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+      EXPECT_EQ(envoy.body(), body);
+    }
+  }
+  FakeStream envoy{.request_headers = Post(gzip.size(), {{"content-encoding", "identity"}})};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp1(stream, envoy, {gzip}));
+  EXPECT_EQ(envoy.reply->status, 400u);
+}
+
+TEST_F(StreamTest, ARequestWithoutAModelIsGivenTheOneOfItsHeader) {
+  const std::string body = R"({"prompt":"hello"})";
+  const HeaderList rewrite = {{"x-llm-d-model-name-rewrite", "m2"}};
+  for (const bool http1 : {true, false}) {
+    FakeStream envoy{.request_headers = Post(body.size(), rewrite)};
+    Stream stream(filter_, &envoy);
+    ASSERT_TRUE(http1 ? SendHttp1(stream, envoy, {body}) : SendHttp2(stream, envoy, {body}));
+    EXPECT_EQ(envoy.body(), R"({"model":"m2","prompt":"hello"})");
+    EXPECT_EQ(envoy.request_header("content-length"), std::to_string(envoy.body().size()));
+  }
 }
 
 TEST_F(StreamTest, TheModelIsReplacedWhereverEnvoyHoldsTheBody) {
@@ -309,17 +374,17 @@ TEST_F(StreamTest, RequestsWaitForAPoolsFirstEndpoints) {
   EXPECT_EQ(filter_.picker->waiters().size(), 1u);
   filter_.picker->waiters().Wake();
   EXPECT_EQ(TheFakeEnvoy().commits(), 1u);
-  stream.OnScheduled();  // for nothing: still none
+  stream.OnScheduled(kEndpointsEvent);  // for nothing: still none
   EXPECT_FALSE(envoy.continued);
   settled = true;
   filter_.picker->waiters().Wake();
-  stream.OnScheduled();
+  stream.OnScheduled(kEndpointsEvent);
   EXPECT_TRUE(envoy.continued);
   EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
   EXPECT_EQ(envoy.body(), R"({"model":"other","prompt":"hello"})");
   EXPECT_EQ(filter_.picker->waiters().size(), 0u);
   EXPECT_EQ(envoy.counters[3], 1u);
-  stream.OnScheduled();  // a late one
+  stream.OnScheduled(kEndpointsEvent);  // a late one
 }
 
 // Workers hear of a cluster's hosts one after the other, and the picker may know before them.
@@ -330,7 +395,7 @@ TEST_F(StreamTest, AtTheStartRequestsWaitForTheirWorkersHosts) {
   EXPECT_FALSE(SendHttp1(stream, envoy, {kBody}));
   EXPECT_FALSE(envoy.reply);
   envoy.cluster_hosts = 1;
-  stream.OnScheduled();
+  stream.OnScheduled(kEndpointsEvent);
   EXPECT_TRUE(envoy.continued);
   // Later it is not asked for.
   filter_.picker->Settle();
@@ -348,7 +413,7 @@ TEST_F(StreamTest, WhenTheStartIsOverNobodyWaits) {
   EXPECT_FALSE(waiting.reply);
   filter_.picker->Settle();
   EXPECT_EQ(TheFakeEnvoy().commits(), 1u);
-  first.OnScheduled();
+  first.OnScheduled(kEndpointsEvent);
   ASSERT_TRUE(waiting.reply);
   EXPECT_EQ(waiting.reply->status, 503u);
   EXPECT_FALSE(waiting.continued);
@@ -644,9 +709,125 @@ TEST_F(StreamTest, LeavesNothingBehindWhereverItEnds) {
     FakeStream envoy{.request_headers = Post(kBody.size())};
     Stream waiting(filter_, &envoy);
     EXPECT_FALSE(SendHttp2(waiting, envoy, {kBody}));
-    EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 1u);
+    EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 2u);  // that of its wait, and the one that it lends
   }
   EXPECT_EQ(filter_.picker->waiters().size(), 0u);
+}
+
+// ---- Bodies that stall, and all of them together.
+
+TEST_F(StreamTest, AStalledBodyIsGivenUp) {
+  constexpr base::Nanos kWait = 30 * kSecond;
+  FakeStream first_envoy{.request_headers = Post(100)};
+  FakeStream second_envoy{.request_headers = Post(100)};
+  FakeStream done_envoy{.request_headers = Post(kBody.size())};
+  auto first = std::make_unique<Stream>(filter_, &first_envoy);
+  Stream second(filter_, &second_envoy);
+  Stream done(filter_, &done_envoy);
+  EXPECT_EQ(first->OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  EXPECT_EQ(second.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  ASSERT_TRUE(SendHttp1(done, done_envoy, {kBody}));
+  EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 1u) << "one lends its own for all";
+
+  // What the picker's loop does in any case, and what Envoy does with what was ordered.
+  const auto pass = [&](base::Nanos time) {
+    clock_.Advance(time);
+    filter_.picker->RingForBodies(clock_.Now());
+    for (int hop = 0; hop < 2; ++hop) {
+      for (const auto& [envoy, event] : TheFakeEnvoy().TakeOrders()) {
+        if (envoy == &first_envoy && first != nullptr) first->OnScheduled(event);
+        if (envoy == &second_envoy) second.OnScheduled(event);
+        if (envoy == &done_envoy) done.OnScheduled(event);
+      }
+    }
+  };
+  pass(kWait - kSecond);
+  second_envoy.received = {"{"};
+  EXPECT_EQ(second.OnRequestBody(false), abi::BodyStatus::kStopAndBuffer);
+  pass(2 * kSecond);
+  ASSERT_TRUE(first_envoy.reply);
+  EXPECT_EQ(first_envoy.reply->status, 408u);
+  EXPECT_EQ(first_envoy.reply->body,
+            "inference error: RequestTimeout - the request's body did not come in time");
+  EXPECT_EQ(first_envoy.counters[4], 1u);
+  EXPECT_THAT(Page(), HasSubstr("error_code=\"RequestTimeout\"} 1\n"));
+  EXPECT_FALSE(second_envoy.reply) << "a byte came";
+  EXPECT_FALSE(done_envoy.reply);
+  first->OnComplete();
+  first.reset();
+  EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 1u) << "another one lends its own now";
+  second_envoy.received = {"\"x\":"};
+  EXPECT_EQ(second.OnRequestBody(false), abi::BodyStatus::kStopAndBuffer);
+  pass(kWait);
+  ASSERT_TRUE(second_envoy.reply);
+  EXPECT_EQ(second_envoy.reply->status, 408u);
+  EXPECT_EQ(cell(0).own(), 1u);
+}
+
+TEST_F(StreamTest, ABodyThatDripsIsGivenUpToo) {
+  FakeStream envoy{.request_headers = Post(1000)};
+  Stream stream(filter_, &envoy);
+  EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  int drops = 0;
+  for (; drops < 100 && !envoy.reply; ++drops) {
+    envoy.received = {"x"};
+    EXPECT_EQ(stream.OnRequestBody(false), abi::BodyStatus::kStopAndBuffer);
+    clock_.Advance(29 * kSecond);
+    filter_.picker->RingForBodies(clock_.Now());
+    for (int hop = 0; hop < 2; ++hop) {
+      for (const auto& [to, event] : TheFakeEnvoy().TakeOrders()) stream.OnScheduled(event);
+    }
+  }
+  EXPECT_EQ(drops, 11);  // 300 s
+  ASSERT_TRUE(envoy.reply);
+  EXPECT_EQ(envoy.reply->status, 408u);
+}
+
+// A body that is there waits for endpoints, not for its client.
+TEST_F(StreamTest, ABodyThatIsThereIsNotOverdue) {
+  Serve({}, {}, [](std::string_view) { return false; });
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp2(stream, envoy, {kBody}));
+  clock_.Advance(1000 * kSecond);
+  filter_.picker->RingForBodies(clock_.Now());
+  for (int hop = 0; hop < 2; ++hop) {
+    for (const auto& [to, event] : TheFakeEnvoy().TakeOrders()) stream.OnScheduled(event);
+  }
+  EXPECT_FALSE(envoy.reply);
+}
+
+TEST_F(StreamTest, WhenBodiesHoldTooMuchTheLongestGoes) {
+  filter_.config.max_buffered = 1000;
+  FakeStream large_envoy{.request_headers = Post(900)};
+  FakeStream small_envoy{.request_headers = Post(900)};
+  Stream large(filter_, &large_envoy);
+  Stream small(filter_, &small_envoy);
+  const auto give = [](Stream& stream, FakeStream& envoy, size_t size) {
+    envoy.received = {std::string(size, ' ')};
+    return stream.OnRequestBody(false);
+  };
+  EXPECT_EQ(large.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  EXPECT_EQ(small.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  give(large, large_envoy, 800);
+  give(small, small_envoy, 300);  // together too much: not the one that came, the longest
+  EXPECT_FALSE(small_envoy.reply);
+  give(small, small_envoy, 300);  // its end is ordered: what it holds does not count any more
+  auto orders = TheFakeEnvoy().TakeOrders();
+  ASSERT_EQ(orders.size(), 1u);
+  EXPECT_EQ(orders[0].first, &large_envoy);
+  large.OnScheduled(orders[0].second);
+  ASSERT_TRUE(large_envoy.reply);
+  EXPECT_EQ(large_envoy.reply->status, 503u);
+  EXPECT_EQ(large_envoy.counters[5], 1u);
+  give(small, small_envoy, 500);  // now the longest itself
+  ASSERT_TRUE(small_envoy.reply);
+  EXPECT_EQ(small_envoy.reply->status, 503u);
+  EXPECT_THAT(TheFakeEnvoy().TakeOrders(), testing::IsEmpty());
+  // Nothing is left of them in the sum.
+  FakeStream next_envoy{.request_headers = Post(kBody.size())};
+  Stream next(filter_, &next_envoy);
+  EXPECT_TRUE(SendHttp1(next, next_envoy, {std::string(900, ' ') + kBody}));
 }
 
 // What a request needs until its decision is used by one after the other.

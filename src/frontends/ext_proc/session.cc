@@ -107,17 +107,26 @@ void Session::OnGone() {
   EndTicket();
 }
 
+// The exchange is over, by the gateway's word. What was seen of the answer decides: to the end (then
+// OnComplete came before, and this does nothing), its beginning, or nothing.
 void Session::EndTicket() {
   if (!ticket_) return;
-  // What was seen of the answer decides: to the end (then OnComplete came before, and this does nothing), its
-  // beginning, or nothing. A gateway that does not send us responses half-closes in its own time; one that
-  // resets gave up.
-  if (response_ != ResponsePhase::kStart || half_closed_) {
-    ticket_->Detach();
+  if (response_ == ResponsePhase::kStart) {
+    // A gateway that does not send us responses half-closes in its own time; one that resets gave up.
+    half_closed_ ? ticket_->Detach() : ticket_->Abort();
+  } else if (!ShowsResponse()) {
+    ticket_->Detach();  // the rest was not for us
+  } else if (tunnel_) {
+    ticket_->OnComplete();  // whoever hangs up: it has no other end
   } else {
-    ticket_->Abort();
+    ticket_->Abort();  // in the middle of an answer that we were being shown
   }
   ticket_.reset();
+}
+
+// Whether the gateway shows us the answer to its end. One that does not say so has when it showed a piece.
+bool Session::ShowsResponse() const {
+  return modes_ ? modes_->response_body != BodyMode::kNone : response_body_seen_;
 }
 
 void Session::DropSentBody() {
@@ -134,6 +143,8 @@ void Session::Violation(std::string_view what) {
 void Session::Close(net::GrpcStatus status, std::string_view message) {
   finished_ = true;
   deadline_ = 0;
+  // We end it, and the gateway may let the answer go on without us.
+  if (ticket_ && status != net::GrpcStatus::kOk && response_ != ResponsePhase::kStart) ticket_->Detach();
   EndTicket();
   sink_.Finish(status, message);
 }

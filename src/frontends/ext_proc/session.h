@@ -37,7 +37,8 @@ inline constexpr size_t kMaxBodyPiece = 62'000;
 struct SessionOptions {
   // No byte of a request's body for that long, where we see it come: 408.
   base::Nanos body_timeout = 30 * base::kSecond;
-  // From the headers to the body where the gateway collects it first (BUFFERED, BUFFERED_PARTIAL): 408.
+  // From the headers to the body where the gateway collects it first (BUFFERED, BUFFERED_PARTIAL), and to its
+  // last byte in the other modes, or `body_timeout` where that is longer: 408.
   base::Nanos buffered_timeout = 300 * base::kSecond;
   // A gateway that does not announce its modes is taken for FULL_DUPLEX_STREAMED; one that sends no body for
   // that long waits for our answer to the headers, as in the other modes: it gets one, decided by load.
@@ -158,6 +159,7 @@ class Session {
   void Violation(std::string_view what);
   void Close(net::GrpcStatus status, std::string_view message);
   void EndTicket();
+  bool ShowsResponse() const;
 
   SessionShared& shared_;
   Sink& sink_;
@@ -177,6 +179,8 @@ class Session {
   bool request_ended_ = false;  // its last message came
   bool decided_ = false;        // by the message at hand
   bool generated_id_ = false;
+  bool tunnel_ = false;           // an upgrade or CONNECT: decided at its headers, what follows passes by
+  bool unreadable_body_ = false;  // compressed: decided by load, when it is there
   bool has_content_length_ = false;
 
   base::Nanos deadline_ = 0;
@@ -206,6 +210,7 @@ class Session {
   std::optional<payload::UsageScanner> usage_;
   std::optional<request::ModelRenamer> renamer_;
   bool response_has_length_ = false;
+  bool response_body_seen_ = false;
 };
 
 }  // namespace fairway::ext_proc

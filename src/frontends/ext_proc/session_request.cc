@@ -45,6 +45,8 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
   fairness_id_ = headers.fairness_id;
   model_rewrite_ = headers.model_rewrite;
   objective_ = headers.objective;
+  tunnel_ = headers.tunnel;
+  unreadable_body_ = headers.unreadable_body;
   has_content_length_ = headers.has_content_length;
   content_length_ = headers.content_length;
   remove_headers_.assign(headers.control.begin(), headers.control.end());
@@ -67,9 +69,12 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
     return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
   }
   request_ended_ = message.end_of_stream;
-  if (message.end_of_stream || request_mode() == BodyMode::kNone) return DecideByLoad();
+  if (message.end_of_stream || tunnel_ || request_mode() == BodyMode::kNone) return DecideByLoad();
+  // There is nothing to wait for in it, and no reason to hold it back.
+  if (unreadable_body_ && request_mode() == BodyMode::kStreamed) return DecideByLoad();
 
-  if (api_ != payload::Api::kUnknown || request_mode() != BodyMode::kStreamed) scanner_.emplace(api_);
+  const bool reads = api_ != payload::Api::kUnknown || request_mode() != BodyMode::kStreamed;
+  if (reads && !unreadable_body_) scanner_.emplace(api_);
   switch (request_mode()) {
     case BodyMode::kNone:
       break;
@@ -126,7 +131,8 @@ void Session::WaitForBody() {
     if (mode == BodyMode::kBuffered || mode == BodyMode::kBufferedPartial) wait = options.buffered_timeout;
     if (!modes_ && !body_seen_ && body_bytes_ == 0) wait = options.mode_timeout;
   }
-  deadline_ = message_at_ + wait;
+  // However it drips: what the longest wait is has an end, too.
+  deadline_ = std::min(message_at_ + wait, received_at_ + std::max(wait, options.buffered_timeout));
 }
 
 bool Session::TakeBody(std::string_view bytes) {
@@ -155,6 +161,9 @@ void Session::OnRequestBody(const RequestMessage& message) {
   request_ended_ = message.end_of_stream;
   if (request_ == RequestPhase::kDone) {
     if (request_mode() != BodyMode::kFullDuplexStreamed) return SendPlain(ReplyKind::kRequestBody);
+    if (tunnel_ && ticket_) {
+      return SendPieces(ReplyKind::kRequestBody, message.body, message.end_of_stream, false);
+    }
     // An answer from elsewhere came first: nobody waits for this body any more.
     if (!ticket_) return;
     return Violation("request body after its answer");
@@ -265,11 +274,8 @@ void Session::DecideByLoad() {
 
 void Session::FinishRequest(End end) {
   const bool complete = end != End::kPartial;
-  if (complete) {
-    scanner_->Finish();
-  } else {
-    scanner_->FinishPartial();
-  }
+  if (scanner_ && complete) scanner_->Finish();
+  if (scanner_ && !complete) scanner_->FinishPartial();
   routing::RequestInput input = Input();
   input.body_complete = complete;
   if (!Decide(input)) return;
@@ -351,7 +357,7 @@ bool Session::SettleModel(bool complete) {
 }
 
 bool Session::SpliceModel() {
-  return ticket_->rewrites() && scanner_ &&
+  return (ticket_->rewrites() || ticket_->inserts_model()) && scanner_ &&
          request::PutModel(body_, scanner_->fields(), ticket_->target_model());
 }
 

@@ -30,7 +30,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
     } else if (name == "content-type") {
       event_stream = base::ToLower(value).find("text/event-stream") != std::string::npos;
     } else if (name == "content-encoding") {
-      encoded = !base::EqualsIgnoreCase(base::Trim(value), "identity");
+      encoded |= request::IsEncoded(value);
     } else if (name == "content-length") {
       response_has_length_ = true;
     }
@@ -51,7 +51,8 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
     if (body_follows && !encoded && status < 400) {
       usage_.emplace(api_, event_stream);
       if (ticket_->rewrites() && mode != BodyMode::kBufferedPartial) {
-        renamer_.emplace(ticket_->target_model(), ticket_->model(), mode == BodyMode::kFullDuplexStreamed);
+        renamer_.emplace(ticket_->target_model(), ticket_->model(), event_stream,
+                         mode == BodyMode::kFullDuplexStreamed);
       }
     }
   }
@@ -68,6 +69,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
 void Session::OnResponseBody(const RequestMessage& message) {
   if (response_ == ResponsePhase::kEnded) return Violation("response body after the end of the response");
   response_ = ResponsePhase::kOpen;
+  response_body_seen_ = true;
   if (ticket_) {
     ticket_->OnResponseBody(message.body.size());
     if (usage_) usage_->Feed(message.body);

@@ -574,6 +574,90 @@ TEST_F(SessionTest, HeadersAloneAreDecidedAtOnceInEveryMode) {
 
 // ---- Headers and metadata.
 
+// An upgrade or CONNECT has no body that ends: in every mode its headers are answered at once, by load, and
+// what the two ends say to each other passes by.
+TEST_F(SessionTest, AnUpgradeIsDecidedAtItsHeadersInEveryMode) {
+  Start(Idle(1), kRewriting);
+  const Headers kUpgrade = {{"upgrade", "websocket"}, {"connection", "keep-alive, Upgrade"}};
+  const std::vector<std::optional<Modes>> kModes = {Modes{},
+                                                    Modes{.request = pb::BUFFERED},
+                                                    Modes{.request = pb::BUFFERED_PARTIAL},
+                                                    Modes{.request = pb::STREAMED},
+                                                    Modes{.request = pb::STREAMED, .without_waiting = true},
+                                                    Modes{.request = pb::NONE},
+                                                    std::nullopt};
+  for (const auto& modes : kModes) {
+    for (const Headers& headers : {kUpgrade, Headers{{":method", "CONNECT"}}}) {
+      NewExchange(modes);
+      const auto replies = Give(RequestHeaders(false, headers));  // of an API whose body is read else
+      ASSERT_EQ(replies.size(), 1u);
+      EXPECT_EQ(Destination(replies[0]), "10.0.0.1:8000");
+      EXPECT_EQ(session_->deadline(), 0);
+      EXPECT_EQ(Inflight(), 1u);
+      const bool pieces = !modes || modes->request == pb::FULL_DUPLEX_STREAMED;
+      for (const std::string_view frame : {"hello", "{\"model\":", ""}) {
+        const auto passed = Give(RequestBody(frame, frame.empty()));
+        ASSERT_EQ(passed.size(), 1u);
+        ASSERT_TRUE(passed[0].has_request_body());
+        bool end = false;
+        if (pieces) {
+          EXPECT_EQ(Pieces(passed, 0, false, end), frame);
+          EXPECT_EQ(end, frame.empty());
+        } else {
+          EXPECT_FALSE(passed[0].request_body().response().has_body_mutation());
+        }
+      }
+      EXPECT_EQ(Inflight(), 1u);
+      Give(ResponseHeaders({{":status", "101"}}));
+      session_->OnGone();  // somebody hung up: no error, it has no other end
+      EXPECT_EQ(AllInflight(), 0u);
+    }
+  }
+  EXPECT_THAT(registry_->Render(), testing::Not(HasSubstr("ClientClosedRequest")));
+}
+
+// A body that cannot be read is no broken one: routed by load, with all that else bounds a body.
+TEST_F(SessionTest, ACompressedBodyIsRoutedWithoutBeingRead) {
+  Start(Idle(1), kRewriting);
+  const std::string zstd = "\x28\xb5\x2f\xfd not JSON";
+  for (const Headers& headers : {Headers{{"content-encoding", "zstd"}}, Headers{{"content-encoding", "GZIP"}},
+                                 Headers{{"content-type", "application/json; charset=utf-16"}}}) {
+    NewExchange();
+    EXPECT_THAT(Give(RequestHeaders(false, headers)), IsEmpty());
+    EXPECT_THAT(Give(RequestBody(zstd.substr(0, 5), false)), IsEmpty());
+    EXPECT_NE(session_->deadline(), 0);
+    auto replies = Give(RequestBody(zstd.substr(5), true));
+    ASSERT_EQ(replies.size(), 2u);
+    EXPECT_EQ(Destination(replies[0]), "10.0.0.1:8000");
+    bool end = false;
+    EXPECT_EQ(Pieces(replies, 1, false, end), zstd);
+    EXPECT_TRUE(end);
+
+    for (const auto mode : {pb::BUFFERED, pb::BUFFERED_PARTIAL}) {
+      NewExchange(Modes{.request = mode});
+      EXPECT_EQ(Give(RequestHeaders(false, headers)).size(), 1u);
+      replies = Give(RequestBody(zstd, true));
+      ASSERT_EQ(replies.size(), 1u);
+      const auto& mutation = replies[0].request_body().response();
+      EXPECT_EQ(Set(mutation.header_mutation())["x-gateway-destination-endpoint"], "10.0.0.1:8000");
+      EXPECT_FALSE(mutation.has_body_mutation());
+    }
+    for (const bool without_waiting : {false, true}) {
+      NewExchange(Modes{.request = pb::STREAMED, .without_waiting = without_waiting});
+      replies = Give(RequestHeaders(false, headers));
+      ASSERT_EQ(replies.size(), 1u);
+      EXPECT_EQ(Destination(replies[0]), "10.0.0.1:8000");
+      replies = Give(RequestBody(zstd, true));
+      ASSERT_EQ(replies.size(), 1u);
+      EXPECT_FALSE(replies[0].request_body().response().has_body_mutation());
+    }
+  }
+  // What says plainly that nothing was done to it is read.
+  NewExchange();
+  Give(RequestHeaders(false, {{"content-encoding", "identity"}}));
+  ExpectRefused(Give(RequestBody(zstd, true)), 400, "invalid JSON");
+}
+
 TEST_F(SessionTest, ControlHeadersDoNotReachTheModelServer) {
   Start(Idle(1));
   const auto replies = Give(RequestHeaders(true, {{"x-gateway-destination-endpoint", "6.6.6.6:1"},
@@ -771,6 +855,20 @@ TEST_F(SessionTest, AStalledBodyTimesOut) {
   EXPECT_EQ(session_->deadline(), 0);
 }
 
+TEST_F(SessionTest, ABodyThatDripsTimesOutToo) {
+  Start(Idle(1));
+  Give(RequestHeaders());
+  int drops = 0;
+  while (!sink_->ended() && drops < 100) {
+    Give(RequestBody(" ", false));
+    ++drops;
+    clock_.Advance(29 * base::kSecond);
+    if (clock_.Now() >= session_->deadline()) session_->OnDeadline();
+  }
+  EXPECT_EQ(drops, 11);  // 300 s
+  ExpectRefused(sink_->Take(), 408, "did not come in time");
+}
+
 TEST_F(SessionTest, BufferedWaitsLonger) {
   Start(Idle(1));
   NewExchange(Modes{.request = pb::BUFFERED});
@@ -904,9 +1002,9 @@ TEST_F(ResponseTest, TheClientSeesTheNameItAskedFor) {
   Give(ResponseHeaders());
   bool end = false;
   auto pieces = Give(ResponseBody(R"({"id":"1","model":"llama)", false));
-  EXPECT_EQ(Pieces(pieces, 0, true, end), R"({"id":"1",)");
+  EXPECT_EQ(Pieces(pieces, 0, true, end), R"({"id":"1","model":)");
   pieces = Give(ResponseBody(R"(2-v1","x":1})", true));
-  EXPECT_EQ(Pieces(pieces, 0, true, end), R"("model":"llama2","x":1})");
+  EXPECT_EQ(Pieces(pieces, 0, true, end), R"("llama2","x":1})");
   EXPECT_TRUE(end);
 }
 
@@ -916,8 +1014,7 @@ TEST_F(ResponseTest, HeldBytesComeBeforeTrailers) {
   Give(ResponseBody(R"({"model":"llama)", false));
   const auto replies = Give(ResponseTrailers());
   ASSERT_EQ(replies.size(), 2u);
-  EXPECT_EQ(replies[0].response_body().response().body_mutation().streamed_response().body(),
-            R"("model":"llama)");
+  EXPECT_EQ(replies[0].response_body().response().body_mutation().streamed_response().body(), R"("llama)");
   EXPECT_TRUE(replies[1].has_response_trailers());
 }
 
@@ -964,10 +1061,34 @@ TEST_F(ResponseTest, HowTheTicketEnds) {
   EXPECT_EQ(Inflight(), 0u);
   EXPECT_THAT(registry_->Render(), HasSubstr("ClientClosedRequest"));
 
-  Answer({}, {}, 1);
+  Answer({.response = pb::NONE}, {}, 1);
   Give(ResponseHeaders());
   session_->OnHalfClose();  // the rest was not for us
   EXPECT_EQ(Inflight(), 0u);
+  EXPECT_THAT(registry_->Render(), testing::Not(HasSubstr("ClientClosedRequest")));
+}
+
+// A client that leaves in the middle of its answer: the gateway ends the exchange, by half-close or reset.
+// The place is free at once, not only when the next page comes.
+TEST_F(ResponseTest, AnAnswerThatEndsInTheMiddleGivesThePlaceBackAtOnce) {
+  for (const auto mode : {pb::FULL_DUPLEX_STREAMED, pb::STREAMED, pb::BUFFERED}) {
+    for (const bool reset : {true, false}) {
+      for (const bool piece : {true, false}) {
+        Answer({.response = mode}, {}, 1);
+        EXPECT_EQ(Inflight(), 1u);
+        Give(ResponseHeaders());
+        if (piece && mode != pb::BUFFERED) Give(ResponseBody("{", false));
+        reset ? session_->OnGone() : session_->OnHalfClose();
+        EXPECT_EQ(Inflight(), 0u);
+        // Ended, not only no longer watched.
+        EXPECT_THAT(registry_->Render(), HasSubstr("ClientClosedRequest")) << mode << reset << piece;
+      }
+    }
+  }
+  // What we end ourselves the gateway may let go on: the next page tells.
+  Answer({}, {}, 1);
+  Give(ResponseHeaders());
+  session_->OnMessage("not a message");
   EXPECT_THAT(registry_->Render(), testing::Not(HasSubstr("ClientClosedRequest")));
 }
 

@@ -22,6 +22,31 @@ constexpr std::array kControlHeaders = {
     std::string_view("x-data-parallel-host-port"),     std::string_view("x-kv-cache-source-host-port"),
 };
 
+// Whether `is` holds for an item of a list as HTTP has it, without making one.
+template <typename Is>
+bool AnyOf(std::string_view list, Is is) {
+  for (;;) {
+    const size_t comma = list.find(',');
+    if (is(base::Trim(list.substr(0, comma)))) return true;
+    if (comma == std::string_view::npos) return false;
+    list.remove_prefix(comma + 1);
+  }
+}
+
+constexpr std::string_view kJson = "application/json";
+
+// Whether a content-type names a charset of wider units than bytes: its JSON is not UTF-8. (Of every other
+// charset engines take JSON for UTF-8 too, RFC 8259 knows no other.)
+[[gnu::noinline]] bool IsWideCharset(std::string_view content_type) {
+  constexpr std::string_view kCharset = "charset=";
+  const std::string lower = base::ToLower(content_type);
+  const size_t at = lower.find(kCharset);
+  if (at == std::string::npos) return false;
+  std::string_view name = std::string_view(lower).substr(at + kCharset.size());
+  if (name.starts_with('"')) name.remove_prefix(1);
+  return name.starts_with("utf-16") || name.starts_with("utf-32") || name.starts_with("ucs-");
+}
+
 bool IsControlHeader(std::string_view name) {
   if (name.starts_with(kDestination) || name.starts_with(kOwnPrefix)) return true;
   return std::find(kControlHeaders.begin(), kControlHeaders.end(), name) != kControlHeaders.end();
@@ -29,17 +54,40 @@ bool IsControlHeader(std::string_view name) {
 
 }  // namespace
 
+bool IsEncoded(std::string_view content_encoding) {
+  return AnyOf(content_encoding, [](std::string_view coding) {
+    return !coding.empty() && !base::EqualsIgnoreCase(coding, "identity");
+  });
+}
+
+[[gnu::hot]] void HeaderReader::AddOfBody(std::string_view name, std::string_view value) {
+  if (name == "content-length") {
+    headers_.has_content_length = true;
+    headers_.content_length = base::ParseInteger<uint64_t>(value).value_or(0);
+  } else if (name == "content-type") {
+    // As a rule "application/json": too short for a charset.
+    if (value.size() > kJson.size() && IsWideCharset(value)) headers_.unreadable_body = true;
+  } else if (name == "content-encoding") {
+    if (IsEncoded(value)) headers_.unreadable_body = true;
+  } else if (name == "connection") {
+    upgrade_connection_ |=
+        AnyOf(value, [](std::string_view option) { return base::EqualsIgnoreCase(option, "upgrade"); });
+  }
+}
+
 [[gnu::hot]] void HeaderReader::Add(std::string_view name, std::string_view value) {
   if (name.empty()) return;
   // Most headers are none of ours: one look at the first character tells.
   switch (name[0]) {
     case ':':
       if (name == ":path") headers_.path = value;
+      if (name == ":method" && value == "CONNECT") headers_.tunnel = true;
       return;
     case 'c':
-      if (name != "content-length") return;
-      headers_.has_content_length = true;
-      headers_.content_length = base::ParseInteger<uint64_t>(value).value_or(0);
+      AddOfBody(name, value);
+      return;
+    case 'u':
+      if (name == "upgrade") upgrade_named_ = !base::Trim(value).empty();
       return;
     case 'x':
       break;
@@ -83,6 +131,7 @@ bool IsControlHeader(std::string_view name) {
     std::sort(control.begin(), control.end());
     control.erase(std::unique(control.begin(), control.end()), control.end());
   }
+  if (upgrade_named_ && upgrade_connection_) headers_.tunnel = true;
   if (headers_.path.empty()) {
     headers_.path = !original_path_.empty()    ? original_path_
                     : !forwarded_path_.empty() ? forwarded_path_

@@ -34,6 +34,10 @@ struct RequestHeaders {
   std::string_view model_rewrite;
   std::string_view objective;
   bool has_destination = false;  // the client sent a kDestination of its own
+  // An upgrade or CONNECT: what follows the headers is a conversation, not a body that ends.
+  bool tunnel = false;
+  // The body is not to be read as JSON in UTF-8: it is compressed (content-encoding), or in another charset.
+  bool unreadable_body = false;
   bool has_content_length = false;
   uint64_t content_length = 0;
   // What the client said to us and no model server is to hear, each name once, in order: to be removed.
@@ -41,18 +45,25 @@ struct RequestHeaders {
   std::vector<std::string_view> control;
 };
 
+// The value of a request's or a response's content-encoding names an encoding.
+bool IsEncoded(std::string_view content_encoding);
+
 class HeaderReader {
  public:
   void Add(std::string_view name, std::string_view value);
   RequestHeaders Finish();
 
  private:
+  void AddOfBody(std::string_view name, std::string_view value);
+
   RequestHeaders headers_;
   std::string_view original_path_;
   std::string_view forwarded_path_;
   bool fairness_by_new_name_ = false;
   bool rewrite_by_new_name_ = false;
   bool objective_by_new_name_ = false;
+  bool upgrade_named_ = false;       // upgrade: something
+  bool upgrade_connection_ = false;  // connection: upgrade
 };
 
 // Appends the endpoints that `text` lists, separated by commas. A hint has 1,000 at most: what is beyond them

@@ -80,6 +80,40 @@ TEST(RequestHeaders, ContentLengthIsAClaim) {
   EXPECT_TRUE(Read({{"content-length", "twelve"}}).has_content_length);
 }
 
+TEST(RequestHeaders, AnUpgradeOrConnectHasNoBody) {
+  EXPECT_TRUE(Read({{"connection", "Upgrade"}, {"upgrade", "websocket"}}).tunnel);
+  EXPECT_TRUE(Read({{"upgrade", "websocket"}, {"connection", "keep-alive, upgrade"}}).tunnel);
+  EXPECT_TRUE(Read({{"connection", "keep-alive"}, {"connection", "UPGRADE"}, {"upgrade", "h2c"}}).tunnel);
+  EXPECT_TRUE(Read({{":method", "CONNECT"}, {":path", "/"}}).tunnel);
+  EXPECT_FALSE(Read({{"upgrade", "websocket"}}).tunnel);  // not asked of this hop
+  EXPECT_FALSE(Read({{"connection", "upgrade"}}).tunnel);
+  EXPECT_FALSE(Read({{"connection", "upgraded"}, {"upgrade", "websocket"}}).tunnel);
+  EXPECT_FALSE(Read({{"connection", "upgrade"}, {"upgrade", ""}}).tunnel);
+  EXPECT_FALSE(Read({{":method", "POST"}, {"connection", "keep-alive"}}).tunnel);
+}
+
+TEST(RequestHeaders, ABodyThatIsNotUtf8IsNotRead) {
+  const auto unreadable = [](std::string_view name, std::string_view value) {
+    return Read({{name, value}}).unreadable_body;
+  };
+  for (const std::string_view coding : {"gzip", "zstd", "br", "GZIP", "identity, gzip", "x-whatever"}) {
+    EXPECT_TRUE(unreadable("content-encoding", coding)) << coding;
+  }
+  for (const std::string_view coding : {"identity", "Identity", "", " ", ",", "identity,identity"}) {
+    EXPECT_FALSE(unreadable("content-encoding", coding)) << coding;
+  }
+  for (const std::string_view type :
+       {"application/json; charset=utf-16", "application/json;charset=\"UTF-32LE\"",
+        "application/json; x=1; Charset=UTF-16BE"}) {
+    EXPECT_TRUE(unreadable("content-type", type)) << type;
+  }
+  for (const std::string_view type :
+       {"application/json", "application/json; charset=utf-8", "application/json; charset=iso-8859-1",
+        "multipart/form-data; boundary=x"}) {
+    EXPECT_FALSE(unreadable("content-type", type)) << type;
+  }
+}
+
 TEST(RequestHeaders, HintsAreTrimmedAndEmptyOnesDropped) {
   routing::SubsetHint hint;
   AddHints(" 10.0.0.1:8000 ,,10.0.0.2", hint);

@@ -1,75 +1,151 @@
 #include "frontends/request/model_name.h"
 
+#include <algorithm>
+#include <limits>
+#include <optional>
 #include <utility>
 
 namespace fairway::request {
 
 namespace {
-constexpr std::string_view kKey = "\"model\"";
-constexpr std::string_view kSpace = " \t\r\n";
+constexpr std::string_view kData = "data";
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+constexpr size_t kNotInText = std::numeric_limits<size_t>::max();
 }  // namespace
 
 bool PutModel(std::string& body, const payload::RequestFields& fields, std::string_view model) {
-  const payload::Span span = fields.model_span;
-  if (!fields.has_model || span.begin > span.end || span.end > body.size()) return false;
-  body.replace(span.begin, span.end - span.begin, payload::ModelReplacement(model));
+  const std::optional<payload::BodyEdit> edit = payload::EditModel(fields, model);
+  if (!edit || edit->at.begin > edit->at.end || edit->at.end > body.size()) return false;
+  body.replace(edit->at.begin, edit->at.end - edit->at.begin, edit->text);
   return true;
 }
 
-ModelRenamer::ModelRenamer(std::string_view from, std::string_view to, bool join)
-    : from_(payload::ModelReplacement(from)), to_(payload::ModelReplacement(to)), join_(join) {}
+ModelRenamer::ModelRenamer(std::string_view from, std::string_view to, bool event_stream, bool join)
+    : from_(from), to_(payload::ModelReplacement(to)), event_stream_(event_stream), join_(join) {}
 
-size_t ModelRenamer::Match(std::string_view text) const {
-  if (text.size() < kKey.size()) return kKey.starts_with(text) ? std::string::npos : 0;
-  if (!text.starts_with(kKey)) return 0;
-  size_t at = kKey.size();
-  const auto skip_space = [&] {
-    const size_t limit = at + kMaxSpace;
-    while (at < text.size() && at < limit && kSpace.find(text[at]) != std::string_view::npos) ++at;
-  };
-  skip_space();
-  if (at == text.size()) return std::string::npos;
-  if (text[at] != ':') return 0;
-  ++at;
-  skip_space();
-  const std::string_view value = text.substr(at);
-  if (value.size() < from_.size()) return from_.starts_with(value) ? std::string::npos : 0;
-  return value.starts_with(from_) ? at + from_.size() : 0;
+// ---- The document. What is not reported is not looked at: its containers say only where they end.
+
+bool ModelRenamer::OnObject(uint64_t) {
+  const bool root = depth_ == 0;
+  const bool holder = depth_ == 1 && member_ == Member::kHolder;
+  ++depth_;
+  member_ = Member::kOther;
+  return root || holder;
 }
 
-std::string_view ModelRenamer::Feed(std::string_view chunk) {
-  std::string_view text = chunk;
-  if (!held_.empty()) {
-    input_ = std::move(held_);
-    held_.clear();
-    input_.append(chunk);
-    text = input_;
-  }
-  output_.clear();
-  size_t copied = 0;  // of `text`, in output_ already
-  bool changed = false;
-  for (size_t at = text.find('"'); at != std::string_view::npos; at = text.find('"', at)) {
-    const size_t length = Match(text.substr(at));
-    if (length == std::string::npos) {
-      if (!join_) break;
-      held_.assign(text.substr(at));
-      text = text.substr(0, at);
-      break;
-    }
-    if (length == 0) {
+bool ModelRenamer::OnArray(uint64_t) {
+  ++depth_;
+  return false;
+}
+
+void ModelRenamer::OnClose(uint64_t) {
+  --depth_;
+  member_ = Member::kOther;
+}
+
+void ModelRenamer::OnKey(std::string_view key) {
+  member_ = Member::kOther;
+  if (key == "model") member_ = Member::kName;
+  if (depth_ == 1 && (key == "response" || key == "message")) member_ = Member::kHolder;
+}
+
+size_t ModelRenamer::OnString(uint64_t begin) {
+  if (member_ != Member::kName) return 0;
+  name_open_ = true;
+  name_begin_ = begin;
+  return from_.size() + 1;
+}
+
+void ModelRenamer::OnStringEnd(payload::Span span, std::string_view text, bool truncated) {
+  if (!std::exchange(name_open_, false) || truncated || text != from_) return;
+  const size_t begin = InText(span.begin);
+  if (begin == kNotInText) return;  // its first part is gone
+  output_.append(text_.substr(copied_, begin - copied_));
+  output_.append(to_);
+  copied_ = InText(span.end);
+}
+
+// Where in `text_` a byte of the document is; kNotInText: in an earlier one.
+size_t ModelRenamer::InText(uint64_t in_document) const {
+  if (in_document >= piece_offset_) return piece_ + static_cast<size_t>(in_document - piece_offset_);
+  const uint64_t before = piece_offset_ - in_document;
+  return before <= piece_ ? piece_ - static_cast<size_t>(before) : kNotInText;
+}
+
+void ModelRenamer::FeedDocument(size_t begin, size_t end) {
+  piece_ = begin;
+  piece_offset_ = json_.offset();
+  json_.Feed(text_.substr(begin, end - begin), *this);
+}
+
+void ModelRenamer::EndDocument() {
+  json_.Reset();
+  depth_ = 0;
+  member_ = Member::kOther;
+  name_open_ = false;
+  has_data_ = false;
+}
+
+// ---- The stream. https://html.spec.whatwg.org/multipage/server-sent-events.html
+
+void ModelRenamer::FeedEvents(size_t at) {
+  while (at < text_.size()) {
+    const char c = text_[at];
+    if (std::exchange(carriage_, false) && c == '\n') {
       ++at;
       continue;
     }
-    // The key and the space stay as they are.
-    output_.append(text.substr(copied, at + length - from_.size() - copied));
-    output_.append(to_);
-    at += length;
-    copied = at;
-    changed = true;
+    if (line_ == Line::kField && c != '\n' && c != '\r') {
+      ++at;
+      if (mark_ < kByteOrderMark.size() && c == kByteOrderMark[mark_]) {
+        ++mark_;
+        continue;
+      }
+      mark_ = static_cast<uint8_t>(kByteOrderMark.size());
+      if (field_ < kData.size()) {
+        c == kData[field_] ? void(++field_) : void(line_ = Line::kOther);
+      } else {
+        line_ = c == ':' ? Line::kData : Line::kOther;
+      }
+      if (line_ == Line::kData && std::exchange(has_data_, true)) json_.Feed("\n", *this);
+      continue;
+    }
+    size_t end = std::min(text_.find('\n', at), text_.size());
+    end = at + std::min(text_.substr(at, end - at).find('\r'), end - at);
+    if (line_ == Line::kData) FeedDocument(at, end);
+    if (end == text_.size()) return;
+    if (line_ == Line::kField && field_ == 0) EndDocument();
+    line_ = Line::kField;
+    field_ = 0;
+    carriage_ = text_[end] == '\r';
+    at = end + 1;
   }
-  if (!changed) return text;
-  output_.append(text.substr(copied));
+}
+
+std::string_view ModelRenamer::Feed(std::string_view chunk) {
+  const size_t kept = held_.size();
+  text_ = chunk;
+  if (kept != 0) {
+    input_ = std::move(held_);
+    held_.clear();
+    input_.append(chunk);
+    text_ = input_;
+  }
+  output_.clear();
+  copied_ = 0;
+  event_stream_ ? FeedEvents(kept) : FeedDocument(kept, text_.size());
+  if (join_ && name_open_ && !json_.failed()) Hold();
+  if (copied_ == 0) return text_;
+  output_.append(text_.substr(copied_));
   return output_;
+}
+
+// A name's first part goes when it is known whether it is one. Each of its characters may be an escape.
+void ModelRenamer::Hold() {
+  const size_t begin = InText(name_begin_);
+  if (begin == kNotInText || text_.size() - begin > 6 * from_.size() + 2) return;
+  held_.assign(text_.substr(begin));
+  text_ = text_.substr(0, begin);
 }
 
 std::string_view ModelRenamer::Finish() {

@@ -2,26 +2,30 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
+#include "payload/json_scanner.h"
 #include "payload/request.h"
 
 namespace fairway::request {
 
-// Replaces the model's name in `body`, which `fields` were read from. Every other byte stays, as
-// payload::SpliceModel has it, but in place: a long body is not copied. False when there is no name.
+// Makes `body`, which `fields` were read from, name `model`: in place of the name that it has, or as a member
+// more. Every other byte stays, and a long body is not copied. False where the body is no whole JSON object.
 bool PutModel(std::string& body, const payload::RequestFields& fields, std::string_view model);
 
-// Renames the model in a response on its way to the client: `"model":"<from>"`, with any white space around
-// the colon, becomes
-// `"model":"<to>"`. In a string of a JSON text the quotes would be escaped, so generated text is never
-// changed. Owned by one thread. Keeps at most the length of that text between calls.
-class ModelRenamer {
+// Renames the model in a response on its way to the client. Only the answer's own name, where it is `from`:
+// the string `model` at the top of the JSON document, of its `response` (events of the Responses API) or of
+// its `message` (Anthropic's message_start). What else an answer has under that key, in the arguments of a
+// tool call say, is not ours to change. Of an event stream each event is a document.
+//
+// Owned by one thread. Linear time. Keeps a few times the length of `from` between calls.
+class ModelRenamer final : private payload::JsonSink {
  public:
-  // `join`: a text cut between two chunks is found too; its first part is then held back until the next
-  // chunk.
-  ModelRenamer(std::string_view from, std::string_view to, bool join);
+  // `event_stream`: the response is text/event-stream, else one JSON document. `join`: a name that is cut
+  // between two chunks is found too; its first part is then held back until the next chunk.
+  ModelRenamer(std::string_view from, std::string_view to, bool event_stream, bool join);
 
   // The chunk with its names replaced. The view is valid until the next call; it is `chunk` itself where
   // nothing changes.
@@ -30,15 +34,49 @@ class ModelRenamer {
   std::string_view Finish();
 
  private:
-  // How much of `text` is the searched text: its length, 0 when it is not, npos when `text` ends before that
-  // is clear.
-  size_t Match(std::string_view text) const;
+  enum class Member : uint8_t { kOther, kName, kHolder };
+  // Where in an event stream: in a field's name, in the data of an event, in the rest of another line.
+  enum class Line : uint8_t { kField, kData, kOther };
 
-  static constexpr size_t kMaxSpace = 16;  // white space around the colon; more is no match
+  bool OnObject(uint64_t begin) override;
+  bool OnArray(uint64_t begin) override;
+  void OnClose(uint64_t end) override;
+  void OnKey(std::string_view key) override;
+  size_t OnString(uint64_t begin) override;
+  void OnStringEnd(payload::Span span, std::string_view text, bool truncated) override;
+  void OnNumber(payload::Span, std::string_view) override {}
+  void OnLiteral(payload::Span, char) override {}
 
-  std::string from_;  // JSON with quotes
-  std::string to_;
-  bool join_;
+  void FeedEvents(size_t at);
+  void FeedDocument(size_t begin, size_t end);
+  void EndDocument();
+  void Hold();
+  size_t InText(uint64_t in_document) const;
+
+  const std::string from_;
+  const std::string to_;  // JSON with quotes
+  const bool event_stream_;
+  const bool join_;
+
+  // The document.
+  payload::JsonScanner json_;
+  unsigned depth_ = 0;
+  Member member_ = Member::kOther;
+  bool name_open_ = false;  // a string that may be the name is being read
+  uint64_t name_begin_ = 0;
+
+  // The event stream.
+  Line line_ = Line::kField;
+  uint8_t field_ = 0;      // characters of "data" so far
+  uint8_t mark_ = 0;       // bytes of a byte order mark at the very begin so far
+  bool carriage_ = false;  // the last line ended with '\r': a '\n' belongs to it
+  bool has_data_ = false;  // of this event
+
+  // What is being fed: what was held back, and the chunk.
+  std::string_view text_;
+  size_t copied_ = 0;          // of it, in output_ already
+  size_t piece_ = 0;           // where in it the piece begins that the scanner gets
+  uint64_t piece_offset_ = 0;  // and where in the document
   std::string held_;
   std::string input_;
   std::string output_;
