@@ -107,7 +107,7 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   add("lastFilter", "true");                         // and the router comes next
   add("subsetHint", "false");                        // nobody in this Envoy gives one
   add("failureMode", "\"FailClose\"");
-  add("maxBodyBytes", std::to_string(local::EnvoyOptions().max_body_bytes));
+  add("maxBodyBytes", std::to_string(local::EnvoyOptions().module_max_body_bytes));
   add("scrapeInterval", base::JsonString(f.common.scrape_interval));
   add("scrapeTimeout", base::JsonString(f.common.scrape_timeout));
   add("maxEndpoints", std::to_string(f.common.choices));

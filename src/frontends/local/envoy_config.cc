@@ -353,8 +353,8 @@ class Writer {
          // The picker reads the whole body, so Envoy holds it; the listener's own limit is 1 MiB.
          // One byte more for the module, which says its own 413 and would raise it so far for each request.
          {"request_body_buffer_limit",
-          JsonText(
-              std::to_string(options_.max_body_bytes + (options_.place == PickerPlace::kModule ? 1 : 0)))},
+          JsonText(std::to_string(options_.place == PickerPlace::kModule ? options_.module_max_body_bytes + 1
+                                                                         : options_.max_body_bytes))},
          {"typed_per_filter_config", filters}});
   }
 
@@ -395,9 +395,9 @@ class Writer {
                                           JsonArray({prefix(kDestination), prefix("x-fairway-")})}})}})}});
   }
 
-  Json ProcessingMode() const {
+  static Json ProcessingMode(BodyMode mode, ResponseMode response) {
     std::string_view body;
-    switch (options_.body_mode) {
+    switch (mode) {
       case BodyMode::kBuffered:
         body = "BUFFERED";
         break;
@@ -414,8 +414,8 @@ class Writer {
         body = "NONE";
         break;
     }
-    const bool trailers = options_.body_mode == BodyMode::kFullDuplex;  // Envoy insists on them there
-    const bool full = options_.response_mode == ResponseMode::kFull;
+    const bool trailers = mode == BodyMode::kFullDuplex;  // Envoy insists on them there
+    const bool full = response == ResponseMode::kFull;
     return JsonObject({{"request_header_mode", JsonText("SEND")},
                        {"request_body_mode", JsonText(body)},
                        {"request_trailer_mode", JsonText(trailers ? "SEND" : "SKIP")},
@@ -447,7 +447,7 @@ class Writer {
                       {"filter_config", Struct(Json{options_.module.config})}})}});
   }
 
-  Json ExtProc() const {
+  Json ExtProc(BodyMode mode, ResponseMode response) const {
     const auto untyped = [](const std::vector<Json>& names) {
       return JsonObject({{"untyped", JsonArray(names)}});
     };
@@ -460,7 +460,7 @@ class Writer {
                {"grpc_service",
                 JsonObject({{"envoy_grpc", JsonObject({{"cluster_name", JsonText(kPickerCluster)}})}})},
                {"failure_mode_allow", JsonBool(false)},
-               {"processing_mode", ProcessingMode()},
+               {"processing_mode", ProcessingMode(mode, response)},
                {"message_timeout", Millis(options_.message_timeout_ms)},
                // The pool is chosen before the picker is asked; choosing again could only cost time.
                {"route_cache_action", JsonText("RETAIN")},
@@ -468,6 +468,16 @@ class Writer {
                 JsonObject({{"forwarding_namespaces",
                              untyped({JsonText("envoy.lb"), JsonText("envoy.lb.subset_hint")})},
                             {"receiving_namespaces", untyped({JsonText("envoy.lb")})}})}})}});
+  }
+
+  // WebSocket, for the realtime APIs. Over ext_proc by filters of its own: with a body mode Envoy would wait
+  // for the end of a body that has none.
+  Json Upgrades(const Json& router) const {
+    const Json filters =
+        options_.place == PickerPlace::kModule
+            ? JsonNothing()
+            : JsonArray({RemoveControlHeaders(), ExtProc(BodyMode::kNone, ResponseMode::kHeaders), router});
+    return JsonArray({JsonObject({{"upgrade_type", JsonText("websocket")}, {"filters", filters}})});
   }
 
   Json Listener(const std::string& routes, const TableListener& listener) const {
@@ -482,10 +492,15 @@ class Writer {
          // The picker inside Envoy removes such headers itself.
          {"http_filters", options_.place == PickerPlace::kModule
                               ? JsonArray({Module(), router})
-                              : JsonArray({RemoveControlHeaders(), ExtProc(), router})},
+                              : JsonArray({RemoveControlHeaders(),
+                                           ExtProc(options_.body_mode, options_.response_mode), router})},
+         {"upgrade_configs", Upgrades(router)},
          {"normalize_path", JsonBool(true)},
          {"server_header_transformation", JsonText("PASS_THROUGH")},
          {"request_headers_timeout", Seconds(30)},
+         // All of a request, however it drips. A wait for the answer does not count, nor an upgrade's
+         // conversation.
+         {"request_timeout", Seconds(300)},
          // A long prompt is silent until its first token, a reasoning model until its answer: only what is
          // silent for an hour is given up.
          {"stream_idle_timeout", Seconds(3600)}});
@@ -500,23 +515,54 @@ class Writer {
                                        {"typed_config", manager}})})}})})}});
   }
 
-  static Json DownstreamLimit() {
+  // Bounds of all requests together: uploads that do not end would take Envoy's memory one after the other.
+  // Near the limit the streams that hold most are reset, then those that are silent, then nothing new is
+  // taken.
+  Json OverloadManager() const {
     constexpr std::string_view kType =
         "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
-    const Json config =
-        JsonObject({{"@type", Type(kType)}, {"max_active_downstream_connections", JsonText("50000")}});
-    return JsonObject({{"resource_monitors",
-                        JsonArray({JsonObject(
-                            {{"name", JsonText("envoy.resource_monitors.global_downstream_max_connections")},
-                             {"typed_config", config}})})}});
+    constexpr std::string_view kHeapType = "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig";
+    constexpr std::string_view kHeap = "envoy.resource_monitors.fixed_heap";
+    const auto monitor = [](std::string_view name, const Json& config) {
+      return JsonObject({{"name", JsonText(name)}, {"typed_config", config}});
+    };
+    const auto action = [](std::string_view name, std::string_view how, const Json& value,
+                           const Json& config = JsonNothing()) {
+      return JsonObject({{"name", JsonText("envoy.overload_actions." + std::string(name))},
+                         {"triggers", JsonArray({JsonObject({{"name", JsonText(kHeap)}, {how, value}})})},
+                         {"typed_config", config}});
+    };
+    const Json near_the_limit =
+        JsonObject({{"scaling_threshold", Json{"0.85"}}, {"saturation_threshold", Json{"0.95"}}});
+    // Of HTTP/1 Envoy does not know which stream holds what: what is silent, as an upload that stalls, goes
+    // after 30 s.
+    const Json timers = JsonObject(
+        {{"@type", Type("envoy.config.overload.v3.ScaleTimersOverloadActionConfig")},
+         {"timer_scale_factors", JsonArray({JsonObject({{"timer", JsonText("HTTP_DOWNSTREAM_STREAM_IDLE")},
+                                                        {"min_timeout", Seconds(30)}})})}});
+    const auto from = [](const char* value) { return JsonObject({{"value", Json{value}}}); };
+    return JsonObject(
+        {{"refresh_interval", Millis(250)},
+         // Streams that hold a MiB or more are known by name.
+         {"buffer_factory_config", JsonObject({{"minimum_account_to_track_power_of_two", JsonNumber(20)}})},
+         {"resource_monitors",
+          JsonArray({monitor("envoy.resource_monitors.global_downstream_max_connections",
+                             JsonObject({{"@type", Type(kType)},
+                                         {"max_active_downstream_connections", JsonText("50000")}})),
+                     monitor(kHeap, JsonObject({{"@type", Type(kHeapType)},
+                                                {"max_heap_size_bytes",
+                                                 JsonText(std::to_string(options_.max_heap_bytes))}}))})},
+         {"actions", JsonArray({action("shrink_heap", "threshold", from("0.8")),
+                                action("reset_high_memory_stream", "scaled", near_the_limit),
+                                action("reduce_timeouts", "scaled", near_the_limit, timers),
+                                action("stop_accepting_requests", "threshold", from("0.95"))})}});
   }
 
   Json Bootstrap() const {
     return JsonObject(
         {{"node", JsonObject({{"id", JsonText("fairway-local")}, {"cluster", JsonText("fairway")}})},
          {"admin", JsonObject({{"address", Address({"127.0.0.1", options_.admin_port})}})},
-         // A bound, and so no warning that there is none.
-         {"overload_manager", DownstreamLimit()},
+         {"overload_manager", OverloadManager()},
          {"dynamic_resources",
           JsonObject({{"lds_config", FileSource("lds.json")}, {"cds_config", FileSource("cds.json")}})},
          {"static_resources", options_.place == PickerPlace::kModule

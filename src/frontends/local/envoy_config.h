@@ -54,7 +54,9 @@ struct EnvoyOptions {
   bool picker_tls = false;                   // not verified, as gateways do it
   BodyMode body_mode = BodyMode::kBuffered;  // kExtProc only
   ResponseMode response_mode = ResponseMode::kHeaders;
-  uint64_t max_body_bytes = 64u << 20;  // larger request bodies: 413
+  uint64_t max_body_bytes = 64u << 20;         // kExtProc: larger request bodies: 413
+  uint64_t module_max_body_bytes = 16u << 20;  // the same of kModule, where all of them are in Envoy's memory
+  uint64_t max_heap_bytes = 1u << 30;          // of Envoy: near it, it resets what holds most and refuses
   int64_t message_timeout_ms =
       10'000;  // Envoy's wait for one answer of the picker; not applied in kFullDuplex
 };

@@ -201,6 +201,30 @@ TEST_F(EnvoyConfigTest, Modes) {
   EXPECT_THAT(ParseResponseMode("").error().message, HasSubstr("want headers or full"));
 }
 
+TEST_F(EnvoyConfigTest, UpgradesHaveFiltersThatWaitForNoBody) {
+  const std::string lds = File("lds.json");
+  const size_t upgrades = lds.find(R"("upgrade_configs":[{"upgrade_type":"websocket","filters":[)");
+  ASSERT_NE(upgrades, std::string::npos) << lds;
+  EXPECT_NE(lds.find(R"("request_body_mode":"NONE")", upgrades), std::string::npos);
+  EXPECT_NE(lds.find(R"("key_matcher":{"prefix":"x-gateway-destination-endpoint"})", upgrades),
+            std::string::npos);
+  options_.place = PickerPlace::kModule;
+  EXPECT_THAT(File("lds.json"), HasSubstr(R"("upgrade_configs":[{"upgrade_type":"websocket"}])"));
+}
+
+TEST_F(EnvoyConfigTest, UploadsAreBoundedInTimeAndAllTogetherInMemory) {
+  options_.max_heap_bytes = 123456789;
+  EXPECT_THAT(File("lds.json"), HasSubstr(R"("request_timeout":"300s")"));
+  const std::string bootstrap = File("bootstrap.json");
+  EXPECT_THAT(bootstrap, HasSubstr(R"("max_heap_size_bytes":"123456789")"));
+  for (const char* action :
+       {"shrink_heap", "reset_high_memory_stream", "reduce_timeouts", "stop_accepting_requests"}) {
+    EXPECT_THAT(bootstrap, HasSubstr("envoy.overload_actions." + std::string(action)));
+  }
+  options_.place = PickerPlace::kModule;
+  EXPECT_THAT(File("rds-8080.json"), HasSubstr(R"("request_body_buffer_limit":"16777217")"));
+}
+
 TEST_F(EnvoyConfigTest, PickerElsewhere) {
   EXPECT_THAT(File("bootstrap.json"), HasSubstr(R"("type":"STATIC")"));
   EXPECT_THAT(File("bootstrap.json"), Not(HasSubstr("transport_socket")));
