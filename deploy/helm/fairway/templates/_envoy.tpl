@@ -11,6 +11,39 @@ nothing to fall back to when the picker is gone; both are in one Pod. What a cli
 admin:
   address:
     socket_address: {address: 127.0.0.1, port_value: 19000}
+# All requests together: near this limit of Envoy's heap the streams that hold most are reset, then nothing new is taken. To be set
+# below the memory that Envoy may have.
+overload_manager:
+  refresh_interval: 0.25s
+  # Streams that hold a MiB or more are known by name.
+  buffer_factory_config: {minimum_account_to_track_power_of_two: 20}
+  resource_monitors:
+    - name: envoy.resource_monitors.fixed_heap
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig
+        max_heap_size_bytes: {{ $epp.sidecar.maxHeapBytes | int64 }}
+    - name: envoy.resource_monitors.global_downstream_max_connections
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
+        max_active_downstream_connections: 50000
+  actions:
+    - name: envoy.overload_actions.shrink_heap
+      triggers:
+        - {name: envoy.resource_monitors.fixed_heap, threshold: {value: 0.8}}
+    - name: envoy.overload_actions.reset_high_memory_stream
+      triggers:
+        - {name: envoy.resource_monitors.fixed_heap, scaled: {scaling_threshold: 0.85, saturation_threshold: 0.95}}
+    # Of HTTP/1 Envoy does not know which stream holds what: what is silent, as an upload that stalls, goes after 30 s.
+    - name: envoy.overload_actions.reduce_timeouts
+      triggers:
+        - {name: envoy.resource_monitors.fixed_heap, scaled: {scaling_threshold: 0.85, saturation_threshold: 0.95}}
+      typed_config:
+        "@type": type.googleapis.com/envoy.config.overload.v3.ScaleTimersOverloadActionConfig
+        timer_scale_factors:
+          - {timer: HTTP_DOWNSTREAM_STREAM_IDLE, min_timeout: 30s}
+    - name: envoy.overload_actions.stop_accepting_requests
+      triggers:
+        - {name: envoy.resource_monitors.fixed_heap, threshold: {value: 0.95}}
 static_resources:
   listeners:
     - name: ready
@@ -52,8 +85,13 @@ static_resources:
                 use_remote_address: true
                 normalize_path: true
                 merge_slashes: true
-                # A stream may be silent while a long prompt is read: no limit but the route's.
-                stream_idle_timeout: 0s
+                # A stream may be silent while a long prompt is read.
+                stream_idle_timeout: 3600s
+                # All of a request, however it drips; its headers.
+                request_timeout: 300s
+                request_headers_timeout: 30s
+                # The realtime APIs: their frames pass by the picker.
+                upgrade_configs: [{upgrade_type: websocket}]
                 route_config:
                   virtual_hosts:
                     - name: inference
@@ -109,7 +147,7 @@ static_resources:
       # Who may get how much is the picker's business.
       circuit_breakers:
         thresholds:
-          - {max_connections: 1000000, max_pending_requests: 1000000, max_requests: 1000000}
+          - {max_connections: 1000000, max_pending_requests: 1000000, max_requests: 1000000, max_retries: 1000000}
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -122,7 +160,7 @@ static_resources:
       connect_timeout: 1s
       circuit_breakers:
         thresholds:
-          - {max_connections: 1000000, max_pending_requests: 1000000, max_requests: 1000000}
+          - {max_connections: 1000000, max_pending_requests: 1000000, max_requests: 1000000, max_retries: 1000000}
       health_checks:
         - timeout: 2s
           interval: 2s
