@@ -2,14 +2,20 @@
 
 import http.client
 import json
+import socket
 import time
 import unittest
 
-from support import Scenario, model, old_pool, pool
+from support import UP_ARGS, Scenario, Upgrades, await_that, model, old_pool, pool, says_back, upgraded
 
 
 def chat(text, **more):
     return {"model": "llama", "messages": [{"role": "user", "content": text}], **more}
+
+
+def ways(*modes):
+    """Arguments of `fairway up`: with the picker inside Envoy one way, over ext_proc each of these body modes."""
+    return [("--body-mode", mode) for mode in modes] if "--ext-proc" in UP_ARGS else [()]
 
 
 class Bodies(Scenario):
@@ -103,6 +109,75 @@ class Bodies(Scenario):
         _, up = self.behind()
         told = self.told(up.ask("PUT", "/anything/else?q=%20", b"\x00\xff binary"))
         self.assertEqual((told["method"], told["path"], told["length"]), ("PUT", "/anything/else?q=%20", 9))
+
+    def test_an_upgrade_is_served_at_once_and_its_frames_pass(self):
+        for way in ways("buffered", "full-duplex", "streamed"):
+            with self.subTest(way):
+                server = self.start(Upgrades())
+                up = self.up(*way, objects=[pool()], ports=[server.port])
+                connection, head = upgraded(up.port)
+                with connection:
+                    self.assertTrue(head.startswith("HTTP/1.1 101 "), head + up.text())
+                    self.assertIn(f"x-gateway-destination-endpoint: 127.0.0.1:{server.port}", server.heads[0].lower())
+                    for message in (b"hello", b"{", b"x" * 300_000):
+                        self.assertTrue(says_back(connection, message), up.text())
+                await_that(lambda: server.hung_up == 1, up.text)
+
+    def test_a_compressed_body_is_passed_on_unread(self):
+        for way in ways("buffered", "full-duplex", "streamed"):
+            with self.subTest(way):
+                _, up = self.behind(*way, objects=[old_pool(), model("m", "Critical", {"other": 1})])
+                for path in ("/v1/responses", "/v1/chat/completions"):
+                    body = b"\x28\xb5\x2f\xfd" + bytes(range(256)) * 10
+                    told = self.told(up.ask("POST", path, body, {"content-encoding": "zstd", "content-type": "application/json"}))
+                    self.assertEqual((told["length"], told["headers"]["content-encoding"]), (len(body), "zstd"))
+                refused = up.ask("POST", "/v1/responses", body, {"content-encoding": "identity"})
+                self.assertEqual(refused.status, 400)
+
+    def test_what_clients_send_beside_plain_json(self):
+        """Each passes, and what is in it is understood where it can be."""
+        objects = [old_pool(), model("m", "Critical", {"a-longer-name": 1})]
+        kinds = [
+            ("/v1/embeddings", '{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"x"}]}]}', {}),
+            ("/v1/completions", '\ufeff{"model":"m","prompt":"x"}', {}),
+            ("/v1/completions", '{"prompt":"x","model":"m"}', {"content-type": "application/json; charset=utf-8"}),
+            ("/v1/completions", '{"model":"no","prompt":"y","model":"m","prompt":"x"}', {"content-encoding": "identity"}),
+            ("/v1/completions", '{"prompt":"\\u0000 \u00e9","model":"m"}', {"content-type": "text/plain"}),
+            ("/v1/completions", '{"x":' + "[" * 400 + "]" * 400 + ',"prompt":"x","model":"m"}', {}),
+            ("/v1/messages", '{"system":"s","messages":[{"role":"user","content":"x"}],"max_tokens":1,"model":"m"}', {}),
+            ("/v1/responses", '{"input":[{"role":"user","content":"x"}],"model":"m"}', {}),
+        ]
+        for way in ways("buffered", "full-duplex"):
+            _, up = self.behind(*way, objects=objects)
+            for path, body, headers in kinds:
+                with self.subTest(way=way, body=body[:60]):
+                    body = body.encode()
+                    told = self.told(up.ask("POST", path, body, headers))
+                    self.assertEqual(told["body"].encode(), body.replace(b'"model":"m"', b'"model":"a-longer-name"'))
+            # What is no JSON on a path that nobody knows.
+            form = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n'
+            told = self.told(up.ask("POST", "/v1/audio/transcriptions", form, {"content-type": "multipart/form-data; boundary=b"}))
+            self.assertEqual(told["length"], len(form))
+            told = self.told(up.ask("POST", "/v1/rerank", '{"model":"m","query":"x","documents":["y"]}'))
+            self.assertIn("a-longer-name", told["body"])
+            # A model that only a header names.
+            told = self.told(up.ask("POST", "/v1/completions", '{"prompt":"x"}', {"x-llm-d-model-name-rewrite": "m2"}))
+            self.assertEqual(told["body"], '{"model":"m2","prompt":"x"}')
+            self.assertEqual(up.ask("POST", "/v1/completions", '{"prompt":"x"}').status, 400)
+
+    def test_a_client_that_waits_to_be_asked_for_its_body(self):
+        for way in ways("buffered", "full-duplex"):
+            with self.subTest(way):
+                _, up = self.behind(*way)
+                body = b'{"model":"m","prompt":"x"}'
+                with socket.create_connection(("127.0.0.1", up.port), timeout=60) as connection:
+                    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+                                       b"content-length: %d\r\n\r\n" % len(body))
+                    self.assertTrue(connection.recv(64).startswith(b"HTTP/1.1 100 "))
+                    connection.sendall(body)
+                    answer = http.client.HTTPResponse(connection)
+                    answer.begin()
+                    self.assertEqual(answer.status, 200)
 
     def check_stream(self, *args):
         # A step of the engine is 12 ms at full speed; slowed down so that the machine's own noise is small beside it.

@@ -14,7 +14,8 @@ import threading
 import time
 import unittest
 
-from support import ENVOY, Process, Scenario, ask, await_that, endpoints, free_ports, old_pool, model, running
+from support import (ENVOY, Process, Scenario, Upgrades, ask, await_that, endpoints, free_ports, model, old_pool, running,
+                     says_back, upgraded)
 
 MODULE = os.environ.get("FAIRWAY_MODULE", "")
 FILTER = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
@@ -318,6 +319,53 @@ class Bodies(ModuleScenario):
             for _ in range(20):
                 self.assertEqual(envoy.ask().status, 200)
         self.assertEqual(envoy.ask().status, 200)
+
+    def test_a_body_that_stops_is_given_up(self):
+        envoy = self.serve(bodyTimeout="1s")
+        halves = [socket.create_connection(("127.0.0.1", envoy.port), timeout=60) for _ in range(5)]
+        for number, half in enumerate(halves):
+            half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + b'{"a":' * number)
+        gone = halves.pop()
+        gone.close()  # one of them may be who watches for all
+        for half in halves:
+            answer = http.client.HTTPResponse(half)
+            answer.begin()
+            self.assertEqual(answer.status, 408)
+            self.assertEqual(answer.read(), b"inference error: RequestTimeout - the request's body did not come in time")
+            half.close()
+        self.assertEqual(sum(envoy.stat("fairway_body_timeouts").values()), len(halves))
+        self.assertEqual(envoy.ask().status, 200)
+
+    def test_bodies_hold_no_more_memory_together_than_they_may(self):
+        envoy = self.serve(maxBodyBytes=2 << 20, maxBufferedBytes=8 << 20)
+        halves = []
+        for _ in range(40):  # 60 MB of bodies that do not end, over two workers
+            half = socket.create_connection(("127.0.0.1", envoy.port), timeout=60)
+            halves.append(half)
+            try:
+                half.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2000000\r\n\r\n" + b" " * 1_500_000)
+            except OSError:
+                pass  # answered and closed while we sent
+        await_that(lambda: sum(envoy.stat("fairway_bodies_dropped").values()) >= 40 - 2 * 6,
+                   lambda: f"{envoy.stat('fairway')}")
+        self.assertEqual({envoy.ask().status for _ in range(20)}, {200})  # an honest one is no victim
+        for half in halves:
+            half.close()
+
+    def test_an_upgrade_is_served_at_once_and_its_frames_pass(self):
+        server = self.start(Upgrades())
+        for config in ({}, {"hostSelection": "policy", "responseMode": "full"}):
+            envoy = self.envoy(config, manager={"upgrade_configs": [{"upgrade_type": "websocket"}]},
+                               policy="module" if config else "override_host")
+            envoy.set_hosts([server.port])
+            await_that(lambda: envoy.ask(method="GET", path="/").status == 204, lambda: envoy.text())
+            # A path whose body is read else.
+            connection, head = upgraded(envoy.port, "/v1/responses")
+            with connection:
+                self.assertTrue(head.startswith("HTTP/1.1 101 "), head + envoy.text())
+                for message in (b"hello", b"{", b"x" * 300_000):
+                    self.assertTrue(says_back(connection, message), envoy.text())
+            envoy.close()
 
 
 class Configuration(ModuleScenario):

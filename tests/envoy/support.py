@@ -228,6 +228,83 @@ class Echo:
         self.thread.join()
 
 
+class Upgrades:
+    """A model server that takes every upgrade and then says back what it is told, and answers every other request with 204."""
+
+    def __init__(self):
+        self.heads = []  # of the upgrades
+        self.hung_up = 0
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self.socket.getsockname()[1]
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with connection:
+            head = b""
+            while True:
+                while b"\r\n\r\n" not in head:
+                    piece = connection.recv(65536)
+                    if not piece:
+                        return
+                    head += piece
+                head, _, rest = head.partition(b"\r\n\r\n")
+                if b"upgrade: websocket" in head.lower():
+                    break
+                connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                head = rest
+            self.heads.append(head.decode())
+            connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
+            while True:
+                try:
+                    piece = rest or connection.recv(65536)
+                except OSError:
+                    piece = b""
+                rest = b""
+                if not piece:
+                    self.hung_up += 1
+                    return
+                connection.sendall(piece)
+
+    def close(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        self.thread.join()
+
+
+def upgraded(port, path="/v1/realtime?model=m"):
+    """A connection that has become something else."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+                       "sec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n\r\n".encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        piece = connection.recv(1)
+        if not piece:
+            break
+        head += piece
+    return connection, head.decode()
+
+
+def says_back(connection, message):
+    connection.sendall(message)
+    got = b""
+    while len(got) < len(message):
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        got += piece
+    return got == message
+
+
 def endpoints(ports, pool="pool"):
     """The endpoints file."""
     items = [{"name": f"{pool}-{port}", "address": "127.0.0.1", "port": str(port), "labels": {"app": pool}}

@@ -11,7 +11,8 @@ import unittest
 from chart import SOURCE, STANDALONE, render, values
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "envoy"))
-from support import FAIRWAY, Process, Sim, ask, await_that, endpoints, free_ports, pool  # noqa: E402
+from support import (FAIRWAY, Process, Sim, Upgrades, ask, await_that, endpoints, free_ports, pool, says_back,  # noqa: E402
+                     upgraded)
 
 
 def envoy_binary():
@@ -31,6 +32,7 @@ class Standalone(unittest.TestCase):
         manifests.mkdir()
         (manifests / "pool.json").write_text(json.dumps(pool("pool")))
         (manifests / "endpoints.json").write_text(json.dumps(endpoints(self.sim.ports)))
+        self.manifests = manifests
 
         objects = render(STANDALONE, *given)
         grpc, health, metrics, http, ready, admin = free_ports(6)
@@ -79,6 +81,20 @@ class Standalone(unittest.TestCase):
         self.picker.join()
         answer = self.complete({"x-gateway-destination-endpoint": self.sim.names()[0]})
         self.assertGreaterEqual(answer.status, 500)
+
+    def test_the_frames_of_an_upgrade_pass_by_the_picker(self):
+        """Full duplex both ways: what the ends say goes through it."""
+        self.start(values("inferenceExtension", {"sidecar": {"responseMode": "full"}}))
+        server = Upgrades()
+        self.addCleanup(server.close)
+        pathlib.Path(self.manifests, "endpoints.json").write_text(json.dumps(endpoints([server.port])))
+        await_that(lambda: ask(self.http, "GET", "/").status == 204, self.picker.text)
+        connection, head = upgraded(self.http)
+        with connection:
+            self.assertTrue(head.startswith("HTTP/1.1 101 "), head + self.envoy.text() + self.picker.text())
+            for message in (b"hello", b"{", b"x" * 300_000):
+                self.assertTrue(says_back(connection, message), self.envoy.text() + self.picker.text())
+        await_that(lambda: server.hung_up == 1, self.picker.text)
 
     def test_plain_text_and_whole_responses(self):
         self.start(values("inferenceExtension", {"flags": {"secure-serving": False}, "sidecar": {"responseMode": "full"}}))
