@@ -3,11 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/result.h"
-
 namespace fairway::envoy_module {
-
-BodyWatch::~BodyWatch() { FAIRWAY_CHECK(first_ == nullptr); }
 
 [[gnu::hot]] void BodyWatch::Add(WatchedBody& body, abi::Stream stream, base::Nanos now,
                                  base::Nanos timeout) {

@@ -5,7 +5,7 @@
 // request at a time lends its own (the keeper), and the picker's control loop uses it when a body may be
 // overdue. So what comes in time costs a few stores, and on an idle worker the making of one scheduler.
 //
-// Owned by one of Envoy's worker threads, but for Ring.
+// Owned by one of Envoy's worker threads, but for Ring. REQUIRES: outlives the bodies that it watches.
 #pragma once
 
 #include <atomic>
@@ -58,7 +58,6 @@ class BodyWatch {
   BodyWatch() = default;
   BodyWatch(const BodyWatch&) = delete;
   BodyWatch& operator=(const BodyWatch&) = delete;
-  ~BodyWatch();  // REQUIRES: no body is watched
 
   // A request's headers came and its body follows, with no silence longer than `timeout`.
   void Add(WatchedBody& body, abi::Stream stream, base::Nanos now, base::Nanos timeout);

@@ -201,6 +201,7 @@ TrailersStatus Stream::OnRequestTrailers() {
 }
 
 void Stream::OnScheduled(uint64_t event) {
+  if (worker_ == nullptr) return;  // it is over
   switch (event) {
     case kLookEvent:
       worker_->bodies.Look(filter_.picker->clock().Now());
