@@ -139,12 +139,14 @@ class ExtProc final : public fairway::net::GrpcCall {
     if (!r.ok) return Finish(GrpcStatus::kInvalidArgument, "malformed message");
     if (!end) return;
     Write(headers_answer_);
+    const fairway::net::SharedBytes all = Share(std::move(body_));
     size_t at = 0;
     do {
-      const std::string_view chunk = std::string_view(body_).substr(at, kChunk);
+      const fairway::net::SharedBytes chunk = all.Slice(at, kChunk);
       at += chunk.size();
-      Write(BodyAnswer(chunk.size(), at == body_.size()), chunk);
-    } while (at < body_.size());
+      Write(BodyAnswer(chunk.size(), at == all.size()));
+      Write(chunk);
+    } while (at < all.size());
   }
 
   const std::string& headers_answer_;

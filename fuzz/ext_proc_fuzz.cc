@@ -2,7 +2,7 @@
 // parser takes; no reservation left behind.
 //
 // The input is a list of messages: a length in two bytes (little endian), then so many bytes. Length 0xffff
-// asks for OnDeadline, 0xfffe gives the next message in pieces.
+// asks for OnDeadline, 0xfffd for LetGo, 0xfffe gives the next message in pieces.
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -18,12 +18,13 @@ namespace {
 
 class CheckingSink final : public Sink {
  public:
-  void Send(std::string_view prefix, std::string_view body) override {
+  void Send(std::string_view bytes) override {
     FAIRWAY_CHECK(!ended_);
-    out_.append(prefix);
-    out_.append(body);
+    out_.append(bytes);
     Drain();
   }
+  void Send(const net::SharedBytes& bytes) override { Send(bytes.view()); }
+  net::SharedBytes Share(std::string bytes) override { return net::SharedBytes(std::move(bytes)); }
   void Finish(net::GrpcStatus, std::string_view) override {
     FAIRWAY_CHECK(!ended_);
     ended_ = true;
@@ -112,6 +113,10 @@ void Run(std::string_view input) {
       input.remove_prefix(2);
       if (length == 0xffff) {
         session.OnDeadline();
+        continue;
+      }
+      if (length == 0xfffd) {
+        session.LetGo();
         continue;
       }
       if (length == 0xfffe) {

@@ -57,7 +57,7 @@ struct Fixture {
     fairway::net::GrpcServerOptions options;
     options.max_message = 1 << 16;
     options.max_buffered_bytes = 1 << 20;
-    options.max_connection_output = 1 << 18;
+    options.stall_timeout = 100 * fairway::base::kMillisecond;
     shared = std::make_shared<fairway::net::GrpcShared>(
         options, [](const fairway::net::GrpcRequest&) { return std::make_unique<FuzzCall>(); },
         fairway::base::Log(fairway::base::LogLevel::kOff, fairway::base::LogFormat::kText));

@@ -193,8 +193,10 @@ int Epp(const EppFlags& f) {
   std::erase(server.tls.cipher_suites, "");  // "--tls-cipher-suites=" is an empty list
   server.service.stream_metrics = f.stream_metrics;
   server.service.session.body_timeout = Duration(f.body_timeout);
-  if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0)
+  if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0) {
     server.transport.max_message = *bytes;
+    server.body_messages_of_any_size = false;
+  }
 
   const std::string host = options.admin_host;
   auto picker = Picker::Start(std::move(options), log, {});
@@ -284,7 +286,8 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   };
   command
       ->add_option("--grpc-max-recv-msg-size", f->max_receive,
-                   "Largest message of a gateway, e.g. 10MiB (default 4MiB)")
+                   "Largest message of a gateway, e.g. 10MiB (default 4MiB, and 64MiB for a request's body "
+                   "in one message)")
       ->check(quantity);
   command
       ->add_option("--grpc-max-send-msg-size", f->max_send,

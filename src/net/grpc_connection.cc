@@ -20,8 +20,24 @@ constexpr size_t kReadPerEvent = 1 << 20;
 // How long a closing connection waits for the client to take the last bytes: closing at once would make the
 // kernel reset the connection, and the reset may overtake them.
 constexpr base::Nanos kLinger = base::kSecond;
-// The shared counter is brought up to date at the end of each event, or when it is off by this much.
-constexpr size_t kPublishStep = 64 << 10;
+// ... and what it reads meanwhile at the most.
+constexpr size_t kMaxLinger = 1 << 20;
+// Frames that wait to be sent while the socket takes nothing: then reading stops, and above the second
+// figure, which only who makes us answer each ten bytes can reach, the connection ends.
+constexpr size_t kMaxControlFrames = 64;
+constexpr size_t kTooManyControlFrames = 4096;
+// After a read that made us queue more than that, reads are cut.
+constexpr size_t kManyAnswers = 1024;
+constexpr size_t kSlice = 8 << 10;
+// What is kept of the last call's headers for the next.
+constexpr size_t kMaxKeptHeaders = 8 << 10;
+// Each of a client's SETTINGS may walk all its open streams; gateways send them once.
+constexpr double kSettingsBurst = 20;
+constexpr double kSettingsRate = 1;
+// Frames that carry nothing: empty DATA, PRIORITY, WINDOW_UPDATE, PING, resets of what is closed, unknown
+// ones. Each call and each frame of ours pays for some (GrpcConnection::OnSent, SendData).
+constexpr double kIdleFrameBurst = 10'000;
+constexpr double kIdleFrameRate = 200;
 
 std::string PeerOf(int descriptor) {
   sockaddr_storage address{};
@@ -61,9 +77,11 @@ GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const TlsCont
       handshaken_(tls == nullptr),
       opened_(shared_->clock.Now()),
       max_age_(Spread(shared_->options.max_connection_age, worker.NextSerial())),
+      now_(opened_),
       last_read_(opened_),
-      reset_tokens_(shared_->options.reset_burst),
-      reset_at_(opened_) {
+      resets_(shared_->options.reset_burst, shared_->options.reset_rate, opened_),
+      settings_(kSettingsBurst, kSettingsRate, opened_),
+      idle_frames_(kIdleFrameBurst, kIdleFrameRate, opened_) {
   const int one = 1;
   ::setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   boost::system::error_code error;
@@ -78,9 +96,7 @@ GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const TlsCont
 GrpcConnection::~GrpcConnection() { FAIRWAY_CHECK(closed_); }
 
 void GrpcConnection::Start() {
-  Event([this] {
-    if (!failing_) WaitReadable();
-  });
+  Event([] {});
 }
 
 // Whatever happens on a connection happens in here: afterwards what is to be sent is sent, and a connection
@@ -89,18 +105,23 @@ template <typename Body>
 void GrpcConnection::Event(Body body) {
   if (closed_) return;
   in_event_ = true;
+  now_ = shared_->clock.Now();
   body();
+  if (!failing_) ShedIfOver();
   if (!failing_) Pump();
   PublishHeld();
   in_event_ = false;
-  if (failing_) Close();
+  if (failing_) return Close();
+  if (!reading_) ReadOn();
 }
 
 // Asio tells when; the calls themselves are ours: Asio could neither gather pieces by reference under its own
 // TLS nor share one read buffer between connections.
 void GrpcConnection::WaitReadable() {
+  reading_ = true;
   descriptor_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
                          [self = shared_from_this()](const boost::system::error_code& error) {
+                           self->reading_ = false;
                            if (!error) self->OnReadable();
                          });
 }
@@ -125,13 +146,25 @@ void GrpcConnection::WaitWritable() {
 void GrpcConnection::OnReadable() {
   Event([this] {
     if (Handshake()) ReadSome();
-    if (failing_) return;
-    if (stream_.HasPending()) {  // read, but not by us yet: the socket would not say so
-      boost::asio::post(descriptor_.get_executor(), [self = shared_from_this()] { self->OnReadable(); });
-    } else {
-      WaitReadable();
-    }
   });
+}
+
+// Waits for more to read, unless the client has to read first.
+void GrpcConnection::ReadOn() {
+  if (Choked()) return;  // the event in which the socket takes bytes comes by here again
+  if (!stream_.HasPending()) return WaitReadable();
+  reading_ = true;  // read, but not by us yet: the socket would not say so
+  boost::asio::post(descriptor_.get_executor(), [self = shared_from_this()] {
+    self->reading_ = false;
+    self->OnReadable();
+  });
+}
+
+// The client makes us answer, and does not read: what it sends stays in its socket until it does. (One whose
+// windows are closed reads: that is held per call, see OnData.)
+bool GrpcConnection::Choked() const {
+  return !lingering_ && !out_.empty() && !blocked_on_read_ &&
+         (calmed_ || nghttp2_session_get_outbound_queue_size(session_) > kMaxControlFrames);
 }
 
 bool GrpcConnection::Handshake() {
@@ -168,7 +201,8 @@ void GrpcConnection::ReadSome() {
     switch (stream_.Read(buffer, GrpcWorker::kReadBuffer, got)) {
       case SocketStream::Status::kOk:
         total += got;
-        if (!lingering_) Receive({buffer, got});
+        if (lingering_ && (lingered_ += got) > kMaxLinger) return Fail();
+        if (!TakeRead({buffer, got})) return;
         if (!stream_.tls() && got < GrpcWorker::kReadBuffer) return;
         break;
       case SocketStream::Status::kWantRead:
@@ -185,11 +219,32 @@ void GrpcConnection::ReadSome() {
   }
 }
 
-void GrpcConnection::Receive(std::string_view bytes) {
-  last_read_ = shared_->clock.Now();
+// In slices where the client makes us answer much for little. False: no more for now.
+bool GrpcConnection::TakeRead(std::string_view bytes) {
+  last_read_ = now_;
   pinged_ = false;
+  while (!bytes.empty() && !lingering_ && !failing_) {
+    const std::string_view slice = bytes.substr(0, slice_);
+    bytes.remove_prefix(slice.size());
+    Receive(slice);
+    if (failing_) return false;
+    const size_t queued = nghttp2_session_get_outbound_queue_size(session_);
+    if (queued <= kMaxControlFrames) continue;
+    if (queued > kManyAnswers) slice_ = kSlice;
+    Pump();
+    if (Choked() && queued > kTooManyControlFrames) Abort("the client does not read what it makes us send");
+  }
+  return !Choked();
+}
+
+void GrpcConnection::Receive(std::string_view bytes) {
+  if (in_headers_) header_input_ += bytes.size();
   const ssize_t n =
       nghttp2_session_mem_recv(session_, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  if (!in_headers_) {
+    header_input_ = 0;
+    if (request_.capacity() > kMaxKeptHeaders) request_ = {};
+  }
   if (n >= 0) return;
   // Tell the client why, as far as the socket takes it now.
   const bool flood = n == NGHTTP2_ERR_FLOODED;
@@ -214,7 +269,13 @@ void GrpcConnection::Pump() {
 // True: all is written. False: the socket takes no more, or the connection failed.
 bool GrpcConnection::FlushAndFill() {
   for (;;) {
-    switch (out_.Flush(stream_)) {
+    const auto status = out_.Flush(stream_);
+    blocked_on_read_ = status == OutputQueue::Status::kBlockedOnRead;
+    if (status == OutputQueue::Status::kEmpty || out_.written() - written_then_ >= kGrpcProgress) {
+      written_then_ = out_.written();
+      written_at_ = now_;
+    }
+    switch (status) {
       case OutputQueue::Status::kEmpty:
         break;
       case OutputQueue::Status::kBlocked:
@@ -226,7 +287,6 @@ bool GrpcConnection::FlushAndFill() {
         Fail();
         return false;
     }
-    buried_.clear();
     while (!out_.full()) {
       const uint8_t* data = nullptr;
       const ssize_t n = nghttp2_session_mem_send(session_, &data);
@@ -261,6 +321,11 @@ void GrpcConnection::Touch() {
 void GrpcConnection::Abort(std::string_view reason) {
   if (failing_ || closed_) return;
   failing_ = true;
+  NoteAbort(reason);
+  Touch();
+}
+
+void GrpcConnection::NoteAbort(std::string_view reason) {
   ++shared_->stats.aborted_connections;
   uint64_t held_back = 0;
   if (shared_->abort_limit.Allow(shared_->clock.Now(), &held_back)) {
@@ -268,30 +333,50 @@ void GrpcConnection::Abort(std::string_view reason) {
                                                  {"reason", std::string(reason)},
                                                  {"held_back", std::to_string(held_back)}});
   }
-  Touch();
 }
 
 void GrpcConnection::Tick(base::Nanos now) {
-  const GrpcServerOptions& options = shared_->options;
   Event([&] {
     if (lingering_) {
       if (now >= linger_until_) Fail();
-      return;
+    } else if (TickConnection(now) && handshaken_) {
+      Examine(now);
     }
-    if (!greeted_ && options.handshake_timeout > 0 && now - opened_ > options.handshake_timeout) {
-      return Abort(handshaken_ ? "no HTTP/2 preface in time" : "no TLS handshake in time");
-    }
-    if (!handshaken_) return;
-    if (options.keepalive > 0) {
-      const base::Nanos silence = now - last_read_;
-      if (silence > 2 * options.keepalive) return Abort("the client is silent");
-      if (silence > options.keepalive && !pinged_) {
-        pinged_ = true;
-        nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
-      }
-    }
-    if (max_age_ > 0 && now - opened_ > max_age_) noticed_ ? SendGoAway() : SendGoAwayNotice();
   });
+}
+
+// False: the connection ends.
+bool GrpcConnection::TickConnection(base::Nanos now) {
+  const GrpcServerOptions& options = shared_->options;
+  const char* reason = nullptr;
+  const bool late = options.handshake_timeout > 0 && now - opened_ > options.handshake_timeout;
+  if (late && !handshaken_) {
+    reason = "no TLS handshake in time";
+  } else if (late && !greeted_) {
+    reason = "no HTTP/2 preface in time";
+  } else if (late && !acknowledged_) {
+    reason = "our SETTINGS are not acknowledged";
+  } else if (in_headers_ && options.handshake_timeout > 0 &&
+             now - headers_since_ > options.handshake_timeout) {
+    reason = "a block of headers does not end";
+  } else if (!out_.empty() && options.stall_timeout > 0 && now - written_at_ > options.stall_timeout) {
+    reason = "the client does not read";
+  }
+  if (reason == nullptr && handshaken_ && options.keepalive > 0 && !Choked()) {
+    const base::Nanos silence = now - last_read_;
+    if (silence > 2 * options.keepalive) {
+      reason = "the client is silent";
+    } else if (silence > options.keepalive && !pinged_) {
+      pinged_ = true;
+      nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
+    }
+  }
+  if (reason != nullptr) {
+    Abort(reason);
+    return false;
+  }
+  if (handshaken_ && max_age_ > 0 && now - opened_ > max_age_) noticed_ ? SendGoAway() : SendGoAwayNotice();
+  return true;
 }
 
 void GrpcConnection::OnDeadline(int32_t stream) {
@@ -325,35 +410,13 @@ void GrpcConnection::Close() {
   closed_ = true;
   const auto self = shared_from_this();
   DropCalls();
-  buried_.clear();
   nghttp2_session_del(session_);
   session_ = nullptr;
-  input_ = unsent_ = reserved_ = 0;
   out_ = OutputQueue(true);
   PublishHeld();
   boost::system::error_code ignored;
   descriptor_.close(ignored);
   worker_.Remove(*this);
-}
-
-size_t GrpcConnection::Held() const {
-  return input_ + unsent_ + reserved_ + out_.bytes() + call_count_ * kGrpcCallCost;
-}
-
-void GrpcConnection::PublishHeld() {
-  const size_t held = Held();
-  if (held == published_) return;
-  shared_->stats.buffered_bytes.fetch_add(held - published_, std::memory_order_relaxed);  // wraps when less
-  published_ = held;
-}
-
-bool GrpcConnection::OverBudget(size_t more) {
-  const size_t held = Held();
-  const size_t off = held > published_ ? held - published_ : published_ - held;
-  if (off > kPublishStep) PublishHeld();
-  const uint64_t all =
-      shared_->stats.buffered_bytes.load(std::memory_order_relaxed) + held - published_ + more;
-  return all > shared_->options.max_buffered_bytes;
 }
 
 }  // namespace fairway::net

@@ -79,6 +79,7 @@ GrpcMessageReader::Outcome GrpcMessageReader::TakeFirst(std::string_view& bytes,
   if (outcome != Outcome::kOk) return outcome;
   const size_t length = LengthOf(bytes);
   if (bytes.size() - kHeader >= length) {
+    if (length > max_message_) return Outcome::kTooLarge;
     const std::string_view message = bytes.substr(kHeader, length);
     bytes.remove_prefix(kHeader + length);
     call.OnMessage(message);
@@ -90,6 +91,7 @@ GrpcMessageReader::Outcome GrpcMessageReader::TakeFirst(std::string_view& bytes,
     bytes = {};
     return outcome;
   }
+  if (offered_ && length > max_message_) return Outcome::kTooLarge;
   pending_.reserve(std::min(kHeader + length, kMaxReserve));
   pending_.append(bytes);
   bytes = {};
@@ -120,6 +122,7 @@ GrpcMessageReader::Outcome GrpcMessageReader::Gather(std::string_view& bytes, Gr
       Clear(pending_);
       return outcome;
     }
+    if (length > max_message_) return Outcome::kTooLarge;
     pending_.reserve(std::min(whole, kMaxReserve));
   }
   if (!take(whole)) return Outcome::kOk;
@@ -130,7 +133,9 @@ GrpcMessageReader::Outcome GrpcMessageReader::Gather(std::string_view& bytes, Gr
 
 GrpcMessageReader::Outcome GrpcMessageReader::Check(std::string_view header) const {
   if (header[0] != 0) return Outcome::kCompressed;
-  return LengthOf(header) > max_message_ ? Outcome::kTooLarge : Outcome::kOk;
+  const size_t length = LengthOf(header);
+  return length > max_split_ || (length > max_message_ && length <= kFirstPiece) ? Outcome::kTooLarge
+                                                                                 : Outcome::kOk;
 }
 
 // True: the service takes the message in pieces (or said nonsense, see `outcome`).
@@ -141,6 +146,10 @@ bool GrpcMessageReader::Offer(std::string_view first, size_t length, GrpcCall& c
   const size_t rest = length - first.size();
   if (body > rest || tail != rest - body) {
     outcome = Outcome::kBadSplit;
+    return true;
+  }
+  if (tail > max_message_) {  // it is put together
+    outcome = Outcome::kTooLarge;
     return true;
   }
   body_left_ = body;

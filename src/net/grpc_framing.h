@@ -21,7 +21,9 @@ class GrpcMessageReader {
     kBadSplit,    // the service's OnHead set sizes that do not add up
   };
 
-  explicit GrpcMessageReader(size_t max_message) : max_message_(max_message) {}
+  // `max_split`: of messages that the call takes in pieces, if that is more.
+  explicit GrpcMessageReader(size_t max_message, size_t max_split = 0)
+      : max_message_(max_message), max_split_(max_split > max_message ? max_split : max_message) {}
 
   // Hands what is in `bytes` to the call, until `stopped` becomes true. After any outcome but kOk, Feed must
   // not be called again. Exceptions of the call pass through; the same holds then.
@@ -31,6 +33,8 @@ class GrpcMessageReader {
   size_t buffered() const { return pending_.size(); }
   // True when the stream may end here.
   bool at_boundary() const { return pending_.empty() && body_left_ == 0 && tail_left_ == 0; }
+  // A message is being taken in pieces.
+  bool splitting() const { return body_left_ > 0 || tail_left_ > 0; }
   // Frees what is held.
   void Drop();
 
@@ -42,6 +46,7 @@ class GrpcMessageReader {
   bool Offer(std::string_view first, size_t length, GrpcCall& call, Outcome& outcome);
 
   size_t max_message_;
+  size_t max_split_;
   std::string pending_;   // the unfinished message with its 5 bytes, or the tail of a split one
   bool offered_ = false;  // the service did not want the pending message in pieces
   size_t body_left_ = 0;  // of a split message: bytes for OnPart ...

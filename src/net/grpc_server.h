@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "net/loop.h"
+#include "net/shared_bytes.h"
 #include "net/tls.h"
 
 namespace fairway::net {
@@ -38,25 +39,36 @@ struct GrpcServerOptions {
   uint16_t port = 9002;           // 0: a free one, see GrpcServer::port()
   TlsContext tls;                 // null: plain text
   uint32_t max_streams = 10'000;  // concurrent, per connection
+  // Of these, calls that were not answered anything yet: the one that was silent for longest makes room (see
+  // OnMemoryShort).
+  uint32_t max_unanswered = 1000;
   uint32_t max_connections = 10'000;
   uint32_t stream_window = 1 << 20;       // bytes
   uint32_t connection_window = 16 << 20;  // bytes
   size_t max_message = 4 << 20;           // larger: RESOURCE_EXHAUSTED at its 5-byte header
+  size_t max_split_message = 0;           // one that the service takes in pieces (OnHead), if that is more
   size_t max_header_bytes = 64 << 10;
-  size_t max_buffered_bytes = 512u << 20;  // of unfinished messages and unsent answers over all connections;
-                                           // beyond it calls end with RESOURCE_EXHAUSTED
-  size_t max_connection_output =
-      32u << 20;  // unsent answers of one connection (a reader that stopped): then it is closed
+  // What all connections and calls may hold together: unfinished messages, unsent answers, what services
+  // keep, and what a call and a connection cost. A connection gets a third of what is free at that moment, so
+  // one alone never more than a quarter, and the more want much, the less each gets: there is always room for
+  // who needs little. Who has more than that lets go the largest of its calls (OnMemoryShort, else
+  // RESOURCE_EXHAUSTED).
+  size_t max_buffered_bytes = 512u << 20;
   // Resets of calls that were not answered yet, per connection; Envoy ends every ext_proc call with a reset,
   // so answered calls do not count. Beyond the budget: GOAWAY (CVE-2023-44487).
   double reset_burst = 5000;
   double reset_rate = 500;                     // per second
   base::Nanos keepalive = 60 * base::kSecond;  // silence before a PING; twice that: closed
   base::Nanos max_connection_age = 0;          // 0: no limit
+  // For TLS, for the client's SETTINGS and its acknowledgement of ours, and for each block of headers.
   base::Nanos handshake_timeout = 10 * base::kSecond;
+  base::Nanos first_message_timeout = 10 * base::kSecond;  // of a call; then DEADLINE_EXCEEDED
+  // A call of whose waiting answer, or of whose unfinished message, nothing (less than 16 KiB and not the
+  // rest) moved for that long is reset; so is a connection whose socket takes nothing.
+  base::Nanos stall_timeout = 30 * base::kSecond;
 };
 
-class GrpcConnection;  // of grpc_server.cc
+class GrpcConnection;
 
 // One call, subclassed by its service. All functions run on the loop of its connection; the server owns it
 // and destroys it after the last of OnHalfClose/OnCancel. An exception from it ends the call with INTERNAL.
@@ -80,6 +92,11 @@ class GrpcCall {
   virtual void OnPart(std::string_view) {}
   virtual void OnTail(std::string_view) {}  // once, empty when `tail` was 0: the message is complete
 
+  // Memory is short, and this call holds most; or too many calls wait for an answer, and this one was silent
+  // for longest. True: the call let go what it held, or decided with what it knows and so will. False: it
+  // cannot, and is ended with RESOURCE_EXHAUSTED. Never inside another function of the service.
+  virtual bool OnMemoryShort() { return false; }
+
   // The client sent its last message. Default: Finish(kOk).
   virtual void OnHalfClose() { Finish(GrpcStatus::kOk); }
   // The call is gone (reset, connection lost) or the server ended it (deadline, a message too large, out of
@@ -91,24 +108,26 @@ class GrpcCall {
  protected:
   GrpcCall() = default;
 
-  // Queues one framed message: `prefix` (with the 5-byte gRPC header, see GrpcFrame) is copied; `body` is
-  // sent by reference and must outlive the call. Ignored after Finish.
-  void Write(std::string_view prefix, std::string_view body = {});
+  // Queues bytes of framed messages (see GrpcFrame): a copy, or by reference, held until they have left.
+  // Ignored after Finish.
+  void Write(std::string_view bytes);
+  void Write(const SharedBytes& bytes);
   // Ends the call; what was written before is still sent. Write and Finish may come later too, from a timer
   // or a task posted to loop(), as long as this object lives; when the client is gone by then they do
   // nothing.
   void Finish(GrpcStatus status, std::string_view message = {});
   bool finished() const { return finished_; }
-  // All that was written has left: what was given by reference is not needed any more. False once the client
-  // is gone.
-  bool sent() const;
   Loop& loop() const;  // not in the constructor: GrpcRequest has it
 
   // Counts `bytes` that the service keeps for this call (a body taken by OnPart, say) against
-  // max_buffered_bytes. False: there is no room, and the call was ended with RESOURCE_EXHAUSTED. The end of
-  // the call releases what is left.
+  // max_buffered_bytes. Where that is too much, somebody is asked to let go when this event is over. False:
+  // there is nothing left at all, and the call was ended with RESOURCE_EXHAUSTED. The end of the call
+  // releases what is left.
   bool Reserve(size_t bytes);
   void Release(size_t bytes);
+  // Takes over bytes that are to be sent by reference. They count, with their capacity, until nobody holds
+  // them any more; what was reserved for them is to be released.
+  SharedBytes Share(std::string bytes);
 
  private:
   friend class GrpcConnection;
@@ -139,6 +158,10 @@ struct GrpcServerStats {
   std::atomic<uint64_t> streams{0};              // open now
   std::atomic<uint64_t> calls{0};                // ever
   std::atomic<uint64_t> refused_messages{0};     // over max_message or out of max_buffered_bytes
+  std::atomic<uint64_t> relieved_calls{0};       // that let go memory, or decided early, when it was short
+  std::atomic<uint64_t> shed_calls{0};           // ended because they could not
+  std::atomic<uint64_t> stalled_calls{0};        // reset because nothing moved for stall_timeout
+  std::atomic<uint64_t> silent_calls{0};         // ended without a first message
   std::atomic<uint64_t> aborted_connections{0};  // closed by us for abuse, slow reading or silence
   std::atomic<uint64_t> buffered_bytes{0};
 };

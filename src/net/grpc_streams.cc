@@ -12,6 +12,12 @@ namespace {
 constexpr uint32_t kMaxFrame = 16 << 10;    // what clients may send us; the least HTTP/2 allows, and enough
 constexpr size_t kMaxFrameOut = 256 << 10;  // whatever larger frames the client would take
 constexpr std::string_view kGrpc = "application/grpc";
+// Of a call whose answer is longer than this nothing more is taken than its window lets through, until half
+// of it has left.
+constexpr size_t kMuchUnsent = 256 << 10;
+// What a call, and a DATA frame of ours, pays for of frames that carry nothing: the client's WINDOW_UPDATEs
+// and its reset of the call.
+constexpr double kIdleFramesPaid = 10;
 
 nghttp2_nv Pair(std::string_view name, std::string_view value) {
   const auto bytes = [](std::string_view text) {
@@ -47,8 +53,15 @@ bool IsConnectionHeader(std::string_view name, std::string_view value) {
 struct GrpcCallbacks {
   static GrpcConnection& Of(void* user) { return *static_cast<GrpcConnection*>(user); }
 
+  static int BeginFrame(nghttp2_session*, const nghttp2_frame_hd* head, void* user) noexcept {
+    return Of(user).OnFrameHead(*head);
+  }
   static int BeginHeaders(nghttp2_session*, const nghttp2_frame*, void* user) noexcept {
-    Of(user).request_.Clear();
+    GrpcConnection& connection = Of(user);
+    connection.request_.Clear();
+    connection.in_headers_ = true;
+    connection.headers_since_ = connection.now_;
+    connection.header_input_ = 0;
     return 0;
   }
   static int Header(nghttp2_session*, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
@@ -90,6 +103,7 @@ struct GrpcCallbacks {
 GrpcShared::GrpcShared(GrpcServerOptions o, GrpcFactory f, const base::Log& l)
     : options(std::move(o)), factory(std::move(f)), log(l), tls_(options.tls) {
   FAIRWAY_CHECK(nghttp2_session_callbacks_new(&callbacks) == 0 && nghttp2_option_new(&session_options) == 0);
+  nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, GrpcCallbacks::BeginFrame);
   nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, GrpcCallbacks::BeginHeaders);
   nghttp2_session_callbacks_set_on_header_callback(callbacks, GrpcCallbacks::Header);
   nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, GrpcCallbacks::Frame);
@@ -99,6 +113,8 @@ GrpcShared::GrpcShared(GrpcServerOptions o, GrpcFactory f, const base::Log& l)
   nghttp2_session_callbacks_set_send_data_callback(callbacks, GrpcCallbacks::SendData);
   nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, GrpcCallbacks::ReadLength);
   nghttp2_option_set_no_closed_streams(session_options, 1);
+  // A call whose answer is not taken gets no more window: see OnData.
+  nghttp2_option_set_no_auto_window_update(session_options, 1);
   // Envoy ends every ext_proc call with RST_STREAM, which nghttp2 would count as abuse; SpendReset counts
   // instead.
   nghttp2_option_set_stream_reset_rate_limit(session_options, uint64_t{1} << 62, uint64_t{1} << 62);
@@ -151,8 +167,12 @@ std::string_view GrpcConnection::Request::Find(std::string_view name) const {
 int GrpcConnection::OnHeader(const nghttp2_frame& frame, std::string_view name, std::string_view value) {
   request_.bytes += name.size() + value.size() + 32;  // as RFC 9113, 6.5.2 counts
   const bool request = frame.headers.cat == NGHTTP2_HCAT_REQUEST;
-  if (request_.bytes > shared_->options.max_header_bytes) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+  if (request_.bytes > shared_->options.max_header_bytes) {
+    in_headers_ = false;
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+  }
   if (request ? TakeRequestHeader(name, value) : !name.starts_with(':')) return 0;
+  in_headers_ = false;
   nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_PROTOCOL_ERROR);
   return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
@@ -188,14 +208,36 @@ bool GrpcConnection::TakeRequestHeader(std::string_view name, std::string_view v
   return true;
 }
 
+// Frames that change nothing, or make us look through all calls, are rationed.
+int GrpcConnection::OnFrameHead(const nghttp2_frame_hd& head) {
+  switch (head.type) {
+    case NGHTTP2_CONTINUATION:
+      return 0;
+    case NGHTTP2_DATA:
+      if (head.length > 0 || (head.flags & NGHTTP2_FLAG_END_STREAM) != 0) break;
+      [[fallthrough]];
+    default:
+      if (!idle_frames_.Take(now_)) Calm("too many frames that carry nothing");
+      break;
+    case NGHTTP2_HEADERS:
+      break;
+    case NGHTTP2_SETTINGS:
+      if ((head.flags & NGHTTP2_FLAG_ACK) == 0 && !settings_.Take(now_)) Calm("too many SETTINGS");
+      break;
+  }
+  in_headers_ = false;
+  return 0;
+}
+
 void GrpcConnection::OnFrame(const nghttp2_frame& frame) {
   const int32_t stream = frame.hd.stream_id;
   const bool end = (frame.hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
   switch (frame.hd.type) {
     case NGHTTP2_SETTINGS:
-      greeted_ = true;
+      ((frame.hd.flags & NGHTTP2_FLAG_ACK) != 0 ? acknowledged_ : greeted_) = true;
       return;
     case NGHTTP2_HEADERS:
+      in_headers_ = false;
       if (frame.headers.cat == NGHTTP2_HCAT_REQUEST) return BeginCall(stream, end);
       if (!end) {  // trailers that end nothing
         nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream, NGHTTP2_PROTOCOL_ERROR);
@@ -212,6 +254,7 @@ void GrpcConnection::OnFrame(const nghttp2_frame& frame) {
 }
 
 void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
+  idle_frames_.Give(kIdleFramesPaid);
   if (!request_.method || !request_.scheme || request_.request.path.empty()) {
     nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream, NGHTTP2_PROTOCOL_ERROR);
     return;
@@ -220,17 +263,18 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
   if (!IsGrpcContentType(request_.Find("content-type"))) return RefuseHttp(stream, "415");
   const std::string_view encoding = request_.Find("grpc-encoding");
   if (!encoding.empty() && encoding != "identity") {
-    return TrailersOnly(stream, GrpcStatus::kUnimplemented, "compressed messages are not supported");
+    return Refuse(stream, GrpcStatus::kUnimplemented, "compressed messages are not supported");
   }
   base::Nanos timeout = 0;
   const std::string_view timeout_text = request_.Find("grpc-timeout");
   if (!timeout_text.empty()) timeout = ParseGrpcTimeout(timeout_text);
-  if (timeout < 0) {
-    return TrailersOnly(stream, GrpcStatus::kInvalidArgument, "malformed grpc-timeout");
-  }
+  if (timeout < 0) return Refuse(stream, GrpcStatus::kInvalidArgument, "malformed grpc-timeout");
   ++shared_->stats.calls;
-  if (OverBudget(kGrpcCallCost))
-    return TrailersOnly(stream, GrpcStatus::kResourceExhausted, "the server is out of buffer memory");
+  if (Exhausted()) {
+    ++shared_->stats.refused_messages;
+    return Refuse(stream, GrpcStatus::kResourceExhausted, "the server is out of buffer memory");
+  }
+  if (waiting_.size() >= shared_->options.max_unanswered) MakeRoom();
 
   GrpcRequest& request = request_.request;
   request.metadata = [this](std::string_view name) { return request_.Find(name); };
@@ -239,12 +283,13 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
   request.loop = &worker_.loop();
   std::unique_ptr<GrpcCall> call;
   if (!Guard(nullptr, [&] { call = shared_->factory(request); })) {
-    return TrailersOnly(stream, GrpcStatus::kInternal, "internal error");
+    return Refuse(stream, GrpcStatus::kInternal, "internal error");
   }
   if (call == nullptr) {
-    return TrailersOnly(stream, GrpcStatus::kUnimplemented, PercentEncode("unknown method " + request.path));
+    return Refuse(stream, GrpcStatus::kUnimplemented, PercentEncode("unknown method " + request.path));
   }
-  auto* state = new State(*this, worker_.loop(), stream, shared_->options.max_message);
+  auto* state = new State(*this, worker_.loop(), stream, shared_->options);
+  state->opened_at = state->heard_at = now_;
   state->call = std::move(call);
   state->call->state_ = state;
   Link(state);
@@ -256,13 +301,22 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
   if (half_closed) HalfClose(*state);
 }
 
+// The connection's window is given back at once, as others need it; the stream's while its answer is taken.
 void GrpcConnection::OnData(int32_t stream, std::string_view bytes) {
+  nghttp2_session_consume_connection(session_, bytes.size());
   State* state = Find(stream);
+  if (state != nullptr && state->answer.bytes() > kMuchUnsent) {
+    state->withheld += bytes.size();
+  } else {
+    nghttp2_session_consume_stream(session_, stream, bytes.size());
+  }
   if (state == nullptr || state->call->finished_) return;
+  NoteHeard(*state, bytes.size());
   const size_t before = state->input;
   auto outcome = GrpcMessageReader::Outcome::kOk;
   const bool whole =
       Guard(state, [&] { outcome = state->reader.Feed(bytes, *state->call, state->call->finished_); });
+  state->heard |= state->reader.at_boundary() || state->reader.splitting();
   CountInput(*state);
   if (whole) JudgeInput(*state, outcome, before);
   if (!state->call->finished_) return;
@@ -270,10 +324,21 @@ void GrpcConnection::OnData(int32_t stream, std::string_view bytes) {
   CountInput(*state);
 }
 
+void GrpcConnection::NoteHeard(State& state, size_t bytes) {
+  if (state.waiting) {
+    waiting_.Remove(&state);
+    waiting_.PushBack(&state);
+  }
+  state.heard_bytes += bytes;
+  if (!state.reader.at_boundary() && state.heard_bytes < kGrpcProgress) return;
+  state.heard_at = now_;
+  state.heard_bytes = 0;
+}
+
 void GrpcConnection::JudgeInput(State& state, GrpcMessageReader::Outcome outcome, size_t input_before) {
   switch (outcome) {
     case GrpcMessageReader::Outcome::kOk:
-      if (state.input > input_before && OverBudget()) {
+      if (state.input > input_before && Exhausted()) {
         ++shared_->stats.refused_messages;
         End(state, GrpcStatus::kResourceExhausted, "the server is out of buffer memory",
             NGHTTP2_ENHANCE_YOUR_CALM);
@@ -307,33 +372,24 @@ void GrpcConnection::OnStreamClosed(int32_t stream, uint32_t error) {
     if (error != NGHTTP2_NO_ERROR) SpendReset();
     return;
   }
-  if (error != NGHTTP2_NO_ERROR && !state->answered()) SpendReset();
+  if (!state->answered()) SpendReset();  // with whatever code
   const bool lost = error != NGHTTP2_NO_ERROR || !state->call->finished_ || state->end_due;
-  std::unique_ptr<State> owner(state);
+  const std::unique_ptr<State> owner(state);
   Unlink(state);
   Detach(*state);
   if (lost) Cancel(*state);
-  if (state->referenced_round == out_.round()) buried_.push_back(std::move(owner));
-}
-
-// A client that has many calls begun and resets them makes us work for nothing (CVE-2023-44487), and so does
-// one that makes us reset them (CVE-2025-8671).
-void GrpcConnection::SpendReset() {
-  const GrpcServerOptions& options = shared_->options;
-  const base::Nanos now = shared_->clock.Now();
-  reset_tokens_ =
-      std::min(options.reset_burst, reset_tokens_ + options.reset_rate * base::ToSeconds(now - reset_at_));
-  reset_at_ = now;
-  reset_tokens_ -= 1;
-  if (reset_tokens_ >= 0 || gone_away_) return;
-  noticed_ = gone_away_ = true;
-  ++shared_->stats.aborted_connections;
-  nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 // ---- Answers
 
+// A call that did not begin. Who makes us refuse many makes us work for nothing, too.
+void GrpcConnection::Refuse(int32_t stream, GrpcStatus status, std::string_view encoded_message) {
+  SpendReset();
+  TrailersOnly(stream, status, encoded_message);
+}
+
 void GrpcConnection::RefuseHttp(int32_t stream, std::string_view status) {
+  SpendReset();
   const nghttp2_nv headers[] = {Pair(":status", status)};
   nghttp2_submit_response(session_, stream, headers, std::size(headers), nullptr);
 }
@@ -348,13 +404,11 @@ void GrpcConnection::TrailersOnly(int32_t stream, GrpcStatus status, std::string
   Touch();
 }
 
-void GrpcConnection::Write(State& state, std::string_view prefix, std::string_view body) {
-  state.answer.Append(prefix, body);
-  unsent_ += prefix.size() + body.size();
-  if (unsent_ + out_.bytes() > shared_->options.max_connection_output) {
-    return Abort("the client does not read its answers");
-  }
-  if (OverBudget()) {
+// After something was put into the answer.
+void GrpcConnection::Write(State& state) {
+  if (state.moved_at == 0) state.moved_at = now_;
+  CountAnswer(state);
+  if (Exhausted()) {
     ++shared_->stats.refused_messages;
     return End(state, GrpcStatus::kResourceExhausted, "the server is out of buffer memory",
                NGHTTP2_ENHANCE_YOUR_CALM);
@@ -364,6 +418,7 @@ void GrpcConnection::Write(State& state, std::string_view prefix, std::string_vi
 
 void GrpcConnection::Finish(State& state, GrpcStatus status, std::string_view message) {
   state.call->finished_ = true;
+  StopWaiting(state);
   state.status = status;
   if (!message.empty()) state.message = PercentEncode(message);
   if (state.started) {
@@ -376,6 +431,7 @@ void GrpcConnection::Finish(State& state, GrpcStatus status, std::string_view me
 void GrpcConnection::StartAnswer(State& state) {
   if (!state.started) {
     state.started = true;
+    StopWaiting(state);
     nghttp2_data_provider provider{};
     provider.source.ptr = &state;
     provider.read_callback = GrpcCallbacks::Read;
@@ -406,31 +462,8 @@ void GrpcConnection::End(State& state, GrpcStatus status, std::string_view messa
   Touch();
 }
 
-bool GrpcConnection::Reserve(State& state, size_t bytes) {
-  state.reserved += bytes;
-  reserved_ += bytes;
-  if (!OverBudget()) return true;
-  Release(state, bytes);  // the service does not take them now
-  ++shared_->stats.refused_messages;
-  End(state, GrpcStatus::kResourceExhausted, "the server is out of buffer memory", NGHTTP2_ENHANCE_YOUR_CALM);
-  return false;
-}
-
-void GrpcConnection::Release(State& state, size_t bytes) {
-  bytes = std::min(bytes, state.reserved);
-  state.reserved -= bytes;
-  reserved_ -= bytes;
-}
-
-void GrpcConnection::DropAnswer(State& state) {
-  if (state.promised > 0) return;  // the client would miss bytes of a frame; this goes with the stream
-  unsent_ -= state.answer.bytes();
-  state.answer.Drop();
-}
-
-void GrpcConnection::CountInput(State& state) {
-  input_ += state.reader.buffered() - state.input;
-  state.input = state.reader.buffered();
+void GrpcConnection::StopWaiting(State& state) {
+  if (std::exchange(state.waiting, false)) waiting_.Remove(&state);
 }
 
 ssize_t GrpcConnection::ReadAnswer(State& state, size_t limit, uint32_t& flags) {
@@ -457,8 +490,20 @@ int GrpcConnection::SendData(State& state, std::string_view header, size_t size)
   }
   state.promised = 0;
   out_.Copy(header);
-  unsent_ -= size;
-  if (state.answer.MoveTo(out_, size)) state.referenced_round = out_.round();
+  state.answer.MoveTo(out_, size);
+  CountAnswer(state);
+  idle_frames_.Give(kIdleFramesPaid);
+  state.moved_bytes += size;
+  if (state.answer.bytes() == 0) {
+    state.moved_at = 0;
+    state.moved_bytes = 0;
+  } else if (state.moved_bytes >= kGrpcProgress) {
+    state.moved_at = now_;
+    state.moved_bytes = 0;
+  }
+  if (state.withheld > 0 && state.answer.bytes() < kMuchUnsent / 2) {
+    nghttp2_session_consume_stream(session_, state.stream, std::exchange(state.withheld, 0));
+  }
   return 0;
 }
 
@@ -476,18 +521,15 @@ GrpcConnection::State* GrpcConnection::Find(int32_t stream) const {
 }
 
 void GrpcConnection::Link(State* state) {
-  state->next = calls_;
-  if (calls_ != nullptr) calls_->previous = state;
-  calls_ = state;
-  ++call_count_;
+  calls_.PushBack(state);
+  state->waiting = true;
+  waiting_.PushBack(state);
   ++shared_->stats.streams;
 }
 
 void GrpcConnection::Unlink(State* state) {
-  if (state->previous != nullptr) state->previous->next = state->next;
-  if (state->next != nullptr) state->next->previous = state->previous;
-  if (calls_ == state) calls_ = state->next;
-  --call_count_;
+  calls_.Remove(state);
+  StopWaiting(*state);
   --shared_->stats.streams;
 }
 
@@ -496,7 +538,7 @@ void GrpcConnection::Detach(State& state) {
   state.connection = nullptr;
   state.reader.Drop();
   CountInput(state);
-  unsent_ -= state.answer.bytes();
+  unsent_ -= std::exchange(state.unsent, 0);
   Release(state, state.reserved);
   if (state.deadline != 0) worker_.RemoveDeadline(state.deadline, *this, state.stream);
   state.deadline = 0;
@@ -520,67 +562,21 @@ void GrpcConnection::RunDueEnds() {
 }
 
 void GrpcConnection::DropCalls() {
-  for (State* state = calls_; state != nullptr; state = state->next) Detach(*state);
-  while (calls_ != nullptr) {
-    std::unique_ptr<State> state(calls_);
-    Unlink(calls_);
+  for (State* state = calls_.front(); state != nullptr; state = calls_.Next(state)) Detach(*state);
+  while (calls_.front() != nullptr) {
+    const std::unique_ptr<State> state(calls_.front());
+    Unlink(state.get());
     Cancel(*state);
-    if (state->referenced_round == out_.round()) buried_.push_back(std::move(state));
   }
 }
 
-// Runs code of the service. An exception ends the call, if there is one.
-template <typename Body>
-bool GrpcConnection::Guard(State* state, Body body) {
-  std::string what;
-  try {
-    body();
-    return true;
-  } catch (const std::exception& e) {
-    what = e.what();
-  } catch (...) {
-    what = "unknown exception";
-  }
+void GrpcConnection::OnException(State* state, const char* what) {
   uint64_t held_back = 0;
   if (shared_->exception_limit.Allow(shared_->clock.Now(), &held_back)) {
     shared_->log.Error("a gRPC service threw an exception",
                        {{"error", what}, {"held_back", std::to_string(held_back)}});
   }
   if (state != nullptr) End(*state, GrpcStatus::kInternal, "internal error", NGHTTP2_INTERNAL_ERROR);
-  return false;
-}
-
-// ---- GrpcCall
-
-void GrpcCall::Write(std::string_view prefix, std::string_view body) {
-  if (finished_ || state_ == nullptr || state_->connection == nullptr) return;
-  if (prefix.empty() && body.empty()) return;
-  state_->connection->Write(*state_, prefix, body);
-}
-
-void GrpcCall::Finish(GrpcStatus status, std::string_view message) {
-  if (finished_ || state_ == nullptr || state_->connection == nullptr) return;
-  state_->connection->Finish(*state_, status, message);
-}
-
-bool GrpcCall::sent() const {
-  if (state_ == nullptr || state_->connection == nullptr) return false;
-  return state_->answer.bytes() == 0 && state_->referenced_round != state_->connection->out_.round();
-}
-
-Loop& GrpcCall::loop() const {
-  FAIRWAY_CHECK(state_ != nullptr);
-  return state_->loop;
-}
-
-bool GrpcCall::Reserve(size_t bytes) {
-  if (finished_ || state_ == nullptr || state_->connection == nullptr) return false;
-  return state_->connection->Reserve(*state_, bytes);
-}
-
-void GrpcCall::Release(size_t bytes) {
-  if (state_ == nullptr || state_->connection == nullptr) return;
-  state_->connection->Release(*state_, bytes);
 }
 
 }  // namespace fairway::net

@@ -70,6 +70,7 @@ class UsageScanner {
   // The response is complete: a JSON body counts only now, an event also without the empty line behind it.
   void Finish();
   const Usage& usage() const { return usage_; }
+  size_t held() const { return line_.capacity() + event_.capacity(); }  // bytes of an unfinished event
   uint64_t events() const { return events_; }  // SSE events with data seen, "[DONE]" left out
 
  private:

@@ -108,13 +108,10 @@ class EchoCall final : public TestCall {
   using TestCall::TestCall;
   void OnMessage(std::string_view message) override {
     log_.GotMessage();
-    kept_.push_back(std::make_unique<std::string>(message));
-    Write(net::GrpcFrame(message.size()), *kept_.back());
+    Write(net::GrpcFrame(message.size()));
+    Write(Share(std::string(message)));
   }
   void OnHalfClose() override { Finish(net::GrpcStatus::kOk); }
-
- private:
-  std::vector<std::unique_ptr<std::string>> kept_;
 };
 
 // Takes long messages in pieces and tells how: "M:<text>" or "P:<bytes in parts>:<tail size>:<text>".
@@ -183,14 +180,12 @@ class BigCall final : public TestCall {
  public:
   using TestCall::TestCall;
   void OnMessage(std::string_view message) override {
-    body_.assign(std::stoul(std::string(message)), 'b');
-    Write(net::GrpcFrame(body_.size()), body_);
+    const size_t size = std::stoul(std::string(message));
+    Write(net::GrpcFrame(size));
+    Write(Share(std::string(size, 'b')));  // and forgets it
     log_.GotMessage();
   }
   void OnHalfClose() override { Finish(net::GrpcStatus::kOk); }
-
- private:
-  std::string body_;
 };
 
 class ThrowCall final : public TestCall {
@@ -254,7 +249,7 @@ class TextCall final : public TestCall {
 };
 
 // The message is a number of bytes to keep.
-class KeepCall final : public TestCall {
+class KeepCall : public TestCall {
  public:
   using TestCall::TestCall;
   void OnMessage(std::string_view message) override {
@@ -265,6 +260,17 @@ class KeepCall final : public TestCall {
       return;
     }
     Answer("kept");
+  }
+};
+
+// The same, but lets go of it when memory is short.
+class RelieveCall final : public KeepCall {
+ public:
+  using KeepCall::KeepCall;
+  bool OnMemoryShort() override {
+    Release(SIZE_MAX);
+    Answer("relieved");
+    return true;
   }
 };
 
@@ -332,6 +338,7 @@ class GrpcTestServer {
     if (r.path == "/t/Timer") return std::make_unique<LaterCall>(log, false);
     if (r.path == "/t/Thread") return std::make_unique<LaterCall>(log, true);
     if (r.path == "/t/Keep") return std::make_unique<KeepCall>(log);
+    if (r.path == "/t/Relieve") return std::make_unique<RelieveCall>(log);
     if (r.path == "/t/Metadata") {
       return std::make_unique<TextCall>(
           log, std::string(r.metadata("x-key")) + "|" + std::string(r.metadata("none")));

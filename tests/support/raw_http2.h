@@ -31,8 +31,8 @@ inline std::string Frame(int type, int flags, uint32_t stream, std::string_view 
                      byte(stream)};
   return out.append(payload);
 }
-constexpr int kDataFrame = 0, kHeadersFrame = 1, kResetFrame = 3, kSettingsFrame = 4, kPingFrame = 6,
-              kGoAwayFrame = 7, kWindowFrame = 8, kContinuationFrame = 9;
+constexpr int kDataFrame = 0, kHeadersFrame = 1, kPriorityFrame = 2, kResetFrame = 3, kSettingsFrame = 4,
+              kPingFrame = 6, kGoAwayFrame = 7, kWindowFrame = 8, kContinuationFrame = 9;
 constexpr int kEndStream = 1, kEndHeaders = 4;
 
 inline std::string Preface() {

@@ -370,6 +370,112 @@ TEST(ExtProc, TheBodyIsFreedOnceItIsSent) {
   EXPECT_EQ(picker.inflight(), 1u);
 }
 
+// The answer waits for the client's window while the exchange turns into an error: what the client then gets
+// is its own body and nobody else's memory.
+TEST(ExtProc, AnAnswerOnItsWayStaysWhole) {
+  Picker picker{std::string(kPool), PlainText()};
+  auto client = picker.Connect({.stream_window = 2000});  // more only as we read
+  auto other = picker.Connect();
+  Exchange secret(*other);
+  secret.SendHeaders(false, {}, "/v1/completions");
+  Exchange exchange(*client);
+  exchange.SendHeaders(false, {}, "/v1/completions");
+  const std::string body = R"({"model":"m","prompt":")" + std::string(3'000'000, 'a') + "\"}";
+  exchange.SendBody(body, true);
+  ASSERT_TRUE(client->PumpUntil([&] { return exchange.call().unsent() == 0; }));
+  ASSERT_TRUE(Eventually([&] { return picker.inflight() == 1; }));
+  exchange.call().Send("\x50\x01");  // observability_mode, too late
+  for (int i = 0; i < 200; ++i) secret.SendBody(std::string(30'000, 's'), false);
+  ASSERT_TRUE(other->PumpUntil([&] { return secret.call().unsent() == 0; }));
+  EXPECT_TRUE(Eventually([&] { return picker.inflight() == 0; }));
+  EXPECT_FALSE(exchange.RecvDestination().empty());
+  std::string echoed;
+  exchange.RecvPieces(echoed);
+  EXPECT_TRUE(echoed == body);
+  exchange.ExpectEnd(static_cast<int>(net::GrpcStatus::kInvalidArgument));
+}
+
+// As large as a body may be, in each mode, beside exchanges on the same connection that are at their model
+// server already.
+TEST(ExtProc, TheLargestBodiesDisturbNobody) {
+  Picker picker(std::string(kPool) + Model("llama2", "Critical", "  targetModels: [{name: llama2-v1}]\n"),
+                PlainText());
+  auto client = picker.Connect({.stream_window = 1 << 20});
+  Exchange running(*client);
+  running.SendHeaders();
+  running.SendBody(Chat("llama2"), true);
+  EXPECT_FALSE(running.RecvDestination().empty());
+  std::string body;
+  running.RecvPieces(body);
+  running.SendResponseHeaders();
+  EXPECT_TRUE(running.Recv().has_response_headers());
+  const std::string begin = R"({"model":"llama2","messages":[{"role":"user","content":")";
+  const size_t size = (64u << 20) - 3;  // the other name is longer by three
+  const std::string large = begin + std::string(size - begin.size() - 4, 'a') + "\"}]}";
+  std::string expected = large;
+  expected.replace(10, 6, "llama2-v1");
+  {
+    Exchange duplex(*client);
+    duplex.SendHeaders(false, {{"content-length", std::to_string(size)}});
+    for (size_t at = 0; at < size; at += 65'536)
+      duplex.SendBody(std::string_view(large).substr(at, 65'536), false);
+    duplex.SendBody("", true);
+    EXPECT_FALSE(duplex.RecvDestination().empty());
+    duplex.RecvPieces(body);
+    EXPECT_TRUE(body == expected);
+    duplex.call().Reset();
+  }
+  {
+    Exchange buffered(*client, Modes{pb::BUFFERED, pb::NONE});
+    buffered.SendHeaders(false, {{"content-length", std::to_string(size)}});
+    EXPECT_TRUE(buffered.Recv().has_request_headers());
+    buffered.SendBody(large, true);
+    const auto reply = buffered.Recv();
+    ASSERT_TRUE(reply.has_request_body()) << reply.ShortDebugString().substr(0, 500);
+    EXPECT_TRUE(reply.request_body().response().body_mutation().body() == expected);
+    buffered.call().Reset();
+  }
+  running.SendResponseBody("{}", true);
+  EXPECT_TRUE(running.Recv().has_response_body());
+  EXPECT_EQ(picker.server().stats().aborted_connections, 0u);
+  EXPECT_EQ(picker.server().stats().shed_calls, 0u);
+}
+
+// Idle calls and unfinished bodies, as many as one can have: an honest client is served.
+TEST(ExtProc, HonestExchangesAreServedBesideGreedyOnes) {
+  ServerOptions options = PlainText();
+  options.transport.max_buffered_bytes = 64 << 20;
+  Picker picker(std::string(kPool), options);
+  std::vector<std::unique_ptr<Client>> greedy;
+  std::vector<std::unique_ptr<Exchange>> unfinished;
+  auto honest = picker.Connect();
+  size_t most = 0;
+  for (int c = 0; c < 8; ++c) {
+    greedy.push_back(picker.Connect());
+    for (int i = 0; i < 2000; ++i) greedy.back()->Open(kProcess);
+    for (int i = 0; i < 3; ++i) {
+      unfinished.push_back(std::make_unique<Exchange>(*greedy.back()));
+      unfinished.back()->SendHeaders(false, {}, "/v1/completions");
+      for (int piece = 0; piece < 100; ++piece) unfinished.back()->SendBody(std::string(60'000, 'x'), false);
+    }
+    greedy.back()->PumpUntil([] { return false; }, std::chrono::milliseconds(50));
+    EXPECT_FALSE(Pick(*honest, "m").empty()) << c;
+    Exchange long_prompt(*honest);
+    long_prompt.SendHeaders(false, {}, "/v1/completions");
+    const std::string body = R"({"model":"m","prompt":")" + std::string(400'000, 'a') + "\"}";
+    long_prompt.SendBody(body, true);
+    EXPECT_FALSE(long_prompt.RecvDestination().empty()) << c;
+    std::string echoed;
+    long_prompt.RecvPieces(echoed);
+    EXPECT_TRUE(echoed == body);
+    long_prompt.call().Reset();
+    most = std::max<size_t>(most, picker.server().stats().buffered_bytes);
+  }
+  EXPECT_LT(most, 72u << 20);
+  // Uploads that were in the way were decided by load, not failed.
+  EXPECT_GT(picker.server().stats().relieved_calls, 0u);
+}
+
 TEST(ExtProc, FullDuplexManyAtOnce) {
   Picker picker(std::string(kPool) + Model("llama2", "Critical", "  targetModels: [{name: llama2-v1}]\n"),
                 PlainText());

@@ -42,7 +42,7 @@ Metrics::Metrics(base::Registry& registry, bool streams) {
   auto& events = registry.AddCounter({.name = "fairway_extproc_events_total",
                                       .help = "What went wrong on ext_proc streams: malformed_message, "
                                               "protocol_violation, timeout, internal_fault, mode_guessed, "
-                                              "no_pool_yet.",
+                                              "no_pool_yet, decided_early (memory was short).",
                                       .labels = {"event"}});
   malformed_ = &events.With({"malformed_message"});
   violations_ = &events.With({"protocol_violation"});
@@ -50,6 +50,7 @@ Metrics::Metrics(base::Registry& registry, bool streams) {
   faults_ = &events.With({"internal_fault"});
   guesses_ = &events.With({"mode_guessed"});
   early_ = &events.With({"no_pool_yet"});
+  decided_early_ = &events.With({"decided_early"});
   if (!streams) return;
   streams_inflight_ =
       &registry

@@ -28,6 +28,8 @@ class Metrics {
   void ProtocolViolation() { violations_->Add(); }
   void TimedOut() { timeouts_->Add(); }
   void InternalFault() { faults_->Add(); }
+  // Before the request was complete, because memory was short.
+  void DecidedEarly() { decided_early_->Add(); }
   // A gateway that does not say its body modes and sent no body for a while.
   void ModeGuessed() { guesses_->Add(); }
   // A call before any pool was known.
@@ -47,6 +49,7 @@ class Metrics {
   base::Counter* faults_;
   base::Counter* guesses_;
   base::Counter* early_;
+  base::Counter* decided_early_;
   base::Gauge* streams_inflight_ = nullptr;  // null: no stream metrics
   base::Histogram* stream_duration_ = nullptr;
   base::CounterFamily* streams_total_ = nullptr;

@@ -52,6 +52,11 @@ class Server final : public ExtProcServer {
     grpc.host = options_.host;
     grpc.port = options_.grpc_port;
     grpc.tls = nullptr;
+    // A body in one message (BUFFERED) is taken in pieces, and bounded by the session. The rest of its
+    // message is little.
+    if (options_.body_messages_of_any_size) {
+      grpc.max_split_message = options_.service.session.max_body + (64u << 10);
+    }
     if (options_.secure_serving) {
       cert_version_ = VersionOf(cert_file_);
       key_version_ = VersionOf(key_file_);

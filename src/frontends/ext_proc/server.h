@@ -39,7 +39,9 @@ struct ServerOptions {
   std::string cert_path;  // folder with tls.crt and tls.key; "": a self-signed certificate
   bool enable_cert_reload = false;
   base::Nanos cert_poll = base::kSecond;
-  net::TlsOptions tls;               // alpn is set to h2
+  net::TlsOptions tls;  // alpn is set to h2
+  // A body in one message may be longer than transport.max_message, up to what a body may have.
+  bool body_messages_of_any_size = true;
   net::GrpcServerOptions transport;  // limits and windows; host, port and tls are taken from above
   ServiceOptions service;
 };

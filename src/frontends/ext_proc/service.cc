@@ -92,6 +92,11 @@ class ExtProcCall final : public net::GrpcCall, private Sink {
   void OnTail(std::string_view tail) override {
     Guard([&] { session_.OnBodyTail(tail, inner_tail_); });
   }
+  bool OnMemoryShort() override {
+    bool let_go = false;
+    Guard([&] { let_go = session_.LetGo(); });
+    return let_go;
+  }
   void OnHalfClose() override {
     Guard([&] { session_.OnHalfClose(); });
   }
@@ -103,7 +108,6 @@ class ExtProcCall final : public net::GrpcCall, private Sink {
   void Sweep(base::Nanos now) {
     const base::Nanos deadline = session_.deadline();
     if (deadline != 0 && now >= deadline) Guard([&] { session_.OnDeadline(); });
-    if (session_.holds_sent_body() && sent()) session_.DropSentBody();
   }
 
   ExtProcCall* next = nullptr;
@@ -126,7 +130,9 @@ class ExtProcCall final : public net::GrpcCall, private Sink {
   }
 
   // Sink.
-  void Send(std::string_view prefix, std::string_view body) override { Write(prefix, body); }
+  void Send(std::string_view bytes) override { Write(bytes); }
+  void Send(const net::SharedBytes& bytes) override { Write(bytes); }
+  net::SharedBytes Share(std::string bytes) override { return net::GrpcCall::Share(std::move(bytes)); }
   void Finish(net::GrpcStatus status, std::string_view message) override {
     if (code_.empty()) {
       code_ = status == net::GrpcStatus::kOk                ? "OK"

@@ -5,6 +5,12 @@
 
 namespace fairway::ext_proc {
 
+namespace {
+
+constexpr size_t kCopiedBody = 4096;  // sharing one costs more than copying this much
+
+}  // namespace
+
 Session::Session(SessionShared& shared, Sink& sink, std::string pool_key)
     : shared_(shared), sink_(sink), pool_key_(std::move(pool_key)) {}
 
@@ -39,6 +45,10 @@ void Session::OnBodyPiece(std::string_view bytes) {
   if (!TakesBodyPieces()) return;
   message_at_ = shared_.clock.Now();
   if (request_ == RequestPhase::kStart) StartWithoutHeaders();
+  if (request_ == RequestPhase::kThrough) {
+    if (CountBody(bytes.size())) PassThrough(bytes, false);
+    return;
+  }
   if (TakeBody(bytes)) WaitForBody();
 }
 
@@ -58,18 +68,22 @@ void Session::Handle(const RequestMessage& message) {
   if (first_message_) {
     first_message_ = false;
     modes_ = message.protocol_config;
+    observing_ = message.observability_mode;
+    if (observing_) {
+      deadline_ = 0;
+      FreeBody();
+    }
+  } else if (message.observability_mode && !observing_) {
+    return Violation("observability mode can only begin with the first message");
   }
-  if (message.observability_mode) {
-    // The gateway throws away what it is answered; there is nobody to pick for.
-    observing_ = true;
-    deadline_ = 0;
-    std::string().swap(body_);
-    sink_.Release(std::exchange(reserved_, 0));
-    return;
-  }
+  // The gateway throws away what it is answered; there is nobody to pick for.
+  if (observing_) return;
   decided_ = false;
   switch (message.kind) {
     case MessageKind::kNone:
+      if (request_ == RequestPhase::kStart && response_ == ResponsePhase::kStart && deadline_ == 0) {
+        deadline_ = message_at_ + shared_.options.start_timeout;
+      }
       break;
     case MessageKind::kRequestHeaders:
       ReadSubsetHint(message.metadata);
@@ -129,10 +143,32 @@ bool Session::ShowsResponse() const {
   return modes_ ? modes_->response_body != BodyMode::kNone : response_body_seen_;
 }
 
-void Session::DropSentBody() {
-  if (!holds_sent_body()) return;
+bool Session::LetGo() {
+  if (finished_ || observing_) return false;
+  message_at_ = shared_.clock.Now();
+  decided_ = false;
+  bool let_go = false;
+  if (usage_ && usage_held_ > 0) {
+    usage_.reset();
+    sink_.Release(std::exchange(usage_held_, 0));
+    let_go = true;
+  }
+  if (request_ != RequestPhase::kCollect || request_ended_) return let_go;
+  shared_.metrics.DecidedEarly();
+  DecideEarly();
+  if (decided_) shared_.metrics.RequestProcessed(shared_.clock.Now() - message_at_);
+  return true;
+}
+
+void Session::FreeBody() {
   std::string().swap(body_);
   sink_.Release(std::exchange(reserved_, 0));
+}
+
+net::SharedBytes Session::ShareBody() {
+  net::SharedBytes shared = sink_.Share(std::move(body_));
+  FreeBody();
+  return shared;
 }
 
 void Session::Violation(std::string_view what) {
@@ -151,19 +187,25 @@ void Session::Close(net::GrpcStatus status, std::string_view message) {
 
 // ---- Replies.
 
-void Session::Send(const Reply& reply, std::string_view body, bool by_reference) {
+void Session::Send(const Reply& reply, std::string_view body) {
   WriteReply(shared_.writer, reply);
-  if (by_reference || body.empty()) {
-    sink_.Send(shared_.writer.view(), body);
-    return;
+  sink_.Send(shared_.writer.view());
+  if (!body.empty()) sink_.Send(body);
+}
+
+// A reply that ends with the request's whole body, which is not needed here any more.
+void Session::SendWithBody(const Reply& reply) {
+  if (body_.size() <= kCopiedBody) {
+    Send(reply, body_);
+    return FreeBody();
   }
-  sink_.Send(shared_.writer.view(), {});
-  sink_.Send(body, {});
+  Send(reply);
+  sink_.Send(ShareBody());
 }
 
 void Session::SendPlain(ReplyKind kind) { Send({.kind = kind}); }
 
-void Session::SendPieces(ReplyKind kind, std::string_view body, bool end_of_stream, bool by_reference) {
+void Session::SendPieces(ReplyKind kind, std::string_view body, bool end_of_stream) {
   do {
     const std::string_view piece = body.substr(0, kMaxBodyPiece);
     body.remove_prefix(piece.size());
@@ -171,8 +213,25 @@ void Session::SendPieces(ReplyKind kind, std::string_view body, bool end_of_stre
           .body = Reply::Body::kStreamed,
           .body_size = piece.size(),
           .end_of_stream = end_of_stream && body.empty()},
-         piece, by_reference);
+         piece);
   } while (!body.empty());
+}
+
+// The request's body as it is here, which is not needed any more.
+void Session::SendRequestPieces(bool end_of_stream) {
+  if (body_.size() <= kCopiedBody) {
+    SendPieces(ReplyKind::kRequestBody, body_, end_of_stream);
+    return FreeBody();
+  }
+  const net::SharedBytes body = ShareBody();
+  for (size_t at = 0; at < body.size(); at += kMaxBodyPiece) {
+    const net::SharedBytes piece = body.Slice(at, kMaxBodyPiece);
+    Send({.kind = ReplyKind::kRequestBody,
+          .body = Reply::Body::kStreamed,
+          .body_size = piece.size(),
+          .end_of_stream = end_of_stream && at + piece.size() == body.size()});
+    sink_.Send(piece);
+  }
 }
 
 }  // namespace fairway::ext_proc

@@ -40,6 +40,8 @@ struct SessionOptions {
   // From the headers to the body where the gateway collects it first (BUFFERED, BUFFERED_PARTIAL), and to its
   // last byte in the other modes, or `body_timeout` where that is longer: 408.
   base::Nanos buffered_timeout = 300 * base::kSecond;
+  // From a first message that says nothing to one that does.
+  base::Nanos start_timeout = 10 * base::kSecond;
   // A gateway that does not announce its modes is taken for FULL_DUPLEX_STREAMED; one that sends no body for
   // that long waits for our answer to the headers, as in the other modes: it gets one, decided by load.
   base::Nanos mode_timeout = 5 * base::kSecond;
@@ -53,9 +55,11 @@ struct SessionOptions {
 class Sink {
  public:
   virtual ~Sink() = default;
-  // One framed message: `prefix` is copied, `body` is sent by reference and stays valid as long as the
-  // session.
-  virtual void Send(std::string_view prefix, std::string_view body) = 0;
+  // Bytes of framed messages: a copy, or by reference.
+  virtual void Send(std::string_view bytes) = 0;
+  virtual void Send(const net::SharedBytes& bytes) = 0;
+  // Takes over bytes to send by reference; they count until they have left.
+  virtual net::SharedBytes Share(std::string bytes) = 0;
   virtual void Finish(net::GrpcStatus status, std::string_view message) = 0;
   // Counts memory that the session keeps. False: there is none left, and the call was ended.
   virtual bool Reserve(size_t bytes) = 0;
@@ -101,16 +105,16 @@ class Session {
 
   bool finished() const { return finished_; }
 
-  // All that was given to Sink::Send by reference has left: frees the request's body, which else lives as
-  // long as its answer.
-  void DropSentBody();
-  bool holds_sent_body() const { return request_ == RequestPhase::kDone && !body_.empty(); }
+  // Memory is short, and this exchange holds most of it: decides by what is known of the request, and from
+  // then on passes its body on without keeping it. False: there is nothing to let go.
+  bool LetGo();
 
  private:
   enum class RequestPhase {
     kStart,    // nothing of the request yet
     kCollect,  // the body comes, no decision yet
     kPass,     // decided at the headers, the body is watched for its model (STREAMED)
+    kThrough,  // decided before the body was complete, which passes as it comes (FULL_DUPLEX_STREAMED)
     kDone,     // decided
   };
   enum class ResponsePhase { kStart, kOpen, kEnded };
@@ -127,6 +131,10 @@ class Session {
   void OnRequestTrailers();
   void StartWithoutHeaders();
   bool TakeBody(std::string_view bytes);
+  bool CountBody(size_t bytes);
+  void PassThrough(std::string_view bytes, bool end_of_stream);
+  void DecideEarly();
+  void CountKept();
   void AfterChunk(bool end_of_stream);
   void WaitForBody();
 
@@ -146,6 +154,7 @@ class Session {
   void OnResponseHeaders(const RequestMessage& message);
   void OnResponseBody(const RequestMessage& message);
   void OnResponseTrailers();
+  bool FeedUsage(std::string_view bytes);
   void ReplyToResponseBody(std::string_view body, bool end_of_stream);
   void EndResponse();
 
@@ -153,8 +162,12 @@ class Session {
   enum class Length { kKeep, kSet, kRemove };  // what becomes of content-length
   void SendDecision(ReplyKind kind, bool replace_body, Length length);
   void SendPlain(ReplyKind kind);
-  void SendPieces(ReplyKind kind, std::string_view body, bool end_of_stream, bool by_reference);
-  void Send(const Reply& reply, std::string_view body = {}, bool by_reference = true);
+  void SendPieces(ReplyKind kind, std::string_view body, bool end_of_stream);
+  void SendRequestPieces(bool end_of_stream);
+  void Send(const Reply& reply, std::string_view body = {});
+  void SendWithBody(const Reply& reply);
+  void FreeBody();
+  net::SharedBytes ShareBody();
 
   void Violation(std::string_view what);
   void Close(net::GrpcStatus status, std::string_view message);
@@ -200,7 +213,10 @@ class Session {
   std::optional<payload::RequestScanner> scanner_;
   std::string body_;
   uint64_t body_bytes_ = 0;
-  size_t reserved_ = 0;           // of them counted with the sink
+  size_t reserved_ = 0;           // of its memory counted with the sink
+  bool dropped_ = false;          // memory was short: its bytes are not kept
+  size_t kept_ = 0;               // of ids, headers and hints counted with the sink
+  size_t usage_held_ = 0;         // of usage_ counted with the sink
   size_t unanswered_chunks_ = 0;  // body messages without their reply, where each needs one
   size_t cleared_chunks_ = 0;     // answered by taking them away: they are in body_
 

@@ -13,6 +13,16 @@ namespace fairway::ext_proc {
 namespace {
 
 constexpr uint64_t kMaxBodyReserve = 4u << 20;  // a content-length is only a claim
+constexpr size_t kMaxId = 256;                  // bytes kept of each id and name in a header
+constexpr size_t kKeptForFree = 1024;           // what a call's own cost covers
+
+// At a character: what does not begin one goes with the one it belongs to.
+std::string_view Cut(std::string_view text) {
+  if (text.size() <= kMaxId) return text;
+  size_t end = kMaxId;
+  while (end > kMaxId - 4 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  return text.substr(0, end);
+}
 
 }  // namespace
 
@@ -41,10 +51,10 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
       header_map, [&](std::string_view name, std::string_view value) { reader.Add(name, value); });
   const request::RequestHeaders headers = reader.Finish();
   api_ = payload::ApiOfPath(headers.path);
-  request_id_ = headers.request_id;
-  fairness_id_ = headers.fairness_id;
-  model_rewrite_ = headers.model_rewrite;
-  objective_ = headers.objective;
+  request_id_ = Cut(headers.request_id);
+  fairness_id_ = Cut(headers.fairness_id);
+  model_rewrite_ = Cut(headers.model_rewrite);
+  objective_ = Cut(headers.objective);
   tunnel_ = headers.tunnel;
   unreadable_body_ = headers.unreadable_body;
   has_content_length_ = headers.has_content_length;
@@ -55,6 +65,23 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
     generated_id_ = true;
   }
   return ok;
+}
+
+// Counts what the headers and hints left here, where that is more than usual.
+void Session::CountKept() {
+  size_t kept = 0;
+  for (const std::string& name : remove_headers_) kept += sizeof name + name.capacity();
+  if (subset_) {
+    for (const auto& entry : *subset_) kept += sizeof entry + entry.size();
+  }
+  if (kept <= kKeptForFree) kept = 0;
+  if (kept == kept_) return;
+  sink_.Release(std::exchange(kept_, 0));
+  if (!sink_.Reserve(kept)) {
+    finished_ = true;
+    return;
+  }
+  kept_ = kept;
 }
 
 // ---- Messages.
@@ -68,6 +95,8 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
     shared_.metrics.MalformedMessage();
     return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
   }
+  CountKept();
+  if (finished_) return;
   request_ended_ = message.end_of_stream;
   if (message.end_of_stream || tunnel_ || request_mode() == BodyMode::kNone) return DecideByLoad();
   // There is nothing to wait for in it, and no reason to hold it back.
@@ -135,22 +164,35 @@ void Session::WaitForBody() {
   deadline_ = std::min(message_at_ + wait, received_at_ + std::max(wait, options.buffered_timeout));
 }
 
-bool Session::TakeBody(std::string_view bytes) {
-  if (bytes.empty()) return true;
-  if (bytes.size() > shared_.options.max_body - std::min(shared_.options.max_body, body_bytes_)) {
+// False: there are too many.
+bool Session::CountBody(size_t bytes) {
+  if (bytes > shared_.options.max_body - std::min(shared_.options.max_body, body_bytes_)) {
     RefuseUncounted({413, "RequestTooLarge",
                      "request body is larger than " + std::to_string(shared_.options.max_body) + " bytes",
                      ""});
     return false;
   }
-  if (!sink_.Reserve(bytes.size())) {
-    finished_ = true;
-    return false;
+  body_bytes_ += bytes;
+  return true;
+}
+
+bool Session::TakeBody(std::string_view bytes) {
+  if (bytes.empty()) return true;
+  const bool first = body_bytes_ == 0;
+  if (!CountBody(bytes.size())) return false;
+  if (dropped_) return true;
+  // What the string will take is counted before it takes it.
+  size_t room = body_.capacity();
+  if (first) room = std::max<size_t>(bytes.size(), std::min(content_length_, kMaxBodyReserve));
+  if (body_.size() + bytes.size() > room) room = std::max(body_.size() + bytes.size(), 2 * room);
+  if (room > reserved_) {
+    if (!sink_.Reserve(room - reserved_)) {
+      finished_ = true;
+      return false;
+    }
+    reserved_ = room;
   }
-  reserved_ += bytes.size();
-  if (body_bytes_ == 0)
-    body_.reserve(std::max<size_t>(bytes.size(), std::min(content_length_, kMaxBodyReserve)));
-  body_bytes_ += bytes.size();
+  body_.reserve(room);
   body_.append(bytes);
   if (scanner_) scanner_->Feed(bytes);
   return true;
@@ -170,6 +212,10 @@ void Session::OnRequestBody(const RequestMessage& message) {
   }
   if (request_ == RequestPhase::kStart) StartWithoutHeaders();
   body_seen_ = true;
+  if (request_ == RequestPhase::kThrough) {
+    if (CountBody(message.body.size())) PassThrough(message.body, message.end_of_stream);
+    return;
+  }
   if (!TakeBody(message.body)) return;
   ++unanswered_chunks_;
   if (request_ == RequestPhase::kPass) {
@@ -199,6 +245,17 @@ void Session::AfterChunk(bool end_of_stream) {
   }
 }
 
+// FULL_DUPLEX_STREAMED, decided already: a chunk goes back as it came.
+void Session::PassThrough(std::string_view bytes, bool end_of_stream) {
+  if (!bytes.empty() || end_of_stream) SendPieces(ReplyKind::kRequestBody, bytes, end_of_stream);
+  if (end_of_stream) {
+    request_ = RequestPhase::kDone;
+    deadline_ = 0;
+  } else if (response_ == ResponsePhase::kStart) {
+    WaitForBody();
+  }
+}
+
 void Session::OnRequestTrailers() {
   if (request_ended_) return Violation("request trailers after the end of the request");
   request_ended_ = true;
@@ -210,6 +267,8 @@ void Session::OnRequestTrailers() {
         return RefuseUncounted(
             {400, "BadRequest", "the request ended in trailers before its body named a model", ""});
       }
+      [[fallthrough]];
+    case RequestPhase::kThrough:
       request_ = RequestPhase::kDone;
       deadline_ = 0;
       return SendPlain(ReplyKind::kRequestTrailers);
@@ -283,8 +342,7 @@ void Session::FinishRequest(End end) {
   switch (request_mode()) {
     case BodyMode::kFullDuplexStreamed:
       SendDecision(ReplyKind::kRequestHeaders, false, Length::kKeep);  // Envoy drops content-length itself
-      if (end == End::kBody || !body_.empty())
-        SendPieces(ReplyKind::kRequestBody, body_, end == End::kBody, true);
+      if (end == End::kBody || !body_.empty()) SendRequestPieces(end == End::kBody);
       break;
     case BodyMode::kStreamed:
       if (headers_seen_) {
@@ -299,8 +357,8 @@ void Session::FinishRequest(End end) {
         } else if (!rewritten) {
           SendPlain(ReplyKind::kRequestBody);
         } else if (last) {
-          Send({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kReplace, .body_size = body_.size()},
-               body_);
+          SendWithBody(
+              {.kind = ReplyKind::kRequestBody, .body = Reply::Body::kReplace, .body_size = body_.size()});
         } else {
           Send({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kClear});
         }
@@ -325,6 +383,33 @@ void Session::FinishRequest(End end) {
   if (end == End::kTrailers) SendPlain(ReplyKind::kRequestTrailers);
 }
 
+// Memory is short: by what is known of the body, which is kept no longer.
+void Session::DecideEarly() {
+  switch (request_mode()) {
+    case BodyMode::kFullDuplexStreamed: {
+      if (!modes_ && headers_seen_ && body_bytes_ == 0) return OnDeadline();  // it may not be that mode
+      scanner_->FinishPartial();
+      routing::RequestInput input = Input();
+      input.body_complete = false;
+      if (!Decide(input)) return;
+      SpliceModel();
+      request_ = RequestPhase::kThrough;
+      SendDecision(ReplyKind::kRequestHeaders, false, Length::kKeep);
+      if (!body_.empty()) SendRequestPieces(false);
+      return WaitForBody();
+    }
+    case BodyMode::kStreamed:
+      return FinishRequest(End::kPartial);
+    case BodyMode::kNone:
+    case BodyMode::kBuffered:
+    case BodyMode::kBufferedPartial:
+      // The gateway sends it all at once and keeps it itself.
+      dropped_ = true;
+      scanner_.reset();
+      return FreeBody();
+  }
+}
+
 // STREAMED: the endpoint is chosen, the body passes by. It is held back until its model is known.
 void Session::PassChunk(bool end_of_stream) {
   if (!end_of_stream && !scanner_->fields().has_model && scanner_->ok()) {
@@ -335,7 +420,7 @@ void Session::PassChunk(bool end_of_stream) {
   const bool held = cleared_chunks_ > 0;
   if (!SettleModel(end_of_stream)) return;
   if (SpliceModel() || held) {
-    Send({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kReplace, .body_size = body_.size()}, body_);
+    SendWithBody({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kReplace, .body_size = body_.size()});
   } else {
     SendPlain(ReplyKind::kRequestBody);
   }
@@ -372,14 +457,14 @@ void Session::SendDecision(ReplyKind kind, bool replace_body, Length length) {
   if (!headers_answered_) remove.assign(remove_headers_.begin(), remove_headers_.end());
   if (length == Length::kRemove && has_content_length_) remove.emplace_back("content-length");
   const LbMetadata metadata = {ticket_->destinations(), ticket_->scores()};
-  Send({.kind = kind,
-        .set_headers = std::span(set.data(), count),
-        .remove_headers = remove,
-        .clear_route_cache = true,
-        .body = replace_body ? Reply::Body::kReplace : Reply::Body::kUnchanged,
-        .body_size = replace_body ? body_.size() : 0,
-        .metadata = &metadata},
-       replace_body ? std::string_view(body_) : std::string_view());
+  const Reply reply = {.kind = kind,
+                       .set_headers = std::span(set.data(), count),
+                       .remove_headers = remove,
+                       .clear_route_cache = true,
+                       .body = replace_body ? Reply::Body::kReplace : Reply::Body::kUnchanged,
+                       .body_size = replace_body ? body_.size() : 0,
+                       .metadata = &metadata};
+  replace_body ? SendWithBody(reply) : Send(reply);
   headers_answered_ = true;
 }
 
@@ -390,7 +475,7 @@ void Session::Refuse(const routing::Rejection& rejection) {
                                   .headers = std::span(header.data(), rejection.drop_reason.empty() ? 0 : 1),
                                   .body = body,
                                   .details = rejection.code});
-  sink_.Send(shared_.writer.view(), {});
+  sink_.Send(shared_.writer.view());
   // A request that was let go to an endpoint before it was refused has not run there.
   ticket_.reset();
   Close(net::GrpcStatus::kOk, {});

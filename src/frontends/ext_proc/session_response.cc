@@ -9,6 +9,7 @@ namespace fairway::ext_proc {
 
 namespace {
 
+constexpr size_t kUsageForFree = 1024;  // what a call's own cost covers
 constexpr std::string_view kServed = "x-gateway-destination-endpoint-served";
 
 }  // namespace
@@ -19,6 +20,9 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   if (request_ == RequestPhase::kCollect || request_ == RequestPhase::kPass) {
     // Somebody answered before the request was complete: the wait for its body is over.
     request_ = RequestPhase::kDone;
+    deadline_ = 0;
+    FreeBody();
+  } else if (request_ == RequestPhase::kThrough) {
     deadline_ = 0;
   }
   int status = 0;
@@ -72,25 +76,39 @@ void Session::OnResponseBody(const RequestMessage& message) {
   response_body_seen_ = true;
   if (ticket_) {
     ticket_->OnResponseBody(message.body.size());
-    if (usage_) usage_->Feed(message.body);
+    if (usage_ && !FeedUsage(message.body)) return;
   }
   ReplyToResponseBody(message.body, message.end_of_stream);
   response_time_ += shared_.clock.Now() - message_at_;
   if (message.end_of_stream) EndResponse();
 }
 
+// False: there is no memory for an event that does not end.
+bool Session::FeedUsage(std::string_view bytes) {
+  usage_->Feed(bytes);
+  const size_t held = usage_->held() > kUsageForFree ? usage_->held() : 0;
+  if (held == usage_held_) return true;
+  sink_.Release(std::exchange(usage_held_, 0));
+  if (!sink_.Reserve(held)) {
+    finished_ = true;
+    return false;
+  }
+  usage_held_ = held;
+  return true;
+}
+
 void Session::ReplyToResponseBody(std::string_view body, bool end_of_stream) {
   if (response_mode() == BodyMode::kFullDuplexStreamed) {
-    if (!renamer_) return SendPieces(ReplyKind::kResponseBody, body, end_of_stream, false);
+    if (!renamer_) return SendPieces(ReplyKind::kResponseBody, body, end_of_stream);
     const std::string_view renamed = renamer_->Feed(body);
     if (!end_of_stream) {
       // All of it may be held back.
-      if (!renamed.empty() || body.empty()) SendPieces(ReplyKind::kResponseBody, renamed, false, false);
+      if (!renamed.empty() || body.empty()) SendPieces(ReplyKind::kResponseBody, renamed, false);
       return;
     }
     std::string last(renamed);  // the view ends with the next call
     last += renamer_->Finish();
-    return SendPieces(ReplyKind::kResponseBody, last, true, false);
+    return SendPieces(ReplyKind::kResponseBody, last, true);
   }
   if (!renamer_) return SendPlain(ReplyKind::kResponseBody);
   const std::string_view renamed = renamer_->Feed(body);
@@ -101,14 +119,14 @@ void Session::ReplyToResponseBody(std::string_view body, bool end_of_stream) {
   const std::array<SetHeader, 1> length = {SetHeader{"content-length", size}};
   // Envoy refuses a buffered body that is not as long as its header says.
   if (response_mode() == BodyMode::kBuffered && response_has_length_) reply.set_headers = length;
-  Send(reply, renamed, false);
+  Send(reply, renamed);
 }
 
 void Session::OnResponseTrailers() {
   if (response_ == ResponsePhase::kEnded) return Violation("response trailers after the end of the response");
   if (renamer_ && response_mode() == BodyMode::kFullDuplexStreamed) {
     const std::string held(renamer_->Finish());
-    if (!held.empty()) SendPieces(ReplyKind::kResponseBody, held, false, false);
+    if (!held.empty()) SendPieces(ReplyKind::kResponseBody, held, false);
   }
   SendPlain(ReplyKind::kResponseTrailers);
   response_time_ += shared_.clock.Now() - message_at_;

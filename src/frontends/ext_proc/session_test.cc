@@ -25,11 +25,19 @@ constexpr std::string_view kChat = R"({"model":"llama2","messages":[{"role":"use
 // Puts the frames together again, as a client's transport does.
 class RecordingSink final : public Sink {
  public:
-  void Send(std::string_view prefix, std::string_view body) override {
+  static constexpr size_t kRoom = SIZE_MAX / 2;
+
+  void Send(std::string_view bytes) override {
     EXPECT_FALSE(ended_);
-    bytes_.append(prefix);
-    bytes_.append(body);
+    bytes_.append(bytes);
   }
+  // Reads them late, as a client's transport may: they must stay.
+  void Send(const net::SharedBytes& bytes) override {
+    EXPECT_FALSE(ended_);
+    shared_.emplace_back(bytes_.size(), bytes);
+    bytes_.append(bytes.size(), '\0');
+  }
+  net::SharedBytes Share(std::string bytes) override { return net::SharedBytes(std::move(bytes)); }
   void Finish(net::GrpcStatus status, std::string_view message) override {
     EXPECT_FALSE(ended_);
     ended_ = true;
@@ -45,6 +53,8 @@ class RecordingSink final : public Sink {
 
   // The messages since the last call.
   std::vector<pb::ProcessingResponse> Take() {
+    for (const auto& [at, bytes] : shared_) bytes_.replace(at, bytes.size(), bytes.view());
+    shared_.clear();
     std::vector<pb::ProcessingResponse> messages;
     while (bytes_.size() >= 5) {
       size_t length = 0;
@@ -63,10 +73,11 @@ class RecordingSink final : public Sink {
 
  private:
   std::string bytes_;
+  std::vector<std::pair<size_t, net::SharedBytes>> shared_;  // and where they belong
   bool ended_ = false;
   net::GrpcStatus status_ = net::GrpcStatus::kOk;
   std::string message_;
-  size_t room_ = SIZE_MAX / 2;
+  size_t room_ = kRoom;
 };
 
 struct Modes {
@@ -886,6 +897,161 @@ TEST_F(SessionTest, ObservabilityModeIsNotAnswered) {
   EXPECT_TRUE(sink_->ended());
 }
 
+// It would change who an answer is for that is on its way.
+TEST_F(SessionTest, ObservabilityModeCannotBeginLater) {
+  for (const bool decided : {false, true}) {
+    Start(Idle(1));
+    const std::string body = R"({"model":"m","messages":[{"role":"user","content":"x"}],"x":")" +
+                             std::string(200'000, 'a') + "\"}";
+    Give(RequestHeaders());
+    pb::ProcessingRequest whole = RequestBody(body, decided);
+    session_->OnMessage(whole.SerializeAsString());
+    ASSERT_FALSE(sink_->ended()) << sink_->Take().back().ShortDebugString().substr(0, 300);
+    pb::ProcessingRequest observed;
+    observed.set_observability_mode(true);
+    session_->OnMessage(observed.SerializeAsString());
+    EXPECT_TRUE(sink_->ended());
+    EXPECT_EQ(sink_->status(), net::GrpcStatus::kInvalidArgument);
+    session_.reset();  // what was given by reference stays
+    const auto replies = sink_->Take();
+    bool end = false;
+    if (decided) {
+      EXPECT_TRUE(Pieces(replies, 1, false, end) == body);
+    } else {
+      EXPECT_THAT(replies, IsEmpty());
+    }
+  }
+}
+
+// ---- Memory is short.
+
+TEST_F(SessionTest, FullDuplexPassesTheRestThrough) {
+  Start(Idle(1));
+  const std::string body = R"({"model":"llama2","messages":[],"x":")" + std::string(200'000, 'a') + "\"}";
+  Give(RequestHeaders());
+  EXPECT_THAT(Give(RequestBody(body.substr(0, 100'000), false)), IsEmpty());
+  EXPECT_TRUE(session_->LetGo());
+  EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+  auto replies = sink_->Take();
+  EXPECT_FALSE(Destination(replies.at(0)).empty());
+  bool end = false;
+  std::string echoed = Pieces(replies, 1, false, end);
+  EXPECT_FALSE(end);
+  EXPECT_FALSE(session_->LetGo());  // there is nothing left
+  echoed += Pieces(Give(RequestBody(body.substr(100'000, 50'000), false)), 0, false, end);
+  // The rest in a message that is taken in pieces.
+  const std::string bytes = RequestBody(body.substr(150'000), true).SerializeAsString();
+  const auto head = ParseBodyHead(std::string_view(bytes).substr(0, 100), bytes.size());
+  ASSERT_TRUE(head);
+  ASSERT_TRUE(session_->TakesBodyPieces());
+  session_->OnBodyPiece(head->body);
+  session_->OnBodyPiece(std::string_view(bytes).substr(100, head->body_left));
+  session_->OnBodyTail(std::string_view(bytes).substr(bytes.size() - head->tail), head->inner_tail);
+  EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+  echoed += Pieces(sink_->Take(), 0, false, end);
+  EXPECT_TRUE(end);
+  EXPECT_TRUE(echoed == body);
+  EXPECT_EQ(session_->deadline(), 0);
+  EXPECT_EQ(Give(ResponseHeaders()).size(), 1u);
+  EXPECT_EQ(AllInflight(), 1u);
+  EXPECT_THAT(registry_->Render(), HasSubstr(R"(fairway_extproc_events_total{event="decided_early"} 1)"));
+}
+
+TEST_F(SessionTest, FullDuplexPassesTrailersThroughToo) {
+  Start(Idle(1));
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, false));
+  EXPECT_TRUE(session_->LetGo());
+  EXPECT_EQ(sink_->Take().size(), 2u);
+  EXPECT_NE(session_->deadline(), 0);  // the wait for the rest has an end
+  const auto replies = Give(RequestTrailers());
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_TRUE(replies[0].has_request_trailers());
+  EXPECT_EQ(session_->deadline(), 0);
+}
+
+TEST_F(SessionTest, BufferedDecidesWithoutTheBody) {
+  for (const auto mode : {pb::BUFFERED, pb::BUFFERED_PARTIAL}) {
+    Start(Idle(1));
+    NewExchange(Modes{.request = mode});
+    Give(RequestHeaders());
+    const std::string bytes =
+        RequestBody(R"({"model":"m","x":")" + std::string(100'000, 'a') + "\"}", true).SerializeAsString();
+    const auto head = ParseBodyHead(std::string_view(bytes).substr(0, 50'000), bytes.size());
+    ASSERT_TRUE(head);
+    session_->OnBodyPiece(head->body);
+    EXPECT_TRUE(session_->LetGo());
+    EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+    session_->OnBodyPiece(std::string_view(bytes).substr(50'000, head->body_left));
+    EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+    session_->OnBodyTail(std::string_view(bytes).substr(bytes.size() - head->tail), head->inner_tail);
+    const auto replies = sink_->Take();
+    ASSERT_EQ(replies.size(), 1u);
+    EXPECT_TRUE(replies[0].has_request_body());
+    EXPECT_FALSE(Metadata(replies[0]).empty());
+    EXPECT_FALSE(sink_->ended());
+  }
+}
+
+TEST_F(SessionTest, StreamedIsDecidedByWhatCame) {
+  Start(Idle(1));
+  NewExchange(Modes{.request = pb::STREAMED, .without_waiting = true});
+  Give(RequestHeaders());
+  EXPECT_THAT(Give(RequestBody("{\"messages\":[\"", false)), IsEmpty());
+  EXPECT_TRUE(session_->LetGo());
+  const auto replies = sink_->Take();
+  ASSERT_EQ(replies.size(), 2u);
+  EXPECT_FALSE(Destination(replies[0]).empty());
+  EXPECT_EQ(Give(RequestBody("more", true)).size(), 1u);
+  EXPECT_FALSE(session_->LetGo());
+}
+
+TEST_F(SessionTest, NothingToLetGo) {
+  Start(Idle(1));
+  EXPECT_FALSE(session_->LetGo());  // nothing is known of the request
+  NewExchange(Modes{.request = pb::STREAMED});
+  Give(RequestHeaders());
+  EXPECT_FALSE(session_->LetGo());  // its first part is needed to go with the rest
+  NewExchange();
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, true));
+  EXPECT_FALSE(session_->LetGo());
+}
+
+// ---- What is kept is short, or counts.
+
+TEST_F(SessionTest, LongIdsAreCut) {
+  Start(Idle(1));
+  const std::string id = std::string(255, 'i') + "\xc3\xa9" + std::string(100'000, 'i');
+  std::string seen;
+  router_.reset();
+  routing::RouterOptions options;
+  options.explain = [&seen](std::string_view text) { seen += text; };
+  Start(Idle(1), {}, options);
+  Give(RequestHeaders(true, {{"x-request-id", id},
+                             {"x-gateway-inference-fairness-id", id},
+                             {"x-gateway-inference-objective", id}}));
+  EXPECT_THAT(seen, HasSubstr(std::string(100, 'i')));
+  EXPECT_LT(seen.size(), 2000u);
+  EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+}
+
+TEST_F(SessionTest, ManyHeadersToRemoveCount) {
+  Start(Idle(1));
+  Headers many;
+  for (int i = 0; i < 60; ++i) many.emplace_back("x-fairway-" + std::string(1000, 'a' + i % 26), "x");
+  Give(RequestHeaders(false, many));
+  EXPECT_LE(sink_->room(), RecordingSink::kRoom - 20'000);
+}
+
+TEST_F(SessionTest, AFirstMessageThatSaysNothingHasToBeFollowed) {
+  Start(Idle(1));
+  Give(pb::ProcessingRequest());
+  EXPECT_EQ(session_->deadline(), clock_.Now() + options_.start_timeout);
+  EXPECT_EQ(Give(RequestHeaders(true)).size(), 1u);
+  EXPECT_EQ(session_->deadline(), 0);
+}
+
 TEST_F(SessionTest, ObservedBodiesInPiecesAreNotKept) {
   Start(Idle(1));
   NewExchange(std::nullopt);
@@ -1102,11 +1268,19 @@ TEST_F(ResponseTest, ServerErrorsAreCountedByTheRealStatus) {
 
 TEST_F(ResponseTest, ASentBodyIsFreed) {
   Answer({}, {}, 1);
-  const size_t room = sink_->room();
-  EXPECT_TRUE(session_->holds_sent_body());
-  session_->DropSentBody();
-  EXPECT_FALSE(session_->holds_sent_body());
-  EXPECT_EQ(sink_->room(), room + kChat.size());
+  EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+}
+
+// A model server's event that does not end is kept, and so it counts.
+TEST_F(ResponseTest, UnfinishedEventsCount) {
+  Answer({}, {}, 1);
+  Give(ResponseHeaders({{"content-type", "text/event-stream"}}));
+  Give(ResponseBody("data: " + std::string(100'000, 'x'), false));
+  EXPECT_LE(sink_->room(), RecordingSink::kRoom - 100'000);
+  EXPECT_TRUE(session_->LetGo());
+  EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+  EXPECT_EQ(Give(ResponseBody("more", false)).size(), 1u);
+  EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
 }
 
 // ---- Messages in no sensible order: an answer, nothing, or an end; never a crash or a reservation left
@@ -1147,7 +1321,7 @@ TEST_F(SessionTest, AnyOrderOfMessages) {
           Give(ResponseTrailers());
           break;
         case 7:
-          session_->OnDeadline();
+          random.Below(2) == 0 ? session_->OnDeadline() : static_cast<void>(session_->LetGo());
           sink_->Take();
           break;
         default:
