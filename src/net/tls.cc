@@ -6,6 +6,7 @@
 #include <openssl/ssl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <string_view>
 
 #include "net/openssl_helpers.h"
@@ -36,6 +37,9 @@ constexpr Suite kTls12[] = {
     {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"},
     {"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", "ECDHE-ECDSA-CHACHA20-POLY1305"},
     {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", "ECDHE-RSA-CHACHA20-POLY1305"},
+};
+// What HTTP/2 forbids (RFC 9113, appendix A): no forward secrecy, or no authenticated encryption.
+constexpr Suite kNotForHttp2[] = {
     {"TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256", "ECDHE-ECDSA-AES128-SHA256"},
     {"TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256", "ECDHE-RSA-AES128-SHA256"},
     {"TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA", "ECDHE-ECDSA-AES128-SHA"},
@@ -59,16 +63,25 @@ void Append(std::string& list, const char* name) {
   list += name;
 }
 
+constexpr const char* kDefaultForHttp2 = "ECDHE+AESGCM:ECDHE+CHACHA20";
+
 // As in Go: TLS 1.2 suites leave TLS 1.3 as it is; a list of TLS 1.3 suites alone leaves nothing for TLS 1.2.
-base::Result<void> SetSuites(SSL_CTX* context, const std::vector<std::string>& names) {
-  if (names.empty()) return {};
+base::Result<void> SetSuites(SSL_CTX* context, const std::vector<std::string>& names, bool http2) {
+  if (names.empty()) {
+    if (http2 && SSL_CTX_set_cipher_list(context, kDefaultForHttp2) != 1)
+      return base::Fail(ErrorCode::kInternal, "no cipher suites for HTTP/2: " + TakeReason());
+    return {};
+  }
   std::string tls13;
   std::string tls12;
+  std::string left_out;
   for (const std::string& name : names) {
     if (const char* suite = Find(kTls13, name)) {
       Append(tls13, suite);
     } else if (const char* older = Find(kTls12, name)) {
       Append(tls12, older);
+    } else if (const char* forbidden = Find(kNotForHttp2, name)) {
+      Append(http2 ? left_out : tls12, forbidden);
     } else {
       std::string known;
       const auto list = [&known](const Suite& suite) {
@@ -76,10 +89,14 @@ base::Result<void> SetSuites(SSL_CTX* context, const std::vector<std::string>& n
       };
       for (const Suite& s : kTls13) list(s);
       for (const Suite& s : kTls12) list(s);
+      for (const Suite& s : kNotForHttp2) list(s);
       return base::Fail(
           ErrorCode::kInvalidArgument,
           std::string("unknown cipher suite \"").append(name).append("\"; known are ").append(known));
     }
+  }
+  if (tls13.empty() && tls12.empty()) {
+    return base::Fail(ErrorCode::kInvalidArgument, "HTTP/2 forbids all of the cipher suites " + left_out);
   }
   if (!tls13.empty() && SSL_CTX_set_ciphersuites(context, tls13.c_str()) != 1) {
     return base::Fail(ErrorCode::kInvalidArgument, "cipher suites " + tls13 + ": " + TakeReason());
@@ -129,6 +146,37 @@ base::Result<void> SetAlpn(SSL_CTX* context, const std::vector<std::string>& nam
   return {};
 }
 
+// Who may connect: those with a certificate that one of the authorities in the file has signed.
+base::Result<void> AskClients(SSL_CTX* context, const std::string& path) {
+  if (path.empty()) return {};
+  auto text = ReadSmallFile(path);
+  if (!text) return tl::make_unexpected(text.error());
+  const BioPtr bio(BIO_new_mem_buf(text->data(), static_cast<int>(text->size())));
+  size_t authorities = 0;
+  for (;; ++authorities) {
+    const X509Ptr authority(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
+    if (authority == nullptr) break;
+    // The client list is what a client with several certificates chooses by.
+    if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1 ||
+        SSL_CTX_add_client_CA(context, authority.get()) != 1) {
+      return base::Fail(ErrorCode::kInvalidArgument, path + ": an authority cannot be used: " + TakeReason());
+    }
+  }
+  const unsigned long last = ERR_peek_last_error();
+  const bool damaged = last != 0 && ERR_GET_REASON(last) != PEM_R_NO_START_LINE;
+  if (authorities == 0 || damaged) {
+    const std::string why = TakeReason();
+    return base::Fail(ErrorCode::kInvalidArgument,
+                      path + (damaged ? " is damaged: " + why : " holds no PEM certificate of an authority"));
+  }
+  ERR_clear_error();
+  SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
+  // Without one a client that resumes a session is refused.
+  static constexpr unsigned char kContext[] = "fairway";
+  SSL_CTX_set_session_id_context(context, kContext, sizeof kContext - 1);
+  return {};
+}
+
 base::Result<TlsContext> NewContext(const TlsOptions& options) {
   ERR_clear_error();
   int version = TLS1_2_VERSION;
@@ -145,12 +193,14 @@ base::Result<TlsContext> NewContext(const TlsOptions& options) {
                       SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
   SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                       SSL_MODE_RELEASE_BUFFERS);
-  // No client certificates are asked for, so resuming needs no session context; a cache would only hold
-  // memory.
+  // A cache of sessions would only hold memory: clients that resume bring a ticket.
   SSL_CTX_set_session_cache_mode(context.get(), SSL_SESS_CACHE_OFF);
-  if (auto set = SetSuites(context.get(), options.cipher_suites); !set)
+  const bool http2 = std::find(options.alpn.begin(), options.alpn.end(), "h2") != options.alpn.end();
+  if (auto set = SetSuites(context.get(), options.cipher_suites, http2); !set)
     return tl::make_unexpected(set.error());
   if (auto set = SetAlpn(context.get(), options.alpn); !set) return tl::make_unexpected(set.error());
+  if (auto set = AskClients(context.get(), options.client_ca_file); !set)
+    return tl::make_unexpected(set.error());
   return context;
 }
 

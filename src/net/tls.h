@@ -15,11 +15,13 @@ namespace fairway::net {
 using TlsContext = std::shared_ptr<SSL_CTX>;
 
 struct TlsOptions {
-  std::string min_version;  // "", "VersionTLS12" (default), "VersionTLS13"
-  std::vector<std::string>
-      cipher_suites;              // Go's names as the reference's flag takes them; empty: OpenSSL's default
+  std::string min_version;                 // "", "VersionTLS12" (default), "VersionTLS13"
+  std::vector<std::string> cipher_suites;  // Go's names as the reference's flag takes them; empty: OpenSSL's
+                                           // default. With h2 among `alpn` without those that HTTP/2 forbids
   std::vector<std::string> alpn;  // offered in this order, e.g. {"h2"}; a client that offers none of them is
                                   // refused when it sends ALPN at all
+  std::string client_ca_file;  // PEM: clients must show a certificate of one of these authorities; "": none
+                               // is asked for
 };
 
 // PEM files; the certificate file may hold the chain. The error names the file and what is wrong with it

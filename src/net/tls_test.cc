@@ -165,6 +165,25 @@ TEST_F(TlsTest, TakesGoNamesOfCipherSuites) {
   EXPECT_EQ(client->Unary("/t/Echo", "x").message, "x");
 }
 
+TEST_F(TlsTest, Http2HasNoCbcSuites) {
+  const std::vector<std::string> named = {"TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+                                          "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"};
+  for (const TlsOptions& options :
+       {TlsOptions{.alpn = {"h2"}}, TlsOptions{.cipher_suites = named, .alpn = {"h2"}}}) {
+    GrpcTestServer server({.tls = Load("a", options)});
+    const auto with = [&](const char* suites) {
+      return GrpcClient::Connect("127.0.0.1", server.port(),
+                                 {.tls = true, .max_tls_version = TLS1_2_VERSION, .cipher_list = suites});
+    };
+    EXPECT_EQ(with("ECDHE-ECDSA-AES256-SHA:ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384"), nullptr);
+    EXPECT_NE(with("ECDHE-ECDSA-AES256-GCM-SHA384"), nullptr);
+  }
+  EXPECT_NE(Error("a.crt", "a.key", {.cipher_suites = {named[0]}, .alpn = {"h2"}}).find("HTTP/2 forbids all"),
+            std::string::npos);
+  // Other protocols have them where they are named.
+  EXPECT_TRUE(Load("a", {.cipher_suites = {named[0]}}) != nullptr);
+}
+
 TEST_F(TlsTest, NewConnectionsGetTheNewCertificate) {
   GrpcTestServer server({.tls = Load("a")});
   auto before = GrpcClient::Connect("127.0.0.1", server.port(), {.tls = true});

@@ -105,6 +105,11 @@ struct GrpcClient::Impl {
     if (options.max_tls_version != 0) SSL_CTX_set_max_proto_version(context, options.max_tls_version);
     std::string wire;
     for (const auto& name : options.alpn) wire += static_cast<char>(name.size()) + name;
+    if (!options.cipher_list.empty()) SSL_CTX_set_cipher_list(context, options.cipher_list.c_str());
+    if (!options.certificate_file.empty()) {
+      SSL_CTX_use_certificate_file(context, options.certificate_file.c_str(), SSL_FILETYPE_PEM);
+      SSL_CTX_use_PrivateKey_file(context, options.key_file.c_str(), SSL_FILETYPE_PEM);
+    }
     ssl = SSL_new(context);
     if (!wire.empty()) {
       SSL_set_alpn_protos(ssl, reinterpret_cast<const uint8_t*>(wire.data()),

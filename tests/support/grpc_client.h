@@ -44,6 +44,9 @@ struct GrpcClientOptions {
   std::vector<std::string> alpn = {"h2"};  // empty: none is sent
   int max_tls_version = 0;                 // TLS1_2_VERSION, say; 0: any
   bool sni = false;
+  std::string cipher_list;       // OpenSSL's names, of TLS 1.2; empty: its default
+  std::string certificate_file;  // PEM, of the client's own; empty: none
+  std::string key_file;
   std::string authority = "localhost";
   uint32_t stream_window = 1 << 20;  // what the server may send per call before we read; 0 stalls it
   bool grow_windows = true;          // as we read
