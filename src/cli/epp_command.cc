@@ -49,6 +49,7 @@ struct EppFlags {
   bool secure_serving = true;
   std::string cert_path;
   bool cert_reload = false;
+  std::string client_ca_file;
   std::string tls_min_version;
   std::vector<std::string> cipher_suites;
   bool stream_metrics = false;
@@ -188,6 +189,11 @@ int Epp(const EppFlags& f) {
   server.secure_serving = f.secure_serving;
   server.cert_path = f.cert_path;
   server.enable_cert_reload = f.cert_reload;
+  if (!f.client_ca_file.empty() && !f.secure_serving) {
+    std::fprintf(stderr, "fairway epp: --client-ca-file needs TLS, which --secure-serving=false turns off\n");
+    return kExitUsage;
+  }
+  server.tls.client_ca_file = f.client_ca_file;
   server.tls.min_version = f.tls_min_version;
   server.tls.cipher_suites = f.cipher_suites;
   std::erase(server.tls.cipher_suites, "");  // "--tls-cipher-suites=" is an empty list
@@ -275,7 +281,12 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
                     "TLS on the ext_proc port (default true; --secure-serving=false)");
   command->add_option("--cert-path", f->cert_path,
                       "Folder with tls.crt and tls.key; empty: a self-signed certificate");
-  command->add_flag("--enable-cert-reload", f->cert_reload, "Follow changes of the certificate");
+  command->add_flag("--enable-cert-reload", f->cert_reload,
+                    "Follow changes of the certificate and of --client-ca-file");
+  command->add_option(
+      "--client-ca-file", f->client_ca_file,
+      "PEM file of authorities: the ext_proc port serves only gateways with a certificate of one "
+      "of them; empty: any gateway");
   command->add_option("--tls-min-version", f->tls_min_version, "VersionTLS12 or VersionTLS13");
   command->add_option("--tls-cipher-suites", f->cipher_suites, "Cipher suites by their Go names")
       ->delimiter(',')

@@ -16,6 +16,7 @@
 
 #include "api/manifests.h"
 #include "frontends/ext_proc/metrics.h"
+#include "net/memory_trim.h"
 
 namespace fairway::cli {
 namespace {
@@ -122,6 +123,8 @@ struct Picker::Impl {
   std::unique_ptr<picker::Picker> core;
   std::vector<std::unique_ptr<net::LoopThread>> workers;
   std::unique_ptr<ext_proc::ExtProcServer> server;
+  std::unique_ptr<net::LoopThread> trim_thread;  // one that nobody waits for
+  std::unique_ptr<net::MemoryTrimmer> trimmer;
 };
 
 base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const base::Log& log,
@@ -159,6 +162,12 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
       return tl::make_unexpected(server.error());
     }
     impl->server = std::move(*server);
+    impl->trim_thread = std::make_unique<net::LoopThread>("trim");
+    impl->trim_thread->loop().Post([impl = impl.get()] {
+      net::MemoryTrimmer::Options trim;
+      trim.in_use = [&stats = impl->server->stats()] { return stats.buffered_bytes.load(); };
+      impl->trimmer = std::make_unique<net::MemoryTrimmer>(impl->trim_thread->loop(), std::move(trim));
+    });
     if (impl->ports != nullptr) impl->ports->SetServer(impl->server.get());
   }
   return std::unique_ptr<Picker>(new Picker(std::move(impl)));
@@ -169,6 +178,8 @@ Picker::Picker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Picker::~Picker() {
   if (impl_->ports != nullptr) impl_->ports->SetServer(nullptr);
   for (auto& worker : impl_->workers) worker->Join();
+  if (impl_->trim_thread != nullptr) impl_->trim_thread->Join();
+  impl_->trimmer.reset();  // it reads the server's figures
   impl_->server.reset();
 }
 

@@ -1,6 +1,10 @@
 // Where to connect or listen: "10.0.0.1:8000", "[fd00::1]:8000" or "localhost:8000".
 #pragma once
 
+#include <sys/socket.h>
+
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -22,6 +26,14 @@ base::Result<HostPort> ParseHostPort(std::string_view text, bool allow_zero_port
 std::string FormatHostPort(std::string_view host, uint16_t port);
 
 bool IsIpLiteral(std::string_view host);
+
+// An IPv4 or IPv6 address without its port, to be counted by; IPv4 as IPv6 has it (::ffff:a.b.c.d), so that
+// both ways to listen agree. All zero for a socket without one.
+using PeerAddress = std::array<uint8_t, 16>;
+PeerAddress PeerAddressOf(const sockaddr_storage& address);
+
+// How many descriptors this process may have open.
+size_t DescriptorLimit();
 
 // Of a socket's own side; 0 when it has none.
 uint16_t LocalPort(int descriptor);

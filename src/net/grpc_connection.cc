@@ -66,10 +66,12 @@ base::Nanos Spread(base::Nanos age, uint64_t serial) {
 
 }  // namespace
 
-GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const TlsContext& tls)
+GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const PeerAddress& peer,
+                               const TlsContext& tls)
     : worker_(worker),
       shared_(worker.shared()),
       descriptor_(worker.loop().io()),
+      peer_(peer),
       port_(LocalPort(descriptor)),
       tls_(tls),
       stream_(descriptor, tls),
@@ -96,6 +98,7 @@ GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const TlsCont
 GrpcConnection::~GrpcConnection() { FAIRWAY_CHECK(closed_); }
 
 void GrpcConnection::Start() {
+  SetIdle(true);
   Event([] {});
 }
 
@@ -303,6 +306,7 @@ bool GrpcConnection::FlushAndFill() {
 
 // Says goodbye and reads on until the client closes too.
 void GrpcConnection::Linger() {
+  SetIdle(false);
   lingering_ = true;
   linger_until_ = shared_->clock.Now() + kLinger;
   stream_.CloseWrite();
@@ -405,8 +409,28 @@ void GrpcConnection::SendGoAway() {
   Touch();
 }
 
+void GrpcConnection::SendAway() {
+  Event([this] {
+    SetIdle(false);
+    noticed_ = gone_away_ = true;
+    nghttp2_session_terminate_session(session_, NGHTTP2_NO_ERROR);
+    if (!handshaken_) Fail();
+  });
+}
+
+void GrpcConnection::SetIdle(bool idle) {
+  if (idle == idle_at_.has_value() || closed_ || lingering_) return;
+  if (idle) {
+    idle_since_ = shared_->clock.Now();
+    idle_at_ = worker_.AddIdle(*this);
+  } else {
+    worker_.RemoveIdle(*std::exchange(idle_at_, std::nullopt));
+  }
+}
+
 void GrpcConnection::Close() {
   if (closed_) return;
+  SetIdle(false);
   closed_ = true;
   const auto self = shared_from_this();
   DropCalls();

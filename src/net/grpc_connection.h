@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -93,7 +94,7 @@ struct GrpcCall::State {
   size_t promised = 0;  // bytes of the answer in a frame whose header nghttp2 has made already
   size_t reserved = 0;
   base::Nanos deadline = 0;
-  bool heard = false;         // a first message came
+  bool heard = false;         // a first message came: the connection is not idle
   bool waiting = false;       // among the connection's unanswered calls
   base::Nanos opened_at = 0;  // or last asked to let go
   base::Nanos heard_at = 0;   // when bytes came, 16 KiB at least or the rest of a message
@@ -141,7 +142,7 @@ class GrpcBudget {
 class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
  public:
   // Takes over the descriptor.
-  GrpcConnection(GrpcWorker& worker, int descriptor, const TlsContext& tls);
+  GrpcConnection(GrpcWorker& worker, int descriptor, const PeerAddress& peer, const TlsContext& tls);
   ~GrpcConnection();
   GrpcConnection(const GrpcConnection&) = delete;
   GrpcConnection& operator=(const GrpcConnection&) = delete;
@@ -154,6 +155,11 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   void SendGoAwayNotice();
   // The second: calls begun until now are still served.
   void SendGoAway();
+  // Ends it as soon as the client was told. For connections without calls.
+  void SendAway();
+  const PeerAddress& peer() const { return peer_; }
+  // Since when it had no call that anything was heard of. REQUIRES: it is among its worker's idle ones.
+  base::Nanos idle_since() const { return idle_since_; }
   // Ends it now: open calls get OnCancel. Idempotent.
   void Close();
 
@@ -231,6 +237,7 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   void HalfClose(State& state);
   void MakeRoom();
   void NoteHeard(State& state, size_t bytes);
+  void SetIdle(bool idle);
   void Refuse(int32_t stream, GrpcStatus status, std::string_view encoded_message);
   void RefuseHttp(int32_t stream, std::string_view status);
   void TrailersOnly(int32_t stream, GrpcStatus status, std::string_view encoded_message);
@@ -260,6 +267,7 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   GrpcWorker& worker_;  // not to be used after Close()
   std::shared_ptr<GrpcShared> shared_;
   boost::asio::posix::stream_descriptor descriptor_;
+  const PeerAddress peer_;
   const uint16_t port_;  // ours, that it came in on
   TlsContext tls_;
   SocketStream stream_;
@@ -292,6 +300,9 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   base::Nanos max_age_;
   base::Nanos now_;  // when the event at hand began
   base::Nanos last_read_;
+  base::Nanos idle_since_ = 0;
+  std::optional<GrpcWorker::IdleList::iterator> idle_at_;
+  size_t heard_calls_ = 0;  // open calls of which something was heard
   base::Nanos headers_since_ = 0;
   base::Nanos written_at_ = 0;   // when the socket took bytes, 16 KiB at least or all there were
   uint64_t written_then_ = 0;    // out_.written() then

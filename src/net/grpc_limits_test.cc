@@ -543,17 +543,119 @@ TEST(GrpcLimitsTest, OldConnectionsAreSentAway) {
   EXPECT_EQ(server->stats().aborted_connections, 0u);
 }
 
-TEST(GrpcLimitsTest, ConnectionsBeyondTheLimitAreClosed) {
-  GrpcTestServer server({.max_connections = 2});
+TEST(GrpcLimitsTest, ConnectionsBeyondTheLimitAreClosedWhenNoneIsIdle) {
+  GrpcTestServer server({.max_connections = 2, .max_connections_per_address = 100}, 1);
   auto a = GrpcClient::Connect("127.0.0.1", server.port());
   auto b = GrpcClient::Connect("127.0.0.1", server.port());
-  EXPECT_EQ(a->Unary("/t/Echo", "a").message, "a");
-  EXPECT_EQ(b->Unary("/t/Echo", "b").message, "b");
+  for (auto* client : {a.get(), b.get()}) {
+    auto call = client->Open("/t/Answer");
+    call->Send("x");
+    EXPECT_EQ(call->Recv().message, "ok");  // and goes on
+  }
   auto c = RawClient::Connect(server.port());
   EXPECT_TRUE(c.ReadToEnd());
+  EXPECT_EQ(server->stats().refused_connections, 1u);
   a.reset();
   EXPECT_TRUE(GrpcTestServer::Eventually([&] { return server->stats().connections < 2; }));
   ExpectAlive(server);
+}
+
+// Who opens connections and says nothing on them keeps nobody out, nor does one who keeps calls open that say
+// nothing.
+TEST(GrpcLimitsTest, IdleConnectionsMakeRoom) {
+  GrpcTestServer server({.max_connections = 20, .max_connections_per_address = 100}, 1);
+  auto busy = GrpcClient::Connect("127.0.0.1", server.port());
+  auto call = busy->Open("/t/Answer");
+  call->Send("x");
+  EXPECT_EQ(call->Recv().message, "ok");
+  std::vector<RawClient> idle;
+  std::vector<std::unique_ptr<GrpcClient>> pretending;
+  for (int i = 0; i < 40; ++i) {
+    idle.push_back(RawClient::Connect(server.port()));
+    ASSERT_TRUE(idle.back().Send(Preface(), false));
+    pretending.push_back(GrpcClient::Connect("127.0.0.1", server.port()));
+    ASSERT_NE(pretending.back(), nullptr);
+    pretending.back()->Open("/t/Hold");
+    pretending.back()->Pump();
+    if (i % 10 == 0) ExpectAlive(server);
+  }
+  EXPECT_TRUE(GrpcTestServer::Eventually([&] { return server->stats().connections <= 20; }));
+  EXPECT_TRUE(GrpcTestServer::Eventually([&] { return server->stats().evicted_connections >= 60; }));
+  EXPECT_TRUE(idle.front().ReadToEnd());
+  call->Send("y");
+  EXPECT_EQ(call->Recv().message, "ok");
+  EXPECT_EQ(server->stats().refused_connections, 0u);
+}
+
+TEST(GrpcLimitsTest, OneAddressHasItsShareOfConnections) {
+  GrpcTestServer server({.host = "::", .max_connections = 12}, 1);
+  std::vector<std::shared_ptr<testing::GrpcClientCall>> calls;
+  std::vector<std::unique_ptr<GrpcClient>> here;
+  for (int i = 0; i < 3; ++i) {
+    here.push_back(GrpcClient::Connect("127.0.0.1", server.port()));
+    ASSERT_NE(here.back(), nullptr);
+    calls.push_back(here.back()->Open("/t/Answer"));
+    calls.back()->Send("x");
+    ASSERT_EQ(calls.back()->Recv().message, "ok");
+  }
+  auto fourth = RawClient::Connect(server.port());
+  EXPECT_TRUE(fourth.ReadToEnd());
+  EXPECT_EQ(server->stats().refused_connections, 1u);
+  auto elsewhere = GrpcClient::Connect("::1", server.port());
+  ASSERT_NE(elsewhere, nullptr);
+  EXPECT_EQ(elsewhere->Unary("/t/Echo", "x").message, "x");
+  here.pop_back();
+  ASSERT_TRUE(GrpcTestServer::Eventually([&] { return server->stats().connections == 3; }));
+  auto again = GrpcClient::Connect("127.0.0.1", server.port());
+  ASSERT_NE(again, nullptr);
+  EXPECT_EQ(again->Unary("/t/Echo", "x").message, "x");
+}
+
+TEST(GrpcLimitsTest, ConnectionsWithoutACallAreSentAway) {
+  GrpcTestServer server({.idle_timeout = 100 * base::kMillisecond});
+  auto idle = GrpcClient::Connect("127.0.0.1", server.port());
+  auto busy = GrpcClient::Connect("127.0.0.1", server.port());
+  auto call = busy->Open("/t/Answer");
+  call->Send("x");
+  EXPECT_EQ(call->Recv().message, "ok");
+  EXPECT_EQ(idle->Unary("/t/Echo", "x").message, "x");
+  EXPECT_TRUE(idle->PumpUntil([&] { return idle->closed(); }));
+  EXPECT_EQ(idle->goaway(), 0u);
+  EXPECT_EQ(server->stats().evicted_connections, 1u);
+  call->Send("y");
+  EXPECT_EQ(call->Recv().message, "ok");
+}
+
+// The last descriptors are for others: files, the API server, model servers, the admin port.
+TEST(GrpcLimitsTest, TheLastDescriptorsAreLeftToOthers) {
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const int next = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ::close(next);
+  rlimit few = before;
+  few.rlim_cur = static_cast<rlim_t>(next) + 120;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  {
+    GrpcTestServer server({.spare_descriptors = 64}, 1);
+    std::vector<std::unique_ptr<GrpcClient>> clients;  // each with a descriptor of its own here
+    std::vector<std::shared_ptr<testing::GrpcClientCall>> calls;
+    for (int i = 0; i < 40; ++i) {
+      auto client = GrpcClient::Connect("127.0.0.1", server.port());
+      if (client == nullptr) break;
+      calls.push_back(client->Open("/t/Answer"));
+      calls.back()->Send("x");
+      if (calls.back()->Recv().message != "ok") break;
+      clients.push_back(std::move(client));
+    }
+    EXPECT_GT(clients.size(), 10u);
+    EXPECT_LT(clients.size(), 35u);
+    EXPECT_GE(server->stats().refused_connections, 1u);
+    const int left = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    EXPECT_GE(left, 0);
+    EXPECT_LT(left, next + 120 - 50);
+    ::close(left);
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 // Without descriptors the listener waits instead of spinning, and goes on when there are some again.

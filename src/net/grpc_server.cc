@@ -145,10 +145,12 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   void Accept() {
     for (int i = 0; i < kAcceptAtOnce; ++i) {
-      Descriptor taken(
-          ::accept4(descriptor_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      sockaddr_storage peer{};
+      socklen_t size = sizeof peer;
+      Descriptor taken(::accept4(descriptor_.native_handle(), reinterpret_cast<sockaddr*>(&peer), &size,
+                                 SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (taken.get() >= 0) {
-        HandOver(std::move(taken));
+        HandOver(std::move(taken), PeerAddressOf(peer));
         continue;
       }
       const int error = errno;
@@ -164,11 +166,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   }
 
   // To the loop with the fewest.
-  void HandOver(Descriptor taken) {
-    if (shared_->stats.connections >= shared_->options.max_connections) {
-      return Complain("too many gRPC connections",
-                      "limit " + std::to_string(shared_->options.max_connections));
-    }
+  void HandOver(Descriptor taken, const PeerAddress& peer) {
     std::shared_ptr<GrpcWorker> least;
     Loop* loop = nullptr;
     for (const auto& [weak, its_loop] : workers_) {
@@ -179,12 +177,18 @@ class Listener : public std::enable_shared_from_this<Listener> {
       }
     }
     if (least == nullptr) return;
+    // The lowest free number is taken, so a high one says that few are left.
+    const bool last = static_cast<size_t>(taken.get()) + shared_->options.spare_descriptors >= descriptors_;
     ++least->load;
-    ++shared_->stats.connections;
-    if (loop == &loop_) return least->Adopt(taken.release());
+    const bool crowded = shared_->stats.connections++ >= shared_->options.max_connections;
+    const bool of_one = !shared_->CountAddress(peer);
+    const GrpcRoom room = of_one            ? GrpcRoom::kSameAddress
+                          : crowded || last ? GrpcRoom::kAnybody
+                                            : GrpcRoom::kThereIs;
+    if (loop == &loop_) return least->Adopt(taken.release(), peer, room);
     auto held = std::make_shared<Descriptor>(std::move(taken));
-    loop->Post([held, weak = std::weak_ptr(least)] {
-      if (auto worker = weak.lock()) worker->Adopt(held->release());
+    loop->Post([held, peer, room, weak = std::weak_ptr(least)] {
+      if (auto worker = weak.lock()) worker->Adopt(held->release(), peer, room);
     });
   }
 
@@ -199,6 +203,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   stream_descriptor descriptor_;
   std::vector<std::pair<std::weak_ptr<GrpcWorker>, Loop*>> workers_;
   std::shared_ptr<GrpcShared> shared_;
+  const size_t descriptors_ = DescriptorLimit();
   std::optional<Timer> pause_;
 };
 
@@ -244,6 +249,7 @@ class Server final : public GrpcServer {
 
   void SetTls(TlsContext tls) override { shared_->SetTls(std::move(tls)); }
   const GrpcServerStats& stats() const override { return shared_->stats; }
+  std::shared_ptr<const GrpcServerStats> shared_stats() const override { return {shared_, &shared_->stats}; }
 
   void Shutdown(base::Nanos grace, std::function<void()> done) override {
     struct Left {

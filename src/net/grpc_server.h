@@ -42,7 +42,15 @@ struct GrpcServerOptions {
   // Of these, calls that were not answered anything yet: the one that was silent for longest makes room (see
   // OnMemoryShort).
   uint32_t max_unanswered = 1000;
+  // When there are as many, or as many as that of one address (0: a quarter), the one (of that address) that
+  // had no call for longest makes room; without one the new connection is closed.
   uint32_t max_connections = 10'000;
+  uint32_t max_connections_per_address = 0;
+  // Descriptors that are left to others: a connection that would need one of the last ones is treated as one
+  // too many.
+  uint32_t spare_descriptors = 64;
+  // A connection without a call is sent away after that; 0: never.
+  base::Nanos idle_timeout = 0;
   uint32_t stream_window = 1 << 20;       // bytes
   uint32_t connection_window = 16 << 20;  // bytes
   size_t max_message = 4 << 20;           // larger: RESOURCE_EXHAUSTED at its 5-byte header
@@ -162,6 +170,8 @@ struct GrpcServerStats {
   std::atomic<uint64_t> shed_calls{0};           // ended because they could not
   std::atomic<uint64_t> stalled_calls{0};        // reset because nothing moved for stall_timeout
   std::atomic<uint64_t> silent_calls{0};         // ended without a first message
+  std::atomic<uint64_t> refused_connections{0};  // too many, and none that could make room
+  std::atomic<uint64_t> evicted_connections{0};  // that made room for others, or were idle for idle_timeout
   std::atomic<uint64_t> aborted_connections{0};  // closed by us for abuse, slow reading or silence
   std::atomic<uint64_t> buffered_bytes{0};
 };
@@ -188,6 +198,8 @@ class GrpcServer {
   // `grace`, then closes what is left and calls `done` once on loop 0.
   virtual void Shutdown(base::Nanos grace, std::function<void()> done) = 0;
   virtual const GrpcServerStats& stats() const = 0;
+  // The same, for who may outlive the server.
+  virtual std::shared_ptr<const GrpcServerStats> shared_stats() const = 0;
 };
 
 }  // namespace fairway::net

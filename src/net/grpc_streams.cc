@@ -316,7 +316,11 @@ void GrpcConnection::OnData(int32_t stream, std::string_view bytes) {
   auto outcome = GrpcMessageReader::Outcome::kOk;
   const bool whole =
       Guard(state, [&] { outcome = state->reader.Feed(bytes, *state->call, state->call->finished_); });
-  state->heard |= state->reader.at_boundary() || state->reader.splitting();
+  if (!state->heard && (state->reader.at_boundary() || state->reader.splitting())) {
+    state->heard = true;
+    ++heard_calls_;
+    SetIdle(false);
+  }
   CountInput(*state);
   if (whole) JudgeInput(*state, outcome, before);
   if (!state->call->finished_) return;
@@ -530,6 +534,7 @@ void GrpcConnection::Link(State* state) {
 void GrpcConnection::Unlink(State* state) {
   calls_.Remove(state);
   StopWaiting(*state);
+  if (state->heard && --heard_calls_ == 0) SetIdle(true);
   --shared_->stats.streams;
 }
 

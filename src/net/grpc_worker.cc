@@ -16,13 +16,28 @@ constexpr base::Nanos kNoticeTime = 100 * base::kMillisecond;
 
 base::Nanos TickPeriod(const GrpcServerOptions& options) {
   base::Nanos period = base::kSecond;
-  for (const base::Nanos span : {options.keepalive, options.max_connection_age, options.handshake_timeout}) {
+  for (const base::Nanos span :
+       {options.keepalive, options.max_connection_age, options.handshake_timeout,
+        options.first_message_timeout, options.stall_timeout, options.idle_timeout}) {
     if (span > 0) period = std::min(period, span / 4);
   }
   return std::max(period, 5 * base::kMillisecond);
 }
 
 }  // namespace
+
+bool GrpcShared::CountAddress(const PeerAddress& address) {
+  const uint32_t most = options.max_connections_per_address != 0 ? options.max_connections_per_address
+                                                                 : std::max(1u, options.max_connections / 4);
+  const std::lock_guard lock(mutex_);
+  return ++addresses_[address] <= most;
+}
+
+void GrpcShared::ForgetAddress(const PeerAddress& address) {
+  const std::lock_guard lock(mutex_);
+  const auto found = addresses_.find(address);
+  if (found != addresses_.end() && --found->second == 0) addresses_.erase(found);
+}
 
 TlsContext GrpcShared::Tls() {
   const std::lock_guard lock(mutex_);
@@ -47,23 +62,51 @@ void GrpcWorker::Start() {
   tick_timer_->Every(TickPeriod(shared_->options), [this] { Tick(); });
 }
 
-void GrpcWorker::Adopt(int descriptor) {
-  if (draining_ || drained_) {
-    ::close(descriptor);
-    --load;
-    --shared_->stats.connections;
-    return;
+void GrpcWorker::Adopt(int descriptor, const PeerAddress& peer, GrpcRoom room) {
+  const bool refused =
+      room != GrpcRoom::kThereIs && !MakeRoom(room == GrpcRoom::kSameAddress ? &peer : nullptr);
+  if (refused) {
+    ++shared_->stats.refused_connections;
+    uint64_t held_back = 0;
+    if (shared_->accept_limit.Allow(shared_->clock.Now(), &held_back)) {
+      shared_->log.Warn("too many gRPC connections",
+                        {{"limit", std::to_string(shared_->options.max_connections)},
+                         {"of_one_address", room == GrpcRoom::kSameAddress ? "true" : "false"},
+                         {"held_back", std::to_string(held_back)}});
+    }
   }
-  auto connection = std::make_shared<GrpcConnection>(*this, descriptor, shared_->Tls());
+  if (refused || draining_ || drained_) {
+    ::close(descriptor);
+    return Uncount(peer);
+  }
+  auto connection = std::make_shared<GrpcConnection>(*this, descriptor, peer, shared_->Tls());
   connections_.emplace(connection.get(), connection);
   connection->Start();
 }
 
 void GrpcWorker::Remove(GrpcConnection& connection) {
   if (connections_.erase(&connection) == 0) return;
+  Uncount(connection.peer());
+  if (connections_.empty() && on_idle) on_idle();
+}
+
+void GrpcWorker::Uncount(const PeerAddress& peer) {
   --load;
   --shared_->stats.connections;
-  if (connections_.empty() && on_idle) on_idle();
+  shared_->ForgetAddress(peer);
+}
+
+// Ends the connection (of that address) that had no call for longest. False: all have calls.
+bool GrpcWorker::MakeRoom(const PeerAddress* of) {
+  for (GrpcConnection* connection : idle_) {
+    if (of != nullptr && connection->peer() != *of) continue;
+    ++shared_->stats.evicted_connections;
+    const auto keep = connection->shared_from_this();
+    keep->SendAway();
+    keep->Close();
+    return true;
+  }
+  return false;
 }
 
 // A copy: what is done to a connection may close it.
@@ -77,6 +120,12 @@ std::vector<std::shared_ptr<GrpcConnection>> GrpcWorker::Connections() const {
 void GrpcWorker::Tick() {
   const base::Nanos now = shared_->clock.Now();
   for (const auto& connection : Connections()) connection->Tick(now);
+  const base::Nanos idle_timeout = shared_->options.idle_timeout;
+  while (idle_timeout > 0 && !idle_.empty() && now - idle_.front()->idle_since() > idle_timeout) {
+    const auto connection = idle_.front()->shared_from_this();
+    ++shared_->stats.evicted_connections;
+    connection->SendAway();
+  }
 }
 
 void GrpcWorker::Drain(base::Nanos grace, std::function<void()> done) {

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -18,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "net/address.h"
 #include "net/grpc_server.h"
 #include "net/loop.h"
 #include "net/tls.h"
@@ -26,12 +29,19 @@ namespace fairway::net {
 
 class GrpcConnection;
 
+// Who has to make room for a new connection.
+enum class GrpcRoom { kThereIs, kAnybody, kSameAddress };
+
 // What the workers and connections of a server share. Thread-safe: constant, atomic or under a lock.
 struct GrpcShared {
   GrpcShared(GrpcServerOptions o, GrpcFactory f, const base::Log& l);
   ~GrpcShared();
   GrpcShared(const GrpcShared&) = delete;
   GrpcShared& operator=(const GrpcShared&) = delete;
+
+  // A connection of that address more. False: there are too many of it.
+  bool CountAddress(const PeerAddress& address);
+  void ForgetAddress(const PeerAddress& address);
 
   TlsContext Tls();
   void SetTls(TlsContext context);
@@ -48,8 +58,9 @@ struct GrpcShared {
   nghttp2_option* session_options = nullptr;
 
  private:
-  std::mutex mutex_;  // of tls_, read once per connection
+  std::mutex mutex_;  // of what follows, which is needed once or twice per connection
   TlsContext tls_;
+  std::map<PeerAddress, uint32_t> addresses_;  // connections of each
 };
 
 // Owned by the server; all but `load` and the constructor belong to the loop's thread.
@@ -61,8 +72,9 @@ class GrpcWorker : public std::enable_shared_from_this<GrpcWorker> {
   GrpcWorker& operator=(const GrpcWorker&) = delete;
 
   void Start();
-  // Takes over a connected, non-blocking descriptor, which counts in `load` and stats.connections already.
-  void Adopt(int descriptor);
+  // Takes over a connected, non-blocking descriptor, which counts in `load`, stats.connections and its
+  // address's already. Without the room that it needs it is closed.
+  void Adopt(int descriptor, const PeerAddress& peer, GrpcRoom room);
   // Lets the connections end for up to `grace`, then closes them and calls `done`.
   void Drain(base::Nanos grace, std::function<void()> done);
   // Closes all connections and stops the timers.
@@ -70,6 +82,10 @@ class GrpcWorker : public std::enable_shared_from_this<GrpcWorker> {
 
   // For connections.
   void Remove(GrpcConnection& connection);
+  // Connections without a call, the one that has been so for longest first.
+  using IdleList = std::list<GrpcConnection*>;
+  IdleList::iterator AddIdle(GrpcConnection& connection) { return idle_.insert(idle_.end(), &connection); }
+  void RemoveIdle(IdleList::iterator at) { idle_.erase(at); }
   void AddDeadline(base::Nanos at, GrpcConnection& connection, int32_t stream);
   void RemoveDeadline(base::Nanos at, GrpcConnection& connection, int32_t stream);
   static constexpr size_t kReadBuffer = 256 << 10;
@@ -88,6 +104,8 @@ class GrpcWorker : public std::enable_shared_from_this<GrpcWorker> {
   using Deadline = std::tuple<base::Nanos, GrpcConnection*, int32_t>;
 
   void Tick();
+  bool MakeRoom(const PeerAddress* of);
+  void Uncount(const PeerAddress& peer);
   void DrainStep();
   void FinishDrain();
   void ArmDeadlines();
@@ -99,6 +117,7 @@ class GrpcWorker : public std::enable_shared_from_this<GrpcWorker> {
   std::shared_ptr<GrpcShared> shared_;
   std::unique_ptr<char[]> read_buffer_;  // one for all: nothing stays in it between events
   std::unordered_map<GrpcConnection*, std::shared_ptr<GrpcConnection>> connections_;
+  IdleList idle_;
   std::set<Deadline> deadlines_;
   base::Nanos armed_for_ = 0;  // when deadline_timer_ fires; 0: not set
   std::optional<Timer> tick_timer_;

@@ -20,7 +20,9 @@
 #include "fleet/fleet.h"
 #include "frontends/ext_proc/health.h"
 #include "frontends/ext_proc/server.h"
+#include "net/address.h"
 #include "tests/support/grpc_client.h"
+#include "tests/support/raw_http2.h"
 
 namespace fairway::ext_proc {
 namespace {
@@ -854,6 +856,63 @@ TEST(ExtProc, SelfSignedTlsByDefault) {
   EXPECT_FALSE(Pick(*old, "m").empty());
 }
 
+// Only gateways that the operator's authority knows.
+TEST(ExtProc, ClientCertificatesAreAskedForOnRequest) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("fairway-wire-clients-" + std::to_string(getpid()));
+  for (const char* who : {"server", "gateway", "stranger", "next"}) {
+    std::filesystem::create_directories(folder / who);
+    WriteCertificate(folder / who, who);
+  }
+  const auto allow = [&](const char* who) {
+    std::filesystem::copy_file(folder / who / "tls.crt", folder / "ca.new");
+    std::filesystem::rename(folder / "ca.new", folder / "ca.crt");
+  };
+  allow("gateway");
+  ServerOptions options;
+  options.cert_path = folder / "server";
+  options.enable_cert_reload = true;
+  options.cert_poll = 10 * base::kMillisecond;
+  options.tls.client_ca_file = folder / "ca.crt";
+  Picker picker(std::string(kPool), options);
+  const auto served = [&](const std::string& who) {
+    ClientOptions tls{.tls = true};
+    if (!who.empty()) {
+      tls.certificate_file = folder / who / "tls.crt";
+      tls.key_file = folder / who / "tls.key";
+    }
+    // Under TLS 1.3 a client hears only after its handshake that it is refused.
+    auto client = Client::Connect("127.0.0.1", picker.server().grpc_port(), tls);
+    if (client == nullptr) return false;
+    auto call = client->Open(kProcess);
+    call->Send("");
+    client->PumpUntil([&] { return client->closed() || client->max_concurrent_streams() == 10'000; });
+    return !client->closed();
+  };
+  EXPECT_TRUE(served("gateway"));
+  EXPECT_FALSE(served(""));
+  EXPECT_FALSE(served("stranger"));
+  allow("next");
+  EXPECT_TRUE(Eventually([&] { return served("next"); }));
+  EXPECT_FALSE(served("gateway"));
+  // Probes come without.
+  auto probe = Client::Connect("127.0.0.1", picker.server().health_port());
+  ASSERT_TRUE(probe);
+  std::filesystem::remove_all(folder);
+  options.tls.client_ca_file = "/nonexistent/ca.crt";
+  base::SystemClock clock;
+  base::Registry registry;
+  fleet::Fleet fleet;
+  routing::Router router(fleet.published(), clock, registry, {});
+  net::LoopThread thread("test");
+  options.cert_path.clear();
+  options.grpc_port = options.health_port = 0;
+  auto started = ExtProcServer::Start(options, router, clock, registry, base::Log(), {&thread.loop()});
+  ASSERT_FALSE(started);
+  EXPECT_THAT(started.error().message, HasSubstr("/nonexistent/ca.crt"));
+  thread.Join();
+}
+
 TEST(ExtProc, CertificatesAreReloaded) {
   const auto folder = std::filesystem::temp_directory_path() / ("fairway-wire-" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
@@ -983,6 +1042,71 @@ TEST(ExtProcHealth, OnTheExtProcPortOnRequest) {
   auto watch = client->Open(kWatch);
   watch->Send(HealthRequest("liveness"));
   EXPECT_EQ(HealthStatus(watch->Recv().message), 3);
+}
+
+// Watchers cost something when health changes, and are bounded; probes are answered beside them.
+TEST(ExtProcHealth, WatchersAreBoundedAndAllAreTold) {
+  Picker picker("endpoints: []\n", PlainText());
+  std::vector<std::unique_ptr<Client>> clients;
+  std::vector<std::shared_ptr<fairway::testing::GrpcClientCall>> watches;
+  for (int c = 0; c < 22; ++c) {
+    clients.push_back(Client::Connect("127.0.0.1", picker.server().health_port()));
+    ASSERT_TRUE(clients.back());
+    for (int i = 0; i < 100; ++i) {
+      watches.push_back(clients.back()->Open(kWatch));
+      watches.back()->Send("");
+    }
+  }
+  size_t watching = 0;
+  for (auto& watch : watches) {
+    const Reply reply = watch->Recv();
+    if (reply.kind == Reply::Kind::kMessage) {
+      EXPECT_EQ(HealthStatus(reply.message), 2);
+      ++watching;
+    } else {
+      EXPECT_EQ(reply.status, static_cast<int>(net::GrpcStatus::kResourceExhausted));
+    }
+  }
+  EXPECT_EQ(watching, 2000u);  // on two loops
+  auto probe = Client::Connect("127.0.0.1", picker.server().health_port());
+  ASSERT_TRUE(probe);
+  EXPECT_EQ(HealthStatus(probe->Unary(kCheck, HealthRequest("liveness")).message), 1);
+  picker.fleet().Apply(api::ParseManifests(kPool, "test.yaml").manifests);
+  for (auto& watch : watches) {
+    if (!watch->ended()) {
+      EXPECT_EQ(HealthStatus(watch->Recv().message), 1);
+    }
+  }
+}
+
+// Kubernetes restarts a picker whose probes fail.
+TEST(ExtProcHealth, ProbesAreAnsweredBesideIdleConnections) {
+  Picker picker{std::string(kPool), PlainText()};
+  const int many = static_cast<int>(std::min<size_t>(1100, net::DescriptorLimit() / 3));
+  std::vector<fairway::testing::RawClient> idle;
+  for (int i = 0; i < many; ++i) {
+    idle.push_back(fairway::testing::RawClient::Connect(picker.server().health_port()));
+    idle.back().Send(fairway::testing::Preface(), false);
+    if (i % 100 != 99) continue;
+    auto probe = Client::Connect("127.0.0.1", picker.server().health_port());
+    ASSERT_TRUE(probe);
+    EXPECT_EQ(HealthStatus(probe->Unary(kCheck, HealthRequest("liveness")).message), 1) << i;
+  }
+}
+
+TEST(ExtProc, TheTransportIsOnTheMetricsPage) {
+  Picker picker{std::string(kPool), PlainText()};
+  auto client = picker.Connect();
+  Exchange exchange(*client);
+  exchange.SendHeaders(true);
+  exchange.RecvDestination();
+  const std::string page = picker.registry().Render();
+  EXPECT_THAT(page, HasSubstr(R"(fairway_grpc_connections{port="ext_proc"} 1)"));
+  EXPECT_THAT(page, HasSubstr(R"(fairway_grpc_calls{port="ext_proc"} 1)"));
+  EXPECT_THAT(page, HasSubstr(R"(fairway_grpc_calls_total{port="ext_proc"} 1)"));
+  EXPECT_THAT(page, HasSubstr(R"(fairway_grpc_held_bytes{port="ext_proc"} )"));
+  EXPECT_THAT(page, HasSubstr(R"(fairway_grpc_call_events_total{port="health",event="stalled"} 0)"));
+  EXPECT_THAT(page, HasSubstr(R"(fairway_grpc_connection_events_total{port="ext_proc",event="evicted"} 0)"));
 }
 
 // ---- Drain.

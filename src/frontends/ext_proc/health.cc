@@ -1,6 +1,5 @@
 #include "frontends/ext_proc/health.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "frontends/ext_proc/wire.h"
@@ -11,6 +10,8 @@ namespace {
 
 constexpr std::string_view kService = "/grpc.health.v1.Health/";
 constexpr base::Nanos kWatchPeriod = 100 * base::kMillisecond;
+// Of one loop. Gateways and tools that watch are few; the probes of Kubernetes do not.
+constexpr size_t kMaxWatchers = 1000;
 constexpr size_t kMaxServiceName = 1024;
 constexpr std::string_view kLiveness = "liveness";
 constexpr std::string_view kReadiness = "readiness";
@@ -19,14 +20,19 @@ constexpr std::string_view kReadiness = "readiness";
 
 // The watchers of one loop.
 struct HealthService::Worker {
-  explicit Worker(net::Loop& its_loop) : loop(its_loop) {}
+  Worker(const HealthState& its_state, net::Loop& its_loop) : state(its_state), loop(its_loop) {}
 
-  void Add(HealthCall* call);
+  // False: there are too many.
+  bool Add(HealthCall* call);
   void Remove(HealthCall* call);
   void Tell();
 
+  const HealthState& state;
   net::Loop& loop;
-  std::vector<HealthCall*> watchers;
+  HealthCall* watchers = nullptr;   // a list through the calls themselves
+  HealthCall* next_told = nullptr;  // a call may go away while another is told
+  size_t count = 0;
+  uint32_t told = 0;                  // what the watchers know
   std::unique_ptr<net::Timer> timer;  // runs while somebody watches
 };
 
@@ -72,8 +78,8 @@ class HealthCall final : public net::GrpcCall {
         Tell();
         return Finish(net::GrpcStatus::kOk);
       case Method::kWatch:
-        watching_ = true;
-        worker_->Add(this);
+        watching_ = worker_->Add(this);
+        if (!watching_) return Finish(net::GrpcStatus::kResourceExhausted, "too many watchers");
         return Tell();
       case Method::kList:
         List();
@@ -96,6 +102,9 @@ class HealthCall final : public net::GrpcCall {
     w.GrpcHeader();
     Write(w.view());
   }
+
+  HealthCall* next = nullptr;
+  HealthCall* previous = nullptr;
 
  private:
   // HealthListResponse{map<string, HealthCheckResponse> statuses = 1}
@@ -121,30 +130,42 @@ class HealthCall final : public net::GrpcCall {
   Status told_ = Status::kUnknown;
 };
 
-void HealthService::Worker::Add(HealthCall* call) {
-  watchers.push_back(call);
-  if (timer) return;
+bool HealthService::Worker::Add(HealthCall* call) {
+  if (count >= kMaxWatchers) return false;
+  ++count;
+  call->next = watchers;
+  if (watchers != nullptr) watchers->previous = call;
+  watchers = call;
+  if (timer) return true;
+  told = state.version();
   timer = std::make_unique<net::Timer>(loop);
   timer->Every(kWatchPeriod, [this] { Tell(); });
+  return true;
 }
 
 void HealthService::Worker::Remove(HealthCall* call) {
-  std::erase(watchers, call);
-  if (watchers.empty()) timer.reset();
+  --count;
+  if (next_told == call) next_told = call->next;
+  if (call->next != nullptr) call->next->previous = call->previous;
+  (call->previous != nullptr ? call->previous->next : watchers) = call->next;
+  if (watchers == nullptr) timer.reset();
 }
 
+// The watchers are looked at when something changed, and not else.
 void HealthService::Worker::Tell() {
-  // A copy: a write may end a call, which then takes itself off the list.
-  const std::vector<HealthCall*> now = watchers;
-  for (HealthCall* call : now) {
-    if (std::find(watchers.begin(), watchers.end(), call) != watchers.end()) call->Tell();
+  const uint32_t now = state.version();
+  if (std::exchange(told, now) == now) return;
+  for (HealthCall* call = watchers; call != nullptr; call = next_told) {
+    next_told = call->next;
+    call->Tell();
   }
+  next_told = nullptr;
 }
 
 HealthService::HealthService(const HealthState& state, HealthNames names,
                              const std::vector<net::Loop*>& loops)
     : state_(state), names_(names) {
-  for (net::Loop* loop : loops) workers_.push_back(std::make_shared<Worker>(*loop));
+  for (net::Loop* loop : loops) workers_.push_back(std::make_shared<Worker>(state, *loop));
 }
 
 HealthService::~HealthService() = default;

@@ -27,6 +27,8 @@ class HealthState {
   bool serving() const { return !draining_.load(std::memory_order_relaxed) && router_.ready(); }
   bool has_election() const { return leading_ != nullptr; }
   bool leading() const { return leading_ == nullptr || leading_->load(std::memory_order_relaxed); }
+  // Another number whenever one of the above says something else.
+  uint32_t version() const { return (serving() ? 1u : 0u) | (leading() ? 2u : 0u); }
   void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
 
  private:

@@ -1,5 +1,6 @@
 #include "frontends/ext_proc/metrics.h"
 
+#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -75,6 +76,83 @@ void Metrics::StreamEnded(std::string_view code, base::Nanos took) {
   streams_inflight_->Add(-1);
   stream_duration_->Observe(base::ToSeconds(took));
   streams_total_->With({code}).Add();
+}
+
+namespace {
+
+// One series that follows an atomic of the transport.
+struct Followed {
+  const std::atomic<uint64_t>* source;
+  base::Counter* counter;  // or
+  base::Gauge* gauge;
+  uint64_t shown = 0;  // by the counter
+};
+
+struct Shown {
+  const char* event;
+  std::atomic<uint64_t> net::GrpcServerStats::* source;
+};
+constexpr Shown kCallEvents[] = {
+    {"refused", &net::GrpcServerStats::refused_messages},
+    {"decided_early", &net::GrpcServerStats::relieved_calls},
+    {"shed", &net::GrpcServerStats::shed_calls},
+    {"stalled", &net::GrpcServerStats::stalled_calls},
+    {"silent", &net::GrpcServerStats::silent_calls},
+};
+constexpr Shown kConnectionEvents[] = {
+    {"refused", &net::GrpcServerStats::refused_connections},
+    {"evicted", &net::GrpcServerStats::evicted_connections},
+    {"aborted", &net::GrpcServerStats::aborted_connections},
+};
+
+}  // namespace
+
+void AddTransportMetrics(
+    base::Registry& registry,
+    std::vector<std::pair<std::string, std::shared_ptr<const net::GrpcServerStats>>> ports) {
+  auto& connections = registry.AddGauge(
+      {.name = "fairway_grpc_connections", .help = "Open connections of a gRPC port.", .labels = {"port"}});
+  auto& calls = registry.AddGauge(
+      {.name = "fairway_grpc_calls", .help = "Open calls of a gRPC port.", .labels = {"port"}});
+  auto& held =
+      registry.AddGauge({.name = "fairway_grpc_held_bytes",
+                         .help = "What a gRPC port's connections and calls hold: bodies, answers, and "
+                                 "what each costs.",
+                         .labels = {"port"}});
+  auto& begun = registry.AddCounter(
+      {.name = "fairway_grpc_calls_total", .help = "Calls ever begun on a gRPC port.", .labels = {"port"}});
+  auto& call_events = registry.AddCounter(
+      {.name = "fairway_grpc_call_events_total",
+       .help =
+           "Calls that were refused (a message too large, no memory left), decided_early or shed (memory was "
+           "short), stalled (nothing moved for 30 s) or silent (no first message).",
+       .labels = {"port", "event"}});
+  auto& connection_events = registry.AddCounter(
+      {.name = "fairway_grpc_connection_events_total",
+       .help = "Connections that were refused (too many), evicted (idle, or made room) or aborted (abuse, a "
+               "client that does not read, silence).",
+       .labels = {"port", "event"}});
+  auto followed = std::make_shared<std::vector<Followed>>();
+  for (const auto& [port, stats] : ports) {
+    followed->push_back({&stats->connections, nullptr, &connections.With({port})});
+    followed->push_back({&stats->streams, nullptr, &calls.With({port})});
+    followed->push_back({&stats->buffered_bytes, nullptr, &held.With({port})});
+    followed->push_back({&stats->calls, &begun.With({port}), nullptr});
+    for (const Shown& shown : kCallEvents)
+      followed->push_back({&((*stats).*shown.source), &call_events.With({port, shown.event}), nullptr});
+    for (const Shown& shown : kConnectionEvents)
+      followed->push_back({&((*stats).*shown.source), &connection_events.With({port, shown.event}), nullptr});
+  }
+  registry.AddCollector([followed, ports = std::move(ports)] {
+    for (Followed& one : *followed) {
+      const uint64_t now = one.source->load(std::memory_order_relaxed);
+      if (one.gauge != nullptr) {
+        one.gauge->Set(static_cast<double>(now));
+      } else {
+        one.counter->Add(now - std::exchange(one.shown, now));
+      }
+    }
+  });
 }
 
 void AddInfoMetric(base::Registry& registry, std::string_view commit, std::string_view build_ref) {

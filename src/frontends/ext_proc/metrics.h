@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "net/grpc_server.h"
 
 namespace fairway::ext_proc {
 
@@ -54,6 +58,12 @@ class Metrics {
   base::Histogram* stream_duration_ = nullptr;
   base::CounterFamily* streams_total_ = nullptr;
 };
+
+// The fairway_grpc_* series: what the transport of each port holds, and whom it sent away. `ports` are their
+// names, "ext_proc" say. Read when the page is written.
+void AddTransportMetrics(
+    base::Registry& registry,
+    std::vector<std::pair<std::string, std::shared_ptr<const net::GrpcServerStats>>> ports);
 
 // llm_d_epp_info and its older name: 1, with what was built.
 void AddInfoMetric(base::Registry& registry, std::string_view commit, std::string_view build_ref);

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -9,6 +10,8 @@
 #include <utility>
 
 #include "frontends/ext_proc/health.h"
+#include "frontends/ext_proc/metrics.h"
+#include "net/address.h"
 
 namespace fairway::ext_proc {
 
@@ -35,6 +38,7 @@ class Server final : public ExtProcServer {
       : options_(std::move(options)),
         loops_(std::move(loops)),
         log_(log),
+        registry_(registry),
         health_(router, options_.leading),
         any_names_(health_, HealthNames::kAny, loops_),
         ext_proc_names_(health_, HealthNames::kExtProcOnly, loops_),
@@ -60,11 +64,17 @@ class Server final : public ExtProcServer {
     if (options_.secure_serving) {
       cert_version_ = VersionOf(cert_file_);
       key_version_ = VersionOf(key_file_);
+      clients_version_ = VersionOf(options_.tls.client_ca_file);
       auto tls = options_.cert_path.empty() ? net::SelfSignedTlsServer(options_.tls)
                                             : net::LoadTlsServer(cert_file_, key_file_, options_.tls);
       if (!tls) return tl::make_unexpected(tls.error());
       grpc.tls = *tls;
     }
+    // Of what descriptors there are, half for gateways and an eighth for probes: the rest is for model
+    // servers, the API server and the admin port.
+    const size_t limit = net::DescriptorLimit();
+    const size_t descriptors = std::max<size_t>(limit - std::min<size_t>(limit, grpc.spare_descriptors), 16);
+    grpc.max_connections = static_cast<uint32_t>(std::min<size_t>(grpc.max_connections, descriptors / 2));
     auto listening = net::GrpcServer::Listen(
         std::move(grpc), loops_,
         [this](const net::GrpcRequest& request) {
@@ -81,14 +91,21 @@ class Server final : public ExtProcServer {
       health.host = options_.host;
       health.port = options_.health_port;
       health.max_streams = 100;
-      health.max_connections = 1000;
+      health.max_unanswered = 100;
+      health.max_connections = static_cast<uint32_t>(std::min<size_t>(1000, descriptors / 8));
       health.max_message = 64u << 10;
+      health.max_buffered_bytes = 64u << 20;
+      health.idle_timeout = 15 * base::kSecond;
       auto health_listening = net::GrpcServer::Listen(
           std::move(health), loops_,
           [this](const net::GrpcRequest& request) { return any_names_.NewCall(request); }, log_);
       if (!health_listening) return tl::make_unexpected(health_listening.error());
       health_server_ = std::move(*health_listening);
     }
+    std::vector<std::pair<std::string, std::shared_ptr<const net::GrpcServerStats>>> ports;
+    ports.emplace_back("ext_proc", grpc_->shared_stats());
+    if (health_server_) ports.emplace_back("health", health_server_->shared_stats());
+    AddTransportMetrics(registry_, std::move(ports));
     return {};
   }
 
@@ -172,7 +189,8 @@ class Server final : public ExtProcServer {
   void ReloadIfChanged() {
     const FileVersion cert = VersionOf(cert_file_);
     const FileVersion key = VersionOf(key_file_);
-    if (cert == cert_version_ && key == key_version_) return;
+    const FileVersion clients = VersionOf(options_.tls.client_ca_file);
+    if (cert == cert_version_ && key == key_version_ && clients == clients_version_) return;
     // The two files may be written one after the other: a pair that does not match is tried again until it
     // does.
     auto tls = net::LoadTlsServer(cert_file_, key_file_, options_.tls);
@@ -185,6 +203,7 @@ class Server final : public ExtProcServer {
     reload_failed_ = false;
     cert_version_ = cert;
     key_version_ = key;
+    clients_version_ = clients;
     grpc_->SetTls(*tls);
     log_.Info("certificate reloaded", {{"file", cert_file_}});
   }
@@ -192,6 +211,7 @@ class Server final : public ExtProcServer {
   ServerOptions options_;
   const std::vector<net::Loop*> loops_;
   base::Log log_;
+  base::Registry& registry_;
   std::map<uint16_t, std::string> ports_;  // of the pools; the first loop's, as the next two
   std::set<uint16_t> failed_ports_;
   std::unique_ptr<net::Timer> ports_again_;
@@ -205,6 +225,7 @@ class Server final : public ExtProcServer {
   // Of the first loop.
   FileVersion cert_version_;
   FileVersion key_version_;
+  FileVersion clients_version_;  // of the authorities of gateways
   bool reload_failed_ = false;
   bool draining_ = false;
   std::unique_ptr<net::Timer> reload_;
