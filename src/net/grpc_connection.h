@@ -101,7 +101,7 @@ struct GrpcCall::State {
   size_t heard_bytes = 0;     // since
   base::Nanos moved_at = 0;   // when the answer moved, as above
   size_t moved_bytes = 0;
-  base::Nanos relieved_at = 0;  // when it let go memory
+  base::Nanos relieved_at = 0;  // when it let go memory, or ended: the client may need a moment to take that
   GrpcLinks<State> open_links;
   GrpcLinks<State> waiting_links;
   std::unique_ptr<GrpcCall> call;  // last: its destructor may still ask for loop()

@@ -111,7 +111,7 @@ bool GrpcConnection::Shed() {
   all.reserve(calls_.size());
   size_t leaving = 0;  // what goes with calls that are on their way out
   for (State* state = calls_.front(); state != nullptr; state = calls_.Next(state)) {
-    if (state->end_due || state->call->finished_ || now_ - state->relieved_at < kRelief) {
+    if (now_ - state->relieved_at < kRelief) {
       leaving += state->weight() + kGrpcCallCost;
     } else {
       all.emplace_back(state->weight(), state);
@@ -134,6 +134,7 @@ bool GrpcConnection::Shed() {
 
 // Asks a call to hold less, or ends it.
 void GrpcConnection::LetGo(State& state) {
+  if (state.call->finished_) return CutOff(state);  // it cannot end while the client gives no window
   bool relieved = false;
   if (state.relieved_at == 0) {
     state.relieved_at = now_;
@@ -160,12 +161,10 @@ void GrpcConnection::Examine(base::Nanos now) {
   examined_at_ = now;
   for (State *state = calls_.front(), *next = nullptr; state != nullptr; state = next) {
     next = calls_.Next(state);
-    if (state->answer.bytes() > 0) {
+    if (state->answer.bytes() > 0 || state->call->finished_) {
       if (now - state->moved_at <= options.stall_timeout) continue;
       ++shared_->stats.stalled_calls;
       CutOff(*state);
-    } else if (state->end_due || state->call->finished_) {
-      continue;
     } else if (!state->heard) {
       if (now - state->opened_at <= options.first_message_timeout) continue;
       ++shared_->stats.silent_calls;
@@ -190,6 +189,7 @@ void GrpcConnection::CutOff(State& state) {
     due_.push_back(&state);
   }
   state.call->finished_ = true;
+  state.relieved_at = state.moved_at = now_;
   StopWaiting(state);
   DropAnswer(state);
   nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, state.stream, NGHTTP2_CANCEL);

@@ -223,6 +223,20 @@ TEST(GrpcLimitsTest, AnAnswerThatIsNotTakenIsCutOff) {
   EXPECT_FALSE(client->goaway().has_value());
 }
 
+// All of the answer is taken, and then there is no window left for the end of it.
+TEST(GrpcLimitsTest, ACallThatCannotEndIsCutOff) {
+  GrpcTestServer server({.stall_timeout = 200 * base::kMillisecond});
+  auto client =
+      GrpcClient::Connect("127.0.0.1", server.port(), {.stream_window = 1005, .grow_windows = false});
+  auto call = client->Open("/t/Big");
+  call->Send("1000");
+  EXPECT_EQ(call->Recv().message.size(), 1000u);
+  call->HalfClose();
+  EXPECT_TRUE(client->PumpUntil([&] { return call->ended(); }));
+  EXPECT_TRUE(server.log.WaitAlive(0));
+  EXPECT_FALSE(client->closed());
+}
+
 TEST(GrpcLimitsTest, ASocketThatTakesNothingIsClosed) {
   GrpcTestServer server({.stall_timeout = 200 * base::kMillisecond});
   auto client =

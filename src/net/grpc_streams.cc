@@ -422,6 +422,8 @@ void GrpcConnection::Write(State& state) {
 
 void GrpcConnection::Finish(State& state, GrpcStatus status, std::string_view message) {
   state.call->finished_ = true;
+  state.relieved_at = now_;
+  if (state.moved_at == 0) state.moved_at = now_;
   StopWaiting(state);
   state.status = status;
   if (!message.empty()) state.message = PercentEncode(message);
@@ -458,6 +460,7 @@ void GrpcConnection::End(State& state, GrpcStatus status, std::string_view messa
   if (state.started && state.answer.bytes() > 0) {
     DropAnswer(state);
     state.call->finished_ = true;
+    state.relieved_at = state.moved_at = now_;
     nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, state.stream, reset_code);
   } else {
     DropAnswer(state);
@@ -499,7 +502,7 @@ int GrpcConnection::SendData(State& state, std::string_view header, size_t size)
   idle_frames_.Give(kIdleFramesPaid);
   state.moved_bytes += size;
   if (state.answer.bytes() == 0) {
-    state.moved_at = 0;
+    state.moved_at = state.call->finished_ ? now_ : 0;
     state.moved_bytes = 0;
   } else if (state.moved_bytes >= kGrpcProgress) {
     state.moved_at = now_;
@@ -567,6 +570,7 @@ void GrpcConnection::RunDueEnds() {
 }
 
 void GrpcConnection::DropCalls() {
+  due_.clear();  // each is told below
   for (State* state = calls_.front(); state != nullptr; state = calls_.Next(state)) Detach(*state);
   while (calls_.front() != nullptr) {
     const std::unique_ptr<State> state(calls_.front());
