@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,8 +19,13 @@
 #include "base/result.h"
 #include "base/strings.h"
 
+#include "tests/support/prometheus_page.h"
+
 namespace fairway::base {
 namespace {
+
+using ::testing::IsEmpty;
+using tests::PrometheusPage;
 
 TEST(Result, CarriesTheError) {
   const Result<int> failed = Fail(ErrorCode::kNotFound, "no such pool");
@@ -214,16 +220,138 @@ TEST(Metrics, PageWithTwinsHistogramsAndEscapes) {
   latency.With({}).Observe(0.1);
   latency.With({}).Observe(0.5);
   latency.With({}).Observe(1e9);
-  EXPECT_EQ(registry.Render(),
+  const std::string page = registry.Render();
+  EXPECT_EQ(page.substr(0, page.find("# HELP fairway_metrics")),
+            "# HELP new_total [ALPHA] Requests.\n# TYPE new_total counter\n"
+            "new_total{model_name=\"a\\\"b\",fairness_id=\"x\"} "
+            "2\nnew_total{model_name=\"a\\\"b\",fairness_id=\"y\"} 3\n"
             "# HELP latency_seconds l\n# TYPE latency_seconds histogram\n"
             "latency_seconds_bucket{le=\"0.0005\"} 0\nlatency_seconds_bucket{le=\"0.1\"} "
             "1\nlatency_seconds_bucket{le=\"1\"} 2\n"
             "latency_seconds_bucket{le=\"1.048576e+06\"} 2\nlatency_seconds_bucket{le=\"+Inf\"} 3\n"
             "latency_seconds_sum 1.0000000006e+09\nlatency_seconds_count 3\n"
-            "# HELP new_total [ALPHA] Requests.\n# TYPE new_total counter\n"
-            "new_total{model_name=\"a\\\"b\",fairness_id=\"x\"} "
-            "2\nnew_total{model_name=\"a\\\"b\",fairness_id=\"y\"} 3\n"
             "# HELP old_total old\n# TYPE old_total counter\nold_total{model=\"a\\\"b\"} 5\n");
+  EXPECT_THAT(PrometheusPage(page).problems(), IsEmpty());
+}
+
+TEST(Metrics, ATwinAddsUpWhatAgreesInItsLabels) {
+  Registry registry;
+  auto& runs =
+      registry.AddCounter({.name = "runs_total",
+                           .help = "r",
+                           .labels = {"a", "b", "c"},
+                           .twins = {{.name = "twin_total", .help = "t", .labels = {{"a", "a"}, {"c", "c"}}},
+                                     {.name = "last_total", .help = "t", .labels = {{"c", "only"}}}}});
+  uint64_t n = 1;
+  for (const char* a : {"1", "2"}) {
+    for (const char* b : {"x", "y", "z"}) {
+      for (const char* c : {"p", "q"}) runs.With({a, b, c}).Add(n++);
+    }
+  }
+  auto& seconds =
+      registry.AddHistogram({.name = "seconds",
+                             .help = "s",
+                             .labels = {"a", "b"},
+                             .buckets = {1, 2},
+                             .twins = {{.name = "old_seconds", .help = "s", .labels = {{"a", "a"}}}}});
+  seconds.With({"1", "x"}).Observe(0.5);
+  seconds.With({"1", "y"}).Observe(1.5);
+  seconds.With({"2", "never"});
+  const PrometheusPage page(registry.Render());
+  EXPECT_THAT(page.problems(), IsEmpty());
+  EXPECT_EQ(page.Value("twin_total", {{"a", "1"}, {"c", "p"}}), 1 + 3 + 5);
+  EXPECT_EQ(page.Value("twin_total", {{"a", "2"}, {"c", "q"}}), 8 + 10 + 12);
+  EXPECT_EQ(page.Value("last_total", {{"only", "p"}}), 1 + 3 + 5 + 7 + 9 + 11);
+  EXPECT_EQ(page.Value("old_seconds_bucket", {{"a", "1"}, {"le", "1"}}), 1);
+  EXPECT_EQ(page.Value("old_seconds_count", {{"a", "1"}}), 2);
+  EXPECT_EQ(page.Value("old_seconds_sum", {{"a", "1"}}), 2);
+  EXPECT_EQ(page.ValuesOf("seconds_count", "b"), (std::set<std::string>{"x", "y"}))
+      << "nothing observed, nothing shown";
+}
+
+// What a client can put into a label, on a page that a scrape must be able to read.
+TEST(Metrics, HostileLabelsAreReadBack) {
+  Registry registry;
+  auto& requests = registry.AddCounter({.name = "t", .help = "h", .labels = {"model"}});
+  std::string all;
+  for (int c = 0; c < 256; ++c) all += static_cast<char>(c);
+  const std::vector<std::string> texts{"a\xff",
+                                       "a\nb 1\n# TYPE t gauge",
+                                       "a\"} 7",
+                                       "\\",
+                                       "\\n",
+                                       "\\\"",
+                                       "\xe2\x82",
+                                       "\xed\xa0\x80",
+                                       "\xc2\x9b"
+                                       "31m",
+                                       std::string("a\0b", 3),
+                                       std::string(5000, 'x'),
+                                       all,
+                                       ""};
+  for (const std::string& text : texts) requests.With({text}).Add();
+  const PrometheusPage page(registry.Render());
+  EXPECT_THAT(page.problems(), IsEmpty());
+  EXPECT_EQ(page.Sum("t"), texts.size());
+  const auto values = page.ValuesOf("t", "model");
+  for (const char* text : {"a\"} 7", "\\", "\\n", "\\\"", "a\xef\xbf\xbd"})
+    EXPECT_TRUE(values.contains(text)) << text;
+  for (const std::string& value : values) EXPECT_LE(value.size(), 256u);
+}
+
+TEST(Metrics, APageHasAtMostAsManyBytesAsItMay) {
+  Registry registry;
+  registry.set_max_page_bytes(12'000);
+  auto& count =
+      registry.AddCounter({.name = "z_total",
+                           .help = "c",
+                           .labels = {"model"},
+                           .twins = {{.name = "a_total", .help = "old", .labels = {{"model", "model"}}}}});
+  auto& seconds =
+      registry.AddHistogram({.name = "b_seconds", .help = "h", .labels = {"model"}, .buckets = {1}});
+  for (int i = 0; i < 100; ++i) {
+    count.With({"m" + std::to_string(i)}).Add();
+    seconds.With({"m" + std::to_string(i)}).Observe(1);
+  }
+  const std::string text = registry.Render();
+  EXPECT_LE(text.size(), 12'000u);
+  const PrometheusPage page(text);
+  EXPECT_THAT(page.problems(), IsEmpty());
+  EXPECT_EQ(page.Sum("z_total"), 100) << "the small ones first";
+  EXPECT_GT(page.Sum("b_seconds_count"), 40);
+  EXPECT_EQ(page.Sum("a_total"), 0) << "the deprecated names last";
+  EXPECT_EQ(page.Value("fairway_metrics_left_out_series"), 200 - page.Sum("b_seconds_count"));
+  EXPECT_EQ(page.Value("fairway_metrics_page_limit_bytes"), 12'000);
+  EXPECT_LE(text.size() - static_cast<size_t>(*page.Value("fairway_metrics_page_bytes")), 1024u);
+  registry.set_max_page_bytes(40'000);
+  EXPECT_EQ(PrometheusPage(registry.Render()).Value("fairway_metrics_left_out_series"), 0);
+}
+
+// A page that is read slowly, while what it shows comes and goes.
+TEST(Metrics, APageComesInPiecesAndTheRegistryIsFreeInBetween) {
+  Registry registry;
+  auto& seconds = registry.AddHistogram({.name = "s",
+                                         .help = "h",
+                                         .labels = {"model"},
+                                         .buckets = std::vector<double>(1, 1.0),
+                                         .max_series = 100'000});
+  const auto name = [](int i) { return std::to_string(100'000 + i); };
+  for (int i = 0; i < 5000; ++i) seconds.With({name(i)}).Observe(i);
+  const auto page = registry.Open();
+  std::string text, piece;
+  size_t pieces = 0;
+  while (page->Next(piece)) {
+    EXPECT_LE(piece.size(), 70u << 10);
+    text += piece;
+    ++pieces;
+    seconds.Remove({name(static_cast<int>(pieces) * 400)});
+    seconds.With({name(5000 + static_cast<int>(pieces))}).Observe(1);
+  }
+  EXPECT_FALSE(page->Next(piece)) << "it stays complete";
+  EXPECT_GT(pieces, 5u);
+  const PrometheusPage read(text);
+  EXPECT_THAT(read.problems(), IsEmpty());
+  EXPECT_GT(read.ValuesOf("s_count", "model").size(), 4900u);
 }
 
 // Against the definition: the first bound that is not below the value.
@@ -236,7 +364,7 @@ TEST(Metrics, HistogramsCountInTheBucketOfTheFirstBoundThatHolds) {
   }
   for (const auto& bounds : many) {
     Histogram histogram(bounds);
-    ASSERT_EQ(histogram.num_bounds(), bounds.size());
+    ASSERT_EQ(histogram.bounds().size(), bounds.size());
     std::vector<uint64_t> expected(bounds.size() + 1);
     std::vector<double> values = {-1e308, 0, 1e308, std::numeric_limits<double>::infinity(), std::nan("")};
     for (const double bound : bounds) {
@@ -247,7 +375,6 @@ TEST(Metrics, HistogramsCountInTheBucketOfTheFirstBoundThatHolds) {
       ++expected[static_cast<size_t>(std::lower_bound(bounds.begin(), bounds.end(), value) - bounds.begin())];
     }
     for (size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(histogram.bucket(i), expected[i]) << i;
-    for (size_t i = 0; i < bounds.size(); ++i) EXPECT_EQ(histogram.bound(i), bounds[i]);
     EXPECT_EQ(histogram.count(), values.size());
   }
 }

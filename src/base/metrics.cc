@@ -1,230 +1,175 @@
 #include "base/metrics.h"
 
 #include <algorithm>
-#include <array>
-#include <charconv>
-#include <cmath>
-#include <limits>
 #include <utility>
 
+#include "base/metrics_page.h"
 #include "base/result.h"
+#include "base/strings.h"
 
 namespace fairway::base {
 namespace {
 
-using LabelValues = std::vector<std::string>;
+// Names of Kubernetes have 253 bytes at most; clients' texts are shortened to 128 by who counts them.
+constexpr size_t kMaxLabel = 256;
 
-std::string FormatNumber(double v) {
-  if (std::isnan(v)) return "NaN";
-  if (std::isinf(v)) return v > 0 ? "+Inf" : "-Inf";
-  std::array<char, 32> out{};
-  // As Go prints float64 with 'g': whole numbers plain up to 21 digits, else the shortest form.
-  if (v == std::floor(v) && std::fabs(v) < 1e6) {
-    auto [end, error] = std::to_chars(out.data(), out.data() + out.size(), static_cast<int64_t>(v));
-    return {out.data(), end};
-  }
-  const bool exponent = std::fabs(v) >= 1e6 || std::fabs(v) < 1e-4;
-  auto [end, error] = std::to_chars(out.data(), out.data() + out.size(), v,
-                                    exponent ? std::chars_format::scientific : std::chars_format::fixed);
-  return {out.data(), end};
+std::shared_ptr<Counter> Make(const MetricOptions&, const Counter*) { return std::make_shared<Counter>(); }
+std::shared_ptr<Gauge> Make(const MetricOptions&, const Gauge*) { return std::make_shared<Gauge>(); }
+std::shared_ptr<Histogram> Make(const MetricOptions& options, const Histogram*) {
+  return std::make_shared<Histogram>(options.buckets);
 }
 
-void AppendLabel(std::string& out, std::string_view name, std::string_view value) {
-  if (out.back() != '{') out += ',';
-  out += name;
-  out += "=\"";
-  for (const char c : value) {
-    if (c == '\\' || c == '"') out += '\\';
-    if (c == '\n') {
-      out += "\\n";
-    } else {
-      out += c;
-    }
-  }
-  out += '"';
+constexpr MetricType TypeOf(const Counter*) { return MetricType::kCounter; }
+constexpr MetricType TypeOf(const Gauge*) { return MetricType::kGauge; }
+constexpr MetricType TypeOf(const Histogram*) { return MetricType::kHistogram; }
+
+void Take(Series& out, const Counter& m) { out.value = static_cast<double>(m.value()); }
+void Take(Series& out, const Gauge& m) { out.value = m.value(); }
+void Take(Series& out, const Histogram& m) {
+  out.buckets.resize(m.bounds().size() + 1);
+  for (size_t i = 0; i < out.buckets.size(); ++i) out.buckets[i] = m.bucket(i);
+  out.value = m.sum();
 }
 
-void AppendLine(std::string& out, std::string_view name, std::span<const std::string> labels,
-                const LabelValues& values, std::string_view number, std::string_view le = {}) {
-  out += name;
-  if (!labels.empty() || !le.empty()) {
-    out += '{';
-    for (size_t i = 0; i < labels.size(); ++i) AppendLabel(out, labels[i], values[i]);
-    if (!le.empty()) AppendLabel(out, "le", le);
-    out += '}';
-  }
-  out += ' ';
-  out += number;
-  out += '\n';
-}
-
-// What a series adds to a page: plain numbers, so that a twin can add several up.
-struct Sample {
-  double value = 0;
-  std::vector<uint64_t> buckets;
-  void Add(const Counter& m) { value += static_cast<double>(m.value()); }
-  void Add(const Gauge& m) { value += m.value(); }
-  void Add(const Histogram& m) {
-    buckets.resize(m.num_bounds() + 1);
-    for (size_t i = 0; i < buckets.size(); ++i) buckets[i] += m.bucket(i);
-    value += m.sum();
-  }
-};
-
-constexpr std::string_view TypeName(const Counter*) { return "counter"; }
-constexpr std::string_view TypeName(const Gauge*) { return "gauge"; }
-constexpr std::string_view TypeName(const Histogram*) { return "histogram"; }
-
-void AppendFamily(std::string& out, std::string_view name, std::string_view help, std::string_view type,
-                  std::span<const std::string> labels, std::span<const double> bounds,
-                  const std::map<LabelValues, Sample>& samples) {
-  if (samples.empty()) return;
-  out.append("# HELP ").append(name).append(" ").append(help).append("\n");
-  out.append("# TYPE ").append(name).append(" ").append(type).append("\n");
-  for (const auto& [values, sample] : samples) {
-    if (type != "histogram") {
-      AppendLine(out, name, labels, values, FormatNumber(sample.value));
-      continue;
-    }
-    uint64_t cumulative = 0;
-    const std::string bucket_name = std::string(name) + "_bucket";
-    for (size_t i = 0; i < sample.buckets.size(); ++i) {
-      cumulative += sample.buckets[i];
-      AppendLine(out, bucket_name, labels, values, std::to_string(cumulative),
-                 i < bounds.size() ? FormatNumber(bounds[i]) : "+Inf");
-    }
-    AppendLine(out, std::string(name) + "_sum", labels, values, FormatNumber(sample.value));
-    AppendLine(out, std::string(name) + "_count", labels, values, std::to_string(cumulative));
-  }
-}
-
-template <typename Metric>
-void RenderFamily(std::map<std::string, std::string>& pages, const Family<Metric>& family) {
-  const MetricOptions& options = family.options();
-  std::map<LabelValues, Sample> own;
-  std::vector<std::map<LabelValues, Sample>> twins(options.twins.size());
-  std::vector<std::vector<size_t>> columns(options.twins.size());
-  for (size_t t = 0; t < options.twins.size(); ++t) {
-    for (const auto& [from, to] : options.twins[t].labels) {
-      const auto at = std::find(options.labels.begin(), options.labels.end(), from);
-      FAIRWAY_CHECK(at != options.labels.end());
-      columns[t].push_back(static_cast<size_t>(at - options.labels.begin()));
-    }
-  }
-  family.ForEach([&](const LabelValues& values, const Metric& metric) {
-    own[values].Add(metric);
-    for (size_t t = 0; t < twins.size(); ++t) {
-      LabelValues projected;
-      for (const size_t column : columns[t]) projected.push_back(values[column]);
-      twins[t][projected].Add(metric);
-    }
-  });
-  const std::string_view type = TypeName(static_cast<const Metric*>(nullptr));
-  AppendFamily(pages[options.name], options.name, options.help, type, options.labels, options.buckets, own);
-  for (size_t t = 0; t < twins.size(); ++t) {
-    const MetricTwin& twin = options.twins[t];
-    std::vector<std::string> names;
-    names.reserve(twin.labels.size());
-    for (const auto& [from, to] : twin.labels) names.push_back(to);
-    AppendFamily(pages[twin.name], twin.name, twin.help, type, names, options.buckets, twins[t]);
-  }
-}
-
-std::unique_ptr<Counter> Make(const MetricOptions&, const Counter*) { return std::make_unique<Counter>(); }
-std::unique_ptr<Gauge> Make(const MetricOptions&, const Gauge*) { return std::make_unique<Gauge>(); }
-std::unique_ptr<Histogram> Make(const MetricOptions& options, const Histogram*) {
-  return std::make_unique<Histogram>(options.buckets);
-}
+bool Shown(const Counter&) { return true; }
+bool Shown(const Gauge&) { return true; }
+bool Shown(const Histogram& m) { return m.count() > 0; }
 
 }  // namespace
 
-namespace {
-
-using Float = std::numeric_limits<float>;
-
-float RoundUp(double v) {
-  if (v > Float::max()) return Float::infinity();
-  const auto rounded = static_cast<float>(std::max<double>(v, Float::lowest()));
-  return rounded < v ? std::nextafter(rounded, Float::infinity()) : rounded;
-}
-
-}  // namespace
+std::string LabelText(std::string_view text) { return CleanText(text, 128); }
 
 Histogram::Histogram(std::span<const double> upper_bounds)
-    : num_bounds_(static_cast<uint32_t>(upper_bounds.size())) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const size_t rows = upper_bounds.size() / kPerRow + 1;  // one more bucket than bounds
-  rows_ = std::make_unique<Row[]>(rows);
-  for (size_t i = 0; i < rows * kPerRow; ++i) {
-    rows_[i / kPerRow].buckets[i % kPerRow].bound = i < upper_bounds.size() ? upper_bounds[i] : kInfinity;
-  }
-  stride_ = static_cast<uint32_t>((rows + kMarks - 1) / kMarks * kPerRow);
-  for (size_t i = 0; i < kMarks; ++i) {
-    const size_t last = (i + 1) * stride_ - 1;
-    marks_[i] = last < upper_bounds.size() ? RoundUp(upper_bounds[last]) : Float::infinity();
-  }
-}
+    : bounds_(upper_bounds.begin(), upper_bounds.end()),
+      counts_(new std::atomic<uint64_t>[upper_bounds.size() + 1]()) {}
 
 [[gnu::hot]] void Histogram::Observe(double v) noexcept {
-  size_t mark = 0;
-  while (marks_[mark] < v) ++mark;  // the last one is +Inf
-  size_t i = mark * stride_;
-  while (at(i).bound < v) ++i;
-  rows_[i / kPerRow].buckets[i % kPerRow].count.fetch_add(1, std::memory_order_relaxed);
+  const auto at = std::lower_bound(bounds_.begin(), bounds_.end(), v) - bounds_.begin();
+  counts_[static_cast<size_t>(at)].fetch_add(1, std::memory_order_relaxed);
   sum_.fetch_add(v, std::memory_order_relaxed);
 }
 
 uint64_t Histogram::count() const noexcept {
   uint64_t total = 0;
-  for (size_t i = 0; i <= num_bounds_; ++i) total += bucket(i);
+  for (size_t i = 0; i <= bounds_.size(); ++i) total += bucket(i);
   return total;
 }
 
-template <typename Metric>
-Metric& Family<Metric>::With(std::span<const std::string_view> values) {
-  FAIRWAY_CHECK(values.size() == options_.labels.size());
-  LabelValues key(values.begin(), values.end());
-  std::lock_guard lock(mutex_);
-  auto found = series_.find(key);
-  if (found == series_.end()) {
-    if (series_.size() >= options_.max_series && !key.empty()) std::fill(key.begin(), key.end(), "other");
-    auto& slot = series_[std::move(key)];
-    if (slot == nullptr) slot = Make(options_, static_cast<const Metric*>(nullptr));
-    return *slot;
-  }
-  return *found->second;
+size_t AnyFamily::PageBytes(size_t label_bytes) const {
+  constexpr size_t kNumber = 12;
+  size_t line = options_.name.size() + label_bytes + kNumber;
+  for (const std::string& label : options_.labels) line += label.size() + 4;
+  if (type_ != MetricType::kHistogram) return line;
+  constexpr size_t kBucket = 24;  // "_bucket", le="..."
+  return (options_.buckets.size() + 3) * (line + kBucket);
 }
 
 template <typename Metric>
-void Family<Metric>::Remove(std::initializer_list<std::string_view> values) {
-  const LabelValues key(values.begin(), values.end());
+Family<Metric>::Family(MetricOptions options)
+    : AnyFamily(std::move(options), TypeOf(static_cast<const Metric*>(nullptr))) {}
+
+template <typename Metric>
+typename Family<Metric>::Key Family<Metric>::MakeKey(std::span<const std::string_view> values) {
+  Key key;
+  key.reserve(values.size());
+  for (const std::string_view value : values) key.push_back(CleanText(value, kMaxLabel));
+  return key;
+}
+
+template <typename Metric>
+std::shared_ptr<Metric> Family<Metric>::Share(std::span<const std::string_view> values) {
+  FAIRWAY_CHECK(values.size() == options().labels.size());
+  Key key = MakeKey(values);
+  std::lock_guard lock(mutex_);
+  if (const auto found = series_.find(key); found != series_.end()) return found->second;
+  if (series_.size() >= options().max_series) std::fill(key.begin(), key.end(), "other");
+  auto& slot = series_[std::move(key)];
+  if (slot == nullptr) slot = Make(options(), static_cast<const Metric*>(nullptr));
+  return slot;
+}
+
+template <typename Metric>
+void Family<Metric>::Attach(std::span<const std::string_view> values, std::shared_ptr<Metric> metric) {
+  FAIRWAY_CHECK(values.size() == options().labels.size());
+  Key key = MakeKey(values);
+  std::lock_guard lock(mutex_);
+  series_[std::move(key)].swap(metric);  // the old one is freed outside the lock
+}
+
+template <typename Metric>
+void Family<Metric>::Remove(std::span<const std::string_view> values) {
+  const Key key = MakeKey(values);
   std::lock_guard lock(mutex_);
   series_.erase(key);
 }
 
+// Between two steps the family is free: it goes on behind the last series that it gave.
 template <typename Metric>
-void Family<Metric>::ForEach(const std::function<void(const LabelValues&, const Metric&)>& visit) const {
-  std::lock_guard lock(mutex_);
-  for (const auto& [values, metric] : series_) visit(values, *metric);
+class Family<Metric>::Reader final : public SeriesReader {
+ public:
+  explicit Reader(const Family& family) : family_(family) {}
+  Step Next(Series& out) override {
+    std::lock_guard lock(family_.mutex_);
+    const auto at = begun_ ? family_.series_.upper_bound(last_) : family_.series_.begin();
+    if (at == family_.series_.end()) return Step::kEnd;
+    begun_ = true;
+    last_ = at->first;
+    if (!last_.empty() && !Shown(*at->second)) return Step::kNothing;
+    out.labels = last_;
+    Take(out, *at->second);
+    return Step::kSeries;
+  }
+
+ private:
+  const Family& family_;
+  Key last_;
+  bool begun_ = false;
+};
+
+template <typename Metric>
+std::unique_ptr<SeriesReader> Family<Metric>::Open() const {
+  return std::make_unique<Reader>(*this);
 }
 
 template class Family<Counter>;
 template class Family<Gauge>;
 template class Family<Histogram>;
 
+namespace {
+
+class Computed final : public AnyFamily {
+ public:
+  Computed(MetricOptions options, MetricType type, std::function<std::unique_ptr<SeriesReader>()> open)
+      : AnyFamily(std::move(options), type), open_(std::move(open)) {}
+  std::unique_ptr<SeriesReader> Open() const override { return open_(); }
+
+ private:
+  const std::function<std::unique_ptr<SeriesReader>()> open_;
+};
+
+}  // namespace
+
+template <typename T>
+T& Registry::Add(std::unique_ptr<T> family) {
+  T& added = *family;
+  std::lock_guard lock(mutex_);
+  families_.push_back(std::move(family));
+  return added;
+}
+
 CounterFamily& Registry::AddCounter(MetricOptions options) {
-  std::lock_guard lock(mutex_);
-  return *counters_.emplace_back(std::make_unique<CounterFamily>(std::move(options)));
+  return Add(std::make_unique<CounterFamily>(std::move(options)));
 }
-
 GaugeFamily& Registry::AddGauge(MetricOptions options) {
-  std::lock_guard lock(mutex_);
-  return *gauges_.emplace_back(std::make_unique<GaugeFamily>(std::move(options)));
+  return Add(std::make_unique<GaugeFamily>(std::move(options)));
 }
-
 HistogramFamily& Registry::AddHistogram(MetricOptions options) {
-  std::lock_guard lock(mutex_);
-  return *histograms_.emplace_back(std::make_unique<HistogramFamily>(std::move(options)));
+  return Add(std::make_unique<HistogramFamily>(std::move(options)));
+}
+void Registry::AddComputed(MetricOptions options, MetricType type,
+                           std::function<std::unique_ptr<SeriesReader>()> open) {
+  FAIRWAY_CHECK(type != MetricType::kHistogram);
+  Add(std::make_unique<Computed>(std::move(options), type, std::move(open)));
 }
 
 void Registry::AddCollector(std::function<void()> collect) {
@@ -232,20 +177,28 @@ void Registry::AddCollector(std::function<void()> collect) {
   collectors_.push_back(std::move(collect));
 }
 
-std::string Registry::Render() const {
+void Registry::set_max_page_bytes(size_t bytes) {
+  max_page_bytes_.store(std::max<size_t>(bytes, 4096), std::memory_order_relaxed);
+}
+
+std::unique_ptr<Page> Registry::Open() const {
   std::vector<std::function<void()>> collectors;
   {
     std::lock_guard lock(mutex_);
     collectors = collectors_;
   }
   for (const auto& collect : collectors) collect();  // outside the lock: a collector may add families
-  std::map<std::string, std::string> pages;
+  std::vector<const AnyFamily*> families;
   std::lock_guard lock(mutex_);
-  for (const auto& family : counters_) RenderFamily(pages, *family);
-  for (const auto& family : gauges_) RenderFamily(pages, *family);
-  for (const auto& family : histograms_) RenderFamily(pages, *family);
+  families.reserve(families_.size());
+  for (const auto& family : families_) families.push_back(family.get());
+  return MakePage(families, max_page_bytes());
+}
+
+std::string Registry::Render() const {
   std::string out;
-  for (const auto& [name, page] : pages) out += page;
+  std::string piece;
+  for (const auto page = Open(); page->Next(piece);) out += piece;
   return out;
 }
 

@@ -62,11 +62,11 @@ class Page {
   void Histogram(const std::string& name, std::string_view help, const base::Histogram& histogram) {
     Head(name, "histogram", help);
     uint64_t count = 0;
-    for (size_t i = 0; i <= histogram.num_bounds(); ++i) {
+    for (size_t i = 0; i <= histogram.bounds().size(); ++i) {
       count += histogram.bucket(i);
       std::string labels = "engine=\"0\",le=\"";
-      if (i < histogram.num_bounds()) {
-        AppendFloat(labels, histogram.bound(i));
+      if (i < histogram.bounds().size()) {
+        AppendFloat(labels, histogram.bounds()[i]);
       } else {
         labels += "+Inf";
       }
