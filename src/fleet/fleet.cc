@@ -131,10 +131,13 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
     pool->model_names = NamesOf(pool->models);
     pool->policies = MakePolicies(manifests, source);
 
-    std::map<std::string_view, std::shared_ptr<EndpointCell>> cells;
+    std::map<std::string_view, const Endpoint*> known;
     if (const auto old = before->pools.find(pool->key); old != before->pools.end()) {
       pool->adapters = old->second->adapters;
-      for (const auto& endpoint : old->second->endpoints) cells.emplace(endpoint.id, endpoint.cell);
+      pool->tally = old->second->tally;
+      for (const auto& endpoint : old->second->endpoints) known.emplace(endpoint.id, &endpoint);
+    } else {
+      pool->tally = std::make_shared<PoolTally>();
     }
     candidates = of_any;
     if (const auto own = of_pool.find(pool->key); own != of_pool.end()) {
@@ -166,8 +169,9 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       endpoint.labels = entry.labels;
       endpoint.id = api::Key(entry.namespace_name, entry.name) + "@" + endpoint.address;
       if (!entry.uid.empty()) endpoint.id += "#" + entry.uid;
-      const auto kept = cells.find(endpoint.id);
-      endpoint.cell = kept != cells.end() ? kept->second : std::make_shared<EndpointCell>(loads_);
+      const auto kept = known.find(endpoint.id);
+      endpoint.cell = kept != known.end() ? kept->second->cell : std::make_shared<EndpointCell>(loads_);
+      endpoint.picks = kept != known.end() ? kept->second->picks : std::make_shared<PickTally>();
       const auto number = static_cast<uint32_t>(pool->endpoints.size());
       pool->by_address.emplace(endpoint.address, number);
       pool->by_host.emplace(endpoint.host, number);

@@ -17,6 +17,7 @@
 #include "base/strings.h"
 #include "fleet/cell.h"
 #include "fleet/load.h"
+#include "fleet/tally.h"
 
 namespace fairway::fleet {
 
@@ -32,7 +33,9 @@ struct Endpoint {
   std::string metrics_host;
   uint16_t metrics_port = 0;
   std::map<std::string, std::string> labels;
-  std::shared_ptr<EndpointCell> cell;  // never null; the same object in every snapshot that has this id
+  // Never null; the same objects in every snapshot that has this id.
+  std::shared_ptr<EndpointCell> cell;
+  std::shared_ptr<PickTally> picks;
 };
 
 // A model that a request may get.
@@ -90,9 +93,16 @@ struct PoolSnapshot {
   std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address;
   std::unordered_multimap<std::string, uint32_t, base::StringHash, std::equal_to<>> by_host;
 
+  std::shared_ptr<PoolTally> tally;  // never null; the same object as long as there is a pool of this key
+
   uint32_t AdapterId(std::string_view name) const {
     const auto found = adapters.find(name);
     return found == adapters.end() ? kNoAdapter : found->second;
+  }
+  // Manifests or model servers name this model; others are made up, as far as is known.
+  bool Knows(std::string_view model) const {
+    return models.contains(model) || adapters.contains(model) ||
+           (policies != nullptr && policies->by_model.contains(model));
   }
 };
 

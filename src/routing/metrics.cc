@@ -1,9 +1,13 @@
 #include "routing/metrics.h"
 
 #include <algorithm>
-#include <cmath>
-#include <initializer_list>
+#include <limits>
+#include <type_traits>
 #include <utility>
+
+#include "base/result.h"
+#include "base/strings.h"
+#include "routing/metric_families.h"
 
 namespace fairway::routing {
 namespace {
@@ -35,19 +39,47 @@ std::vector<double> Until(const std::vector<double>& bounds, double last) {
 }
 
 const std::vector<std::string> kRequestLabels{"model_name", "target_model_name", "fairness_id", "priority"};
-using Pairs = std::vector<std::pair<std::string, std::string>>;
-const Pairs kModelAndTarget{{"model_name", "model_name"}, {"target_model_name", "target_model_name"}};
+const LabelPairs kModelAndTarget{{"model_name", "model_name"}, {"target_model_name", "target_model_name"}};
 
-// A family of the reference: `llm_d_epp_<name>` with its deprecated twin, if it has one.
+base::MetricOptions Request(const std::string& name, const std::string& help,
+                            std::vector<double> buckets = {}, const std::string& twin = "",
+                            LabelPairs twin_labels = kModelAndTarget) {
+  return Named(name, help, kRequestLabels, std::move(buckets), twin, std::move(twin_labels));
+}
+
+constexpr base::Nanos kSweepEvery = 10 * base::kSecond;
+
+void MakeKey(std::string& key, const RequestLabels& labels) {
+  key.clear();
+  for (const std::string_view text :
+       {labels.model, labels.target_model, labels.fairness_id, labels.priority}) {
+    key += text;
+    key += '\0';  // in no label: LabelText lets no control character pass
+  }
+}
+
+size_t TextBytes(const RequestLabels& l) {
+  return l.model.size() + l.target_model.size() + l.fairness_id.size() + l.priority.size();
+}
+
+// Most texts are labels as they are.
+std::string_view Label(std::string_view text, std::string& storage) {
+  const auto plain = [](char c) { return c >= 0x20 && c < 0x7f; };
+  if (text.size() <= 128 && std::all_of(text.begin(), text.end(), plain)) return text;
+  storage = base::LabelText(text);
+  return storage;
+}
+
+}  // namespace
+
 base::MetricOptions Named(const std::string& name, const std::string& help, std::vector<std::string> labels,
-                          std::vector<double> buckets = {}, const std::string& twin = "",
-                          Pairs twin_labels = {}) {
+                          std::vector<double> buckets, const std::string& twin, LabelPairs twin_labels) {
   base::MetricOptions options;
   options.name = "llm_d_epp_" + name;
   options.help = "[ALPHA] " + help;
   options.labels = std::move(labels);
   options.buckets = std::move(buckets);
-  options.max_series = 4000;
+  options.max_series = std::numeric_limits<size_t>::max();  // bounded by Admit
   if (!twin.empty()) {
     options.twins.push_back(
         {twin, "[ALPHA] [Deprecated: Use " + options.name + "] " + help, std::move(twin_labels)});
@@ -55,18 +87,9 @@ base::MetricOptions Named(const std::string& name, const std::string& help, std:
   return options;
 }
 
-base::MetricOptions Request(const std::string& name, const std::string& help,
-                            std::vector<double> buckets = {}, const std::string& twin = "",
-                            Pairs twin_labels = kModelAndTarget) {
-  return Named(name, help, kRequestLabels, std::move(buckets), twin, std::move(twin_labels));
-}
-
-double Round2(double v) { return std::round(v * 100) / 100; }
-
-}  // namespace
-
 RouterMetrics::RouterMetrics(base::Registry& registry)
-    : requests_(registry.AddCounter(Request(
+    : registry_(registry),
+      requests_(registry.AddCounter(Request(
           "request_total", "Counter of inference requests broken out for each model and target model.", {},
           "inference_objective_request_total",
           {{"model_name", "model_name"},
@@ -112,19 +135,6 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
       running_(
           registry.AddGauge(Request("request_running", "Requests on their way.", {},
                                     "inference_objective_running_requests", {{"model_name", "model_name"}}))),
-      attempts_(registry.AddCounter(
-          Named("scheduler_attempts_total", "Scheduling attempts by outcome and endpoint.",
-                {"status", "target_model_name", "endpoint_name", "namespace", "port"}, {},
-                "inference_extension_scheduler_attempts_total",
-                {{"status", "status"},
-                 {"target_model_name", "target_model_name"},
-                 {"endpoint_name", "pod_name"},
-                 {"namespace", "namespace"},
-                 {"port", "port"}}))),
-      decisions_(
-          registry.AddCounter({.name = "fairway_decisions_total",
-                               .help = "Picks by the rung of the degradation ladder that they were made on.",
-                               .labels = {"pool", "rung"}})),
       rewrites_(registry.AddCounter(Named("model_rewrite_decisions_total",
                                           "Requests that an InferenceModelRewrite gave a target model.",
                                           {"model_rewrite_name", "model_name", "target_model"}, {},
@@ -132,141 +142,261 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
                                           {{"model_rewrite_name", "model_rewrite_name"},
                                            {"model_name", "model_name"},
                                            {"target_model", "target_model"}}))),
-      served_elsewhere_(
-          registry.AddCounter({.name = "fairway_served_elsewhere_total",
-                               .help = "Requests that another endpoint answered than the one picked first.",
-                               .labels = {"pool"}})),
       scheduler_duration_(
-          &registry
-               .AddHistogram(Named("scheduler_e2e_duration_seconds", "Duration of one scheduling decision.",
-                                   {}, kFast, "inference_extension_scheduler_e2e_duration_seconds"))
-               .With({})),
-      ready_(registry.AddGauge(Named("ready_endpoints", "Endpoints of the pool with fresh metrics.", {"name"},
-                                     {}, "inference_pool_ready_pods", {{"name", "name"}}))),
-      endpoint_queue_(registry.AddGauge([] {
-        auto options = Named("per_endpoint_queue_size", "Requests waiting in one model server.",
-                             {"name", "model_server_endpoint"}, {}, "inference_pool_per_pod_queue_size",
-                             {{"name", "name"}, {"model_server_endpoint", "model_server_pod"}});
-        options.max_series = 20'000;
-        return options;
-      }())) {
-  struct Signal {
-    const char* name;
-    const char* help;
+          registry
+              .AddHistogram(Named("scheduler_e2e_duration_seconds", "Duration of one scheduling decision.",
+                                  {}, kFast, "inference_extension_scheduler_e2e_duration_seconds"))
+              .With({})) {
+  bounds_ = {.request_size = request_size_.options().buckets,
+             .duration = duration_.options().buckets,
+             .response_size = response_size_.options().buckets,
+             .ttft = ttft_.options().buckets,
+             .inter_token = inter_token_.options().buckets,
+             .input_tokens = input_tokens_.options().buckets,
+             .output_tokens = output_tokens_.options().buckets,
+             .cached_tokens = cached_tokens_.options().buckets,
+             .per_output_token = per_output_token_.options().buckets,
+             .streaming_per_output_token = streaming_per_output_token_.options().buckets};
+  const auto add = [this](const base::AnyFamily& family) {
+    page_bytes_base_ += family.PageBytes(0);
+    page_bytes_per_byte_ += family.PageBytes(1) - family.PageBytes(0);
   };
-  constexpr std::array<Signal, 3> kSignals{{{"kv_cache_utilization", "KV cache use"},
-                                            {"queue_size", "waiting requests"},
-                                            {"running_requests", "running requests"}}};
-  for (size_t i = 0; i < kSignals.size(); ++i) {
-    const std::string name = kSignals[i].name;
-    const std::string help = kSignals[i].help;
-    average_[i] = &registry.AddGauge(
-        Named("average_" + name, "Average of " + help + " over the pool's ready endpoints.", {"name"}, {},
-              "inference_pool_average_" + name, {{"name", "name"}}));
-    deviation_[i] = &registry.AddGauge(Named(
-        "std_dev_" + name, "Standard deviation of " + help + " over the pool's ready endpoints.", {"name"}));
+  add(requests_);
+  add(running_);
+  add(errors_);
+  for (const auto* family :
+       {&duration_, &request_size_, &response_size_, &input_tokens_, &output_tokens_, &cached_tokens_,
+        &per_output_token_, &streaming_per_output_token_, &inter_token_, &ttft_, &ttft_}) {
+    add(*family);
+  }
+  for (uint32_t number = fleet::PickTally::kNumbers - 1; number > 0; --number)
+    free_targets_.push_back(number);
+  AddPoolGauges(registry);
+}
+
+// ---- Which series a request has.
+
+RouterMetrics::Kind RouterMetrics::KindOf(const RequestLabels& labels, bool known) {
+  if (labels.fairness_id != kDefaultFlow && labels.fairness_id != kOther) return kFairness;
+  return known || (labels.model == kOther && labels.target_model == kOther) ? kKept : kMadeUp;
+}
+
+// What is kept has no bound but the page's. Model names that are made up and fairness ids get half each of
+// what it leaves of four fifths of the page; the rest is for pools, endpoints and deprecated names.
+bool RouterMetrics::HasRoom(Kind kind, size_t page_bytes) const {
+  if (kind == kKept) return true;
+  const size_t all = registry_.max_page_bytes() / 5 * 4;
+  const size_t kept = std::min(all, page_bytes_[kKept].load(std::memory_order_relaxed));
+  return page_bytes_[kind].load(std::memory_order_relaxed) + page_bytes <= (all - kept) / 2;
+}
+
+RouterMetrics::Found RouterMetrics::Find(View& view, const RequestLabels& asked, bool known,
+                                         base::Nanos now) {
+  std::array<std::string, 3> storage;
+  const RequestLabels own{Label(asked.model, storage[0]), Label(asked.target_model, storage[1]),
+                          Label(asked.fairness_id, storage[2]), asked.priority};
+  // Who gets no series of its own shares one: with those that differ in the fairness id alone, else with all.
+  const std::array<RequestLabels, 3> tries{
+      own, {own.model, own.target_model, kOther, own.priority}, {kOther, kOther, kOther, own.priority}};
+  for (size_t i = 0; i < tries.size(); ++i) {
+    const Kind kind = KindOf(tries[i], known);
+    if (i == 1 && KindOf(own, known) != kFairness) continue;
+    MakeKey(view.key, tries[i]);
+    if (const auto* found = view.table.Get()->Find(view.key); found != nullptr) return {*found, i == 0};
+    const size_t page_bytes = page_bytes_base_ + page_bytes_per_byte_ * TextBytes(tries[i]);
+    if (!HasRoom(kind, page_bytes)) TrySweep(now);
+    if (!HasRoom(kind, page_bytes)) continue;
+    if (auto admitted = Admit(view.key, tries[i], kind, now)) return {std::move(admitted), i == 0};
+  }
+  FAIRWAY_CHECK(false);  // the last one is always admitted
+  return {};
+}
+
+std::shared_ptr<RequestSeries> RouterMetrics::Admit(std::string_view key, const RequestLabels& labels,
+                                                    Kind kind, base::Nanos now) {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = records_.find(key); found != records_.end()) return found->second.series;
+  const size_t page_bytes = page_bytes_base_ + page_bytes_per_byte_ * TextBytes(labels);
+  if (!HasRoom(kind, page_bytes)) return nullptr;
+  auto series = std::make_shared<RequestSeries>(labels, bounds_, TakeTarget(labels.target_model));
+  series->last_used.store(now, std::memory_order_relaxed);
+  records_.emplace(key, Record{series, kind, page_bytes});
+  page_bytes_[kind].fetch_add(page_bytes, std::memory_order_relaxed);
+  PutInTable(key, series);
+  return series;
+}
+
+void RouterMetrics::PutInTable(std::string_view key, std::shared_ptr<RequestSeries> series) {
+  auto next = std::make_shared<SeriesTable>(*table_.Load());
+  const size_t hash = base::StringHash()(key);
+  auto& slot = next->shards[hash % SeriesTable::kShards];
+  auto shard =
+      slot != nullptr ? std::make_shared<SeriesTable::Shard>(*slot) : std::make_shared<SeriesTable::Shard>();
+  std::erase_if(*shard, [key](const SeriesTable::Entry& entry) { return entry.key == key; });
+  if (series != nullptr) shard->push_back({hash, std::string(key), std::move(series)});
+  slot = std::move(shard);
+  table_.Publish(std::move(next));
+}
+
+// ---- What is on the page.
+
+template <typename Visit>
+void RouterMetrics::ForEachShown(const std::shared_ptr<RequestSeries>& s, const Visit& visit) {
+  // A metric inside the series lives as long as the series does.
+  const auto part = [&s](auto& metric) {
+    return std::shared_ptr<std::remove_reference_t<decltype(metric)>>(s, &metric);
+  };
+  const RequestLabels l = s->labels();
+  const std::array<std::string_view, 4> labels{l.model, l.target_model, l.fairness_id, l.priority};
+  visit(requests_, labels, part(s->requests));
+  visit(running_, labels, part(s->running));
+  visit(request_size_, labels, part(s->request_size));
+  visit(duration_, labels, part(s->duration));
+  visit(response_size_, labels, part(s->response_size));
+  visit(inter_token_, labels, part(s->inter_token));
+  visit(input_tokens_, labels, part(s->input_tokens));
+  visit(output_tokens_, labels, part(s->output_tokens));
+  visit(cached_tokens_, labels, part(s->cached_tokens));
+  visit(per_output_token_, labels, part(s->per_output_token));
+  visit(streaming_per_output_token_, labels, part(s->streaming_per_output_token));
+  for (size_t i = 0; i < s->ttft.size(); ++i) {
+    const std::array<std::string_view, 5> with{l.model, l.target_model, l.fairness_id, l.priority,
+                                               i == 0 ? "false" : "true"};
+    visit(ttft_, with, part(s->ttft[i]));
   }
 }
 
-std::string_view LabelValues::Bound(std::string_view value) {
-  std::lock_guard lock(mutex_);
-  if (known_.contains(value)) return value;
-  if (known_.size() >= max_) return "other";
-  known_.emplace(value);
-  return value;
+void RouterMetrics::Show(const std::shared_ptr<RequestSeries>& series) {
+  const std::lock_guard lock(mutex_);
+  if (series->state.load(std::memory_order_relaxed) != RequestSeries::kNew) return;
+  ForEachShown(series, [](auto& family, const auto& labels, auto metric) {
+    family.Attach(labels, std::move(metric));
+  });
+  series->state.store(RequestSeries::kShown, std::memory_order_relaxed);
 }
 
-RequestLabels RouterMetrics::Bound(const RequestLabels& l) {
-  return {.model = models_.Bound(l.model),
-          .target_model = models_.Bound(l.target_model),
-          .fairness_id = fairness_ids_.Bound(l.fairness_id),
-          .priority = l.priority};
+base::Counter& RouterMetrics::Errors(RequestSeries& series, std::string_view code) {
+  if (base::Counter* found = series.errors.Find(code)) return *found;
+  const std::lock_guard lock(mutex_);
+  if (series.errors.full()) code = kOther;
+  if (base::Counter* found = series.errors.Find(code)) return *found;
+  const RequestLabels l = series.labels();
+  const bool gone = series.state.load(std::memory_order_relaxed) == RequestSeries::kGone;
+  return series.errors.Add(code,
+                           gone ? std::make_shared<base::Counter>()
+                                : errors_.Share({l.model, l.target_model, l.fairness_id, l.priority, code}));
 }
 
-RequestSeries RouterMetrics::Series(RequestLabels l) {
-  l = Bound(l);
-  const std::initializer_list<std::string_view> labels{l.model, l.target_model, l.fairness_id, l.priority};
-  return {
-      .requests = &requests_.With(labels),
-      .running = &running_.With(labels),
-      .request_size = &request_size_.With(labels),
-      .duration = &duration_.With(labels),
-      .response_size = &response_size_.With(labels),
-      .ttft = {&ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "false"}),
-               &ttft_.With({l.model, l.target_model, l.fairness_id, l.priority, "true"})},
-      .inter_token = &inter_token_.With(labels),
-      .input_tokens = &input_tokens_.With(labels),
-      .output_tokens = &output_tokens_.With(labels),
-      .cached_tokens = &cached_tokens_.With(labels),
-      .per_output_token = &per_output_token_.With(labels),
-      .streaming_per_output_token = &streaming_per_output_token_.With(labels),
-  };
+base::Counter& RouterMetrics::Rewrites(RequestSeries& series, std::string_view rewrite) {
+  if (base::Counter* found = series.rewrites.Find(rewrite)) return *found;
+  const std::lock_guard lock(mutex_);
+  if (series.rewrites.full()) rewrite = kOther;
+  if (base::Counter* found = series.rewrites.Find(rewrite)) return *found;
+  const RequestLabels l = series.labels();
+  const bool gone = series.state.load(std::memory_order_relaxed) == RequestSeries::kGone;
+  return series.rewrites.Add(rewrite, gone ? std::make_shared<base::Counter>()
+                                           : rewrites_.Share({rewrite, l.model, l.target_model}));
 }
 
-base::Counter& RouterMetrics::Errors(RequestLabels l, std::string_view code) {
-  l = Bound(l);
-  return errors_.With({l.model, l.target_model, l.fairness_id, l.priority, code});
+// ---- What leaves it.
+
+void RouterMetrics::TrySweep(base::Nanos now) {
+  if (now < next_sweep_.load(std::memory_order_relaxed)) return;
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (lock.owns_lock()) Sweep(now);
 }
 
-base::Counter& RouterMetrics::Attempts(std::string_view target_model, const fleet::Endpoint* endpoint) {
-  target_model = models_.Bound(target_model);
-  if (endpoint == nullptr) return attempts_.With({"failure", target_model, "", "", ""});
-  return attempts_.With(
-      {"success", target_model, endpoint->name, endpoint->namespace_name, std::to_string(endpoint->port)});
+void RouterMetrics::Sweep(base::Nanos now) {
+  next_sweep_.store(now + kSweepEvery, std::memory_order_relaxed);
+  for (auto it = records_.begin(); it != records_.end();) {
+    const Record& record = it->second;
+    const RequestSeries& series = *record.series;
+    if (record.kind == kKept || series.running.value() != 0 ||
+        now - series.last_used.load(std::memory_order_relaxed) < kIdle) {
+      ++it;
+      continue;
+    }
+    Retire(record);
+    PutInTable(it->first, nullptr);
+    it = records_.erase(it);
+  }
 }
 
-base::Counter& RouterMetrics::Decisions(std::string_view pool, scheduling::Rung rung) {
-  return decisions_.With({pool, scheduling::ToString(rung)});
+// A request of this very moment may still count in it: it is then on no page.
+void RouterMetrics::Retire(const Record& record) {
+  RequestSeries& series = *record.series;
+  const RequestLabels l = series.labels();
+  if (series.state.exchange(RequestSeries::kGone, std::memory_order_relaxed) == RequestSeries::kShown) {
+    ForEachShown(record.series,
+                 [](auto& family, const auto& labels, const auto& /*metric*/) { family.Remove(labels); });
+  }
+  series.errors.ForEach([&](std::string_view code) {
+    errors_.Remove({l.model, l.target_model, l.fairness_id, l.priority, code});
+  });
+  series.rewrites.ForEach([&](std::string_view rewrite) {
+    // Others that differ in fairness id or priority count in the same one.
+    const bool shared = std::any_of(records_.begin(), records_.end(), [&](const auto& other) {
+      const RequestSeries& o = *other.second.series;
+      return &o != &series && o.texts[0] == l.model && o.texts[1] == l.target_model &&
+             o.rewrites.Find(rewrite) != nullptr;
+    });
+    if (!shared) rewrites_.Remove({rewrite, l.model, l.target_model});
+  });
+  if (series.target != 0) ReturnTarget(l.target_model);
+  page_bytes_[record.kind].fetch_sub(record.page_bytes, std::memory_order_relaxed);
 }
 
-base::Counter& RouterMetrics::Rewrites(std::string_view rewrite, std::string_view model,
-                                       std::string_view target_model) {
-  return rewrites_.With({rewrite, models_.Bound(model), models_.Bound(target_model)});
+uint32_t RouterMetrics::TakeTarget(std::string_view name) {
+  if (name == kOther) return 0;
+  auto found = targets_.find(name);
+  if (found == targets_.end()) {
+    if (free_targets_.empty()) return 0;
+    found = targets_.emplace(name, Target{.number = free_targets_.back()}).first;
+    free_targets_.pop_back();
+  }
+  ++found->second.users;
+  return found->second.number;
 }
 
-void RouterMetrics::CollectPools(const fleet::Snapshot& snapshot, base::Nanos now, base::Nanos staleness) {
-  std::lock_guard lock(collect_mutex_);
-  std::map<std::string, std::set<std::string>> shown;
+void RouterMetrics::ReturnTarget(std::string_view name) {
+  const auto found = targets_.find(name);
+  FAIRWAY_CHECK(found != targets_.end());
+  if (--found->second.users > 0) return;
+  const uint32_t number = found->second.number;
+  failures_[number].Clear();
+  if (snapshot_ != nullptr) {
+    for (const auto& [key, pool] : snapshot_->pools) {
+      for (const auto& endpoint : pool->endpoints) endpoint.picks->Clear(number);
+    }
+  }
+  free_targets_.push_back(number);
+  targets_.erase(found);
+}
+
+// Manifests and model servers come and go: what they name now is kept, what they named before may idle.
+void RouterMetrics::Sort(const fleet::Snapshot& snapshot) {
+  std::set<std::string> known{""};
+  const auto add = [&known](std::string_view name) { known.insert(base::LabelText(name)); };
   for (const auto& [key, pool] : snapshot.pools) {
-    auto& endpoints = shown[pool->name];
-    std::array<double, 3> sum{}, squares{};
-    uint32_t ready = 0;
-    for (const auto& endpoint : pool->endpoints) {
-      const fleet::EndpointCell& cell = *endpoint.cell;
-      endpoint_queue_.With({pool->name, endpoint.name}).Set(cell.waiting());
-      endpoints.insert(endpoint.name);
-      if (cell.scraped_at() == 0 || now - cell.scraped_at() > staleness) continue;
-      ++ready;
-      const std::array<double, 3> values{cell.kv_usage(), static_cast<double>(cell.waiting()),
-                                         static_cast<double>(cell.running())};
-      for (size_t i = 0; i < values.size(); ++i) {
-        sum[i] += values[i];
-        squares[i] += values[i] * values[i];
-      }
+    for (const auto& [name, model] : pool->models) {
+      add(name);
+      for (const auto& target : model.targets) add(target.name);
     }
-    ready_.With({pool->name}).Set(ready);
-    for (size_t i = 0; i < sum.size(); ++i) {
-      const double mean = ready > 0 ? sum[i] / ready : 0;
-      // Of a sample (n - 1), as the reference has it.
-      const double variance = ready > 1 ? std::max(0.0, (squares[i] - mean * sum[i]) / (ready - 1)) : 0;
-      average_[i]->With({pool->name}).Set(Round2(mean));
-      deviation_[i]->With({pool->name}).Set(Round2(std::sqrt(variance)));
+    for (const auto& [name, id] : pool->adapters) add(name);
+    if (pool->policies == nullptr) continue;
+    for (const auto& [name, number] : pool->policies->by_model) add(name);
+    for (const auto& rewrite : pool->policies->rewrites) {
+      for (const auto& target : rewrite.targets) add(target.name);
     }
   }
-  for (const auto& [pool, endpoints] : shown_) {
-    const auto now_shown = shown.find(pool);
-    for (const auto& endpoint : endpoints) {
-      if (now_shown == shown.end() || !now_shown->second.contains(endpoint))
-        endpoint_queue_.Remove({pool, endpoint});
-    }
-    if (now_shown != shown.end()) continue;
-    ready_.Remove({pool});
-    for (size_t i = 0; i < average_.size(); ++i) {
-      average_[i]->Remove({pool});
-      deviation_[i]->Remove({pool});
-    }
+  for (auto& [key, record] : records_) {
+    const RequestLabels l = record.series->labels();
+    const Kind kind =
+        KindOf(l, known.contains(record.series->texts[0]) && known.contains(record.series->texts[1]));
+    page_bytes_[record.kind].fetch_sub(record.page_bytes, std::memory_order_relaxed);
+    page_bytes_[kind].fetch_add(record.page_bytes, std::memory_order_relaxed);
+    record.kind = kind;
   }
-  shown_ = std::move(shown);
 }
 
 }  // namespace fairway::routing

@@ -1,87 +1,101 @@
 // The request, pool and scheduler series, under the reference's names and their deprecated twins (llm-d
 // router, pkg/epp/metrics).
+//
+// Whose text a label is decides how long it keeps a series. What manifests and model servers name does for as
+// long as they do. What clients make up, model names and fairness ids, gets one while there is room on the
+// page, loses it after kIdle without a request, and is "other" meanwhile: so nobody can take all the room, or
+// keep it.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/published.h"
 #include "fleet/snapshot.h"
-#include "scheduling/scheduler.h"
+#include "routing/request_series.h"
 
 namespace fairway::routing {
 
-// The series of one label set {model_name, target_model_name, fairness_id, priority}. References live as long
-// as the registry. Those that every request touches come first.
-struct RequestSeries {
-  base::Counter* requests;
-  base::Gauge* running;
-  base::Histogram* request_size;
-  base::Histogram* duration;
-  base::Histogram* response_size;
-  base::Histogram* ttft[2];  // [streaming]
-  base::Histogram* inter_token;
-  base::Histogram* input_tokens;
-  base::Histogram* output_tokens;
-  base::Histogram* cached_tokens;
-  base::Histogram* per_output_token;
-  base::Histogram* streaming_per_output_token;
-};
-
-struct RequestLabels {
-  std::string_view model;
-  std::string_view target_model;
-  std::string_view fairness_id;
-  std::string_view priority;
-};
-
-// The first `max` different values of a label keep their names, later ones are "other": what clients make up
-// in one label must not push the others' series off the page. Thread-safe: a mutex, taken only where a
-// MetricsCache has missed.
-class LabelValues {
- public:
-  explicit LabelValues(size_t max) : max_(max) {}
-  std::string_view Bound(std::string_view value);
-
- private:
-  const size_t max_;
-  std::mutex mutex_;
-  std::set<std::string, std::less<>> known_;
-};
-
-// Registers everything in its constructor. Thread-safe; per-request look-ups go through a MetricsCache.
+// Registers everything in its constructor. Thread-safe.
 class RouterMetrics {
  public:
+  static constexpr base::Nanos kIdle = 600 * base::kSecond;
+
+  // What one worker looks series up with. Owned by one thread.
+  struct View {
+    explicit View(const RouterMetrics& metrics) : table(metrics.table_) {}
+    base::Published<SeriesTable>::Reader table;
+    std::string key;  // reused
+  };
+
   explicit RouterMetrics(base::Registry& registry);
 
-  RequestSeries Series(RequestLabels labels);
-  base::Counter& Errors(RequestLabels labels, std::string_view code);
-  base::Counter& Attempts(std::string_view target_model, const fleet::Endpoint* endpoint);  // null: failure
-  base::Counter& Decisions(std::string_view pool, scheduling::Rung rung);
-  // `rewrite`: the InferenceModelRewrite's name.
-  base::Counter& Rewrites(std::string_view rewrite, std::string_view model, std::string_view target_model);
-  base::Histogram& scheduler_duration() { return *scheduler_duration_; }
-  base::Counter& ServedElsewhere(std::string_view pool) { return served_elsewhere_.With({pool}); }
+  struct Found {
+    std::shared_ptr<RequestSeries> series;
+    bool own;  // false: shared with others for want of room, which may change
+  };
+  // The series of these labels. `known`: manifests or model servers name model and target. No lock, but where
+  // a name gets its series, and each 10 s while some get none.
+  Found Find(View& view, const RequestLabels& labels, bool known, base::Nanos now);
+  // The first request that went to a model server: puts its series on the page.
+  void Show(const std::shared_ptr<RequestSeries>& series);
+  // Lock-free but for the first of each code or name.
+  base::Counter& Errors(RequestSeries& series, std::string_view code);
+  base::Counter& Rewrites(RequestSeries& series, std::string_view rewrite);
+  // Nobody could be picked for this target.
+  void CountFailure(const RequestSeries& series) { failures_[series.target].Add(); }
+  base::Histogram& scheduler_duration() { return scheduler_duration_; }
 
-  // Brings the pool gauges up to date: averages and deviations over endpoints with a scrape not older than
-  // `staleness`.
-  void CollectPools(const fleet::Snapshot& snapshot, base::Nanos now, base::Nanos staleness);
+  // Before a page: takes off what is gone or idle, and keeps what the pools' gauges are read from. Endpoints
+  // are ready whose last scrape is not older than `staleness`.
+  void Collect(std::shared_ptr<const fleet::Snapshot> snapshot, base::Nanos now, base::Nanos staleness);
 
  private:
-  RequestLabels Bound(const RequestLabels& labels);
+  // Whose name it is, and which part of the page it may take.
+  enum Kind : uint8_t { kKept, kFairness, kMadeUp, kKinds };
+  struct Record {
+    std::shared_ptr<RequestSeries> series;
+    Kind kind;
+    size_t page_bytes;
+  };
+  struct Target {
+    uint32_t number = 0;
+    uint32_t users = 0;
+  };
+  struct Pools;
+  class PoolReader;
+  class AttemptsReader;
 
-  // The reference's limits are 1000 and 1000. Fairness ids are the clients' own text in every pool, so they
-  // get less.
-  LabelValues models_{1000};
-  LabelValues fairness_ids_{100};
+  static Kind KindOf(const RequestLabels& labels, bool known);
+  bool HasRoom(Kind kind, size_t page_bytes) const;
+  std::shared_ptr<RequestSeries> Admit(std::string_view key, const RequestLabels& labels, Kind kind,
+                                       base::Nanos now);
+  void TrySweep(base::Nanos now);
+  // With mutex_ held.
+  void Sweep(base::Nanos now);
+  void Retire(const Record& record);
+  void PutInTable(std::string_view key, std::shared_ptr<RequestSeries> series);
+  uint32_t TakeTarget(std::string_view name);
+  void ReturnTarget(std::string_view name);
+  void Sort(const fleet::Snapshot& snapshot);
+  template <typename Visit>
+  void ForEachShown(const std::shared_ptr<RequestSeries>& series, const Visit& visit);
+
+  void AddPoolGauges(base::Registry& registry);
+  std::shared_ptr<const Pools> pools() const;
+
+  base::Registry& registry_;
   base::CounterFamily& requests_;
   base::CounterFamily& errors_;
   base::HistogramFamily& duration_;
@@ -95,20 +109,24 @@ class RouterMetrics {
   base::HistogramFamily& inter_token_;
   base::HistogramFamily& ttft_;
   base::GaugeFamily& running_;
-  base::CounterFamily& attempts_;
-  base::CounterFamily& decisions_;
   base::CounterFamily& rewrites_;
-  base::CounterFamily& served_elsewhere_;
-  base::Histogram* scheduler_duration_;
+  base::Histogram& scheduler_duration_;
+  RequestBounds bounds_;
+  // What the series of a label set take of a page, about: base + per_byte * bytes of the labels.
+  size_t page_bytes_base_ = 0;
+  size_t page_bytes_per_byte_ = 0;
 
-  // average and standard deviation of KV use, queue, running; then ready endpoints
-  std::array<base::GaugeFamily*, 3> average_;
-  std::array<base::GaugeFamily*, 3> deviation_;
-  base::GaugeFamily& ready_;
-  base::GaugeFamily& endpoint_queue_;
-  std::map<std::string, std::set<std::string>>
-      shown_;  // pool -> endpoints on the page; guarded by collect_mutex_
-  std::mutex collect_mutex_;
+  base::Published<SeriesTable> table_{std::make_shared<const SeriesTable>()};
+  std::array<std::atomic<size_t>, kKinds> page_bytes_{};  // taken
+  std::atomic<base::Nanos> next_sweep_{0};
+  std::array<base::Counter, fleet::PickTally::kNumbers> failures_;
+
+  mutable std::mutex mutex_;  // for what follows
+  std::map<std::string, Record, std::less<>> records_;
+  std::map<std::string, Target, std::less<>> targets_;
+  std::vector<uint32_t> free_targets_;
+  std::shared_ptr<const Pools> pools_;
+  std::shared_ptr<const fleet::Snapshot> snapshot_;  // of the last page
 };
 
 }  // namespace fairway::routing

@@ -47,7 +47,6 @@ void Route::Rule(const RouteKey& key) {
   critical = true;
   declared = false;
   targets_ = {};
-  decisions = {};
   rewrite = {};
   objective = {};
   priority = "0";
@@ -97,7 +96,9 @@ void Route::Rule(const RouteKey& key) {
 }
 
 void Route::Reset(RouteTarget& target, std::string_view name) {
-  target = {.name = name, .adapter = pool->AdapterId(name)};
+  target = {};
+  target.name = name;
+  target.adapter = pool->AdapterId(name);
 }
 
 RouteTarget& Route::DrawOne(base::Random& random) {

@@ -1,4 +1,4 @@
-// What a pool makes of a request, and the counters that it moves, kept from one request to the next: most
+// What a pool makes of a request, and the series that it moves, kept from one request to the next: most
 // requests ask for what one of the last ones did. For the .cc files of this room only.
 #pragma once
 
@@ -10,16 +10,16 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/random.h"
 #include "fleet/snapshot.h"
-#include "routing/metrics_cache.h"
-#include "scheduling/scheduler.h"
+#include "routing/request_class.h"
 
 namespace fairway::routing {
 
 // All that a request says that decides its route, but for what depends on chance and load.
 struct RouteKey {
-  enum Part { kPool, kModel, kModelRewrite, kObjective, kFairnessId, kParts };
+  enum Part { kPool, kModel, kModelRewrite, kObjective, kParts };
   std::array<std::string_view, kParts> parts;  // kModel: "" when it is not known
   bool unnamed =
       false;  // the body was read and names no model: it is given one where a rule or the header has one
@@ -29,10 +29,10 @@ struct RouteKey {
 struct RouteTarget {
   std::string_view name;
   uint32_t adapter = fleet::kNoAdapter;
-  // Null until a request needs them: a series is not on the page before.
+  // Of the last request, which had this fairness id. Null: there was none.
   RequestClassPointer request_class;
-  std::shared_ptr<base::Counter*[]> attempts;  // by the endpoint's number
-  base::Counter* rewrites = nullptr;
+  base::Nanos look_again = 0;  // when it may have got series of its own
+  std::string fairness_id;
 };
 
 // Owned by a RouteCache. Refers to the snapshot that it was made for, and is used with no other.
@@ -65,7 +65,6 @@ class alignas(64) Route {
   bool declared = false;                      // by an InferenceModel
   const fleet::PoolSnapshot* pool = nullptr;  // null: there is none
   std::string_view rewrite;                   // the InferenceModelRewrite that set the target; "" is none
-  std::array<base::Counter*, scheduling::kRungs> decisions{};  // null: not counted yet
 
  private:
   std::span<const fleet::Target> targets_;  // empty: the request's own model, or its header's

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -17,8 +18,7 @@ namespace {
 
 using Begun = std::variant<Ticket, Rejection>;
 
-constexpr std::string_view kDefaultFlow = "default-flow";
-constexpr size_t kMaxFairnessId = 128;  // longer ones are cut in labels
+constexpr size_t kMaxFairnessId = 128;  // bytes; longer ones are cut before anything is done with them
 
 Rejection BadRequest(std::string message) { return {400, "BadRequest", std::move(message), ""}; }
 
@@ -89,8 +89,12 @@ Rejection Saturated() {
   return {429, "ResourceExhausted", "system saturated, sheddable request dropped", "rejected-saturated"};
 }
 
-std::string_view FairnessId(const RequestInput& input) {
-  return input.fairness_id.empty() ? kDefaultFlow : input.fairness_id.substr(0, kMaxFairnessId);
+std::string_view CutFairnessId(const RequestInput& input) {
+  return input.fairness_id.substr(0, kMaxFairnessId);
+}
+
+std::string_view FlowLabel(std::string_view fairness_id) {
+  return fairness_id.empty() ? kDefaultFlow : fairness_id;
 }
 
 // A place that was taken and has no ticket yet: given back where memory runs out on the way to one.
@@ -130,14 +134,13 @@ struct Router::Impl {
         uses_subset_hint(o.use_subset_hint),
         fleet(f),
         options(std::move(o)) {
-    registry.AddCollector(
-        [this] { metrics.CollectPools(*fleet.Load(), clock.Now(), options.ready_staleness); });
+    registry.AddCollector([this] { metrics.Collect(fleet.Load(), clock.Now(), options.ready_staleness); });
   }
 
-  void CountRejection(const RequestInput& input, const Rejection& rejection);
+  void CountRejection(Worker::Impl& worker, const RequestInput& input, const Rejection& rejection);
   // Before its labels were known.
-  Begun Refuse(const RequestInput& input, Rejection rejection);
-  Begun RefuseUnpicked(scheduling::OutcomeKind kind, const RequestLabels& labels);
+  Begun Refuse(Worker::Impl& worker, const RequestInput& input, Rejection rejection);
+  Begun RefuseUnpicked(scheduling::OutcomeKind kind, RequestSeries& series);
   void Tell(const ExplainedRequest& told, const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome,
             base::Nanos start, scheduling::Explanation& explanation);
 
@@ -153,26 +156,33 @@ struct Router::Impl {
   const RouterOptions options;
 };
 
-[[gnu::noinline, gnu::cold]] void Router::Impl::CountRejection(const RequestInput& input,
+[[gnu::noinline, gnu::cold]] void Router::Impl::CountRejection(Worker::Impl& worker,
+                                                               const RequestInput& input,
                                                                const Rejection& rejection) {
-  RequestLabels labels{.fairness_id = FairnessId(input), .priority = "0"};
+  RequestLabels labels{.fairness_id = FlowLabel(CutFairnessId(input)), .priority = "0"};
   // An unknown model's name is the client's text: it would be a series each.
   if (input.body != nullptr && input.body->ok() && rejection.status != 404) {
     labels.model = labels.target_model = input.body->fields().model;
   }
-  metrics.Errors(labels, rejection.code).Add();
+  const fleet::PoolSnapshot* pool = worker.reader.Get()->FindPool(input.pool_key);
+  const bool known = labels.model.empty() || (pool != nullptr && pool->Knows(labels.model));
+  const base::Nanos now = clock.Now();
+  RequestSeries& series = *metrics.Find(worker.series, labels, known, now).series;
+  series.last_used.store(now, std::memory_order_relaxed);
+  metrics.Errors(series, rejection.code).Add();
 }
 
-[[gnu::noinline, gnu::cold]] Begun Router::Impl::Refuse(const RequestInput& input, Rejection rejection) {
-  CountRejection(input, rejection);
+[[gnu::noinline, gnu::cold]] Begun Router::Impl::Refuse(Worker::Impl& worker, const RequestInput& input,
+                                                        Rejection rejection) {
+  CountRejection(worker, input, rejection);
   return rejection;
 }
 
 [[gnu::noinline, gnu::cold]] Begun Router::Impl::RefuseUnpicked(scheduling::OutcomeKind kind,
-                                                                const RequestLabels& labels) {
-  metrics.Attempts(labels.target_model, nullptr).Add();
+                                                                RequestSeries& series) {
+  metrics.CountFailure(series);
   Rejection rejection = kind == scheduling::OutcomeKind::kNoCandidates ? NoEndpoint() : Saturated();
-  metrics.Errors(labels, rejection.code).Add();
+  metrics.Errors(series, rejection.code).Add();
   return rejection;
 }
 
@@ -186,9 +196,28 @@ struct Router::Impl {
     options.decisions->Add(start, DecisionJson(told, pool, outcome, explanation));
 }
 
-void Worker::Impl::CountRewrite(const Route& route, RouteTarget& target, std::string_view model) {
-  if (target.rewrites == nullptr) target.rewrites = &cache.Rewrites(route.rewrite, model, target.name);
-  target.rewrites->Add();
+[[gnu::noinline]] void Worker::Impl::FindClass(const Route& route, RouteTarget& target,
+                                               std::string_view model, std::string_view fairness_id,
+                                               base::Nanos now) {
+  const fleet::PoolSnapshot& pool = *route.pool;
+  const bool by_manifest = route.declared || !route.rewrite.empty();
+  const bool known = (model.empty() || pool.Knows(model)) &&
+                     (by_manifest || target.name == model || pool.Knows(target.name));
+  auto [found, own] =
+      metrics.Find(series, {model, target.name, FlowLabel(fairness_id), route.priority}, known, now);
+  target.look_again = own ? std::numeric_limits<base::Nanos>::max() : now + base::kSecond;
+  target.fairness_id = fairness_id;
+  if (target.request_class.only()) {  // no ticket has it: only the series can be others
+    target.request_class->series = std::move(found);
+    return;
+  }
+  target.request_class = RequestClassPointer(
+      new RequestClass{.has_model = !model.empty(),
+                       .rewrites = !model.empty() && !target.name.empty() && model != target.name,
+                       .series = std::move(found),
+                       .pool_key = pool.key,
+                       .model = std::string(model),
+                       .target_model = std::string(target.name)});
 }
 
 Router::Router(const base::Published<fleet::Snapshot>& fleet, const base::Clock& clock,
@@ -202,8 +231,8 @@ std::unique_ptr<Worker> Router::NewWorker(uint64_t seed) const {
 
 bool Router::ready() const { return !impl_->fleet.Load()->pools.empty(); }
 
-void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const Rejection& rejection) const {
-  impl_->CountRejection(input, rejection);
+void Router::CountRejection(Worker& worker, const RequestInput& input, const Rejection& rejection) const {
+  impl_->CountRejection(static_cast<Worker::Impl&>(worker), input, rejection);
 }
 
 [[gnu::hot]] std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle,
@@ -216,7 +245,7 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
   bool unnamed = false;  // it asks for a model, and says none
   uint64_t tokens = 0;
   if (body != nullptr) {
-    if (!body->ok()) return impl_->Refuse(input, BadRequest(body->error()));
+    if (!body->ok()) return impl_->Refuse(worker, input, BadRequest(body->error()));
     const payload::RequestFields& fields = body->fields();
     known_api = body->api() != payload::Api::kUnknown;
     if (fields.has_model) model = fields.model;
@@ -227,18 +256,22 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
 
   // One picture of the fleet for the whole decision. The reader keeps it alive until it is asked again.
   const fleet::Snapshot& snapshot = *worker.reader.Get();
-  Route& route = worker.routes.Find(snapshot, {{input.pool_key, model, input.model_rewrite, input.objective,
-                                                input.fairness_id.substr(0, kMaxFairnessId)},
-                                               unnamed});
-  if (route.pool == nullptr) return impl_->Refuse(input, NoEndpoint());
+  Route& route =
+      worker.routes.Find(snapshot, {{input.pool_key, model, input.model_rewrite, input.objective}, unnamed});
+  if (route.pool == nullptr) return impl_->Refuse(worker, input, NoEndpoint());
   const fleet::PoolSnapshot& pool = *route.pool;
   RouteTarget& target = route.Draw(worker.random);
-  if (route.unknown_model && known_api) return impl_->Refuse(input, UnknownModel(pool, model));
-  if (!route.rewrite.empty()) worker.CountRewrite(route, target, model);
+  if (route.unknown_model && known_api) return impl_->Refuse(worker, input, UnknownModel(pool, model));
   if (unnamed) [[unlikely]] {
-    if (target.name.empty()) return impl_->Refuse(input, BadRequest("model not found in request body"));
+    if (target.name.empty()) return impl_->Refuse(worker, input, BadRequest("model not found in request body"));
     model = target.name;  // what it is counted as
   }
+  const base::Nanos start = impl_->clock.Now();
+  const RequestClassPointer& request_class =
+      worker.ClassOf(route, target, model, CutFairnessId(input), start);
+  RequestSeries& series = *request_class->series;
+  series.last_used.store(start, std::memory_order_relaxed);
+  if (!route.rewrite.empty()) impl_->metrics.Rewrites(series, route.rewrite).Add();
 
   std::optional<std::span<const uint32_t>> candidates;
   if (input.subset != nullptr && impl_->uses_subset_hint) {
@@ -252,7 +285,6 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
       .shows_first_token = stream && input.shows_answer,  // others' answers begin when they are complete
   };
-  const base::Nanos start = impl_->clock.Now();
   const scheduling::Outcome outcome =
       impl_->scheduler.Pick(pool, request, candidates, start, worker.scratch, worker.random,
                             impl_->explains || impl_->keeps_scores ? &worker.explanation : nullptr);
@@ -272,33 +304,31 @@ void Router::CountRejection(Worker& /*worker*/, const RequestInput& input, const
                 pool, outcome, start, worker.explanation);
   }
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
-    return impl_->RefuseUnpicked(outcome.kind, {model, target.name, FairnessId(input), route.priority});
+    return impl_->RefuseUnpicked(outcome.kind, series);
   }
 
-  worker.CountDecision(snapshot.version, route, target, outcome);
-  if (!target.request_class) [[unlikely]] {
-    target.request_class =
-        worker.cache.Class(pool.key, {model, target.name, FairnessId(input), route.priority});
-  }
+  if (series.state.load(std::memory_order_relaxed) == RequestSeries::kNew) [[unlikely]]
+    impl_->metrics.Show(request_class->series);
+  const fleet::Endpoint& first = pool.endpoints[outcome.choices[0]];
   std::array<std::string_view, scheduling::kMaxChoices> addresses;
   for (uint32_t i = 0; i < outcome.num_choices; ++i) {
     addresses[i] = pool.endpoints[outcome.choices[i]].address;
   }
-  Ticket ticket(
-      Ticket::State::Make(worker, target.request_class, std::span(addresses).first(outcome.num_choices)));
+  Ticket ticket(Ticket::State::Make(worker, request_class, std::span(addresses).first(outcome.num_choices)));
   Ticket::State& state = *ticket.state_;
   state.streaming = stream;
   state.inserts_model = unnamed;
-  state.cell = pool.endpoints[outcome.choices[0]].cell;
+  state.cell = first.cell;
   state.reservation = outcome.reservation;
   place.Keep();
   state.received_at = input.received_at != 0 ? input.received_at : start;
-  const RequestSeries& series = target.request_class->series;
   if (!input.provisional) {
-    series.requests->Add();
-    series.request_size->Observe(static_cast<double>(input.body_bytes));
+    series.requests.Add();
+    series.request_size.Observe(static_cast<double>(input.body_bytes));
+    first.picks->Add(series.target);
+    pool.tally->decisions[static_cast<size_t>(outcome.rung)].fetch_add(1, std::memory_order_relaxed);
   }
-  if (!model.empty()) series.running->Add(1);
+  if (!model.empty()) series.running.Add(1);
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
   if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/support/pools.h"
+#include "tests/support/router_scene.h"
 
 namespace fairway::routing {
 namespace {
@@ -20,54 +20,9 @@ using base::kMillisecond;
 using base::kSecond;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using tests::Completion;
 using tests::Model;
-using tests::TestPool;
-
-class Scene {
- public:
-  explicit Scene(std::vector<tests::ServerState> servers, std::vector<api::InferenceModel> models = {},
-                 RouterOptions options = {}, uint64_t seed = 1)
-      : pool(std::move(servers), std::move(models)), clock(kSecond + 20 * kMillisecond) {
-    options.scheduling.lora_exploration = 0;
-    router = std::make_unique<Router>(pool.fleet().published(), clock, registry, std::move(options));
-    worker = router->NewWorker(seed);
-  }
-
-  std::variant<Ticket, Rejection> Ask(std::string_view body, std::string_view path = "/v1/completions",
-                                      RequestInput input = {}) {
-    payload::RequestScanner scanner(payload::ApiOfPath(path));
-    scanner.Feed(body);
-    scanner.Finish();
-    input.body = &scanner;
-    input.body_bytes = body.size();
-    return router->Begin(*worker, input);
-  }
-  Ticket Get(std::string_view body, std::string_view path = "/v1/completions", RequestInput input = {}) {
-    auto begun = Ask(body, path, input);
-    if (auto* rejection = std::get_if<Rejection>(&begun)) ADD_FAILURE() << RejectionBody(*rejection);
-    return std::get<Ticket>(std::move(begun));
-  }
-  Rejection Refused(std::string_view body, std::string_view path = "/v1/completions",
-                    RequestInput input = {}) {
-    auto begun = Ask(body, path, input);
-    if (std::holds_alternative<Ticket>(begun)) {
-      ADD_FAILURE() << "not refused";
-      return {};
-    }
-    return std::get<Rejection>(begun);
-  }
-  fleet::EndpointCell& cell(size_t i) { return *pool.pool()->endpoints[i].cell; }
-
-  TestPool pool;
-  base::ManualClock clock;
-  base::Registry registry;
-  std::unique_ptr<Router> router;
-  std::unique_ptr<Worker> worker;
-};
-
-std::string Completion(std::string_view model) {
-  return R"({"model":")" + std::string(model) + R"(","prompt":"Say hi."})";
-}
+using tests::Scene;
 
 // ---- The worked examples, from request bytes to the destination.
 
@@ -536,7 +491,7 @@ TEST(Tickets, MeasureAResponseFromItsFirstPieceOnAlsoWhenMoved) {
     const std::string page = scene.registry.Render();
     const std::string name = "llm_d_epp_" + series + "_count{model_name=\"m\"";
     const size_t at = page.find(name);
-    if (at == std::string::npos) return std::string("none");
+    if (at == std::string::npos) return std::string("0");
     const size_t value = page.find("} ", at) + 2;
     return page.substr(value, page.find('\n', value) - value);
   };
@@ -639,11 +594,15 @@ TEST(Metrics, TheReferencesSeriesUnderBothNames) {
           "llm_d_epp_request_streaming_itl_seconds_sum" + labels + " 0.1\n",
           "llm_d_epp_request_streaming_itl_seconds_count" + labels + " 1\n",
           std::string(R"(llm_d_epp_request_streaming_tpot_seconds_sum)") + labels + " 0.025\n",
-          std::string(R"(llm_d_epp_average_queue_size{name="pool"} 6)") + "\n",
-          std::string(R"(inference_pool_average_kv_cache_utilization{name="pool"} 0.38)") + "\n",
-          std::string(R"(llm_d_epp_std_dev_queue_size{name="pool"} 2.83)") + "\n",
-          std::string(R"(inference_pool_ready_pods{name="pool"} 2)") + "\n",
-          std::string(R"(inference_pool_per_pod_queue_size{name="pool",model_server_pod="B"} 8)") + "\n",
+          std::string(R"(llm_d_epp_average_queue_size{name="pool",namespace="default"} 6)") + "\n",
+          std::string(
+              R"(inference_pool_average_kv_cache_utilization{name="pool",namespace="default"} 0.38)") +
+              "\n",
+          std::string(R"(llm_d_epp_std_dev_queue_size{name="pool",namespace="default"} 2.83)") + "\n",
+          std::string(R"(inference_pool_ready_pods{name="pool",namespace="default"} 2)") + "\n",
+          std::string(
+              R"(inference_pool_per_pod_queue_size{name="pool",model_server_pod="B",namespace="default"} 8)") +
+              "\n",
           std::string(R"(fairway_decisions_total{pool="default/pool",rung="fresh"} 1)") + "\n",
           std::string(R"(,error_code="NotFound"} 1)") + "\n",
           std::string(R"(llm_d_epp_scheduler_attempts_total{status="success",target_model_name="lora-x",)") +
@@ -661,40 +620,14 @@ TEST(Metrics, TheReferencesSeriesUnderBothNames) {
 
 TEST(Metrics, StaleEndpointsAreNotReadyAndGoneOnesLeaveThePage) {
   Scene scene({{"A", 4}, {"B", 8}});
-  EXPECT_THAT(scene.registry.Render(), HasSubstr("inference_pool_ready_pods{name=\"pool\"} 2\n"));
+  EXPECT_THAT(scene.registry.Render(),
+              HasSubstr("inference_pool_ready_pods{name=\"pool\",namespace=\"default\"} 2\n"));
   scene.clock.Advance(10 * kSecond);
-  EXPECT_THAT(scene.registry.Render(), HasSubstr("inference_pool_ready_pods{name=\"pool\"} 0\n"));
+  EXPECT_THAT(scene.registry.Render(),
+              HasSubstr("inference_pool_ready_pods{name=\"pool\",namespace=\"default\"} 0\n"));
   scene.pool.manifests().endpoints.pop_back();
   scene.pool.fleet().Apply(scene.pool.manifests());
   EXPECT_THAT(scene.registry.Render(), Not(HasSubstr("model_server_pod=\"B\"")));
-}
-
-TEST(Metrics, WhatClientsMakeUpDoesNotPushOthersOffThePage) {
-  Scene scene({{"A"}});
-  for (int i = 0; i < 500; ++i) {
-    const std::string id = "flow-" + std::to_string(i);
-    scene.Get(Completion("llama"), "/v1/completions", {.fairness_id = id});
-  }
-  scene.Get(Completion("mistral"), "/v1/completions", {.fairness_id = "late"});
-  const std::string page = scene.registry.Render();
-  EXPECT_THAT(page, HasSubstr("fairness_id=\"flow-99\""));
-  EXPECT_THAT(page, Not(HasSubstr("fairness_id=\"flow-100\"")));
-  EXPECT_THAT(page, HasSubstr("llm_d_epp_request_total{model_name=\"llama\",target_model_name=\"llama\","
-                              "fairness_id=\"other\",priority=\"0\"} 400\n"));
-  EXPECT_THAT(page, HasSubstr("inference_objective_request_total{model_name=\"mistral\",target_model_name="
-                              "\"mistral\",priority=\"0\"} 1\n"));
-}
-
-TEST(Metrics, ServerErrorsAndAbortsAreCountedOnce) {
-  Scene scene({{"A"}});
-  Ticket failed = scene.Get(Completion("m"));
-  failed.OnResponseHeaders(500, "", false);
-  failed.OnComplete();
-  Ticket gone = scene.Get(Completion("m"));
-  gone.Abort();
-  const std::string page = scene.registry.Render();
-  EXPECT_THAT(page, HasSubstr("error_code=\"ModelServerError\"} 1\n"));
-  EXPECT_THAT(page, HasSubstr("error_code=\"ClientClosedRequest\"} 1\n"));
 }
 
 // ---- What is kept from one request to the next.
@@ -793,14 +726,11 @@ TEST(KeptRoutes, MoreThanAreKeptAndTextsThatAreTooLong) {
   for (int turn = 0; turn < 3; ++turn) {
     for (const std::string& model : models) ASSERT_EQ(scene.Get(Completion(model)).model(), model);
   }
-  std::map<std::string_view, int> counted;
-  const std::string page = scene.registry.Render();
-  for (const std::string_view line : base::Split(page, '\n')) {
-    constexpr std::string_view kSeries = "llm_d_epp_request_total{model_name=\"";
-    if (line.starts_with(kSeries) && line.ends_with(" 3"))
-      ++counted[line.substr(kSeries.size(), line.find('"', kSeries.size()) - kSeries.size())];
-  }
-  for (const std::string& model : models) EXPECT_EQ(counted[model], 1) << model;
+  const tests::PrometheusPage page = scene.Page();
+  EXPECT_EQ(page.Sum("llm_d_epp_request_total"), 450);
+  EXPECT_EQ(page.Value("llm_d_epp_request_total", {{"model_name", "m0"}}), 3);
+  EXPECT_EQ(page.Value("llm_d_epp_request_total", {{"model_name", std::string(128, 'x')}}), 9)
+      << "three of them";
 }
 
 TEST(KeptRoutes, NoSeriesBeforeARequestWasSent) {
@@ -834,14 +764,23 @@ TEST(KeptRoutes, TicketsOutliveThem) {
     open[i].OnResponseHeaders(500, "10.0.0.9:1", false);
     open[i].OnComplete();
   }
-  const std::string page = scene->registry.Render();
-  EXPECT_THAT(page,
-              HasSubstr("llm_d_epp_request_duration_seconds_count{model_name=\"model-50\",target_model_name="
-                        "\"model-50\",fairness_id=\"50\",priority=\"0\"} 1\n"));
-  EXPECT_THAT(page, HasSubstr("llm_d_epp_request_total{model_name=\"other\",target_model_name=\"other\","
-                              "fairness_id=\"other\",priority=\"0\"} 9000\n"));
-  EXPECT_THAT(page, HasSubstr("llm_d_epp_request_running{model_name=\"other\",target_model_name=\"other\","
-                              "fairness_id=\"other\",priority=\"0\"} 0\n"));
+  const tests::PrometheusPage page = scene->Page();
+  EXPECT_EQ(page.Value("llm_d_epp_request_duration_seconds_count",
+                       {{"model_name", "model-50"}, {"fairness_id", "50"}}),
+            1);
+  EXPECT_EQ(page.Sum("llm_d_epp_request_total"), 10'000);
+  EXPECT_EQ(page.Sum("llm_d_epp_request_running"), 0);
+}
+
+TEST(Tickets, ARetryTakesItsTokensAlong) {
+  Scene scene({{"A", 0}, {"B", 5}});
+  Ticket ticket = scene.Get(R"({"model":"m","stream":true,"prompt":")" + std::string(40'000, 'x') + "\"}");
+  const auto work = [&scene](size_t i) { return scene.cell(i).work_ms(scene.clock.Now()); };
+  const float first = work(0), second = work(1);
+  ticket.OnResponseHeaders(200, "10.0.0.2:8000", false);
+  EXPECT_LT(work(0), first / 2) << "10,000 tokens less";
+  EXPECT_NEAR(work(1) - second, first - work(0), 1);
+  EXPECT_EQ(scene.Page().Value("fairway_served_elsewhere_total"), 1);
 }
 
 TEST(Tickets, HoldAsManyDestinationsAsThereAre) {

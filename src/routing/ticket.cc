@@ -54,31 +54,31 @@ SpareBlocks::~SpareBlocks() {
   if (cell == nullptr) return;
   cell->Release(reservation, kind, kind == fleet::ReleaseKind::kDetached ? worker->clock.Now() : 0);
   cell = nullptr;
-  if (request_class->has_model) request_class->series.running->Add(-1);
+  if (request_class->has_model) request_class->series->running.Add(-1);
 }
 
 [[gnu::hot]] void Ticket::State::Record() {
-  const RequestSeries& series = request_class->series;
+  RequestSeries& series = *request_class->series;
   const base::Nanos now = worker->clock.Now();
-  series.duration->Observe(base::ToSeconds(now - received_at));
+  series.duration.Observe(base::ToSeconds(now - received_at));
   if (extras != nullptr) RecordExtras(series, now);
 }
 
-[[gnu::noinline]] void Ticket::State::RecordExtras(const RequestSeries& series, base::Nanos now) {
+[[gnu::noinline]] void Ticket::State::RecordExtras(RequestSeries& series, base::Nanos now) {
   if (extras->response_bytes > 0) {
-    series.response_size->Observe(static_cast<double>(extras->response_bytes));
+    series.response_size.Observe(static_cast<double>(extras->response_bytes));
   }
   if (!extras->has_usage) return;
   const Tokens& tokens = extras->tokens;
-  if (tokens.input > 0) series.input_tokens->Observe(static_cast<double>(tokens.input));
-  if (tokens.cached > 0) series.cached_tokens->Observe(static_cast<double>(tokens.cached));
+  if (tokens.input > 0) series.input_tokens.Observe(static_cast<double>(tokens.input));
+  if (tokens.cached > 0) series.cached_tokens.Observe(static_cast<double>(tokens.cached));
   if (tokens.output > 0) {
     const auto output = static_cast<double>(tokens.output);
-    series.output_tokens->Observe(output);
-    series.per_output_token->Observe(base::ToSeconds(now - received_at) / output);
+    series.output_tokens.Observe(output);
+    series.per_output_token.Observe(base::ToSeconds(now - received_at) / output);
     const base::Nanos first_body_at = extras->first_body_at;
     if (streaming && tokens.output > 1 && first_body_at != 0) {
-      series.streaming_per_output_token->Observe(base::ToSeconds(now - first_body_at) / (output - 1));
+      series.streaming_per_output_token.Observe(base::ToSeconds(now - first_body_at) / (output - 1));
     }
   }
 }
@@ -96,18 +96,18 @@ SpareBlocks::~SpareBlocks() {
 [[gnu::noinline, gnu::cold]] void Ticket::State::CountError(std::string_view code) {
   if (error_counted) return;
   error_counted = true;
-  worker->metrics.Errors(request_class->labels(), code).Add();
+  worker->metrics.Errors(*request_class->series, code).Add();
 }
 
 // A retry: the load is where the answer comes from. The pool of now, not of the pick, knows that endpoint's
 // cell.
 [[gnu::noinline, gnu::cold]] void Ticket::State::MoveTo(std::string_view served) {
-  const std::string_view pool_key = request_class->pool_key();
+  const std::string_view pool_key = request_class->pool_key;
   const fleet::PoolSnapshot* pool = worker->reader.Get()->FindPool(pool_key);
   if (pool == nullptr) return;
   const auto found = pool->by_address.find(base::CanonicalAddress(served));
   if (found == pool->by_address.end()) return;
-  worker->metrics.ServedElsewhere(pool_key).Add();
+  pool->tally->served_elsewhere.fetch_add(1, std::memory_order_relaxed);
   auto moved = pool->endpoints[found->second].cell;
   // When it began there is not known, so nothing is to be learned from its first token.
   const fleet::Reservation there =
@@ -128,12 +128,12 @@ SpareBlocks::~SpareBlocks() {
 
 [[gnu::hot]] std::string_view Ticket::destination() const { return {state_->text(), state_->first_size}; }
 [[gnu::hot]] std::string_view Ticket::destinations() const { return state_->destinations(); }
-std::string_view Ticket::model() const { return state_->request_class->model(); }
-std::string_view Ticket::target_model() const { return state_->request_class->target_model(); }
+std::string_view Ticket::model() const { return state_->request_class->model; }
+std::string_view Ticket::target_model() const { return state_->request_class->target_model; }
 [[gnu::hot]] bool Ticket::rewrites() const { return state_->request_class->rewrites; }
 [[gnu::hot]] bool Ticket::inserts_model() const { return state_->inserts_model; }
 bool Ticket::streaming() const { return state_->streaming; }
-std::string_view Ticket::pool_key() const { return state_->request_class->pool_key(); }
+std::string_view Ticket::pool_key() const { return state_->request_class->pool_key; }
 const Ticket::Scores& Ticket::scores() const {
   const State::Extras* extras = state_->extras;
   return extras != nullptr && extras->scores != nullptr ? *extras->scores : state_->worker->no_scores;
@@ -158,16 +158,16 @@ void Ticket::OnResponseBody(uint64_t bytes) {
   State& s = *state_;
   State::Extras& extras = s.NeedExtras();
   extras.response_bytes += bytes;
-  const RequestSeries& series = s.request_class->series;
+  RequestSeries& series = *s.request_class->series;
   const base::Nanos before = extras.last_body_at;
   extras.last_body_at = s.worker->clock.Now();
   if (extras.first_body_at != 0) {
-    if (s.streaming) series.inter_token->Observe(base::ToSeconds(extras.last_body_at - before));
+    if (s.streaming) series.inter_token.Observe(base::ToSeconds(extras.last_body_at - before));
     return;
   }
   extras.first_body_at = extras.last_body_at;
   if (s.cell != nullptr) s.cell->FirstToken(s.reservation, extras.first_body_at);
-  series.ttft[s.streaming ? 1 : 0]->Observe(base::ToSeconds(extras.first_body_at - s.received_at));
+  series.ttft[s.streaming ? 1 : 0].Observe(base::ToSeconds(extras.first_body_at - s.received_at));
 }
 
 void Ticket::OnUsage(const payload::Usage& usage) {

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "routing/metrics_cache.h"
+#include "routing/metrics.h"
 #include "routing/route.h"
 #include "routing/router.h"
 
@@ -68,20 +68,20 @@ class SpareBlocks {
 
 struct Worker::Impl final : Worker {
   Impl(const base::Published<fleet::Snapshot>& fleet, const base::Clock& c, RouterMetrics& m, uint64_t seed)
-      : reader(fleet), clock(c), metrics(m), random(seed), cache(m) {}
+      : reader(fleet), clock(c), metrics(m), random(seed), series(m) {}
 
-  void CountRewrite(const Route& route, RouteTarget& target, std::string_view model);
-  void CountDecision(uint64_t version, Route& route, RouteTarget& target,
-                     const scheduling::Outcome& outcome) {
-    base::Counter*& decisions = route.decisions[static_cast<size_t>(outcome.rung)];
-    if (decisions == nullptr) decisions = &cache.Decisions(route.pool->key, outcome.rung);
-    decisions->Add();
-    if (target.attempts == nullptr) target.attempts = cache.Attempts(version, *route.pool, target.name);
-    const uint32_t chosen = outcome.choices[0];
-    base::Counter*& attempts = target.attempts[chosen];
-    if (attempts == nullptr) attempts = &cache.FindAttempts(target.name, route.pool->endpoints[chosen]);
-    attempts->Add();
+  // The class of a request that this route and target were chosen for. `fairness_id`: as the client said it.
+  const RequestClassPointer& ClassOf(const Route& route, RouteTarget& target, std::string_view model,
+                                     std::string_view fairness_id, base::Nanos now) {
+    const bool kept =
+        target.request_class && target.fairness_id == fairness_id && now < target.look_again &&
+        target.request_class->series->state.load(std::memory_order_relaxed) != RequestSeries::kGone;
+    if (!kept) [[unlikely]]
+      FindClass(route, target, model, fairness_id, now);
+    return target.request_class;
   }
+  void FindClass(const Route& route, RouteTarget& target, std::string_view model,
+                 std::string_view fairness_id, base::Nanos now);
 
   base::Published<fleet::Snapshot>::Reader reader;
   const base::Clock& clock;
@@ -89,7 +89,7 @@ struct Worker::Impl final : Worker {
   base::Random random;
   SpareBlocks spares;
   RouteCache routes;
-  MetricsCache cache;
+  RouterMetrics::View series;
   scheduling::Scratch scratch;
   std::vector<uint32_t> candidates;  // of a subset hint
   scheduling::Explanation explanation;
@@ -132,7 +132,7 @@ struct Ticket::State {
   // Gives the reservation back and takes the request off the gauges; once.
   void Release(fleet::ReleaseKind kind);
   void Record();  // the histograms of a response that was seen to its end
-  void RecordExtras(const RequestSeries& series, base::Nanos now);
+  void RecordExtras(RequestSeries& series, base::Nanos now);
   void CountError(std::string_view code);  // once
   void KeepScores(const fleet::PoolSnapshot& pool, const scheduling::Explanation& explanation);
   void MoveTo(std::string_view served);

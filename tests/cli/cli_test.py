@@ -267,7 +267,7 @@ class CliTest(unittest.TestCase):
         line = server.await_line("serving")
         port = int(re.search(r"metrics=127\.0\.0\.1:(\d+)", line).group(1))
         page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).read().decode()
-        self.assertIn('inference_pool_ready_pods{name="llama-pool"} 0', page)
+        self.assertIn('inference_pool_ready_pods{name="llama-pool",namespace="default"} 0', page)
         self.assertIn("llm_d_epp_info", page)
         fleet = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/debug/fleet", timeout=PATIENCE))
         self.assertEqual(fleet["pools"][0]["endpoints"][0]["address"], "127.0.0.1:9")
