@@ -43,6 +43,10 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
          "Keep the last so many decisions for /debug/decisions on the admin port, such as 256; 0 keeps none")
       ->check(CLI::Range(0, 10'000))
       ->capture_default_str();
+  app.add_option("--metrics-max-bytes", f.metrics_max_bytes,
+                 "Bytes that the metrics page may have; names that clients make up get a part of them")
+      ->check(CLI::Range(100'000, 1'000'000'000))
+      ->capture_default_str();
   app.add_option("--log-format", f.log_format, "text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
@@ -103,6 +107,7 @@ PickerOptions MakePickerOptions(const CommonFlags& f) {
   options.workers = f.workers;
   options.seed = f.seed;
   options.debug_decisions = f.debug_decisions;
+  options.metrics_max_bytes = f.metrics_max_bytes;
   // The reference clamps at 50 ms; shorter is possible here.
   if (f.scrape_interval == "auto") {
     options.scrape.SetInterval(std::nullopt);

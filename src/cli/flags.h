@@ -22,6 +22,7 @@ struct CommonFlags {
   std::string log_level = "info";
   bool explain = false;
   size_t debug_decisions = 0;
+  size_t metrics_max_bytes = 10'000'000;
   uint64_t seed = 0;
   size_t workers = 0;
   std::string scrape_interval = "auto";

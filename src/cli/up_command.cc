@@ -118,6 +118,7 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   add("sheddableKvLimit", std::to_string(f.common.sheddable_kv_limit));
   add("sheddableWorkLimit", std::to_string(f.common.sheddable_work_limit));
   if (f.common.seed != 0) add("seed", std::to_string(f.common.seed));
+  add("metricsMaxBytes", std::to_string(f.common.metrics_max_bytes));
   if (f.common.debug_decisions != 0) add("debugDecisions", std::to_string(f.common.debug_decisions));
   add("explain", f.common.explain ? "true" : "false");
   add("logManifests", "false");  // we say it

@@ -80,6 +80,7 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.manifests = config.manifests;
   options.log_problems = config.log_manifests;
   options.debug_decisions = config.debug_decisions;
+  options.metrics_max_bytes = config.metrics_max_bytes;
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);

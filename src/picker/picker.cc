@@ -241,6 +241,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
     return tl::make_unexpected(checked.error());
   auto impl = std::make_unique<Impl>(std::move(options), log, std::move(changed));
   const Options& o = impl->options;
+  impl->registry.set_max_page_bytes(o.metrics_max_bytes);
 
   uint64_t known = 0;
   if (o.kubernetes) {

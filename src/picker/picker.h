@@ -50,6 +50,7 @@ struct Options {
   uint16_t admin_port = 9090;
   // With `kubernetes`: who reads from elsewhere than loopback needs a token that the API server knows.
   bool admin_auth = false;
+  size_t metrics_max_bytes = base::Registry::kDefaultMaxPageBytes;  // of the metrics page
   size_t debug_decisions = 0;  // how many of the last decisions /debug/decisions shows; 0: none is kept
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;

@@ -224,6 +224,8 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
       ReadNumber(root.Get("sheddableWorkLimit"), 0, 1e9).value_or(picker.sheddable_work_limit);
   picker.seed = ReadWhole(root.Get("seed"), 0, uint64_t{1} << 53).value_or(0);
   picker.explain = ReadBool(root.Get("explain")).value_or(false);
+  picker.metrics_max_bytes = static_cast<uint32_t>(
+      ReadWhole(root.Get("metricsMaxBytes"), 100'000, 1'000'000'000).value_or(picker.metrics_max_bytes));
   picker.debug_decisions =
       static_cast<uint32_t>(ReadWhole(root.Get("debugDecisions"), 0, 10'000).value_or(0));
   picker.log_manifests = ReadBool(root.Get("logManifests")).value_or(true);

@@ -66,7 +66,8 @@ struct PickerConfig {
   base::Nanos startup_wait = 5 * base::kSecond;
   uint64_t seed = 0;  // 0: from the system's entropy
   bool explain = false;
-  uint32_t debug_decisions = 0;  // of /debug/decisions; 0: off
+  uint32_t metrics_max_bytes = 10'000'000;  // of the metrics page
+  uint32_t debug_decisions = 0;             // of /debug/decisions; 0: off
   bool use_subset_hint = true;
   bool log_manifests = true;  // problems and changes of manifests in Envoy's log
   std::string identity;       // equal exactly when all of the above was written the same

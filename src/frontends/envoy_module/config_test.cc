@@ -20,7 +20,7 @@ TEST(ModuleConfig, AStructAsJsonAndTheSameAsYaml) {
   // Envoy writes a Struct's numbers as it likes.
   const auto json = ParseConfig(
       R"({"manifests":["/etc/fairway/m"],"pool":"default/llama","responseMode":"full","failureMode":"FailClose",)"
-      R"("maxBodyBytes":1048576.0,"maxEndpoints":2,"sheddableKvLimit":0.5,"scrapeInterval":"100ms","seed":7,)"
+      R"("maxBodyBytes":1048576.0,"maxEndpoints":2,"metricsMaxBytes":2e6,"sheddableKvLimit":0.5,"scrapeInterval":"100ms","seed":7,)"
       R"("admin":{"port":9091},"explain":true,"hostSelection":"policy","destinationHeader":false,)"
       R"("lastFilter":true,"subsetHint":false})");
   const auto yaml = ParseConfig(R"(manifests: [/etc/fairway/m]
@@ -29,6 +29,7 @@ responseMode: full
 failureMode: FailClose
 maxBodyBytes: 1048576
 maxEndpoints: 2
+metricsMaxBytes: 2000000
 sheddableKvLimit: 0.5
 scrapeInterval: 100ms
 seed: 7
@@ -50,6 +51,7 @@ subsetHint: false
     EXPECT_EQ(config->filter.max_body, 1u << 20);
     EXPECT_EQ(config->picker.max_endpoints, 2u);
     EXPECT_EQ(config->picker.sheddable_kv_limit, 0.5);
+    EXPECT_EQ(config->picker.metrics_max_bytes, 2'000'000u);
     EXPECT_EQ(config->picker.scrape_interval, 100 * base::kMillisecond);
     EXPECT_EQ(config->picker.seed, 7u);
     EXPECT_EQ(config->picker.admin_port, 9091);
