@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -25,10 +26,14 @@ using ::testing::StartsWith;
 // A blocking client that sends and sees bytes as they are.
 class RawClient {
  public:
-  explicit RawClient(uint16_t port, int receive_buffer = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  // `from`: of 127.0.0.0/8, which are all this machine's.
+  explicit RawClient(uint16_t port, int receive_buffer = 0, const char* from = "127.0.0.1")
+      : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
     if (receive_buffer > 0) ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
     sockaddr_in address{};
     address.sin_family = AF_INET;
+    ::inet_pton(AF_INET, from, &address.sin_addr);
+    ::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address);
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connected_ = ::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
@@ -51,6 +56,22 @@ class RawClient {
       if (n <= 0) return;
       bytes.remove_prefix(static_cast<size_t>(n));
     }
+  }
+  // As much as goes without waiting; how much that was.
+  size_t SendWhatGoes(std::string_view bytes) {
+    const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    return n > 0 ? static_cast<size_t>(n) : 0;
+  }
+  // Takes a little of what is there.
+  void Drip() {
+    char piece[256];
+    (void)::recv(fd_, piece, sizeof piece, MSG_DONTWAIT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  // Whether the server has closed, without taking what it sent before.
+  bool IsClosed() {
+    pollfd look{fd_, POLLRDHUP, 0};
+    return ::poll(&look, 1, 0) == 1;
   }
   // Reads until what was read ends with `end`, the connection's end or 10 s of silence.
   std::string ReadUntil(std::string_view end) {
@@ -466,25 +487,241 @@ TEST_F(HttpServerTest, ClosesSilentConnectionsButWaitsForSlowHandlers) {
   EXPECT_THAT(thinking.ReadUntil("|"), EndsWith("late|"));
 }
 
-TEST_F(HttpServerTest, ClosesConnectionsBeyondTheLimit) {
+// A request that is served at once, whatever others do.
+void ExpectServed(uint16_t port, const char* from = "127.0.0.1") {
+  RawClient honest(port, 0, from);
+  honest.Send("GET /honest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(honest.ReadAll(), HasSubstr("200 OK"));
+}
+
+bool Await(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+TEST_F(HttpServerTest, TheIdleMakeRoomTheOldestFirst) {
   ListenEcho({.max_connections = 2});
   RawClient first(server_->port());
-  RawClient second(server_->port());
   first.Send("GET /1 HTTP/1.1\r\nHost: x\r\n\r\n");
-  second.Send("GET /2 HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_THAT(first.ReadUntil("|"), EndsWith("/1 |"));
-  EXPECT_THAT(second.ReadUntil("|"), EndsWith("/2 |"));
+  RawClient second(server_->port());  // says nothing at all
+  ASSERT_TRUE(Await([&] { return server_->stats()->accepted == 2; }));
+  first.Send("GET /again HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(first.ReadUntil("|"), EndsWith("/again |"));
   RawClient third(server_->port());
-  EXPECT_EQ(third.ReadAll(), "");
-  first.Send("GET /1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-  first.ReadAll();
-  first.Close();
-  for (int i = 0; i < 100; ++i) {  // the server has to see that the first is gone
-    RawClient fourth(server_->port());
-    fourth.Send("GET /4 HTTP/1.1\r\nHost: x\r\n\r\n");
-    if (fourth.ReadUntil("|").ends_with("/4 |")) return;
+  third.Send("GET /3 HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(third.ReadUntil("|"), EndsWith("/3 |"));
+  EXPECT_EQ(second.ReadAll(), "");
+  RawClient fourth(server_->port());
+  fourth.Send("GET /4 HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_THAT(fourth.ReadUntil("|"), EndsWith("/4 |"));
+  EXPECT_EQ(first.ReadAll(), "");
+  EXPECT_EQ(server_->stats()->displaced, 2u);
+}
+
+TEST_F(HttpServerTest, WhoIsBusyStaysUnlessItsAddressHasMost) {
+  std::vector<std::shared_ptr<HttpResponder>> open;
+  std::atomic<size_t> busy{0};
+  Listen(
+      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+        if (request.target == "/honest") return responder->Send({.body = "served"});
+        open.push_back(std::move(responder));
+        ++busy;
+      },
+      {.max_connections = 3});
+  std::vector<std::unique_ptr<RawClient>> flood;
+  for (size_t i = 0; i < 3; ++i) {
+    flood.push_back(std::make_unique<RawClient>(server_->port()));
+    flood.back()->Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    ASSERT_TRUE(Await([&] { return busy == i + 1; }));
   }
-  FAIL() << "a place that became free was not given away";
+  RawClient more(server_->port());  // of the address that has them all
+  EXPECT_EQ(more.ReadAll(), "");
+  EXPECT_EQ(server_->stats()->refused, 1u);
+  ExpectServed(server_->port(), "127.0.0.2");
+  EXPECT_EQ(flood[0]->ReadAll(), "");
+  EXPECT_FALSE(flood[1]->IsClosed());
+  OnLoop([&] { open.clear(); });
+}
+
+// The answers to requests that are never read must not gather here.
+TEST_F(HttpServerTest, TakesNoRequestWhileAnswersAreUnsent) {
+  std::atomic<size_t> answered{0};
+  const std::string body(10 << 10, 'p');
+  Listen([&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+    if (request.target != "/honest") ++answered;
+    responder->Send({.body = body});
+  });
+  RawClient flood(server_->port(), 16 << 10);
+  std::string requests;
+  while (requests.size() < 1 << 20) requests += "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+  size_t sent = 0;
+  for (int turn = 0; turn < 200; ++turn) {
+    // Whole requests only: the rest of one is sent next.
+    sent += flood.SendWhatGoes(std::string_view(requests).substr(sent % 30));
+    if (turn % 20 == 0) ExpectServed(server_->port());
+  }
+  // Some 30,000 requests for 300 MB. What the kernel takes of the answers is some MB.
+  EXPECT_GT(sent, 100u << 10);
+  EXPECT_LT(answered * body.size(), 32u << 20);
+  ExpectServed(server_->port());
+}
+
+TEST_F(HttpServerTest, ARequestHasItsTimeInAll) {
+  std::atomic<bool> closed{false};
+  ListenEcho({.request_timeout = 200 * base::kMillisecond});
+  // Whole lines and pieces of a body, each well within the time that silence has.
+  for (const std::string start :
+       {"GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n"}) {
+    closed = false;
+    RawClient dripping(server_->port());
+    std::thread drip([&] {
+      dripping.Send(start);
+      while (!closed) {
+        dripping.Send("x: y\r\n");
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+    });
+    EXPECT_EQ(dripping.ReadAll(), "") << start;
+    closed = true;
+    drip.join();
+  }
+  EXPECT_EQ(server_->stats()->timed_out, 2u);
+  ExpectServed(server_->port());
+}
+
+TEST_F(HttpServerTest, AnAnswerHasItsTimeHoweverSlowlyItIsRead) {
+  const std::string body(16 << 20, 'y');
+  Listen(
+      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+        responder->Send({.body = request.target == "/honest" ? "" : body});
+      },
+      {.answer_timeout = 300 * base::kMillisecond});
+  RawClient slow(server_->port(), 16 << 10);
+  slow.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(Await([&] {
+    slow.Drip();  // so that there is always progress
+    return server_->stats()->unread == 1;
+  }));
+  ExpectServed(server_->port());
+}
+
+TEST_F(HttpServerTest, UnsentAnswersTogetherHaveABound) {
+  const std::string body(6 << 20, 'y');
+  Listen(
+      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+        responder->Send({.body = request.target == "/honest" ? "" : body});
+      },
+      {.max_held = 16 << 20});
+  std::vector<std::unique_ptr<RawClient>> readers;
+  for (int i = 0; i < 12; ++i) {
+    readers.push_back(std::make_unique<RawClient>(server_->port(), 16 << 10));
+    readers.back()->Send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    ExpectServed(server_->port());
+  }
+  // Each holds what the kernel did not take of 6 MB, so that some have gone and some are left.
+  ASSERT_TRUE(Await([&] { return server_->stats()->unread > 0; }));
+  const auto closed = server_->stats()->unread.load();
+  EXPECT_LT(closed, readers.size());
+  size_t whole = 0;
+  for (auto& reader : readers) whole += reader->ReadAll().size() > body.size() ? 1 : 0;
+  EXPECT_GE(whole, 2u);
+}
+
+TEST_F(HttpServerTest, OnlyGet) {
+  ListenEcho({.max_body = 0, .get_only = true});
+  for (const char* request : {"POST / HTTP/1.1\r\nHost: x\r\n\r\n", "DELETE /x HTTP/1.1\r\nHost: x\r\n\r\n",
+                              "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
+                              "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n"}) {
+    RawClient client(server_->port());
+    client.Send(request);
+    const std::string answer = client.ReadAll();
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 405 ")) << request;
+    EXPECT_THAT(answer, HasSubstr("allow: GET, HEAD\r\n")) << request;
+  }
+  RawClient body(server_->port());
+  body.Send("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n");
+  EXPECT_THAT(body.ReadAll(), StartsWith("HTTP/1.1 413 "));
+  RawClient head(server_->port());
+  head.Send("HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(head.ReadAll(), StartsWith("HTTP/1.1 200 "));
+}
+
+TEST_F(HttpServerTest, AnswersThatAreMadePieceByPiece) {
+  constexpr size_t kPieces = 400;
+  std::atomic<size_t> made{0};
+  Listen([&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+    made = 0;
+    responder->Send({.content_type = "text/plain", .next = [&made] {
+                       return made < kPieces ? std::to_string(made++) + std::string(50'000, '.') + "\n" : "";
+                     }});
+  });
+  RawClient client(server_->port(), 64 << 10);
+  client.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /again HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  // As long as the client reads nothing no more is made than the kernel takes.
+  ASSERT_TRUE(Await([&] { return made > 0; }));
+  for (int turn = 0; turn < 200; ++turn) OnLoop([] {});
+  EXPECT_LT(made, kPieces / 2);
+  const std::string both = client.ReadAll();
+  EXPECT_THAT(both, HasSubstr("transfer-encoding: chunked\r\n"));
+  const size_t last = both.find("399....");
+  ASSERT_NE(last, std::string::npos);
+  EXPECT_NE(both.find("399....", last + 1), std::string::npos);
+  RawClient old(server_->port());
+  old.Send("GET / HTTP/1.0\r\n\r\n");
+  const std::string whole = old.ReadAll();
+  EXPECT_THAT(whole, Not(HasSubstr("chunked")));
+  EXPECT_THAT(whole, EndsWith(".\n"));
+  RawClient head(server_->port());
+  head.Send("HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(head.ReadAll(), EndsWith("\r\n\r\n"));
+}
+
+TEST_F(HttpServerTest, AnswersAllThatWasSentBeforeTheClientShutItsSendingSide) {
+  ListenEcho();
+  RawClient client(server_->port());
+  std::string requests;
+  for (int i = 0; i < 50; ++i) requests += "GET /" + std::to_string(i) + " HTTP/1.1\r\nHost: x\r\n\r\n";
+  client.Send(requests);
+  client.ShutdownSend();
+  EXPECT_THAT(client.ReadAll(), EndsWith("GET /49 |"));
+}
+
+// All descriptors of the process, until it goes out of scope.
+class Exhausted {
+ public:
+  explicit Exhausted(int reserve) {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    rlimit low = before_;
+    low.rlim_cur = 1024;
+    ::setrlimit(RLIMIT_NOFILE, &low);
+    for (int fd = 0; (fd = ::dup(STDERR_FILENO)) >= 0;) taken_.push_back(fd);
+    for (int i = 0; i < reserve; ++i) {
+      ::close(taken_.back());
+      taken_.pop_back();
+    }
+  }
+  ~Exhausted() {
+    for (const int fd : taken_) ::close(fd);
+    ::setrlimit(RLIMIT_NOFILE, &before_);
+  }
+  Exhausted(const Exhausted&) = delete;
+  Exhausted& operator=(const Exhausted&) = delete;
+
+ private:
+  rlimit before_{};
+  std::vector<int> taken_;
+};
+
+TEST_F(HttpServerTest, ServesWhenTheProcessHasNoDescriptorsLeft) {
+  ListenEcho({.spare_descriptors = 2});
+  const Exhausted exhausted(1);  // for the client's own end
+  // More in a row than there are spare ones: each gives its back.
+  for (int i = 0; i < 10; ++i) ExpectServed(server_->port());
 }
 
 TEST_F(HttpServerTest, CloseFreesThePortAndTellsOpenAnswers) {
