@@ -12,6 +12,7 @@
 #include "fleet/fleet.h"
 #include "frontends/admin/admin.h"
 #include "net/address.h"
+#include "picker/fleet_page.h"
 #include "routing/decision_log.h"
 #include "sources/files/file_source.h"
 #include "sources/kubernetes/access_review.h"
@@ -39,43 +40,6 @@ int StatusOf(Review verdict) {
 }
 
 constexpr base::Nanos kAdminAgain = base::kSecond;
-
-// What /debug/fleet shows.
-std::string FleetJson(const fleet::Snapshot& snapshot, base::Nanos now) {
-  std::string out = "{\"version\":" + std::to_string(snapshot.version) + ",\"pools\":[";
-  for (const auto& [key, pool] : snapshot.pools) {
-    if (out.back() != '[') out += ',';
-    out += "{\"name\":" + base::JsonString(key) + ",\"models\":[";
-    for (const auto& [name, model] : pool->models) {
-      if (out.back() != '[') out += ',';
-      base::AppendJsonString(out, name);
-    }
-    out += "],\"endpoints\":[";
-    for (const auto& endpoint : pool->endpoints) {
-      const fleet::EndpointCell& cell = *endpoint.cell;
-      if (out.back() != '[') out += ',';
-      out +=
-          "{\"name\":" + base::JsonString(endpoint.name) +
-          ",\"address\":" + base::JsonString(endpoint.address) +
-          ",\"waiting\":" + std::to_string(cell.waiting()) +
-          ",\"running\":" + std::to_string(cell.running()) +
-          ",\"kvUsage\":" + std::to_string(cell.kv_usage()) + ",\"inflight\":" + std::to_string(cell.own()) +
-          ",\"others\":" + std::to_string(cell.others()) +
-          ",\"workMs\":" + std::to_string(cell.work_ms(now)) +
-          ",\"msPerToken\":" + std::to_string(cell.ms_per_token()) + ",\"scrapeAgeMs\":" +
-          (cell.scraped_at() == 0 ? "null" : std::to_string((now - cell.scraped_at()) / base::kMillisecond)) +
-          ",\"adapters\":[";
-      for (const auto& [name, id] : pool->adapters) {
-        if (!cell.adapter_running(id)) continue;
-        if (out.back() != '[') out += ',';
-        base::AppendJsonString(out, name);
-      }
-      out += "]}";
-    }
-    out += "]}";
-  }
-  return out + "]}\n";
-}
 
 std::vector<std::string> HostNames(const api::Manifests& manifests) {
   std::vector<std::string> names;
@@ -157,7 +121,7 @@ struct Picker::Impl {
   base::Result<void> ListenAdmin() {
     admin::Content content{.registry = &registry,
                            .ready = [this] { return router->ready(); },
-                           .fleet = [this] { return FleetJson(*fleet.published().Load(), clock.Now()); }};
+                           .fleet = [this] { return FleetPage(fleet.published().Load(), clock.Now()); }};
     if (options.admin_auth && options.kubernetes) {
       if (reviews == nullptr) {
         auto made = sources::kubernetes::AccessReview::Create(
@@ -165,16 +129,22 @@ struct Picker::Impl {
         if (!made) return tl::make_unexpected(made.error());
         reviews = std::move(*made);
       }
-      content.authorize = [this](const std::string& token, const std::string& path,
+      content.authorize = [this](const std::string& token, const std::string& path, const std::string& from,
                                  admin::Content::Allowed done) {
-        reviews->MayGet(token, path, [done = std::move(done)](Review verdict) { done(StatusOf(verdict)); });
+        reviews->MayGet(token, path, from,
+                        [done = std::move(done)](Review verdict) { done(StatusOf(verdict)); });
       };
     }
-    if (decisions != nullptr) content.decisions = [this] { return decisions->Render(clock.Now()); };
-    auto listening = admin::AdminServer::Listen({.host = options.admin_host, .port = options.admin_port},
+    if (decisions != nullptr) content.decisions = [this] { return decisions->Pages(clock.Now()); };
+    auto listening = admin::AdminServer::Listen({.host = options.admin_host,
+                                                 .port = options.admin_port,
+                                                 .hosts = options.admin_hosts,
+                                                 .cert_dir = options.admin_cert_dir,
+                                                 .tls = options.admin_tls},
                                                 std::move(content), admin_thread->loop(), log);
     if (!listening) return tl::make_unexpected(listening.error());
     admin = std::move(*listening);
+    admin::AddMetrics(registry, admin->stats());
     admin_port.store(admin->port(), std::memory_order_relaxed);
     return {};
   }

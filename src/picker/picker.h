@@ -20,6 +20,7 @@
 #include "base/result.h"
 #include "fleet/snapshot.h"
 #include "net/loop.h"
+#include "net/tls.h"
 #include "routing/router.h"
 #include "sources/files/name_resolver.h"
 #include "sources/kubernetes/kubernetes_source.h"
@@ -48,6 +49,10 @@ struct Options {
   Admin admin = Admin::kRequired;  // kRetried: a port that is taken is tried again each second
   std::string admin_host = "127.0.0.1";
   uint16_t admin_port = 9090;
+  // As in admin::Options.
+  std::vector<std::string> admin_hosts;
+  std::string admin_cert_dir;
+  net::TlsOptions admin_tls;
   // With `kubernetes`: who reads from elsewhere than loopback needs a token that the API server knows.
   bool admin_auth = false;
   size_t metrics_max_bytes = base::Registry::kDefaultMaxPageBytes;  // of the metrics page

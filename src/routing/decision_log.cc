@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <string_view>
 #include <utility>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr size_t kMaxListed = 20;  // endpoints of one list
 constexpr size_t kMaxText = 200;   // of what clients write
+constexpr size_t kPiece = 64u << 10;
 
 std::string Number(double value) {
   if (!std::isfinite(value)) return "null";
@@ -137,19 +139,45 @@ std::string DecisionJson(const ExplainedRequest& request, const fleet::PoolSnaps
 
 void DecisionLog::Add(base::Nanos now, std::string json) {
   const std::lock_guard lock(mutex_);
-  if (entries_.size() >= capacity_) entries_.pop_front();
+  ++added_;
+  bytes_ += json.size();
   entries_.push_back({now, std::move(json)});
+  while (entries_.size() > capacity_ || (bytes_ > max_bytes_ && entries_.size() > 1)) {
+    bytes_ -= entries_.front().json.size();
+    entries_.pop_front();
+  }
+}
+
+uint64_t DecisionLog::AppendBefore(uint64_t before, base::Nanos now, std::string& out) const {
+  const std::lock_guard lock(mutex_);
+  before = std::min(before, added_ + 1);
+  const uint64_t oldest = added_ - entries_.size() + 1;
+  while (before > oldest && out.size() < kPiece) {
+    --before;
+    const Entry& entry = entries_[before - oldest];
+    out += ",\n{\"ageMs\":" + Number(static_cast<double>(now - entry.at) / base::kMillisecond) + "," +
+           entry.json + "}";
+  }
+  return before > oldest ? before : 0;
+}
+
+std::function<std::string()> DecisionLog::Pages(base::Nanos now) const {
+  return [this, now, before = UINT64_MAX]() mutable {
+    std::string out;
+    if (before == 0) return out;
+    const bool first = before == UINT64_MAX;
+    before = AppendBefore(before, now, out);
+    if (first) out.replace(0, out.empty() ? 0 : 1, "{\"decisions\":[");  // no comma before the first
+    if (before == 0) out += "]}\n";
+    return out;
+  };
 }
 
 std::string DecisionLog::Render(base::Nanos now) const {
-  std::string out = "{\"decisions\":[";
-  const std::lock_guard lock(mutex_);
-  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
-    if (entry != entries_.rbegin()) out += ',';
-    out += "\n{\"ageMs\":" + Number(static_cast<double>(now - entry->at) / base::kMillisecond) + "," +
-           entry->json + "}";
-  }
-  return out + "]}\n";
+  const auto pages = Pages(now);
+  std::string out;
+  for (std::string piece = pages(); !piece.empty(); piece = pages()) out += piece;
+  return out;
 }
 
 }  // namespace fairway::routing

@@ -28,6 +28,29 @@ TEST(DecisionLog, KeepsTheLatestAndShowsThemFirst) {
             "{\"decisions\":[\n{\"ageMs\":3,\"requestId\":\"3\"},\n{\"ageMs\":5,\"requestId\":\"2\"}]}\n");
 }
 
+// Pieces, so that ten thousand decisions are not a text of 200 MB, and neither are they kept.
+TEST(DecisionLog, ComesInPiecesAndHasABoundInBytes) {
+  DecisionLog log(1000, 2u << 20);
+  const std::string text = "\"a\":\"" + std::string(10'000, 'x') + "\"";
+  for (int i = 0; i < 1000; ++i) log.Add(kSecond, "\"n\":" + std::to_string(i) + "," + text);
+  const auto pages = log.Pages(kSecond);
+  std::string all;
+  size_t pieces = 0;
+  for (std::string piece = pages(); !piece.empty(); piece = pages()) {
+    EXPECT_LT(piece.size(), 80u << 10);
+    all += piece;
+    ++pieces;
+    log.Add(kSecond, "\"n\":\"later\"," + text);  // while it is read
+  }
+  EXPECT_GT(pieces, 20u);
+  EXPECT_LT(all.size(), 2u << 20);
+  EXPECT_THAT(all, ::testing::StartsWith("{\"decisions\":[\n{\"ageMs\":0,\"n\":999,"));
+  EXPECT_THAT(all, ::testing::EndsWith("}]}\n"));
+  EXPECT_THAT(all, Not(HasSubstr("later")));
+  EXPECT_THAT(all, Not(HasSubstr("}{")));
+  EXPECT_EQ(pages(), "");
+}
+
 TEST(DecisionLog, ManyThreadsAddWhileOneReads) {
   DecisionLog log(8);
   std::vector<std::thread> threads;

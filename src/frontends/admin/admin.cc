@@ -1,9 +1,12 @@
 #include "frontends/admin/admin.h"
 
+#include <algorithm>
+#include <atomic>
 #include <string_view>
 #include <utility>
 
 #include "base/strings.h"
+#include "net/address.h"
 
 namespace fairway::admin {
 
@@ -13,9 +16,40 @@ net::HttpResponse Text(int status, std::string body) {
   return {.status = status, .content_type = "text/plain; charset=utf-8", .body = std::move(body) + "\n"};
 }
 
-// "127.0.0.1:9090", "[::1]:9090", "[::ffff:127.0.0.1]:9090": who is inside this machine or Pod already.
-bool IsLoopback(std::string_view address) {
-  return address.starts_with("127.") || address.starts_with("[::1]") || address.starts_with("[::ffff:127.");
+// Without the port and an IPv6 address's brackets.
+std::string_view HostOf(std::string_view at) {
+  if (at.starts_with('[')) return at.substr(1, at.find(']') - 1);
+  return at.substr(0, at.find(':'));
+}
+
+// Who is inside this machine or Pod already (`kubectl port-forward` is). Not the sidecar of a mesh that hands
+// on what came from elsewhere: it uses 127.0.0.6, or says in a header for whom it asks.
+bool IsInside(const net::HttpRequest& request) {
+  std::string_view peer = HostOf(request.peer_address);
+  if (peer.starts_with("::ffff:")) peer.remove_prefix(7);
+  if (peer != "127.0.0.1" && peer != "::1") return false;
+  for (const auto& [name, value] : request.headers) {
+    const std::string lower = base::ToLower(name);
+    if (lower == "forwarded" || lower == "via" || lower.starts_with("x-forwarded-") ||
+        lower.starts_with("x-envoy-") || lower.starts_with("l5d-"))
+      return false;
+  }
+  return true;
+}
+
+// Whether a request without a token may ask under this name. A browser that follows a foreign page's script
+// here says that page's name: no public name is without a dot or ends as these do.
+bool IsOurName(std::string_view host_header, const std::vector<std::string>& hosts) {
+  if (host_header.empty()) return true;  // no browser
+  std::string name = base::ToLower(HostOf(host_header));
+  if (name.ends_with('.')) name.pop_back();
+  if (net::IsIpLiteral(name) || name.find('.') == std::string::npos) return true;
+  for (const std::string_view end : {".localhost", ".svc", ".cluster.local", ".internal"}) {
+    if (name.ends_with(end)) return true;
+  }
+  return std::any_of(hosts.begin(), hosts.end(), [&](const std::string& known) {
+    return known == "*" || base::EqualsIgnoreCase(known, name);
+  });
 }
 
 bool IsHealth(std::string_view path) { return path == "/healthz" || path == "/livez" || path == "/readyz"; }
@@ -55,9 +89,9 @@ net::HttpResponse Answer(const net::HttpRequest& request, const Content& content
     return !content.ready || content.ready() ? Text(200, "ok")
                                              : Text(503, "no pool is known yet, or the server is draining");
   }
-  if (path == "/debug/fleet" && content.fleet) return {.body = content.fleet()};
+  if (path == "/debug/fleet" && content.fleet) return {.next = content.fleet()};
   if (path == "/debug/decisions") {
-    if (content.decisions) return {.body = content.decisions()};
+    if (content.decisions) return {.next = content.decisions()};
     return Text(404, "decisions are not kept: start with --debug-decisions N to see the last N here");
   }
   if (path == "/debug/pprof" || path.starts_with("/debug/pprof/")) {
@@ -69,14 +103,43 @@ net::HttpResponse Answer(const net::HttpRequest& request, const Content& content
 }
 
 void Serve(const net::HttpRequest& request, const std::shared_ptr<net::HttpResponder>& responder,
-           const std::shared_ptr<const Content>& content) {
-  if (!content->authorize || IsLoopback(request.local_address) || IsHealth(request.path())) {
-    return responder->Send(Answer(request, *content));
+           const std::shared_ptr<const Content>& content, const std::vector<std::string>& hosts) {
+  if (IsHealth(request.path())) return responder->Send(Answer(request, *content));
+  if (!content->authorize || IsInside(request)) {
+    if (IsOurName(request.header("host"), hosts)) return responder->Send(Answer(request, *content));
+    return responder->Send(
+        Text(421,
+             "this server is not known by that name: ask for its IP address or for localhost, or start it "
+             "with the name in --metrics-allowed-hosts"));
   }
   const std::string token = BearerToken(request.header("authorization"));
   if (token.empty()) return responder->Send(Refusal(401));
-  content->authorize(token, std::string(request.path()), [request, responder, content](int status) {
-    responder->Send(status == 200 ? Answer(request, *content) : Refusal(status));
+  content->authorize(token, std::string(request.path()), std::string(HostOf(request.peer_address)),
+                     [request, responder, content](int status) {
+                       responder->Send(status == 200 ? Answer(request, *content) : Refusal(status));
+                     });
+}
+
+void AddMetrics(base::Registry& registry, std::shared_ptr<const net::HttpServerStats> stats) {
+  auto& open =
+      registry.AddGauge({.name = "fairway_admin_connections", .help = "Open connections of the admin pages."})
+          .With({});
+  auto& closed = registry.AddCounter(
+      {.name = "fairway_admin_connections_closed_total",
+       .help = "Connections of the admin pages that we closed on their clients, by reason.",
+       .labels = {"reason"}});
+  using Count = std::atomic<uint64_t> net::HttpServerStats::*;
+  const std::pair<const char*, Count> reasons[] = {{"displaced", &net::HttpServerStats::displaced},
+                                                   {"no room", &net::HttpServerStats::refused},
+                                                   {"time", &net::HttpServerStats::timed_out},
+                                                   {"unread answers", &net::HttpServerStats::unread},
+                                                   {"tls", &net::HttpServerStats::tls_failed},
+                                                   {"no descriptor", &net::HttpServerStats::accept_failed}};
+  std::vector<std::pair<base::Counter*, Count>> counters;
+  for (const auto& [reason, count] : reasons) counters.emplace_back(&closed.With({reason}), count);
+  registry.AddCollector([&open, counters, stats = std::move(stats)] {
+    open.Set(static_cast<double>((*stats).connections.load()));
+    for (const auto& [counter, count] : counters) counter->Add(((*stats).*count).load() - counter->value());
   });
 }
 
@@ -86,17 +149,37 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::Listen(const Options& op
   net::HttpServerOptions http;
   http.host = options.host;
   http.port = options.port;
-  http.max_body = 64u << 10;
-  http.max_connections = 256;
+  http.max_body = 0;
+  http.get_only = true;
+  http.max_connections = options.max_connections;
+  http.max_held = 64u << 20;
+  http.request_timeout = options.request_timeout;
+  http.answer_timeout = options.answer_timeout;
+  http.spare_descriptors = 8;
+  std::unique_ptr<net::TlsFiles> certificates;
+  if (!options.cert_dir.empty()) {
+    net::TlsOptions tls = options.tls;
+    tls.alpn = {"http/1.1"};
+    auto loaded =
+        net::TlsFiles::Load(options.cert_dir + "/tls.crt", options.cert_dir + "/tls.key", std::move(tls));
+    if (!loaded) return tl::make_unexpected(loaded.error());
+    certificates = std::move(*loaded);
+    http.tls = certificates->context();
+  }
   auto server = net::HttpServer::Listen(
       std::move(http), loop,
-      [content = std::make_shared<const Content>(std::move(content))](
+      [content = std::make_shared<const Content>(std::move(content)), hosts = options.hosts](
           const net::HttpRequest& request, const std::shared_ptr<net::HttpResponder>& responder) {
-        Serve(request, responder, content);
+        Serve(request, responder, content, hosts);
       },
       log);
   if (!server) return tl::make_unexpected(server.error());
-  return std::unique_ptr<AdminServer>(new AdminServer(std::move(*server)));
+  std::unique_ptr<AdminServer> admin(new AdminServer(std::move(*server), std::move(certificates)));
+  if (admin->certificates_ != nullptr) {
+    admin->certificates_->Follow(
+        loop, log, [server = admin->server_.get()](const net::TlsContext& tls) { server->SetTls(tls); });
+  }
+  return admin;
 }
 
 }  // namespace fairway::admin

@@ -26,12 +26,25 @@ net::HttpResponse Get(const Content& content, std::string target, std::string me
   return Answer(request, content);
 }
 
+Content::Pages Pages(std::vector<std::string> pieces) {
+  return [pieces = std::move(pieces), next = size_t{0}]() mutable {
+    return next < pieces.size() ? pieces[next++] : "";
+  };
+}
+
+std::string All(const net::HttpResponse& response) {
+  std::string all = response.body;
+  for (std::string piece = response.next(); !piece.empty(); piece = response.next()) all += piece;
+  return all;
+}
+
 TEST(Admin, Pages) {
   base::Registry registry;
   registry.AddCounter({.name = "requests_total", .help = "Requests."}).With({}).Add(3);
   bool ready = false;
-  const Content content = {
-      .registry = &registry, .ready = [&] { return ready; }, .fleet = [] { return R"({"pools":[]})"; }};
+  const Content content = {.registry = &registry,
+                           .ready = [&] { return ready; },
+                           .fleet = [] { return Pages({R"({"pools":)", "[]}"}); }};
 
   const auto metrics = Get(content, "/metrics?x=1");
   EXPECT_EQ(metrics.status, 200);
@@ -45,13 +58,13 @@ TEST(Admin, Pages) {
 
   const auto fleet = Get(content, "/debug/fleet");
   EXPECT_EQ(fleet.content_type, "application/json");
-  EXPECT_EQ(fleet.body, R"({"pools":[]})");
+  EXPECT_EQ(All(fleet), R"({"pools":[]})");
 
   EXPECT_EQ(Get(content, "/debug/decisions").status, 404);
   EXPECT_THAT(Get(content, "/debug/decisions").body, HasSubstr("--debug-decisions"));
-  const Content keeping = {.registry = &registry, .decisions = [] { return R"({"decisions":[]})"; }};
+  const Content keeping = {.registry = &registry, .decisions = [] { return Pages({R"({"decisions":[]})"}); }};
   EXPECT_EQ(Get(keeping, "/debug/decisions").content_type, "application/json");
-  EXPECT_EQ(Get(keeping, "/debug/decisions").body, R"({"decisions":[]})");
+  EXPECT_EQ(All(Get(keeping, "/debug/decisions")), R"({"decisions":[]})");
 
   const auto pprof = Get(content, "/debug/pprof/heap");
   EXPECT_EQ(pprof.status, 404);
@@ -78,14 +91,21 @@ TEST(Admin, WhoComesFromElsewhereIsAskedForAToken) {
   Content::Allowed later;
   const auto content = std::make_shared<const Content>(
       Content{.registry = &registry,
-              .authorize = [&](const std::string& token, const std::string& path, Content::Allowed done) {
-                asked.push_back(token + " " + path);
+              .authorize = [&](const std::string& token, const std::string& path, const std::string& from,
+                               Content::Allowed done) {
+                asked.push_back(token + " " + path + " " + from);
                 later = std::move(done);
               }});
   const auto serve = [&](std::string target, std::string address, std::string authorization) {
-    net::HttpRequest request{
-        .method = "GET", .target = std::move(target), .local_address = std::move(address)};
-    if (!authorization.empty()) request.headers.emplace_back("Authorization", std::move(authorization));
+    net::HttpRequest request{.method = "GET",
+                             .target = std::move(target),
+                             .local_address = "127.0.0.1:9090",
+                             .peer_address = std::move(address)};
+    if (!authorization.empty() && authorization.find(": ") != std::string::npos) {
+      const size_t colon = authorization.find(": ");
+      request.headers.emplace_back(authorization.substr(0, colon), authorization.substr(colon + 2));
+    } else if (!authorization.empty())
+      request.headers.emplace_back("Authorization", std::move(authorization));
     auto responder = std::make_shared<Kept>();
     Serve(request, responder, content);
     return responder;
@@ -93,7 +113,7 @@ TEST(Admin, WhoComesFromElsewhereIsAskedForAToken) {
 
   // Without a token: nobody is asked.
   for (const char* no_token : {"", "Bearer", "Bearer ", "Basic dTpw", "Bearerx y"}) {
-    const auto refused = serve("/metrics", "10.0.0.1:9090", no_token);
+    const auto refused = serve("/metrics", "10.0.0.1:4000", no_token);
     ASSERT_EQ(refused->sent.size(), 1u) << no_token;
     EXPECT_EQ(refused->sent[0].status, 401);
     EXPECT_EQ(refused->sent[0].headers.at(0).first, "www-authenticate");
@@ -108,16 +128,47 @@ TEST(Admin, WhoComesFromElsewhereIsAskedForAToken) {
     EXPECT_EQ(waiting->sent[0].status, status);
   }
   EXPECT_EQ(asked.size(), 4u);
-  EXPECT_EQ(asked[0], "t0ken /metrics");
-  serve("/debug/fleet", "10.0.0.1:9090", "Bearer t");
-  EXPECT_EQ(asked.back(), "t /debug/fleet");
+  EXPECT_EQ(asked[0], "t0ken /metrics fd00::1");
+  serve("/debug/fleet", "10.0.0.1:4000", "Bearer t");
+  EXPECT_EQ(asked.back(), "t /debug/fleet 10.0.0.1");
 
   // Who is inside already, and health: not asked.
-  for (const char* address : {"127.0.0.1:9090", "127.9.9.9:1", "[::1]:9090", "[::ffff:127.0.0.1]:9090"})
+  for (const char* address : {"127.0.0.1:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"})
     EXPECT_EQ(serve("/metrics", address, "")->sent.at(0).status, 200) << address;
+  // A mesh's sidecar connects from inside for somebody outside.
+  EXPECT_EQ(serve("/metrics", "127.0.0.6:4000", "")->sent.at(0).status, 401);
+  for (const char* header : {"X-Forwarded-For: 10.0.0.9", "forwarded: for=10.0.0.9", "l5d-client-id: x",
+                             "x-envoy-external-address: 10.0.0.9"})
+    EXPECT_EQ(serve("/metrics", "127.0.0.1:4000", header)->sent.at(0).status, 401) << header;
   for (const char* path : {"/healthz", "/livez", "/readyz"})
-    EXPECT_EQ(serve(path, "10.0.0.1:9090", "")->sent.at(0).status, 200) << path;
+    EXPECT_EQ(serve(path, "10.0.0.1:4000", "")->sent.at(0).status, 200) << path;
   EXPECT_EQ(asked.size(), 5u);
+}
+
+// DNS rebinding: a page of evil.example makes its own name lead to us; its script's requests come from this
+// machine's browser.
+TEST(Admin, WhoNeedsNoTokenMustKnowWhoWeAre) {
+  base::Registry registry;
+  const auto content = std::make_shared<const Content>(Content{.registry = &registry});
+  const auto status = [&](std::string host, std::string target, const std::vector<std::string>& hosts) {
+    net::HttpRequest request{.method = "GET", .target = std::move(target), .peer_address = "127.0.0.1:4000"};
+    if (!host.empty()) request.headers.emplace_back("Host", std::move(host));
+    auto responder = std::make_shared<Kept>();
+    Serve(request, responder, content, hosts);
+    return responder->sent.at(0).status;
+  };
+  for (const char* host :
+       {"127.0.0.1:9090", "[::1]:9090", "10.1.2.3:9090", "localhost", "LOCALHOST:9090", "a.localhost",
+        "picker", "picker.ns.svc:9090", "picker.ns.svc.cluster.local.:9090", ""})
+    EXPECT_EQ(status(host, "/metrics", {}), 200) << host;
+  for (const char* host : {"evil.example", "evil.example:9090", "127.0.0.1.evil.example", "svc.evil.example",
+                           "localhost.evil.example:9090", "evil.localhost.example"}) {
+    for (const char* page : {"/metrics", "/debug/fleet", "/"}) EXPECT_EQ(status(host, page, {}), 421) << host;
+    EXPECT_EQ(status(host, "/healthz", {}), 200);
+  }
+  EXPECT_EQ(status("Picker.Example.com:9090", "/metrics", {"picker.example.com"}), 200);
+  EXPECT_EQ(status("evil.example", "/metrics", {"picker.example.com"}), 421);
+  EXPECT_EQ(status("evil.example", "/metrics", {"*"}), 200);
 }
 
 TEST(Admin, WithoutCallbacks) {

@@ -19,14 +19,17 @@ namespace fairway::sources::kubernetes {
 struct AccessReviewOptions {
   base::Nanos keep_allowed = 60 * base::kSecond;  // before it is asked again
   base::Nanos keep_refused = 10 * base::kSecond;  // the same for a no
-  base::Nanos keep_stale = 600 * base::kSecond;   // a yes counts so long while the API server is away
+  base::Nanos keep_stale = 600 * base::kSecond;   // a yes counts so long while the API server is away or slow
   base::Nanos timeout = 5 * base::kSecond;        // for each of the two calls
-  size_t max_kept = 256;                          // answers; then the oldest goes
-  size_t max_waiting = 64;                        // questions; further ones are kUnavailable at once
-  size_t max_token = 16u << 10;                   // bytes; a longer one is nobody's
+  base::Nanos patience = base::kSecond;           // then somebody who had a yes before does not wait longer
+  base::Nanos max_wait = 10 * base::kSecond;      // then it is kUnavailable
+  size_t max_kept = 256;                          // of each, yes and no; then the oldest goes
+  size_t max_waiting = 64;       // who ask; then one of the address that has most gets kUnavailable at once
+  size_t max_token = 16u << 10;  // bytes; a longer one is nobody's
 };
 
-// Owned by its loop's thread. Asks one question at a time.
+// Owned by its loop's thread. Asks one question at a time: first for those who had a yes before, then for the
+// addresses in turn.
 class AccessReview {
  public:
   enum class Verdict {
@@ -46,8 +49,8 @@ class AccessReview {
   AccessReview(const AccessReview&) = delete;
   AccessReview& operator=(const AccessReview&) = delete;
 
-  // Answers once, on the loop; at once when it is known.
-  void MayGet(const std::string& token, const std::string& path, Done done);
+  // Answers once, on the loop; at once when it is known. `from`: the asker's IP address.
+  void MayGet(const std::string& token, const std::string& path, const std::string& from, Done done);
 
  private:
   struct Impl;

@@ -44,9 +44,10 @@ class AccessReviewTest : public ::testing::Test {
   }
 
   // Asks and waits.
-  Verdict Ask(const std::string& token, const std::string& path = "/metrics") {
+  Verdict Ask(const std::string& token, const std::string& path = "/metrics",
+              const std::string& from = "10.0.0.1") {
     auto answer = std::make_shared<std::vector<Verdict>>();
-    api_.Run([&] { review_->MayGet(token, path, [answer](Verdict v) { answer->push_back(v); }); });
+    api_.Run([&] { review_->MayGet(token, path, from, [answer](Verdict v) { answer->push_back(v); }); });
     EXPECT_TRUE(api_.Await([&] { return api_.Ask([&] { return !answer->empty(); }); }));
     return api_.Ask([&] { return answer->empty() ? Verdict::kUnavailable : answer->front(); });
   }
@@ -131,7 +132,8 @@ TEST_F(AccessReviewTest, QuestionsWaitTheirTurnAndAreBounded) {
   std::vector<Verdict> answers;
   api_.Run([&] {
     // The same question thrice is asked once.
-    for (int i = 0; i < 4; ++i) review_->MayGet("a", "/metrics", [&](Verdict v) { answers.push_back(v); });
+    for (int i = 0; i < 4; ++i)
+      review_->MayGet("a", "/metrics", "10.0.0.1", [&](Verdict v) { answers.push_back(v); });
   });
   EXPECT_THAT(api_.Ask([&] { return answers; }), ElementsAre(Verdict::kUnavailable));
   ASSERT_TRUE(first->Opened());
@@ -150,13 +152,84 @@ TEST_F(AccessReviewTest, OldAnswersMakeRoom) {
   EXPECT_EQ(Ask("a"), Verdict::kAllowed);
 }
 
+TEST_F(AccessReviewTest, MadeUpTokensDoNotPushOutAYes) {
+  for (const auto& answer : {kSomebody, kMay}) api_.Expect(answer);
+  Start({.max_kept = 2});
+  EXPECT_EQ(Ask("a"), Verdict::kAllowed);
+  for (int i = 0; i < 5; ++i) {
+    api_.Expect(kNobody);
+    EXPECT_EQ(Ask("made-up-" + std::to_string(i)), Verdict::kUnknown);
+  }
+  EXPECT_EQ(Ask("a"), Verdict::kAllowed);  // nothing more is expected of the server
+}
+
+TEST_F(AccessReviewTest, AnEarlierYesCountsWhileTheServerIsSlowAndWhenTooManyWait) {
+  for (const auto& answer : {kSomebody, kMay}) api_.Expect(answer);
+  Start({.max_waiting = 2});
+  EXPECT_EQ(Ask("a"), Verdict::kAllowed);
+  clock_.Advance(61 * base::kSecond);
+  auto held = kNobody;
+  held.held = true;
+  const auto slow = api_.Expect(held);
+  std::vector<Verdict> garbage;
+  std::vector<Verdict> again;
+  std::vector<Verdict> full;
+  api_.Run([&] {
+    review_->MayGet("x", "/metrics", "10.6.6.6", [&](Verdict v) { garbage.push_back(v); });
+    review_->MayGet("a", "/metrics", "10.0.0.1", [&](Verdict v) { again.push_back(v); });
+    // A third has no place, but is known.
+    review_->MayGet("a", "/metrics", "10.0.0.1", [&](Verdict v) { full.push_back(v); });
+  });
+  ASSERT_TRUE(slow->Opened());
+  EXPECT_THAT(api_.Ask([&] { return full; }), ElementsAre(Verdict::kAllowed));
+  EXPECT_TRUE(api_.Ask([&] { return again.empty(); }));
+  clock_.Advance(2 * base::kSecond);
+  EXPECT_TRUE(api_.Await([&] { return api_.Ask([&] { return !again.empty(); }); }));
+  EXPECT_THAT(api_.Ask([&] { return again; }), ElementsAre(Verdict::kAllowed));
+  // From now on it is known that the server is slow: nobody who had a yes waits.
+  EXPECT_EQ(Ask("a"), Verdict::kAllowed);
+  // Who had none is told in the end, and not only when the server answers.
+  clock_.Advance(9 * base::kSecond);
+  EXPECT_TRUE(api_.Await([&] { return api_.Ask([&] { return !garbage.empty(); }); }));
+  EXPECT_THAT(api_.Ask([&] { return garbage; }), ElementsAre(Verdict::kUnavailable));
+  // The question of who had a yes is still asked, and a no ends it.
+  api_.Expect(kNobody);
+  slow->Release();
+  EXPECT_TRUE(api_.Await([&] { return Ask("a") == Verdict::kUnknown; }));
+}
+
+TEST_F(AccessReviewTest, AddressesShareThePlacesAndTheTurns) {
+  auto held = kNobody;
+  held.held = true;
+  const auto first = api_.Expect(held);
+  Start({.max_waiting = 4});
+  std::vector<std::string> answers;
+  const auto ask = [&](const std::string& token, const std::string& from) {
+    review_->MayGet(token, "/metrics", from, [&answers, token](Verdict v) {
+      answers.push_back(token + (v == Verdict::kUnavailable ? "-" : ""));
+    });
+  };
+  api_.Run([&] {
+    for (const char* token : {"x1", "x2", "x3", "x4", "x5"}) ask(token, "10.6.6.6");
+    ask("honest", "10.0.0.1");
+  });
+  ASSERT_TRUE(first->Opened());
+  // x5 has no place, and x4 gives its own to the other address.
+  EXPECT_TRUE(api_.Await([&] { return api_.Ask([&] { return answers.size() == 2; }); }));
+  EXPECT_THAT(api_.Ask([&] { return answers; }), ElementsAre("x5-", "x4-"));
+  for (int i = 0; i < 3; ++i) api_.Expect(kNobody);
+  first->Release();
+  EXPECT_TRUE(api_.Await([&] { return api_.Ask([&] { return answers.size() == 6; }); }));
+  EXPECT_THAT(api_.Ask([&] { return answers; }), ElementsAre("x5-", "x4-", "x1", "honest", "x2", "x3"));
+}
+
 TEST_F(AccessReviewTest, TheEndInTheMiddle) {
   auto held = kSomebody;
   held.held = true;
   const auto exchange = api_.Expect(held);
   Start();
   bool answered = false;
-  api_.Run([&] { review_->MayGet("a", "/metrics", [&](Verdict) { answered = true; }); });
+  api_.Run([&] { review_->MayGet("a", "/metrics", "10.0.0.1", [&](Verdict) { answered = true; }); });
   ASSERT_TRUE(exchange->Opened());
   api_.Run([&] { review_.reset(); });
   exchange->Release();
