@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -193,6 +195,19 @@ TEST(Log, NothingThatATerminalObeysPasses) {
                      "2J csi=\"\\u009b31m\" bad=\"\\ufffd\" good=h\xc3\xa9\n"),
             std::string::npos)
       << out;
+}
+
+// Without a sink nobody waits for who reads standard error.
+TEST(Log, AFullPipeStopsNobody) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  ::fcntl(ends[1], F_SETPIPE_SZ, 4096);
+  ASSERT_EQ(::write(ends[1], std::string(4096, 'x').data(), 4096), 4096);
+  const int before = ::dup(STDERR_FILENO);
+  ASSERT_EQ(::dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+  for (int i = 0; i < 100; ++i) Log().Error("nobody reads this");
+  ASSERT_EQ(::dup2(before, STDERR_FILENO), STDERR_FILENO);
+  for (const int fd : {before, ends[0], ends[1]}) ::close(fd);
 }
 
 TEST(Log, LimitHoldsBackAndCounts) {

@@ -1,10 +1,13 @@
 #include "base/log.h"
 
+#include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <ctime>
+#include <mutex>
 #include <utility>
 
 #include "base/strings.h"
@@ -38,6 +41,21 @@ void AppendMessage(std::string& out, std::string_view message) {
   }
 }
 
+// Where no sink was given: never waits for a reader, and so loses what nobody takes at once. A pipe that
+// poll() calls writable takes 4 KiB whole; who serves gives a sink that keeps more (net/line_writer.h).
+void WriteToStandardError(std::string_view line) {
+  constexpr size_t kWhole = 4096;
+  static std::mutex mutex;  // the stream is the process's: between look and write nobody of ours may fill it
+  const std::lock_guard lock(mutex);
+  while (!line.empty()) {
+    pollfd ready{STDERR_FILENO, POLLOUT, 0};
+    if (::poll(&ready, 1, 0) != 1) return;
+    const ssize_t n = ::write(STDERR_FILENO, line.data(), std::min(line.size(), kWhole));
+    if (n <= 0) return;
+    line.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
 }  // namespace
 
 Log::Log(LogLevel level, LogFormat format, Sink sink)
@@ -63,7 +81,7 @@ void Log::Write(LogLevel level, std::string_view message, std::initializer_list<
       line += ':';
       AppendJsonString(line, field.value);
     }
-    line += "}\n";
+    line += '}';
   } else {
     line += Timestamp();
     line += ' ';
@@ -80,15 +98,10 @@ void Log::Write(LogLevel level, std::string_view message, std::initializer_list<
         line += field.value;
       }
     }
-    line += '\n';
   }
+  line += '\n';
   if (sink_) return sink_(line);
-  std::string_view rest = line;
-  while (!rest.empty()) {
-    const ssize_t n = ::write(STDERR_FILENO, rest.data(), rest.size());
-    if (n <= 0) return;  // nobody reads our log: that must not stop the service
-    rest.remove_prefix(static_cast<size_t>(n));
-  }
+  WriteToStandardError(line);
 }
 
 bool LogLimit::Allow(Nanos now, uint64_t* suppressed) {

@@ -1,7 +1,5 @@
 #include "cli/flags.h"
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <string_view>
@@ -10,15 +8,6 @@
 
 namespace fairway::cli {
 namespace {
-
-// Explanations go to standard output, whole, so that they can be piped while problems stay on standard error.
-void PrintExplanation(std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
-    if (n <= 0) return;
-    text.remove_prefix(static_cast<size_t>(n));
-  }
-}
 
 std::string DurationProblem(const std::string& text) {
   if (base::ParseDuration(text)) return "";
@@ -92,16 +81,19 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
       ->capture_default_str();
 }
 
-base::Log MakeLog(const CommonFlags& flags) {
-  base::LogLevel level = base::LogLevel::kInfo;
-  if (flags.log_level == "debug") level = base::LogLevel::kDebug;
-  if (flags.log_level == "warn") level = base::LogLevel::kWarn;
-  if (flags.log_level == "error") level = base::LogLevel::kError;
-  if (flags.log_level == "off") level = base::LogLevel::kOff;
-  return {level, flags.log_format == "json" ? base::LogFormat::kJson : base::LogFormat::kText};
+base::LogFormat Format(const CommonFlags& flags) {
+  return flags.log_format == "json" ? base::LogFormat::kJson : base::LogFormat::kText;
 }
 
-PickerOptions MakePickerOptions(const CommonFlags& f) {
+base::LogLevel Level(const CommonFlags& flags) {
+  if (flags.log_level == "debug") return base::LogLevel::kDebug;
+  if (flags.log_level == "warn") return base::LogLevel::kWarn;
+  if (flags.log_level == "error") return base::LogLevel::kError;
+  if (flags.log_level == "off") return base::LogLevel::kOff;
+  return base::LogLevel::kInfo;
+}
+
+PickerOptions MakePickerOptions(const CommonFlags& f, Console& console) {
   PickerOptions options;
   options.files = f.files;
   options.workers = f.workers;
@@ -126,7 +118,11 @@ PickerOptions MakePickerOptions(const CommonFlags& f) {
   scheduling.sheddable_work_limit = f.sheddable_work_limit;
   // A page may come late by a few intervals and still be fresh.
   scheduling.fresh_for = std::max(base::kSecond, 4 * options.scrape.interval);
-  if (f.explain) options.router.explain = PrintExplanation;
+  options.lost_lines = console.lost();
+  options.print = [&console](std::string_view text) { console.PrintError(text); };
+  // Explanations go to standard output, whole, so that they can be piped while problems stay on standard
+  // error.
+  if (f.explain) options.router.explain = [&console](std::string_view text) { console.Print(text); };
   return options;
 }
 

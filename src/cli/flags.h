@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "cli/console.h"
 #include "cli/picker.h"
 
 namespace CLI {
@@ -43,8 +44,9 @@ void AddDuration(CLI::App& app, const std::string& name, std::string& value, con
 // REQUIRES: checked by AddDuration.
 base::Nanos Duration(const std::string& text);
 
-base::Log MakeLog(const CommonFlags& flags);
-// Everything but ports and certificates.
-PickerOptions MakePickerOptions(const CommonFlags& flags);
+base::LogFormat Format(const CommonFlags& flags);
+base::LogLevel Level(const CommonFlags& flags);
+// Everything but ports and certificates. The console outlives what is made with them.
+PickerOptions MakePickerOptions(const CommonFlags& flags, Console& console);
 
 }  // namespace fairway::cli

@@ -12,6 +12,7 @@
 
 #include "base/strings.h"
 #include "frontends/envoy_module/abi.h"
+#include "net/line_writer.h"
 #include "picker/picker.h"
 
 namespace fairway::module {
@@ -47,20 +48,18 @@ void LogToEnvoy(std::string_view line) {
 }
 
 // Explanations go to standard output, whole and marked, so that who reads Envoy's output can tell them from
-// its log.
-void PrintExplanation(std::string_view text) {
-  std::string out;
-  for (const std::string_view line : base::Split(text, '\n')) {
-    if (!line.empty()) out += "fairway-explain: " + std::string(line) + "\n";
-  }
-  static std::mutex mutex;  // only with `explain`, which is for looking, not for load
-  const std::lock_guard lock(mutex);
-  std::string_view left = out;
-  while (!left.empty()) {
-    const ssize_t n = ::write(STDOUT_FILENO, left.data(), left.size());
-    if (n <= 0) return;
-    left.remove_prefix(static_cast<size_t>(n));
-  }
+// its log. Envoy's workers call it: none of them waits for a reader.
+std::function<void(std::string_view)> PrintsExplanations() {
+  constexpr size_t kMaxWaiting = 4u << 20;
+  const auto out =
+      std::make_shared<net::LineWriter>(STDOUT_FILENO, net::LineWriterOptions{.max_bytes = kMaxWaiting});
+  return [out](std::string_view text) {
+    std::string marked;
+    for (const std::string_view line : base::Split(text, '\n')) {
+      if (!line.empty()) marked += "fairway-explain: " + std::string(line) + "\n";
+    }
+    out->Write(marked);
+  };
 }
 
 base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
@@ -96,7 +95,7 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   scheduling.sheddable_kv_limit = static_cast<float>(config.sheddable_kv_limit);
   scheduling.sheddable_work_limit = static_cast<float>(config.sheddable_work_limit);
   scheduling.fresh_for = std::max(base::kSecond, 4 * options.scrape.interval);
-  if (config.explain) options.router.explain = PrintExplanation;
+  if (config.explain) options.router.explain = PrintsExplanations();
   return options;
 }
 

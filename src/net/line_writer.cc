@@ -25,8 +25,8 @@ constexpr int kLookMs = 50;  // for the end of the writer, while nobody reads
 
 }  // namespace
 
-// Shared with the thread, which may be left behind in a write: another process can have filled the pipe after we
-// looked.
+// Shared with the thread, which may be left behind in a write: another process can have filled the pipe after
+// we looked.
 struct LineWriter::State {
   State(int d, LineWriterOptions o) : descriptor(d), options(std::move(o)) {}
 

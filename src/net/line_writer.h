@@ -1,11 +1,11 @@
-// Text for a descriptor that perhaps nobody reads: a pipe to a pager, a terminal that was stopped with ^S, the
-// blocking log driver of a container.
+// Text for a descriptor that perhaps nobody reads: a pipe to a pager, a terminal that was stopped with ^S,
+// the blocking log driver of a container.
 //
-// A write to such a descriptor waits for as long as its reader likes, and who writes may be a worker, the control
-// loop or the thread that shall hear SIGTERM. O_NONBLOCK is no way out: it belongs to the open file, which we
-// share with our parent and its other children (the shell that reads the same terminal, `make`), and would make
-// their reads and writes fail. So one thread waits instead of all, behind a queue with a bound; what does not
-// fit is lost and counted, and once somebody reads again a line says how many were.
+// A write to such a descriptor waits for as long as its reader likes, and who writes may be a worker, the
+// control loop or the thread that shall hear SIGTERM. O_NONBLOCK is no way out: it belongs to the open file,
+// which we share with our parent and its other children (the shell that reads the same terminal, `make`), and
+// would make their reads and writes fail. So one thread waits instead of all, behind a queue with a bound;
+// what does not fit is lost and counted, and once somebody reads again a line says how many were.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,8 @@ namespace fairway::net {
 
 struct LineWriterOptions {
   size_t max_bytes = 1u << 20;  // that wait to be written
-  // What is written once somebody reads again and lines were lost; with its newline. Empty: nothing is. Called on
-  // the writer's thread.
+  // What is written once somebody reads again and lines were lost; with its newline. Empty: nothing is.
+  // Called on the writer's thread.
   std::function<std::string(uint64_t lost)> note = {};
   base::Nanos grace = 500 * base::kMillisecond;  // at the end, for what still waits
 };
@@ -36,8 +36,8 @@ class LineWriter {
   LineWriter(const LineWriter&) = delete;
   LineWriter& operator=(const LineWriter&) = delete;
 
-  // Thread-safe. Takes one or several whole lines; up to 4 KiB of them stay together whoever else writes there.
-  // Never waits for a reader.
+  // Thread-safe. Takes one or several whole lines; up to 4 KiB of them stay together whoever else writes
+  // there. Never waits for a reader.
   void Write(std::string_view lines);
   // Calls of Write whose text was not, or not wholly, written. Thread-safe.
   uint64_t lost() const;

@@ -78,8 +78,8 @@ TEST(LineWriter, WritesAllInOrder) {
   EXPECT_EQ(writer.lost(), 0u);
 }
 
-// A pager that was not scrolled, ^S in a terminal: who writes goes on, what is lost is counted and told, and what
-// waited is written once it is read.
+// A pager that was not scrolled, ^S in a terminal: who writes goes on, what is lost is counted and told, and
+// what waited is written once it is read.
 void ExpectLossAndRecovery(const Ends& ends) {
   LineWriter writer(ends.write_end, {.max_bytes = 100'000, .note = [](uint64_t lost) {
                                        return "lost " + std::to_string(lost) + "\n";

@@ -12,14 +12,14 @@ constexpr size_t kPiece = 64u << 10;
 void AppendEndpoint(std::string& out, const fleet::Endpoint& endpoint, const fleet::PoolSnapshot& pool,
                     base::Nanos now) {
   const fleet::EndpointCell& cell = *endpoint.cell;
-  out +=
-      "{\"name\":" + base::JsonString(endpoint.name) + ",\"address\":" + base::JsonString(endpoint.address) +
-      ",\"waiting\":" + std::to_string(cell.waiting()) + ",\"running\":" + std::to_string(cell.running()) +
-      ",\"kvUsage\":" + std::to_string(cell.kv_usage()) + ",\"inflight\":" + std::to_string(cell.own()) +
-      ",\"others\":" + std::to_string(cell.others()) + ",\"workMs\":" + std::to_string(cell.work_ms(now)) +
-      ",\"msPerToken\":" + std::to_string(cell.ms_per_token()) + ",\"scrapeAgeMs\":" +
-      (cell.scraped_at() == 0 ? "null" : std::to_string((now - cell.scraped_at()) / base::kMillisecond)) +
-      ",\"adapters\":[";
+  out += "{\"name\":" + base::JsonString(endpoint.name) +
+         ",\"address\":" + base::JsonString(endpoint.address) +
+         ",\"waiting\":" + std::to_string(cell.waiting()) + ",\"running\":" + std::to_string(cell.running()) +
+         ",\"kvUsage\":" + std::to_string(cell.kv_usage()) + ",\"inflight\":" + std::to_string(cell.own()) +
+         ",\"others\":" + std::to_string(cell.others()) + ",\"workMs\":" + std::to_string(cell.work_ms(now)) +
+         ",\"msPerToken\":" + std::to_string(cell.ms_per_token()) + ",\"scrapeAgeMs\":" +
+         (cell.scraped_at() == 0 ? "null" : std::to_string((now - cell.scraped_at()) / base::kMillisecond)) +
+         ",\"adapters\":[";
   for (const auto& [name, id] : pool.adapters) {
     if (!cell.adapter_running(id)) continue;
     if (out.back() != '[') out += ',';
