@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/load.h"
 #include "api/manifests.h"
 #include "api/text_rules.h"
 #include "api/value.h"
@@ -41,8 +42,9 @@ class ProblemList {
 // The object being read, as messages name it. Lives as long as its nodes.
 struct ObjectContext {
   ProblemList* problems = nullptr;
-  std::string name;            // "HTTPRoute default/llm-route"
-  bool allow_unknown = false;  // fields that nobody asked for are none of our business
+  std::string name;                             // "HTTPRoute default/llm-route"
+  bool allow_unknown = false;                   // fields that nobody asked for are none of our business
+  const CheckPattern* check_pattern = nullptr;  // null: regular expressions are not looked at
 };
 
 // A value that may be absent, with its path from the object's root. Cheap to copy but for the path.

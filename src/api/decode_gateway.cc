@@ -53,6 +53,12 @@ Gateway::Listener ReadListener(const Node& item) {
   return listener;
 }
 
+void CheckRegex(const Node& value, const std::string& text) {
+  const CheckPattern* check = value.context().check_pattern;
+  if (check == nullptr) return;
+  if (std::string why = (*check)(text); !why.empty()) value.Error(std::move(why));
+}
+
 HttpRoute::ValueMatch ReadValueMatch(const Node& item, bool header) {
   ObjectReader reader(item);
   HttpRoute::ValueMatch match;
@@ -64,7 +70,9 @@ HttpRoute::ValueMatch ReadValueMatch(const Node& item, bool header) {
   const TextRule query_value = [](std::string_view text) -> std::string {
     return !text.empty() && text.size() <= 1024 ? "" : "want 1 to 1024 characters";
   };
-  match.value = ReadText(reader.Require("value"), header ? header_value : query_value);
+  const Node value = reader.Require("value");
+  match.value = ReadText(value, header ? header_value : query_value);
+  if (match.regex && value.present()) CheckRegex(value, match.value);
   reader.Finish();
   return match;
 }
@@ -95,8 +103,9 @@ HttpRoute::Match ReadMatch(const Node& item) {
     const TextRule regex = [](std::string_view text) -> std::string {
       return text.size() <= 1024 ? "" : "must have at most 1024 characters";
     };
-    match.path =
-        ReadTextOr(path.Get("value"), match.path_type == PathType::kRegex ? regex : CheckHttpPath, "/");
+    const Node value = path.Get("value");
+    match.path = ReadTextOr(value, match.path_type == PathType::kRegex ? regex : CheckHttpPath, "/");
+    if (match.path_type == PathType::kRegex && value.present()) CheckRegex(value, match.path);
     path.Finish();
   }
   match.headers = ReadValueMatches(reader.Get("headers"), true);

@@ -1,5 +1,7 @@
 // Reading files and folders, with bounds: nothing here waits for ever or grows without end, whatever the path
 // leads to.
+#include "api/load.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,6 +19,7 @@
 #include "api/manifests.h"
 #include "api/text_rules.h"
 #include "api/value.h"
+#include "base/clock.h"
 #include "base/result.h"
 
 namespace fairway::api {
@@ -25,7 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxFilesInFolder = 10'000;
-constexpr int kPipeTimeoutMs = 5000;
+constexpr size_t kMaxBytesOfAll = 128u << 20;
 
 class FileDescriptor {
  public:
@@ -41,35 +44,67 @@ class FileDescriptor {
   int fd_;
 };
 
-base::Result<std::string> ReadAll(int fd) {
+tl::unexpected<base::Error> TooLarge() {
+  return base::Fail(base::ErrorCode::kIo, "larger than 16 MiB; split it into files of one folder");
+}
+
+// How long something that is no file may take: silence, and in all.
+struct Patience {
+  int silence_s;
+  int in_all_s;
+};
+constexpr Patience kPipe{5, 30};
+constexpr Patience kStandardInput{60, 600};  // what writes there may have to ask an API server first
+
+base::Result<std::string> ReadAll(int fd, const Patience& patience) {
+  const base::SystemClock clock;
+  const base::Nanos start = clock.Now();
   std::string text;
   std::array<char, 65536> chunk{};
   for (;;) {
-    const ssize_t got = ::read(fd, chunk.data(), chunk.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && errno == EAGAIN) {
-      pollfd ready{fd, POLLIN, 0};
-      if (::poll(&ready, 1, kPipeTimeoutMs) == 0)
-        return base::Fail(base::ErrorCode::kIo, "no data came within 5 s");
-      continue;
+    if (clock.Now() - start > patience.in_all_s * base::kSecond) {
+      return base::Fail(base::ErrorCode::kIo,
+                        "did not end within " + std::to_string(patience.in_all_s) + " s");
     }
+    pollfd ready{fd, POLLIN, 0};
+    if (::poll(&ready, 1, patience.silence_s * 1000) == 0) {
+      return base::Fail(base::ErrorCode::kIo,
+                        "no data came within " + std::to_string(patience.silence_s) + " s");
+    }
+    const ssize_t got = ::read(fd, chunk.data(), chunk.size());
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0)
       return base::Fail(base::ErrorCode::kIo, std::string("cannot be read: ") + std::strerror(errno));
     if (got == 0) return text;
     text.append(chunk.data(), static_cast<size_t>(got));
-    if (text.size() > kMaxFileBytes) {
-      return base::Fail(base::ErrorCode::kIo, "larger than 16 MiB; split it into files of one folder");
-    }
+    if (text.size() > kMaxFileBytes) return TooLarge();
   }
 }
 
-base::Result<std::string> ReadPath(const std::string& path) {
-  if (path == "-") return ReadAll(STDIN_FILENO);
+std::string_view KindOf(mode_t mode) {
+  if (S_ISFIFO(mode)) return "a pipe";
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
+base::Result<std::string> ReadPath(const std::string& path, const LoadOptions& options) {
+  if (path == "-") {
+    if (options.only_files) return base::Fail(base::ErrorCode::kIo, "can be read once only");
+    return ReadAll(STDIN_FILENO, kStandardInput);
+  }
   // Not blocking: opening a pipe that nobody writes to must not hang.
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0)
     return base::Fail(base::ErrorCode::kIo, std::string("cannot be opened: ") + std::strerror(errno));
-  return ReadAll(file.get());
+  struct stat info{};
+  if (::fstat(file.get(), &info) != 0)
+    return base::Fail(base::ErrorCode::kIo, std::string("cannot be read: ") + std::strerror(errno));
+  if (S_ISREG(info.st_mode) && static_cast<uint64_t>(info.st_size) > kMaxFileBytes) return TooLarge();
+  if (!S_ISREG(info.st_mode) && options.only_files) {
+    return base::Fail(base::ErrorCode::kIo, "is " + std::string(KindOf(info.st_mode)) + ", not a file");
+  }
+  return ReadAll(file.get(), kPipe);
 }
 
 void AddToFingerprint(LoadResult& result, std::string_view text) {
@@ -112,18 +147,29 @@ void Append(LoadResult& result, LoadResult&& part) {
   move_all(part.files, result.files);
 }
 
-void LoadFile(const std::string& path, LoadResult& result) {
-  const auto text = ReadPath(path);
+// Files in the order of their names, as long as they are not too much together.
+struct Loading {
+  const LoadOptions& options;
+  std::set<std::string> seen = {};  // a file that is named twice is read once
+  size_t bytes = 0;
+};
+
+void LoadFile(const std::string& path, Loading& loading, LoadResult& result) {
+  if (loading.bytes > kMaxBytesOfAll) {
+    return Fail(result, path, "is not read: the files before it have more than 128 MiB together");
+  }
+  const auto text = ReadPath(path, loading.options);
+  if (text) loading.bytes += text->size();
   AddToFingerprint(result, path);
   AddToFingerprint(result, text ? *text : text.error().message);
   if (!text) {
     Fail(result, path, text.error().message);
     return;
   }
-  Append(result, ParseManifests(*text, path));
+  Append(result, ParseManifests(*text, path, loading.options.check_pattern));
 }
 
-void LoadFolder(const std::string& folder, std::set<std::string>& seen, LoadResult& result) {
+void LoadFolder(const std::string& folder, Loading& loading, LoadResult& result) {
   std::vector<std::string> files;
   std::error_code error;
   fs::directory_iterator it(folder, error);
@@ -151,7 +197,8 @@ void LoadFolder(const std::string& folder, std::set<std::string>& seen, LoadResu
   }
   std::sort(files.begin(), files.end());
   for (const std::string& file : files) {
-    if (seen.insert(fs::path(file).lexically_normal().string()).second) LoadFile(file, result);
+    if (loading.seen.insert(fs::path(file).lexically_normal().string()).second)
+      LoadFile(file, loading, result);
   }
 }
 
@@ -162,9 +209,11 @@ bool IsManifestName(std::string_view name) {
   return name.ends_with(".yaml") || name.ends_with(".yml") || name.ends_with(".json");
 }
 
-LoadResult LoadManifests(const std::vector<std::string>& paths) {
+LoadResult LoadManifests(const std::vector<std::string>& paths) { return LoadManifests(paths, {}); }
+
+LoadResult LoadManifests(const std::vector<std::string>& paths, const LoadOptions& options) {
   LoadResult result;
-  std::set<std::string> seen;  // a file that is named twice is read once
+  Loading loading{options};
   for (const std::string& path : paths) {
     struct stat info{};
     if (path != "-" && ::stat(path.c_str(), &info) != 0) {
@@ -173,9 +222,9 @@ LoadResult LoadManifests(const std::vector<std::string>& paths) {
            missing ? "no such file or folder" + NearestPath(path)
                    : std::string("cannot be opened: ") + std::strerror(errno));
     } else if (path != "-" && S_ISDIR(info.st_mode)) {
-      LoadFolder(path, seen, result);
-    } else if (seen.insert(path == "-" ? path : fs::path(path).lexically_normal().string()).second) {
-      LoadFile(path, result);
+      LoadFolder(path, loading, result);
+    } else if (loading.seen.insert(path == "-" ? path : fs::path(path).lexically_normal().string()).second) {
+      LoadFile(path, loading, result);
     }
   }
   // What kept a file or folder from being read is part of the state too.

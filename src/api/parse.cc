@@ -58,12 +58,16 @@ std::string ApiVersions(std::string_view kind) {
 
 class TextReader {
  public:
-  TextReader(Manifests& manifests, ProblemList& problems, bool allow_unknown)
-      : manifests_(manifests), problems_(problems), allow_unknown_(allow_unknown) {}
+  TextReader(Manifests& manifests, ProblemList& problems, bool allow_unknown,
+             const CheckPattern* check_pattern)
+      : manifests_(manifests),
+        problems_(problems),
+        allow_unknown_(allow_unknown),
+        check_pattern_(check_pattern) {}
 
   void ReadDocument(const Value& value) {
     if (value.kind == Value::Kind::kNull) return;
-    ObjectContext context{&problems_, "", allow_unknown_};
+    ObjectContext context{&problems_, "", allow_unknown_, check_pattern_};
     const Node root(&context, &value, "", value.line);
     if (value.kind == Value::Kind::kList) {  // a JSON array of objects
       for (const ValuePtr& item : value.items) ReadDocument(*item);
@@ -202,6 +206,7 @@ class TextReader {
   Manifests& manifests_;
   ProblemList& problems_;
   bool allow_unknown_;
+  const CheckPattern* check_pattern_;
 };
 
 // In the order of the lines, as a reader goes through the file.
@@ -214,7 +219,7 @@ void SortByLine(std::vector<Problem>& problems) {
 }
 
 LoadResult Parse(std::string_view text, std::string_view name, std::string_view syntax_by_name,
-                 bool allow_unknown) {
+                 bool allow_unknown, const CheckPattern* check_pattern) {
   LoadResult result;
   result.files.emplace_back(name);
   ProblemList problems(std::string(name), result.problems);
@@ -227,7 +232,7 @@ LoadResult Parse(std::string_view text, std::string_view name, std::string_view 
   const ParsedText parsed = ParseText(text, syntax_by_name);
   for (const SyntaxProblem& problem : parsed.problems)
     problems.Add(Severity::kError, problem.line, "", "", problem.message);
-  TextReader reader(result.manifests, problems, allow_unknown);
+  TextReader reader(result.manifests, problems, allow_unknown, check_pattern);
   for (const ValuePtr& document : parsed.documents) reader.ReadDocument(*document);
   const bool nothing =
       std::all_of(parsed.documents.begin(), parsed.documents.end(),
@@ -241,11 +246,16 @@ LoadResult Parse(std::string_view text, std::string_view name, std::string_view 
 }  // namespace
 
 LoadResult ParseManifests(std::string_view text, std::string_view file_name) {
-  return Parse(text, file_name, file_name, false);
+  return Parse(text, file_name, file_name, false, nullptr);
+}
+
+LoadResult ParseManifests(std::string_view text, std::string_view file_name,
+                          const CheckPattern& check_pattern) {
+  return Parse(text, file_name, file_name, false, check_pattern ? &check_pattern : nullptr);
 }
 
 LoadResult ParseObject(std::string_view json, std::string_view source) {
-  return Parse(json, source, "object.json", true);
+  return Parse(json, source, "object.json", true, nullptr);
 }
 
 }  // namespace fairway::api

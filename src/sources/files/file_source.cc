@@ -8,6 +8,7 @@
 #include <array>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <set>
 #include <utility>
@@ -75,14 +76,18 @@ std::set<std::string> FoldersOf(const std::string& path) {
 
 }  // namespace
 
+// Runs on the thread of its own; only `deliver` goes to the owner's loop.
 struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
-  Impl(net::Loop& loop, std::vector<std::string> p, Changed c, base::Nanos s)
+  Impl(std::vector<std::string> p, std::function<void(api::LoadResult)> d, base::Nanos s, api::LoadOptions l)
       : paths(std::move(p)),
-        changed(std::move(c)),
+        deliver(std::move(d)),
         settle(s),
-        inotify(loop.io()),
-        poll(loop),
-        settling(loop) {}
+        load(std::move(l)),
+        inotify(thread.loop().io()),
+        poll(thread.loop()),
+        settling(thread.loop()) {
+    load.only_files = true;
+  }
 
   void Begin(std::optional<uint64_t> known) {
     if (!std::all_of(paths.begin(), paths.end(), CanBeReadAgain)) return;
@@ -94,12 +99,18 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
       WaitForEvents();
     }
     marks = MarksOf(paths);
-    fingerprint = known ? *known : api::LoadManifests(paths).fingerprint;
+    fingerprint = known ? *known : api::LoadManifests(paths, load).fingerprint;
+    watches = true;
     poll.Every(kPoll, [this] {
       AddWatches();  // a folder that was replaced, a link that leads elsewhere now
       Look();
     });
     if (known) settling.After(0, [this] { Settle(); });
+  }
+
+  void LookAgain() {
+    if (!watches || std::exchange(unsettled, true)) return;
+    settling.After(0, [this] { Settle(); });
   }
 
   // Adding what is watched already changes nothing.
@@ -150,37 +161,63 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
     }
     rounds = 0;
     unsettled = false;
-    api::LoadResult result = api::LoadManifests(paths);
+    api::LoadResult result = api::LoadManifests(paths, load);
     if (result.fingerprint == fingerprint) return;
     fingerprint = result.fingerprint;
-    const Changed call = changed;  // the callback may destroy this
-    call(result);
+    deliver(std::move(result));
   }
 
+  net::LoopThread thread{"files"};  // first, so that what uses its loop goes before it
   std::vector<std::string> paths;
-  Changed changed;
+  std::function<void(api::LoadResult)> deliver;
   base::Nanos settle;
+  api::LoadOptions load;
   boost::asio::posix::stream_descriptor inotify;
   net::Timer poll;
   net::Timer settling;
   Marks marks;
   uint64_t fingerprint = 0;
+  bool watches = false;
   bool unsettled = false;  // settling is set
   bool moved = false;      // marks changed since it was set
   int rounds = 0;
 };
 
 FileSource::FileSource(net::Loop& loop, std::vector<std::string> paths, Changed changed, base::Nanos settle,
-                       std::optional<uint64_t> known)
-    : impl_(std::make_shared<Impl>(loop, std::move(paths), std::move(changed), settle)) {
-  impl_->Begin(known);
+                       std::optional<uint64_t> known, const api::LoadOptions& load)
+    : alive_(std::make_shared<bool>(true)) {
+  auto deliver = [home = &loop, alive = alive_,
+                  call = std::make_shared<const Changed>(std::move(changed))](api::LoadResult result) {
+    const auto kept = std::make_shared<const api::LoadResult>(std::move(result));
+    home->Post([alive, call, kept] {
+      if (*alive) (*call)(*kept);
+    });
+  };
+  impl_ = std::make_shared<Impl>(std::move(paths), std::move(deliver), settle, load);
+  std::promise<void> begun;
+  impl_->thread.loop().Post([&] {
+    impl_->Begin(known);
+    begun.set_value();
+  });
+  begun.get_future().wait();
 }
 
 FileSource::~FileSource() {
-  impl_->poll.Cancel();
-  impl_->settling.Cancel();
-  boost::system::error_code ignored;
-  impl_->inotify.close(ignored);
+  *alive_ = false;
+  std::promise<void> ended;
+  impl_->thread.loop().Post([&] {
+    impl_->poll.Cancel();
+    impl_->settling.Cancel();
+    boost::system::error_code ignored;
+    impl_->inotify.close(ignored);
+    ended.set_value();
+  });
+  ended.get_future().wait();
+  impl_->thread.Join();
+}
+
+void FileSource::LookAgain() {
+  impl_->thread.loop().Post([impl = impl_.get()] { impl->LookAgain(); });
 }
 
 }  // namespace fairway::sources

@@ -8,6 +8,15 @@
 namespace fairway::sources::kubernetes {
 
 base::Result<std::unique_ptr<ApiServer>> ApiServer::Create(ClientConfig config, const base::Log* log) {
+  const bool has_token = !config.token.empty() || !config.token_file.empty();
+  const bool is_here = config.host == "localhost" || config.host.starts_with("127.") || config.host == "::1";
+  if (has_token && !config.tls && !is_here) {
+    return base::Fail(
+        base::ErrorCode::kInvalidArgument,
+        config.source + ": the token would go to http://" + net::FormatHostPort(config.host, config.port) +
+            " in clear text, where everybody on the way can take it: use https://, or leave the "
+            "token away");
+  }
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(config), log));
   server->connection_.host = server->config_.host;
   server->connection_.port = server->config_.port;
