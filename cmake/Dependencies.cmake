@@ -21,6 +21,10 @@ target_link_libraries(fairway_openssl INTERFACE
 find_library(YAML_CPP_LIBRARY libyaml-cpp.a REQUIRED)
 add_library(fairway_yaml_cpp STATIC IMPORTED GLOBAL)
 set_target_properties(fairway_yaml_cpp PROPERTIES IMPORTED_LOCATION ${YAML_CPP_LIBRARY} INTERFACE_COMPILE_DEFINITIONS YAML_CPP_STATIC_DEFINE)
+# Static: the program needs one package less.
+find_library(RE2_LIBRARY libre2.a REQUIRED)
+add_library(fairway_re2 STATIC IMPORTED GLOBAL)
+set_target_properties(fairway_re2 PROPERTIES IMPORTED_LOCATION ${RE2_LIBRARY})
 find_package(CLI11 REQUIRED)
 find_package(tl-expected REQUIRED)
 find_package(Boost 1.81 REQUIRED)

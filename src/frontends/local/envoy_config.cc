@@ -558,10 +558,20 @@ class Writer {
                                 action("stop_accepting_requests", "threshold", from("0.95"))})}});
   }
 
+  // Whoever reaches it can end Envoy and read what it serves: a socket in our own folder, that no other user
+  // and no web page reaches. A folder whose name is too long for a socket leaves a port of this machine.
+  Json AdminAddress() const {
+    constexpr size_t kMaxSocketPath = 107;
+    constexpr int kOwnerOnly = 0600;
+    const std::string path = options_.directory + "/admin.sock";
+    if (path.size() > kMaxSocketPath) return Address({"127.0.0.1", 0});
+    return JsonObject({{"pipe", JsonObject({{"path", JsonText(path)}, {"mode", JsonNumber(kOwnerOnly)}})}});
+  }
+
   Json Bootstrap() const {
     return JsonObject(
         {{"node", JsonObject({{"id", JsonText("fairway-local")}, {"cluster", JsonText("fairway")}})},
-         {"admin", JsonObject({{"address", Address({"127.0.0.1", options_.admin_port})}})},
+         {"admin", JsonObject({{"address", AdminAddress()}})},
          {"overload_manager", OverloadManager()},
          {"dynamic_resources",
           JsonObject({{"lds_config", FileSource("lds.json")}, {"cds_config", FileSource("cds.json")}})},

@@ -49,7 +49,6 @@ struct EnvoyOptions {
   // Unset: the Gateways' ports on 127.0.0.1, or 127.0.0.1:8080 where there is no Gateway. Set: all listeners
   // of all Gateways come together on this one address.
   std::optional<net::HostPort> listen;
-  uint16_t admin_port = 0;  // on 127.0.0.1; 0: a free one
   net::HostPort picker{"127.0.0.1", 9002};
   bool picker_tls = false;                   // not verified, as gateways do it
   BodyMode body_mode = BodyMode::kBuffered;  // kExtProc only

@@ -227,6 +227,8 @@ TEST_F(EnvoyConfigTest, UploadsAreBoundedInTimeAndAllTogetherInMemory) {
 
 TEST_F(EnvoyConfigTest, PickerElsewhere) {
   EXPECT_THAT(File("bootstrap.json"), HasSubstr(R"("type":"STATIC")"));
+  // Not a port, which every user of the machine reaches; 384 is 0600.
+  EXPECT_THAT(File("bootstrap.json"), HasSubstr(R"(/admin.sock","mode":384}}})"));
   EXPECT_THAT(File("bootstrap.json"), Not(HasSubstr("transport_socket")));
   options_.picker = {"epp.example", 9002};
   options_.picker_tls = true;

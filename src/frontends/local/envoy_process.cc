@@ -19,8 +19,7 @@
 
 #include "base/strings.h"
 #include "frontends/local/child.h"
-#include "net/address.h"
-#include "net/http_client.h"
+#include "frontends/local/envoy_admin.h"
 
 namespace fairway::local {
 
@@ -79,6 +78,7 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
 
   void Launch() {
     unlink(AdminFile().c_str());
+    unlink((options.directory + "/admin.sock").c_str());  // of one that was killed
     const unsigned workers = options.concurrency > 0 ? options.concurrency : DefaultConcurrency();
     auto child =
         StartChild({options.binary, "-c", options.directory + "/bootstrap.json", "--concurrency",
@@ -95,9 +95,7 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
     pending.clear();
     output.emplace(loop.io(), child->output);
     Read();
-    admin_port = 0;
-    ready_fetch.reset();
-    listeners_fetch.reset();
+    admin.reset();
     said_slow = false;
     ready_timer.Every(kReadyPoll, [this] { PollReady(); });
     // The end of its output tells that it ended; this is for a grandchild that keeps the pipe open.
@@ -169,19 +167,11 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
   }
 
   void PollReady() {
-    if (admin_port == 0) {
+    if (admin == nullptr) {
       std::ifstream file(AdminFile());
       std::string address;
       if (!std::getline(file, address)) return;
-      const auto parsed = net::ParseHostPort(address);
-      if (!parsed) return;
-      admin_port = parsed->port;
-      const auto fetcher = [this](const char* target) {
-        return std::make_unique<net::HttpFetcher>(
-            loop, net::HttpFetchOptions{.host = "127.0.0.1", .port = admin_port, .target = target});
-      };
-      ready_fetch = fetcher("/ready");
-      listeners_fetch = fetcher("/listeners");
+      admin = std::make_unique<EnvoyAdmin>(loop, address);
     }
     if (!said_slow && clock.Now() - started_at > options.ready_timeout) {
       said_slow = true;
@@ -189,12 +179,11 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
           "Envoy runs but does not serve yet",
           {{"after", std::to_string((clock.Now() - started_at) / base::kSecond) + "s"}, {"said", Tail()}});
     }
-    if (ready_fetch->busy() || listeners_fetch->busy()) return;
-    ready_fetch->Fetch([this](const net::HttpFetcher::Outcome& ready) {
-      if (!ready.ok) return;
-      listeners_fetch->Fetch([this](const net::HttpFetcher::Outcome& open) {
-        const auto lines = std::count(open.body.begin(), open.body.end(), '\n');
-        if (open.ok && static_cast<size_t>(lines) >= options.listeners) Ready();
+    if (admin->busy()) return;
+    admin->Get("/ready", [this](std::string_view) {
+      admin->Get("/listeners", [this](std::string_view open) {
+        const auto lines = std::count(open.begin(), open.end(), '\n');
+        if (static_cast<size_t>(lines) >= options.listeners) Ready();
       });
     });
   }
@@ -204,7 +193,7 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
     if (stopping) return;
     if (ever_ready) log.Info("Envoy serves again", {{"pid", std::to_string(pid)}});
     ever_ready = true;
-    if (events.on_ready) events.on_ready(admin_port);
+    if (events.on_ready) events.on_ready();
   }
 
   void TryReap() {
@@ -295,8 +284,7 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
     reap_timer.Cancel();
     pause_timer.Cancel();
     grace_timer.Cancel();
-    ready_fetch.reset();
-    listeners_fetch.reset();
+    admin.reset();
   }
 
   net::Loop& loop;
@@ -325,9 +313,7 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
   std::deque<std::string> tail;  // its last words
   std::map<std::string, base::LogLimit, std::less<>> kinds;
 
-  uint16_t admin_port = 0;
-  std::unique_ptr<net::HttpFetcher> ready_fetch;
-  std::unique_ptr<net::HttpFetcher> listeners_fetch;
+  std::unique_ptr<EnvoyAdmin> admin;  // null until Envoy has said where it is
 };
 
 EnvoyProcess::EnvoyProcess(net::Loop& loop, EnvoyProcessOptions options, EnvoyProcessEvents events,

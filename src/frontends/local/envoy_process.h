@@ -28,8 +28,8 @@ struct EnvoyProcessOptions {
 };
 
 struct EnvoyProcessEvents {
-  // Each time it serves: the first and after each restart. `admin_port` on 127.0.0.1.
-  std::function<void(uint16_t admin_port)> on_ready;
+  // Each time it serves: the first and after each restart.
+  std::function<void()> on_ready;
   // A line of a decision's explanation, as the module in it printed it, without its mark. Empty: dropped.
   std::function<void(std::string_view line)> on_explanation;
   // It died before it ever served: it will not be tried again. With the last that it said.
