@@ -192,6 +192,31 @@ class Values(unittest.TestCase):
         self.assertNotIn("authorization", open_page["ServiceMonitor", EPP]["spec"]["endpoints"][0])
         self.assertFalse([kind for kind, _ in open_page if kind.startswith("ClusterRole")])
 
+    def test_network_policy(self):
+        self.assertNotIn(("NetworkPolicy", EPP), render(GATEWAY))
+        on = values("inferenceExtension.networkPolicy.enabled", True)
+        objects = render(GATEWAY, on)
+        spec = objects["NetworkPolicy", EPP]["spec"]
+        self.assertEqual(spec["podSelector"]["matchLabels"], objects["Service", EPP]["spec"]["selector"])
+        self.assertEqual(spec["policyTypes"], ["Ingress"])
+        ports = lambda rule: [p["port"] for p in rule["ports"]]
+        own_namespace = [{"podSelector": {}}]
+        self.assertEqual([(ports(r), r["from"]) for r in spec["ingress"]], [([9002, 9003], own_namespace)])
+        self.assertEqual({p["protocol"] for r in spec["ingress"] for p in r["ports"]}, {"TCP"})
+
+        gateways = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "envoy-gateway-system"}}}]
+        prometheus = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+        rules = render(GATEWAY, on, values("inferenceExtension.monitoring.prometheus.enabled", True),
+                       values("inferenceExtension.networkPolicy", {
+                           "gateways": gateways, "monitoring": prometheus,
+                           "extraIngress": [{"ports": [{"port": 7}]}]}))["NetworkPolicy", EPP]["spec"]["ingress"]
+        self.assertEqual([(ports(r), r.get("from")) for r in rules],
+                         [([9002, 9003], gateways), ([9090], prometheus), ([7], None)])
+        many = render(ManyPools.MANY, on)["NetworkPolicy", EPP]["spec"]["ingress"]
+        self.assertEqual(ports(many[0]), [9002, 9010, 9003])
+        standalone = render(STANDALONE, on)["NetworkPolicy", EPP]["spec"]["ingress"]
+        self.assertEqual((ports(standalone[-1]), standalone[-1].get("from")), ([8081], None))
+
     def test_istio(self):
         on = values("provider.name", "istio")
         rule = render(GATEWAY, on)["DestinationRule", EPP]["spec"]
