@@ -4,15 +4,17 @@
 #include <string>
 #include <vector>
 
+#include "api/load.h"
 #include "api/manifests.h"
 #include "api/summary.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
+#include "frontends/local/patterns.h"
 
 namespace fairway::cli {
 
 int Check(const std::vector<std::string>& files) {
-  const api::LoadResult loaded = api::LoadManifests(files);
+  const api::LoadResult loaded = api::LoadManifests(files, {.check_pattern = local::CheckPattern});
   size_t errors = 0, warnings = 0;
   for (const auto& problem : loaded.problems) {
     std::fprintf(stderr, "%s\n", api::ToString(problem).c_str());

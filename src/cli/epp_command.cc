@@ -1,3 +1,4 @@
+#include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -30,6 +31,9 @@ struct EppFlags {
   uint16_t metrics_port = 9090;
   std::string metrics_host;
   bool metrics_auth = true;
+  std::string metrics_cert_dir;
+  std::string metrics_client_ca;
+  std::vector<std::string> metrics_hosts;
   std::string pool_name;
   std::string pool_namespace;
   std::string pool_group;
@@ -63,8 +67,6 @@ const std::vector<std::pair<const char*, const char*>> kNotYet{
     {"--refresh-prometheus-metrics-interval", "gauges are computed when the page is read"},
     {"--tracing", "there is no tracing yet"},
     {"--enable-pprof", "profiles are taken from outside, see CONTRIBUTING.md"},
-    {"--metrics-cert-dir", "the metrics port is plain HTTP"},
-    {"--metrics-client-ca-file", "the metrics port is plain HTTP"},
     {"--config-file", "EndpointPickerConfig is not read yet: the built-in profiles decide"},
     {"--config-text", "EndpointPickerConfig is not read yet: the built-in profiles decide"},
     {"--allow-experimental-plugins", "EndpointPickerConfig is not read yet"},
@@ -146,7 +148,7 @@ base::Result<void> UseKubernetes(const EppFlags& f, const std::string& space, Pi
 }
 
 // Beside -f, which says it all.
-void WarnOfKubernetesFlags(const EppFlags& f) {
+void WarnOfKubernetesFlags(const EppFlags& f, Console& console) {
   const std::pair<bool, const char*> given[] = {{f.leader_election, "--ha-enable-leader-election"},
                                                 {f.all_pools, "--all-pools"},
                                                 {!f.pool_selector.empty(), "--pool-selector"},
@@ -154,24 +156,60 @@ void WarnOfKubernetesFlags(const EppFlags& f) {
                                                 {!f.kubeconfig.empty(), "--kubeconfig"}};
   for (const auto& [is_given, flag] : given) {
     if (!is_given) continue;
-    std::fprintf(stderr,
-                 "fairway epp: warning: %s has no effect: with -f nothing is read from the Kubernetes API\n",
-                 flag);
+    console.PrintError(std::string("fairway epp: warning: ") + flag +
+                       " has no effect: with -f nothing is read from the Kubernetes API\n");
   }
+}
+
+// As the reference has it.
+base::Result<void> UseMetricsCertificates(const EppFlags& f, PickerOptions& options) {
+  if (!f.metrics_client_ca.empty() && f.metrics_cert_dir.empty())
+    return base::Fail(base::ErrorCode::kInvalidArgument, "--metrics-client-ca-file needs --metrics-cert-dir");
+  if (!f.metrics_cert_dir.empty() && !f.metrics_auth && f.metrics_client_ca.empty()) {
+    return base::Fail(base::ErrorCode::kInvalidArgument,
+                      "--metrics-cert-dir with --metrics-endpoint-auth=false lets everybody read: give "
+                      "--metrics-client-ca-file, or leave both away for plain HTTP");
+  }
+  options.admin_cert_dir = f.metrics_cert_dir;
+  options.admin_tls.min_version = f.tls_min_version;
+  options.admin_tls.client_ca_file = f.metrics_client_ca;
+  options.admin_hosts = f.metrics_hosts;
+  return {};
+}
+
+int Serve(const EppFlags& f, PickerOptions options, Console& console) {
+  const base::Log log = console.MakeLog(Level(f.common));
+  const std::string host = options.admin_host;
+  auto picker = Picker::Start(std::move(options), log, {});
+  if (!picker) {
+    console.PrintError("fairway epp: " + picker.error().message + "\n");
+    return picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
+  }
+  log.Info("serving", {{"ext_proc", std::to_string((*picker)->grpc_port())},
+                       {"health", std::to_string((*picker)->health_port())},
+                       {"metrics", net::FormatHostPort(host, (*picker)->admin_port())}});
+  while (WaitForSignal() == SIGHUP) {
+    log.Info("SIGHUP: the manifests are looked at again");
+    (*picker)->Reload();
+  }
+  log.Info("stopping", {{"grace", f.drain_timeout}});
+  ExitOnSecondSignal();
+  (*picker)->Drain(Duration(f.drain_timeout));
+  return kExitOk;
 }
 
 int Epp(const EppFlags& f) {
   BlockStopSignals();
   RaiseDescriptorLimit();
-  const base::Log log = MakeLog(f.common);
-  PickerOptions options = MakePickerOptions(f.common);
+  Console console(Format(f.common));
+  PickerOptions options = MakePickerOptions(f.common, console);
   std::string space = f.pool_namespace.empty() ? Environment("NAMESPACE") : f.pool_namespace;
   if (space.empty()) space = "default";
   if (!options.files.empty()) {
     if (!f.pool_name.empty()) options.ext_proc.service.default_pool = api::Key(space, f.pool_name);
-    WarnOfKubernetesFlags(f);
+    WarnOfKubernetesFlags(f, console);
   } else if (auto used = UseKubernetes(f, space, options); !used) {
-    std::fprintf(stderr, "fairway epp: %s\n", used.error().message.c_str());
+    console.PrintError("fairway epp: " + used.error().message + "\n");
     return used.error().code == base::ErrorCode::kInvalidArgument ? kExitUsage : kExitStart;
   }
   // As the reference: open to the cluster, for those whom the API server knows. Without it nobody could be
@@ -204,20 +242,11 @@ int Epp(const EppFlags& f) {
     server.body_messages_of_any_size = false;
   }
 
-  const std::string host = options.admin_host;
-  auto picker = Picker::Start(std::move(options), log, {});
-  if (!picker) {
-    std::fprintf(stderr, "fairway epp: %s\n", picker.error().message.c_str());
-    return picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
+  if (auto used = UseMetricsCertificates(f, options); !used) {
+    console.PrintError("fairway epp: " + used.error().message + "\n");
+    return kExitUsage;
   }
-  log.Info("serving", {{"ext_proc", std::to_string((*picker)->grpc_port())},
-                       {"health", std::to_string((*picker)->health_port())},
-                       {"metrics", net::FormatHostPort(host, (*picker)->admin_port())}});
-  WaitForStopSignal();
-  log.Info("stopping", {{"grace", f.drain_timeout}});
-  ExitOnSecondSignal();
-  (*picker)->Drain(Duration(f.drain_timeout));
-  return kExitOk;
+  return Serve(f, std::move(options), console);
 }
 
 }  // namespace
@@ -239,6 +268,18 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
                     "Ask the Kubernetes API whether a reader's bearer token may get the page; not over "
                     "loopback, and not with -f "
                     "(default true; --metrics-endpoint-auth=false)");
+  command->add_option(
+      "--metrics-cert-dir", f->metrics_cert_dir,
+      "Folder with tls.crt and tls.key for the metrics port, followed when they change; empty: "
+      "plain HTTP");
+  command->add_option("--metrics-client-ca-file", f->metrics_client_ca,
+                      "Authorities (PEM) one of which must have signed a reader's certificate; needs "
+                      "--metrics-cert-dir");
+  command
+      ->add_option("--metrics-allowed-hosts", f->metrics_hosts,
+                   "Further names by which the pages may be asked for without a token, or *; addresses, "
+                   "localhost and names of the cluster always may")
+      ->delimiter(',');
   command->add_option(
       "--pool-name", f->pool_name,
       "InferencePool to serve from the Kubernetes API; with -f: the pool of calls that name none");
@@ -340,7 +381,7 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
   }
   command->footer(
       "SIGTERM: health says NOT_SERVING, open exchanges end within --drain-timeout, then exit 0; a second "
-      "one ends at once.\n\n"
+      "one ends at once. SIGHUP: the manifests are looked at again.\n\n"
       "Without -f, pools, models and Pods are read from the Kubernetes API and followed "
       "(docs/kubernetes.md).\n\n"
       "Examples:\n"

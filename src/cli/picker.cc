@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <future>
+#include <initializer_list>
 #include <map>
 #include <mutex>
 #include <set>
@@ -21,31 +22,32 @@
 namespace fairway::cli {
 namespace {
 
-sigset_t StopSignals() {
+sigset_t Signals(std::initializer_list<int> numbers) {
   sigset_t set;
   sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGTERM);
+  for (const int number : numbers) sigaddset(&set, number);
   return set;
 }
 
-}  // namespace
-
-void BlockStopSignals() {
-  const sigset_t set = StopSignals();
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-}
-
-int WaitForStopSignal() {
-  const sigset_t set = StopSignals();
+int WaitFor(const sigset_t& set) {
   int signal = 0;
   sigwait(&set, &signal);
   return signal;
 }
 
-void ExitOnSecondSignal() {
-  std::thread([] {
-    WaitForStopSignal();
+}  // namespace
+
+void BlockStopSignals() {
+  const sigset_t set = Signals({SIGINT, SIGTERM, SIGHUP});
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+int WaitForSignal() { return WaitFor(Signals({SIGINT, SIGTERM, SIGHUP})); }
+
+void ExitOnSecondSignal(std::function<void()> last) {
+  std::thread([last = std::move(last)] {
+    WaitFor(Signals({SIGINT, SIGTERM}));
+    if (last) last();
     _exit(0);
   }).detach();
 }
@@ -57,10 +59,11 @@ void RaiseDescriptorLimit() {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-bool PrintProblems(const std::vector<api::Problem>& problems) {
+bool PrintProblems(const std::vector<api::Problem>& problems,
+                   const std::function<void(std::string_view)>& print) {
   bool good = true;
   for (const auto& problem : problems) {
-    std::fprintf(stderr, "%s\n", api::ToString(problem).c_str());
+    print(api::ToString(problem) + "\n");
     good &= problem.severity != api::Severity::kError;
   }
   return good;
@@ -139,7 +142,8 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(PickerOptions options, const
     };
   }
   auto core = picker::Picker::Start(
-      options, log, [](const std::vector<api::Problem>& problems) { PrintProblems(problems); },
+      options, log,
+      [&options](const std::vector<api::Problem>& problems) { PrintProblems(problems, options.print); },
       std::move(changed));
   if (!core) return tl::make_unexpected(core.error());
   impl->core = std::move(*core);
@@ -182,6 +186,8 @@ Picker::~Picker() {
   impl_->trimmer.reset();  // it reads the server's figures
   impl_->server.reset();
 }
+
+void Picker::Reload() { impl_->core->Reload(); }
 
 void Picker::Drain(base::Nanos grace) {
   if (impl_->server == nullptr) return;

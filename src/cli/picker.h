@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "api/manifests.h"
@@ -17,8 +18,9 @@
 
 namespace fairway::cli {
 
-// Where the manifests have problems they are printed to standard error.
 struct PickerOptions : picker::Options {
+  std::function<void(std::string_view)>
+      print;                   // gets the problems of the manifests at the start, a line each
   bool serve_ext_proc = true;  // off where another picker decides (`fairway up --picker`)
   ext_proc::ServerOptions ext_proc;
   bool listen_for_pools = false;  // also on the port that each pool's endpointPickerRef names
@@ -34,6 +36,9 @@ class Picker {
                                                      picker::Picker::ManifestsChanged changed);
   ~Picker();  // at once, without grace: see Drain
 
+  // Looks at the manifests again now, whatever their times say.
+  void Reload();
+
   // Health says NOT_SERVING, streams go on for up to `grace`, then everything is closed. Blocks until done.
   void Drain(base::Nanos grace);
 
@@ -48,18 +53,20 @@ class Picker {
   std::unique_ptr<Impl> impl_;
 };
 
-// Blocks SIGINT and SIGTERM in this thread and those it starts; call it before any thread.
+// Blocks SIGINT, SIGTERM and SIGHUP in this thread and those it starts; call it before any thread. SIGHUP
+// stays ignored where it is (nohup).
 void BlockStopSignals();
-// Waits for one of them.
-int WaitForStopSignal();
-// From now on a further one ends the process with exit code 0, whatever it waits for: the user has lost
-// patience.
-void ExitOnSecondSignal();
+// Waits for one of them and says which.
+int WaitForSignal();
+// From now on a further SIGINT or SIGTERM ends the process with exit code 0, whatever it waits for: the user
+// has lost patience. Not SIGHUP: a terminal that is closed sends several. `last` (may be empty) runs before.
+void ExitOnSecondSignal(std::function<void()> last = {});
 
 // As many descriptors as the system allows: each pool and each model server takes one.
 void RaiseDescriptorLimit();
 
-// Prints each problem to standard error. True when none is an error.
-bool PrintProblems(const std::vector<api::Problem>& problems);
+// Prints each problem, a line each. True when none is an error.
+bool PrintProblems(const std::vector<api::Problem>& problems,
+                   const std::function<void(std::string_view)>& print);
 
 }  // namespace fairway::cli

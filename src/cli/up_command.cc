@@ -21,6 +21,7 @@
 #include "cli/picker.h"
 #include "frontends/local/envoy_binary.h"
 #include "frontends/local/local_gateway.h"
+#include "frontends/local/patterns.h"
 #include "net/address.h"
 
 namespace fairway::cli {
@@ -171,22 +172,23 @@ struct Front {
   bool announced = false;
 };
 
-void Announce(const Front& front, uint16_t metrics_port) {
+std::string Announcement(const Front& front, uint16_t metrics_port) {
   std::string where;
   for (const auto& listener : front.gateway->listeners()) {
     where += " http://" + net::FormatHostPort(listener.host, listener.port);
   }
-  std::printf("ready:%s  (metrics http://127.0.0.1:%u/metrics)\n", where.c_str(), metrics_port);
-  std::fflush(stdout);
+  return "ready:" + where + "  (metrics http://127.0.0.1:" + std::to_string(metrics_port) + "/metrics)\n";
 }
 
 int Up(const UpFlags& f) {
   BlockStopSignals();
-  const base::Log log = MakeLog(f.common);
-  const auto usage = [](const std::string& message) {
-    std::fprintf(stderr, "fairway up: %s\n", message.c_str());
-    return kExitUsage;
+  Console console(Format(f.common));
+  const base::Log log = console.MakeLog(Level(f.common));
+  const auto say = [&console](const std::string& message, int code) {
+    console.PrintError("fairway up: " + message + "\n");
+    return code;
   };
+  const auto usage = [&say](const std::string& message) { return say(message, kExitUsage); };
 
   local::LocalGatewayOptions local_options;
   local::EnvoyOptions& envoy = local_options.envoy;
@@ -208,7 +210,8 @@ int Up(const UpFlags& f) {
     envoy.picker = *parsed;
   }
 
-  PickerOptions options = MakePickerOptions(f.common);
+  PickerOptions options = MakePickerOptions(f.common, console);
+  options.load.check_pattern = local::CheckPattern;
   if (options.files.empty() == f.endpoints.empty()) {
     return usage(f.endpoints.empty()
                      ? "nothing to serve: give manifests with -f, or model servers with --endpoint"
@@ -249,15 +252,12 @@ int Up(const UpFlags& f) {
   if (f.print_config) {
     envoy.directory = "/etc/fairway";
     if (options.files.empty()) return PrintConfig(options.manifests, envoy);
-    const api::LoadResult loaded = api::LoadManifests(options.files);
-    return PrintProblems(loaded.problems) ? PrintConfig(loaded.manifests, envoy) : kExitInput;
+    const api::LoadResult loaded = api::LoadManifests(options.files, options.load);
+    return PrintProblems(loaded.problems, options.print) ? PrintConfig(loaded.manifests, envoy) : kExitInput;
   }
 
   const auto binary = local::FindEnvoy(f.envoy);
-  if (!binary) {
-    std::fprintf(stderr, "fairway up: %s\n", binary.error().message.c_str());
-    return kExitStart;
-  }
+  if (!binary) return say(binary.error().message, kExitStart);
   local_options.binary = binary->path;
 
   if (module) {
@@ -279,8 +279,8 @@ int Up(const UpFlags& f) {
     front.OnManifests(manifests, addresses);
   });
   if (!picker) {
-    std::fprintf(stderr, "fairway up: %s\n", picker.error().message.c_str());
-    return picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
+    return say(picker.error().message,
+               picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart);
   }
   if (f.picker.empty() && !module) front.options.envoy.picker = {"127.0.0.1", (*picker)->grpc_port()};
 
@@ -289,16 +289,13 @@ int Up(const UpFlags& f) {
   std::promise<base::Result<void>> started;
   control.Post([&] {
     local::EnvoyProcessEvents events;
-    events.on_ready = [&front, metrics_port](uint16_t) {
+    events.on_ready = [&front, &console, metrics_port] {
       if (std::exchange(front.announced, true)) return;
-      Announce(front, metrics_port);
+      console.Print(Announcement(front, metrics_port));
     };
-    events.on_explanation = [](std::string_view line) {
-      std::printf("%.*s\n", static_cast<int>(line.size()), line.data());
-      std::fflush(stdout);
-    };
-    events.on_failed = [&front](const std::string& reason) {
-      std::fprintf(stderr, "fairway up: Envoy does not start: %s\n", reason.c_str());
+    events.on_explanation = [&console](std::string_view line) { console.Print(std::string(line) + "\n"); };
+    events.on_failed = [&front, &say](const std::string& reason) {
+      say("Envoy does not start: " + reason, kExitStart);
       front.failed = true;
       kill(getpid(), SIGTERM);  // wakes the main thread, which waits for exactly that
     };
@@ -315,15 +312,18 @@ int Up(const UpFlags& f) {
   const base::Result<void> outcome = started.get_future().get();
   int code = kExitOk;
   if (outcome) {
-    WaitForStopSignal();
+    WaitForSignal();  // SIGHUP, too: the terminal is gone
     code = front.failed ? kExitStart : kExitOk;
-    ExitOnSecondSignal();
+    ExitOnSecondSignal([folder = front.gateway->directory()] {
+      std::error_code ignored;
+      std::filesystem::remove_all(folder, ignored);
+    });
     // Envoy first: it ends what clients have open, and with it the picker's exchanges.
     std::promise<void> stopped;
     control.Post([&] { front.gateway->Stop([&] { stopped.set_value(); }); });
     stopped.get_future().wait();
   } else {
-    std::fprintf(stderr, "fairway up: %s\n", outcome.error().message.c_str());
+    say(outcome.error().message, kExitStart);
     code = outcome.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
   }
   (*picker)->Drain(Duration(f.stop_grace));
@@ -376,7 +376,8 @@ void AddUpCommand(CLI::App& app, std::function<int()>& run) {
       "Prints one line \"ready: http://...\" once requests are served. Changed manifests are taken over "
       "while running; a broken\n"
       "change is reported and the last good state stays. An Envoy that dies is started again; it ends with "
-      "this process.\n\n"
+      "this process,\n"
+      "which ends with SIGINT, SIGTERM or its terminal.\n\n"
       "Examples:\n"
       "  fairway up -f examples/intro-fixed --explain\n"
       "  fairway up --endpoint 127.0.0.1:8000 --endpoint 127.0.0.1:8001 --listen 127.0.0.1:8080\n"

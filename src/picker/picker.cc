@@ -219,7 +219,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
   } else if (o.files.empty()) {
     impl->manifests = o.manifests;
   } else {
-    const api::LoadResult loaded = api::LoadManifests(o.files);
+    const api::LoadResult loaded = api::LoadManifests(o.files, o.load);
     if (problems) problems(loaded.problems);
     if (!loaded.ok()) return Fail(ErrorCode::kInvalidArgument, "the manifests have errors");
     impl->manifests = loaded.manifests;
@@ -243,6 +243,14 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
   auto& reloads = impl->registry.AddCounter({.name = "fairway_config_reloads_total",
                                              .help = "Changes of the manifests, by outcome.",
                                              .labels = {"outcome"}});
+  auto& lost =
+      impl->registry.AddCounter({.name = "fairway_log_lines_lost_total",
+                                 .help = "Texts that were not printed because nobody read the stream.",
+                                 .labels = {"stream"}});
+  for (const auto& [stream, count] : o.lost_lines) {
+    impl->registry.AddCollector(
+        [&counter = lost.With({stream}), count] { counter.Add(count() - counter.value()); });
+  }
   impl->reloads = &reloads.With({"applied"});
   impl->reload_failures = &reloads.With({"refused"});
   routing::RouterOptions router_options = o.router;
@@ -288,7 +296,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
     } else if (!o.files.empty()) {
       self.files = std::make_unique<sources::FileSource>(
           control, o.files, [&self](const api::LoadResult& loaded) { self.OnFiles(loaded); },
-          50 * base::kMillisecond, known);
+          50 * base::kMillisecond, known, o.load);
     }
   });
   if (outcome && o.admin != Options::Admin::kNone) outcome = self.StartAdmin();
@@ -315,6 +323,12 @@ void Picker::SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint
     if (impl->resolver == nullptr) return;  // being taken down
     impl->given[pool_key] = std::move(endpoints);
     impl->Apply();
+  });
+}
+
+void Picker::Reload() {
+  impl_->control->loop().Post([impl = impl_.get()] {
+    if (impl->files != nullptr) impl->files->LookAgain();
   });
 }
 

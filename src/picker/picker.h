@@ -6,12 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "api/load.h"
 #include "api/manifests.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -32,6 +34,7 @@ struct Options {
   // Manifest files and folders, watched while running; "-" is read once. Empty: `manifests` is served and
   // nothing is watched.
   std::vector<std::string> files;
+  api::LoadOptions load;  // of the files
   api::Manifests manifests;
   // Instead: pools, models and Pods from the Kubernetes API, as far as they are known and whenever they are.
   struct Kubernetes {
@@ -56,6 +59,8 @@ struct Options {
   // With `kubernetes`: who reads from elsewhere than loopback needs a token that the API server knows.
   bool admin_auth = false;
   size_t metrics_max_bytes = base::Registry::kDefaultMaxPageBytes;  // of the metrics page
+  // Stream -> how many texts nobody took: for the metrics page. Outlive the picker.
+  std::map<std::string, std::function<uint64_t()>> lost_lines;
   size_t debug_decisions = 0;  // how many of the last decisions /debug/decisions shows; 0: none is kept
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;
@@ -82,6 +87,9 @@ class Picker {
   // Endpoints of a pool that come from elsewhere than the manifests and replace those given before for it.
   // Each belongs to that pool whatever its labels. Thread-safe; takes effect soon.
   void SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint> endpoints);
+
+  // Looks at the manifest files again now, whatever their times say. Thread-safe.
+  void Reload();
 
   // With leader election: leads no more, and lets others know. Waits for that, 5 s at most.
   void StepDown();
