@@ -1,5 +1,5 @@
 // The endpoints file: the reference's file-discovery format (ports as text), and beyond it numbers, IPv6,
-// host names and metrics ports.
+// host names and where the metrics page is.
 #include <arpa/inet.h>
 
 #include <algorithm>
@@ -80,6 +80,8 @@ std::vector<Endpoint> ReadEndpoints(ObjectReader& root) {
     endpoint.address = ReadAddress(reader.Require("address"));
     endpoint.port = ReadPortText(reader.Require("port")).value_or(0);
     endpoint.metrics_port = ReadPortText(reader.Get("metricsPort")).value_or(0);
+    endpoint.metrics_scheme = ReadTextOr(reader.Get("metricsScheme"), CheckMetricsScheme, "");
+    endpoint.metrics_path = ReadTextOr(reader.Get("metricsPath"), CheckMetricsPath, "");
     endpoint.labels = ReadTextMap(reader.Get("labels"), CheckLabelKey, CheckLabelValue, 1000);
     reader.Finish();
     endpoints.push_back(std::move(endpoint));

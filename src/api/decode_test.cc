@@ -775,7 +775,7 @@ TEST(Endpoints, AllFieldsAndDefaults) {
 - {name: a, address: 10.0.0.1, port: "8000"}
 - {name: b, namespace: ml, address: "[2001:DB8:0::1]", port: 8001, metricsPort: "9000", labels: {app: x}}
 - {name: c, address: ::1, port: "1"}
-- {name: pod_d, address: GPU-1.example.com, port: "65535", metricsPort: 1}
+- {name: pod_d, address: GPU-1.example.com, port: "65535", metricsPort: 1, metricsScheme: https, metricsPath: "/m?a=b"}
 )");
   EXPECT_THAT(Texts(result.problems), IsEmpty());
   const std::vector<Endpoint>& endpoints = result.manifests.endpoints;
@@ -793,7 +793,26 @@ TEST(Endpoints, AllFieldsAndDefaults) {
   EXPECT_EQ(endpoints[2].address, "::1");
   EXPECT_EQ(endpoints[3].address, "gpu-1.example.com");
   EXPECT_EQ(endpoints[3].metrics_port, 1);
+  EXPECT_EQ(endpoints[3].metrics_scheme, "https");
+  EXPECT_EQ(endpoints[3].metrics_path, "/m?a=b");
+  EXPECT_EQ(endpoints[0].metrics_scheme + endpoints[0].metrics_path, "");
   EXPECT_EQ(endpoints[3].where.line, 5);
+}
+
+TEST(Endpoints, WhereAMetricsPageCannotBe) {
+  for (const auto& [field, why] : std::vector<std::pair<std::string, std::string>>{
+           {"metricsScheme: ftp", "metricsScheme: want http or https"},
+           {"metricsScheme: HTTPS", "want http or https"},
+           {"metricsPath: metrics", "metricsPath: want a path such as /metrics"},
+           {"metricsPath: \"/a b\"", "want a path"},
+           {"metricsPath: \"/a\\r\\nX: y\"", "want a path"},
+           {"metricsPath: /" + std::string(2000, 'x'), "up to 1024"},
+           {"metricsPath: [a]", "metricsPath"}}) {
+    const LoadResult result =
+        ParseManifests("endpoints: [{name: a, address: ::1, port: 80, " + field + "}]", "f");
+    ASSERT_EQ(result.problems.size(), 1u) << field;
+    EXPECT_THAT(ToString(result.problems[0]), ::testing::HasSubstr(why));
+  }
 }
 
 TEST(Endpoints, Json) {

@@ -125,14 +125,18 @@ struct HttpRoute {
   std::vector<Rule> rules;
 };
 
-// One model server of the endpoints file, beyond the reference's file discovery also IPv6, host names and a
-// metrics port.
+// One model server of the endpoints file, beyond the reference's file discovery also IPv6, host names and
+// where its metrics page is.
 struct Endpoint {
   std::string name;
   std::string namespace_name = "default";
   std::string address;  // IPv4, IPv6 without brackets, or a host name
   uint16_t port = 0;
-  uint16_t metrics_port = 0;  // 0: same as port
+  // Of its metrics page; what is 0 or "" the settings for all or its engine say (sources/scrape). Text of
+  // others: whoever uses it checks it.
+  uint16_t metrics_port = 0;
+  std::string metrics_scheme;
+  std::string metrics_path;
   std::map<std::string, std::string> labels;
   std::string pool_key;  // set by sources that know it: belongs to this pool alone, whatever its labels
   std::string uid;       // of a Pod: tells it from its successor of the same name and address; "" elsewhere

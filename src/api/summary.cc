@@ -29,6 +29,17 @@ std::string Share(int64_t weight, int64_t total) {
   return out + " %";
 }
 
+// " (metrics on 9100, https, /page)": what the endpoint says of it.
+std::string MetricsPlace(const Endpoint& endpoint) {
+  std::string text;
+  const auto add = [&text](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (endpoint.metrics_port != 0 && endpoint.metrics_port != endpoint.port)
+    add(std::to_string(endpoint.metrics_port));
+  if (!endpoint.metrics_scheme.empty()) add(endpoint.metrics_scheme);
+  if (!endpoint.metrics_path.empty()) add(endpoint.metrics_path);
+  return text.empty() ? "" : " (metrics on " + text + ")";
+}
+
 std::string Address(const Endpoint& endpoint) {
   const bool v6 = endpoint.address.find(':') != std::string::npos;
   return (v6 ? "[" + endpoint.address + "]" : endpoint.address) + ":" + std::to_string(endpoint.port);
@@ -136,10 +147,7 @@ void AddPool(std::string& out, const Manifests& manifests, const InferencePool& 
   Line(out, 1, "endpoints", endpoints.empty() ? "none" : std::to_string(endpoints.size()));
   for (size_t i = 0; i < std::min(endpoints.size(), kMaxEndpointsShown); ++i) {
     const Endpoint& endpoint = *endpoints[i];
-    const bool own_metrics = endpoint.metrics_port != 0 && endpoint.metrics_port != endpoint.port;
-    Line(out, 2, endpoint.name,
-         Address(endpoint) +
-             (own_metrics ? " (metrics on " + std::to_string(endpoint.metrics_port) + ")" : ""));
+    Line(out, 2, endpoint.name, Address(endpoint) + MetricsPlace(endpoint));
   }
   if (endpoints.size() > kMaxEndpointsShown) {
     out += "    and " + std::to_string(endpoints.size() - kMaxEndpointsShown) + " more\n";

@@ -209,4 +209,16 @@ std::optional<int64_t> ParseGatewayDuration(std::string_view text) {
   return total;
 }
 
+std::string CheckMetricsScheme(std::string_view text) {
+  return text == "http" || text == "https" ? "" : "want http or https";
+}
+
+std::string CheckMetricsPath(std::string_view text) {
+  constexpr size_t kMost = 1024;
+  const bool fits =
+      !text.empty() && text.front() == '/' && text.size() <= kMost &&
+      std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f && c != '#'; });
+  return fits ? "" : "want a path such as /metrics: up to 1024 printable ASCII characters, beginning with /";
+}
+
 }  // namespace fairway::api

@@ -37,4 +37,9 @@ std::optional<std::string> NormalizeTime(std::string_view text);
 // GEP-2257, the Gateway API's durations: "1h", "1m30s", "500ms". Milliseconds.
 std::optional<int64_t> ParseGatewayDuration(std::string_view text);
 
+// Of a model server's metrics page: "http" or "https"; a path that a request line can hold, with a query
+// where one is wanted.
+std::string CheckMetricsScheme(std::string_view text);
+std::string CheckMetricsPath(std::string_view text);
+
 }  // namespace fairway::api

@@ -164,8 +164,9 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
       endpoint.port = entry.port;
       endpoint.address = FormatAddress(endpoint.host, endpoint.port);
       if (pool->by_address.contains(endpoint.address)) continue;  // one server named twice is one candidate
-      endpoint.metrics_host = endpoint.host;
-      endpoint.metrics_port = entry.metrics_port != 0 ? entry.metrics_port : entry.port;
+      endpoint.metrics_port = entry.metrics_port;
+      endpoint.metrics_scheme = entry.metrics_scheme;
+      endpoint.metrics_path = entry.metrics_path;
       endpoint.labels = entry.labels;
       endpoint.id = api::Key(entry.namespace_name, entry.name) + "@" + endpoint.address;
       if (!entry.uid.empty()) endpoint.id += "#" + entry.uid;

@@ -30,8 +30,11 @@ struct Endpoint {
   std::string host;  // IP literal without brackets, IPv6 as base::CanonicalAddress has it
   uint16_t port = 0;
   std::string address;  // "ip:port", IPv6 in brackets: what headers and metadata carry
-  std::string metrics_host;
+  // Of its metrics page, as its source says it: 0 and "" are for sources/scrape to fill in. Its host is
+  // `host`.
   uint16_t metrics_port = 0;
+  std::string metrics_scheme;
+  std::string metrics_path;
   std::map<std::string, std::string> labels;
   // Never null; the same objects in every snapshot that has this id.
   std::shared_ptr<EndpointCell> cell;

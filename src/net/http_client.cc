@@ -18,6 +18,7 @@
 #include "base/strings.h"
 #include "net/address.h"
 #include "net/http_response.h"
+#include "net/socket_stream.h"
 
 namespace fairway::net {
 
@@ -39,6 +40,11 @@ std::string ReasonOf(const ErrorCode& error) { return base::ToLower(error.messag
 
 bool IsSafeText(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c != 0x7f; });
+}
+
+bool IsRefusal(int error) {
+  return error == ECONNREFUSED || error == ECONNRESET || error == EPIPE || error == EHOSTUNREACH ||
+         error == ENETUNREACH || error == EHOSTDOWN;
 }
 
 // What the hub knows of an open fetch.
@@ -128,22 +134,28 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
         socket(io),
         resolver(io),
         reader(options.max_body) {
-    if (options.target.empty() || options.target.front() != '/' || !IsSafeText(options.target)) {
-      invalid = "bad path: it must begin with / and hold no blanks";
-    } else if (options.host.empty() || !IsSafeText(options.host)) {
-      invalid = "bad host name";
-    } else if (options.port == 0) {
-      invalid = "bad port 0";
-    }
-    request = "GET " + options.target + " HTTP/1.1\r\nHost: " + FormatHostPort(options.host, options.port) +
-              "\r\nUser-Agent: fairway/" FAIRWAY_VERSION
-              "\r\nAccept: text/plain;version=0.0.4\r\nAccept-Encoding: identity\r\n\r\n";
+    MakeRequest(options.target);
     ErrorCode error;
     const auto literal = asio::ip::make_address(options.host, error);
     if (!error) {
       is_literal = true;
       addresses.emplace_back(literal, options.port);
     }
+  }
+
+  void MakeRequest(const std::string& target) {
+    FAIRWAY_CHECK(!busy);
+    invalid.clear();
+    if (target.empty() || target.front() != '/' || !IsSafeText(target)) {
+      invalid = "bad path: it must begin with / and hold no blanks";
+    } else if (options.host.empty() || !IsSafeText(options.host)) {
+      invalid = "bad host name";
+    } else if (options.port == 0) {
+      invalid = "bad port 0";
+    }
+    request = "GET " + target + " HTTP/1.1\r\nHost: " + FormatHostPort(options.host, options.port) +
+              "\r\nUser-Agent: fairway/" FAIRWAY_VERSION
+              "\r\nAccept: text/plain;version=0.0.4\r\nAccept-Encoding: identity\r\n\r\n";
   }
 
   void Begin(Done what) {
@@ -153,6 +165,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     ++fetch;
     retried = false;
     got_bytes = false;
+    refused = false;
     deadline = base::SystemClock().Now() + options.timeout;
     hub.Add(this);
     beginning = true;
@@ -181,6 +194,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     ++connection;
     connected = false;
     waiting = false;
+    tls.reset();
     ErrorCode error;
     socket.close(error);
   }
@@ -206,26 +220,84 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   void ConnectNext(const ErrorCode& last) {
     if (next_address == addresses.size()) {
       if (!is_literal) addresses.clear();  // the name may mean another address by now
+      refused = IsRefusal(last.value());
       return Fail(HttpFailure::kConnect, ReasonOf(last));
     }
     CloseSocket();
     phase = "connecting";
-    socket.async_connect(addresses[next_address++],
-                         [self = shared_from_this(), mine = connection](const ErrorCode& error) {
-                           if (self->connection != mine || !self->busy) return;
-                           if (error) return self->ConnectNext(error);
-                           self->connected = true;
-                           ErrorCode ignored;
-                           self->socket.set_option(tcp::no_delay(true), ignored);
-                           self->socket.non_blocking(true, ignored);
-                           self->SendRequest();
-                         });
+    socket.async_connect(
+        addresses[next_address++], [self = shared_from_this(), mine = connection](const ErrorCode& error) {
+          if (self->connection != mine || !self->busy) return;
+          if (error) return self->ConnectNext(error);
+          self->connected = true;
+          ErrorCode ignored;
+          self->socket.set_option(tcp::no_delay(true), ignored);
+          self->socket.non_blocking(true, ignored);
+          if (self->options.tls == nullptr) return self->SendRequest();
+          self->phase = "agreeing on TLS";
+          self->tls = std::make_unique<SocketStream>(
+              self->socket.native_handle(), self->options.tls,
+              TlsPeer{self->options.server_name.empty() ? self->options.host : self->options.server_name});
+          self->Handshake();
+        });
+  }
+
+  void Handshake() {
+    using Status = SocketStream::Status;
+    switch (tls->Handshake()) {
+      case Status::kOk:
+        return SendRequest();
+      case Status::kWantRead:
+        return WaitTls(tcp::socket::wait_read, &Impl::Handshake);
+      case Status::kWantWrite:
+        return WaitTls(tcp::socket::wait_write, &Impl::Handshake);
+      case Status::kClosed:
+        return Fail(HttpFailure::kTls, "TLS: the connection was closed in the handshake");
+      case Status::kFailed:
+        break;
+    }
+    Fail(HttpFailure::kTls, "TLS: " + tls->error());
+  }
+
+  void WaitTls(tcp::socket::wait_type what, void (Impl::*then)()) {
+    socket.async_wait(what, [self = shared_from_this(), mine = connection, then](const ErrorCode& error) {
+      if (self->connection != mine || !self->busy) return;
+      if (error) return self->Lost(ReasonOf(error), error.value());
+      (self.get()->*then)();
+    });
   }
 
   void SendRequest() {
     phase = "waiting for the answer";
     sent = 0;
-    SendMore();
+    if (tls != nullptr) {
+      SendTls();
+    } else {
+      SendMore();
+    }
+  }
+
+  void SendTls() {
+    using Status = SocketStream::Status;
+    while (sent < request.size()) {
+      const iovec piece{.iov_base = request.data() + sent, .iov_len = request.size() - sent};
+      size_t written = 0;
+      switch (tls->Write(&piece, 1, written)) {
+        case Status::kOk:
+          sent += written;
+          continue;
+        case Status::kWantRead:
+          return WaitTls(tcp::socket::wait_read, &Impl::SendTls);
+        case Status::kWantWrite:
+          return WaitTls(tcp::socket::wait_write, &Impl::SendTls);
+        case Status::kClosed:
+          return Lost("connection closed without an answer");
+        case Status::kFailed:
+          return Lost(tls->error());
+      }
+    }
+    // The answer may lie in TLS already.
+    if (!waiting) ReceiveTls();
   }
 
   void SendMore() {
@@ -242,7 +314,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
                           });
         break;
       } else if (errno != EINTR) {
-        return Lost(ReasonOf(errno));
+        return Lost(ReasonOf(errno), errno);
       }
     }
     WaitReadable();
@@ -257,9 +329,32 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
                       [self = shared_from_this(), mine = connection](const ErrorCode& error) {
                         if (self->connection != mine) return;
                         self->waiting = false;
-                        if (error) return self->Lost(ReasonOf(error));
+                        if (error) return self->Lost(ReasonOf(error), error.value());
+                        if (self->tls != nullptr) return self->ReceiveTls();
                         self->Receive();
                       });
+  }
+
+  // Reads what TLS has, also at rest: a server's session tickets come when it likes.
+  void ReceiveTls() {
+    using Status = SocketStream::Status;
+    for (const uint64_t mine = connection; connection == mine;) {
+      size_t n = 0;
+      const Status status = tls->Read(hub.receive(), kReceiveSize, n);
+      if (status == Status::kWantRead) return WaitReadable();
+      if (status == Status::kWantWrite) {
+        // Renegotiation is off, so this is rare: wait for both ways to be free again.
+        return socket.async_wait(tcp::socket::wait_write,
+                                 [self = shared_from_this(), mine](const ErrorCode& error) {
+                                   if (self->connection != mine || self->waiting) return;
+                                   if (error) return self->Lost(ReasonOf(error), error.value());
+                                   self->ReceiveTls();
+                                 });
+      }
+      if (!busy) return CloseSocket();
+      if (status == Status::kFailed) return Lost(tls->error());
+      if (!Take(status == Status::kClosed ? 0 : n)) return;
+    }
   }
 
   void Receive() {
@@ -270,21 +365,31 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     } while (n < 0 && errno == EINTR);
     if (n < 0) {
       if (errno == EAGAIN || errno == EWOULDBLOCK) return WaitReadable();
-      return Lost(ReasonOf(errno));
+      return Lost(ReasonOf(errno), errno);
     }
+    if (Take(static_cast<size_t>(n))) WaitReadable();
+  }
+
+  // The next `n` received bytes; 0 is the connection's end. True: there is more to come. False: the fetch is
+  // over.
+  bool Take(size_t n) {
     if (!got_bytes) {
-      if (n == 0) return Lost("connection closed without an answer");
+      if (n == 0) {
+        Lost("connection closed without an answer");
+        return false;
+      }
       got_bytes = true;
       reader.Reset(hub.TakeSpare());
     }
-    const HttpParse parsed = n == 0 ? reader.FeedEnd() : reader.Feed({hub.receive(), static_cast<size_t>(n)});
-    if (parsed == HttpParse::kMore) return WaitReadable();
+    const HttpParse parsed = n == 0 ? reader.FeedEnd() : reader.Feed({hub.receive(), n});
+    if (parsed == HttpParse::kMore) return true;
     if (parsed == HttpParse::kBad) {
       CloseSocket();
-      return Fail(n == 0               ? HttpFailure::kClosed
-                  : reader.too_large() ? HttpFailure::kTooLarge
-                                       : HttpFailure::kProtocol,
-                  reader.error());
+      Fail(n == 0               ? HttpFailure::kClosed
+           : reader.too_large() ? HttpFailure::kTooLarge
+                                : HttpFailure::kProtocol,
+           reader.error());
+      return false;
     }
     if (n == 0 || !reader.keep_alive()) {
       CloseSocket();
@@ -292,19 +397,22 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
       WaitReadable();
     }
     Answered();
+    return false;
   }
 
   // The connection failed before the answer was whole. On a kept-alive one that gave no byte this is most
   // likely the server's idle time-out crossing our request: once, silently, a fresh one (RFC 9110
   // section 9.2.2: GET may be repeated).
-  void Lost(const std::string& why) {
+  void Lost(const std::string& why, int system_error = 0) {
+    const std::string kept = why;  // it may be the connection's
     CloseSocket();
     if (!busy) return;
     if (reused && !retried && !got_bytes) {
       retried = true;
       return Connect();
     }
-    Fail(HttpFailure::kClosed, why);
+    refused = IsRefusal(system_error);
+    Fail(HttpFailure::kClosed, kept);
   }
 
   // ---- The end of a fetch.
@@ -320,19 +428,25 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     if (status >= 300 && status < 400 && !reader.location().empty()) {
       why += " redirect to " + reader.location() + " is not followed";
     }
-    Finish({false, status, reader.body(), why, HttpFailure::kStatus});
+    Finish({.status = status,
+            .body = reader.body(),
+            .error = why,
+            .failure = HttpFailure::kStatus,
+            .location = status >= 300 && status < 400 ? std::string_view(reader.location()) : ""});
   }
 
   void Fail(HttpFailure failure, const std::string& why) {
+    const std::string kept = why;  // it may be the connection's
     CloseSocket();
     // Begin itself may fail, and Done never runs inside it.
-    if (beginning) return FailLater(failure, why);
-    Finish({false, 0, {}, why, failure});
+    if (beginning) return FailLater(failure, kept);
+    Finish({.error = kept, .failure = failure, .refused = refused});
   }
 
   void FailLater(HttpFailure failure, const std::string& why) {
     asio::post(io, [self = shared_from_this(), mine = fetch, failure, why] {
-      if (self->busy && self->fetch == mine) self->Finish({false, 0, {}, why, failure});
+      if (self->busy && self->fetch == mine)
+        self->Finish({.error = why, .failure = failure, .refused = self->refused});
     });
   }
 
@@ -361,6 +475,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   asio::io_context& io;
   FetchHub& hub;
   tcp::socket socket;
+  std::unique_ptr<SocketStream> tls;  // on the socket; null in plain text
   tcp::resolver resolver;
   HttpResponseReader reader;
   std::string request;
@@ -373,6 +488,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   uint64_t connection = 0;
   uint64_t fetch = 0;
   bool is_literal = false;
+  bool refused = false;
   bool busy = false;
   bool beginning = false;
   bool connected = false;
@@ -390,5 +506,7 @@ HttpFetcher::~HttpFetcher() { impl_->Drop(); }
 void HttpFetcher::Fetch(Done done) { impl_->Begin(std::move(done)); }
 
 bool HttpFetcher::busy() const { return impl_->busy; }
+
+void HttpFetcher::SetTarget(const std::string& target) { impl_->MakeRequest(target); }
 
 }  // namespace fairway::net

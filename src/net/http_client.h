@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "net/loop.h"
+#include "net/tls.h"
 
 namespace fairway::net {
 
@@ -16,6 +17,8 @@ struct HttpFetchOptions {
   std::string host;  // IPv4, IPv6 or a name (resolved off the loop, again after each failure to connect)
   uint16_t port = 0;
   std::string target = "/metrics";
+  TlsContext tls;                       // tls_client.h; null: plain text
+  std::string server_name;              // whose certificate it must be; "": host
   base::Nanos timeout = base::kSecond;  // for connect + request + whole answer
   size_t max_body = 8u << 20;           // larger: an error, the connection is closed
 };
@@ -29,6 +32,7 @@ enum class HttpFailure {
   kProtocol,  // the answer is no HTTP/1.1, or in an encoding that was not asked for
   kTooLarge,
   kStatus,  // not a 200
+  kTls,     // the handshake failed, or the certificate is not accepted
 };
 
 // One endpoint's page. Owned by its loop's thread. The deadline is looked at every 20 ms: a fetch may end
@@ -47,6 +51,10 @@ class HttpFetcher {
     std::string_view body;
     std::string_view error;
     HttpFailure failure = HttpFailure::kNone;
+    std::string_view location;  // of a redirect; "" where there is none
+    // The other side's system said no (connection refused or reset, host unreachable), which slowness never
+    // is.
+    bool refused = false;
   };
   using Done = std::function<void(const Outcome&)>;
 
@@ -58,6 +66,8 @@ class HttpFetcher {
   // REQUIRES: no fetch under way. Done runs on the loop, never inside Fetch.
   void Fetch(Done done);
   bool busy() const;
+  // What further fetches ask for. REQUIRES: no fetch under way; inside Done there is none.
+  void SetTarget(const std::string& target);
 
  private:
   struct Impl;

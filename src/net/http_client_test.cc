@@ -10,7 +10,9 @@
 
 #include "net/http_response.h"
 #include "net/http_server.h"
+#include "net/tls_client.h"
 #include "tests/support/raw_tcp_server.h"
+#include "tests/support/tls_page_server.h"
 
 namespace fairway::net {
 namespace {
@@ -141,6 +143,8 @@ struct Got {
   std::string body;
   std::string error;
   HttpFailure failure = HttpFailure::kNone;
+  std::string location;
+  bool refused = false;
 };
 
 class HttpFetcherTest : public ::testing::Test {
@@ -164,7 +168,7 @@ class HttpFetcherTest : public ::testing::Test {
         *called = true;
         EXPECT_FALSE(fetcher_->busy());
         promise.set_value({outcome.ok, outcome.status, std::string(outcome.body), std::string(outcome.error),
-                           outcome.failure});
+                           outcome.failure, std::string(outcome.location), outcome.refused});
       });
       EXPECT_FALSE(*called);
       EXPECT_TRUE(fetcher_->busy());
@@ -381,7 +385,107 @@ TEST_F(HttpFetcherTest, ReportsAReset) {
     connection.ResetOnClose();
   });
   Make(server.port());
-  EXPECT_EQ(Fetch().error, "connection reset by peer");
+  const Got got = Fetch();
+  EXPECT_EQ(got.error, "connection reset by peer");
+  EXPECT_TRUE(got.refused);
+}
+
+TEST_F(HttpFetcherTest, TellsARefusalFromSlownessAndBadAnswers) {
+  const uint16_t nobody = RawTcpServer([](RawConnection&) {}).port();
+  Make(nobody);
+  EXPECT_TRUE(Fetch().refused);
+  EXPECT_TRUE(Fetch().refused) << "each time";
+  for (const char* answer : {"", "garbage", "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
+                             "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"}) {
+    RawTcpServer server([answer](RawConnection& connection) {
+      connection.ReadRequest();
+      connection.Send(answer);
+    });
+    Make(server.port());
+    const Got got = Fetch();
+    EXPECT_FALSE(got.ok || got.refused) << got.error;
+  }
+  RawTcpServer silent([](RawConnection& connection) { connection.WaitForEnd(); });
+  Make(silent.port(), 60 * base::kMillisecond);
+  EXPECT_FALSE(Fetch().refused);
+}
+
+TEST_F(HttpFetcherTest, AsksForAnotherPathWhenTold) {
+  RawTcpServer server([](RawConnection& connection) {
+    while (connection.ReadRequest()) {
+      const bool first = connection.request().starts_with("GET /metrics ");
+      connection.Send(first ? "HTTP/1.1 307 X\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n"
+                            : "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx");
+    }
+  });
+  Make(server.port());
+  const Got got = Fetch();
+  EXPECT_EQ(got.location, "/other");
+  EXPECT_EQ(got.failure, HttpFailure::kStatus);
+  OnLoop([&] { fetcher_->SetTarget("/other"); });
+  EXPECT_EQ(Fetch().body, "x");
+  EXPECT_EQ(server.connections(), 1);
+  OnLoop([&] { fetcher_->SetTarget("no path"); });
+  EXPECT_EQ(Fetch().failure, HttpFailure::kOptions);
+}
+
+TEST_F(HttpFetcherTest, FetchesOverTls) {
+  const test::SelfSigned identity("IP:127.0.0.1,DNS:gpu.example"), other("IP:127.0.0.1");
+  std::atomic<int> answered{0};
+  const std::string large(300'000, 'x');  // more than one record
+  const test::TlsPageServer server(identity, [&](const std::string& request) -> std::string {
+    EXPECT_THAT(request, StartsWith("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:"));
+    const int number = answered++;
+    if (number == 3) return "";  // closed while kept: asked again on a fresh connection
+    return "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(large.size()) + "\r\n\r\n" + large;
+  });
+  const auto make = [&](const TlsClientOptions& trust, const std::string& name = "") {
+    auto tls = MakeTlsClient(trust);
+    ASSERT_TRUE(tls) << tls.error().message;
+    Make({.host = "127.0.0.1",
+          .port = server.port(),
+          .tls = *tls,
+          .server_name = name,
+          .timeout = 10 * base::kSecond});
+  };
+  make({.ca_pem = identity.pem()});
+  for (int i = 0; i < 6; ++i) {
+    const Got got = Fetch();
+    EXPECT_TRUE(got.ok) << got.error;
+    EXPECT_EQ(got.body, large);
+  }
+  make({.ca_pem = identity.pem()}, "gpu.example");
+  EXPECT_TRUE(Fetch().ok);
+  make({.insecure = true});
+  EXPECT_TRUE(Fetch().ok);
+  for (const auto& [trust, name] : std::vector<std::pair<TlsClientOptions, std::string>>{
+           {{.ca_pem = other.pem()}, ""}, {{.ca_pem = identity.pem()}, "elsewhere.example"}}) {
+    make(trust, name);
+    const Got got = Fetch();
+    EXPECT_EQ(got.failure, HttpFailure::kTls);
+    EXPECT_THAT(got.error, HasSubstr("the certificate is not accepted"));
+    EXPECT_FALSE(got.refused);
+  }
+}
+
+TEST_F(HttpFetcherTest, TlsThatNeverComesIsGivenUp) {
+  auto tls = MakeTlsClient({.insecure = true});
+  ASSERT_TRUE(tls);
+  const auto make = [&](uint16_t port, base::Nanos timeout) {
+    Make({.host = "127.0.0.1", .port = port, .tls = *tls, .timeout = timeout});
+  };
+  RawTcpServer silent([](RawConnection& connection) { connection.WaitForEnd(); });
+  make(silent.port(), 60 * base::kMillisecond);
+  EXPECT_EQ(Fetch().error, "timeout while agreeing on TLS");
+  RawTcpServer plain([](RawConnection& connection) {
+    char byte = 0;
+    if (::recv(connection.fd(), &byte, 1, 0) > 0) connection.Send("HTTP/1.1 400 Bad\r\n\r\n");
+  });
+  make(plain.port(), 10 * base::kSecond);
+  EXPECT_EQ(Fetch().failure, HttpFailure::kTls);
+  RawTcpServer closing([](RawConnection&) {});
+  make(closing.port(), 10 * base::kSecond);
+  EXPECT_EQ(Fetch().failure, HttpFailure::kTls);
 }
 
 TEST_F(HttpFetcherTest, EndsWhatTakesTooLong) {

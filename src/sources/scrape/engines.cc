@@ -28,6 +28,8 @@ std::vector<EngineSpec> BuiltinEngines() {
   });
   engines.push_back({
       .name = "trtllm-serve",
+      // What is at /metrics are statistics of iterations, as JSON; reading takes them away from others.
+      .page = {.path = "/prometheus/metrics"},
       .queued = {{"trtllm_num_requests_waiting", {}}},
       .running = {{"trtllm_num_requests_running", {}}},
       .kv_usage = {{"trtllm_kv_cache_utilization", {}}},

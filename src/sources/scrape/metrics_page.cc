@@ -329,4 +329,11 @@ const PageReader* EngineReaders::Detect(std::string_view page, EngineSample& scr
   return found;
 }
 
+const PageReader* EngineReaders::Elsewhere(std::string_view path) const {
+  for (const auto& reader : readers_) {
+    if (!reader->page().path.empty() && reader->page().path != path) return reader.get();
+  }
+  return nullptr;
+}
+
 }  // namespace fairway::sources::scrape

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "sources/scrape/page_place.h"
 #include "sources/scrape/series.h"
 
 namespace fairway::sources::scrape {
@@ -36,6 +37,7 @@ base::Result<MetricSpec> ParseMetricSpec(std::string_view text);
 // One engine's names. A list holds alternatives, the preferred first; empty: the engine does not have it.
 struct EngineSpec {
   std::string name;
+  PageDefaults page;  // where its page is, if not at http and /metrics
   std::vector<MetricSpec> queued;
   std::vector<MetricSpec> running;
   std::vector<MetricSpec> kv_usage;
@@ -101,6 +103,7 @@ class PageReader {
   void Read(std::string_view page, EngineSample& sample) const;
 
   const std::string& engine() const { return spec_.name; }
+  const PageDefaults& page() const { return spec_.page; }
 
  private:
   enum Field : uint8_t { kQueued, kRunning, kKvUsage, kLora, kCacheInfo, kBlockSize, kNumBlocks };
@@ -138,6 +141,8 @@ class EngineReaders {
   // The engine whose families are on the page, for servers that carry no label; null: none. Costs a Read per
   // engine, so it is for pages that the default could not read, and its answer is kept.
   const PageReader* Detect(std::string_view page, EngineSample& scratch) const;
+  // An engine whose page is at another path than `path`; null: there is none.
+  const PageReader* Elsewhere(std::string_view path) const;
 
  private:
   std::vector<std::unique_ptr<PageReader>> readers_;

@@ -8,8 +8,10 @@
 #include <span>
 #include <utility>
 
-#include "net/address.h"
+#include "api/text_rules.h"
 #include "net/http_client.h"
+#include "net/small_file.h"
+#include "net/tls_client.h"
 
 namespace fairway::sources::scrape {
 namespace {
@@ -48,6 +50,8 @@ std::string_view KindOf(net::HttpFailure failure) {
       return "too_large";
     case net::HttpFailure::kStatus:
       return "status";
+    case net::HttpFailure::kTls:
+      return "tls";
     case net::HttpFailure::kNone:
       break;
   }
@@ -160,8 +164,8 @@ struct Target {
 
   PoolState* pool = nullptr;
   std::string address;
-  std::string metrics_host;
-  uint16_t metrics_port = 0;
+  PagePlace place;
+  std::string path;  // what is asked for: the place's, or what a redirect or the engine's JSON led to
   std::string engine_label;
   std::shared_ptr<EndpointCell> cell;
   const PageReader* reader = nullptr;
@@ -169,6 +173,8 @@ struct Target {
   base::LogLimit limit{kLogAgain};
   size_t turn = 0;
   uint32_t left_out = 0;  // turns in a row
+  bool redirected = false;  // this fetch follows a redirect
+  bool looked_elsewhere = false;
   bool failing = false;
   bool failure_logged = false;
   bool had_lora = false;
@@ -211,8 +217,8 @@ struct Scraper::Impl {
       if (target->fetcher.busy()) continue;  // slow; its time-out runs
       if (Rests(*target)) continue;
       target->cell->BeginScrape(clock.Now());
-      target->fetcher.Fetch(
-          [this, target](const net::HttpFetcher::Outcome& outcome) { OnPage(*target, outcome); });
+      target->redirected = false;
+      Fetch(*target);
     }
   }
 
@@ -222,6 +228,16 @@ struct Scraper::Impl {
     const bool idle = cell.scraped_at() != 0 && !target.failing && cell.own() + cell.others() == 0;
     target.left_out = idle && target.left_out < options.idle_turns ? target.left_out + 1 : 0;
     return target.left_out != 0;
+  }
+
+  void Fetch(Target& target) {
+    target.fetcher.Fetch(
+        [this, at = &target](const net::HttpFetcher::Outcome& outcome) { OnPage(*at, outcome); });
+  }
+
+  void Ask(Target& target, std::string path) {
+    target.path = std::move(path);
+    target.fetcher.SetTarget(target.path);
   }
 
   // ---- Membership.
@@ -266,36 +282,57 @@ struct Scraper::Impl {
   void Keep(PoolState& pool, const fleet::Endpoint& endpoint) {
     std::unique_ptr<Target>& slot = targets[{pool.key, endpoint.id}];
     const std::string engine_label = EngineLabel(endpoint);
-    if (slot && slot->cell == endpoint.cell && slot->metrics_host == endpoint.metrics_host &&
-        slot->metrics_port == endpoint.metrics_port && slot->engine_label == engine_label) {
+    const PageReader* reader = FindReader(engine_label);
+    std::string problem;
+    const PagePlace place =
+        PlaceOf(endpoint, options.page, (reader != nullptr ? reader : &HomeReader())->page(), problem);
+    if (slot && slot->cell == endpoint.cell && slot->place == place && slot->engine_label == engine_label) {
       slot->seen = true;
       return;
     }
     if (slot) Leave(*slot);
-    slot = std::make_unique<Target>(loop, net::HttpFetchOptions{.host = endpoint.metrics_host,
-                                                                .port = endpoint.metrics_port,
-                                                                .target = options.path,
+    slot = std::make_unique<Target>(loop, net::HttpFetchOptions{.host = place.host,
+                                                                .port = place.port,
+                                                                .target = place.path,
+                                                                .tls = place.https ? Tls() : nullptr,
+                                                                .server_name = options.server_name,
                                                                 .timeout = options.timeout,
                                                                 .max_body = options.max_page});
     Target& target = *slot;
     target.seen = true;
     target.pool = &pool;
     target.address = endpoint.address;
-    target.metrics_host = endpoint.metrics_host;
-    target.metrics_port = endpoint.metrics_port;
+    target.place = place;
+    target.path = place.path;
     target.engine_label = engine_label;
     target.cell = endpoint.cell;
     target.had_lora = endpoint.cell->lora_max() != 0;
-    target.reader = engines.Find(engine_label.empty() ? options.default_engine : engine_label);
-    if (target.reader == nullptr) {
-      target.reader = engines.Find(options.default_engine);
-      if (told_engines.size() < 100 && told_engines.insert(engine_label).second) {
-        log.Warn(
-            "unknown engine type; it is read as the default engine",
-            {{"endpoint", target.address}, {"engine", engine_label}, {"default", options.default_engine}});
-      }
+    target.reader = reader != nullptr ? reader : &HomeReader();
+    if (reader == nullptr && told_engines.size() < 100 && told_engines.insert(engine_label).second) {
+      log.Warn("unknown engine type; it is read as the default engine",
+               {{"endpoint", target.address}, {"engine", engine_label}, {"default", options.default_engine}});
+    }
+    if (!problem.empty() && told_places.size() < 100 && told_places.insert(problem).second) {
+      log.Warn("an endpoint's own place of its metrics page cannot be; that of all is used",
+               {{"endpoint", target.address}, {"problem", problem}});
     }
     TakeTurn(target);
+  }
+
+  const PageReader& HomeReader() const { return *engines.Find(options.default_engine); }
+  // Null: no engine has the label's name.
+  const PageReader* FindReader(const std::string& engine_label) const {
+    return engine_label.empty() ? &HomeReader() : engines.Find(engine_label);
+  }
+
+  // Of all https pages. Made when the first one is seen: the system's authorities cost a megabyte.
+  const net::TlsContext& Tls() {
+    if (tls == nullptr) {
+      auto made = net::MakeTlsClient({.ca_pem = ca_pem, .insecure = ca_pem.empty() && !options.verify});
+      FAIRWAY_CHECK(made);  // Create has tried a CA file; without one nothing of the user's is in it
+      tls = std::move(*made);
+    }
+    return tls;
   }
 
   void TakeTurn(Target& target) {
@@ -333,15 +370,43 @@ struct Scraper::Impl {
   // ---- Pages.
 
   void OnPage(Target& target, const net::HttpFetcher::Outcome& outcome) {
+    if (!outcome.location.empty() && Redirect(target, outcome.location)) return;
     if (!outcome.ok) return Failed(target, KindOf(outcome.failure), outcome.error);
     target.reader->Read(outcome.body, sample);
     if (sample.families == 0 && !Redetect(target, outcome.body)) {
-      return Failed(target, "content", "the page has no metrics of engine " + target.reader->engine());
+      const std::string why = "the page has no metrics of engine " + target.reader->engine();
+      Failed(target, "content", why);
+      LookElsewhere(target, outcome.body);
+      return;
     }
+    target.looked_elsewhere = false;
     if (sample.missing + sample.garbage + sample.malformed > 0) meters->extract_errors.Add();
     target.cell->ApplyScrape(SignalsOf(target), clock.Now());
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
+  }
+
+  // Follows one redirect that stays on the server, and remembers it as long as its page is good.
+  bool Redirect(Target& target, std::string_view location) {
+    if (target.redirected) return false;
+    auto path = RedirectedPath(target.place, target.path, location);
+    if (!path) return false;
+    target.redirected = true;
+    Ask(target, std::move(*path));
+    Fetch(target);
+    return true;
+  }
+
+  // A server without a label whose page is a JSON array: so is /metrics of an engine that has its page
+  // elsewhere. Asked there once, and then as before.
+  void LookElsewhere(Target& target, std::string_view page) {
+    if (target.looked_elsewhere || !target.engine_label.empty() || target.place.path_is_set) return;
+    if (!page.starts_with('[')) return;
+    const PageReader* other = engines.Elsewhere(target.path);
+    if (other == nullptr) return;
+    target.looked_elsewhere = true;
+    target.reader = other;
+    Ask(target, other->page().path);
   }
 
   // A server without a label may still be of another engine than the default. A label is believed.
@@ -360,6 +425,11 @@ struct Scraper::Impl {
 
   void Failed(Target& target, std::string_view kind, std::string_view error) {
     target.cell->FailScrape();
+    const std::string url = UrlOf(target.place, target.path);
+    if (target.path != target.place.path && kind != "connect" && kind != "timeout") {
+      Ask(target, target.place.path);
+      if (target.looked_elsewhere) target.reader = &HomeReader();
+    }
     meters->errors.With({target.pool->key, kind}).Add();
     meters->poll_errors.Add();
     if (target.failing) return;
@@ -367,13 +437,12 @@ struct Scraper::Impl {
     target.pool->failing->Add(1);
     if (!target.limit.Allow(clock.Now())) return;  // a page that comes and goes
     target.failure_logged = true;
-    log.Warn(
-        "metrics page failed; the endpoint stays in use on its last values",
-        {{"pool", target.pool->key},
-         {"endpoint", target.address},
-         {"url", "http://" + net::FormatHostPort(target.metrics_host, target.metrics_port) + options.path},
-         {"kind", std::string(kind)},
-         {"error", std::string(error)}});
+    log.Warn("metrics page failed; the endpoint stays in use on its last values",
+             {{"pool", target.pool->key},
+              {"endpoint", target.address},
+              {"url", url},
+              {"kind", std::string(kind)},
+              {"error", std::string(error)}});
   }
 
   void Recovered(Target& target) {
@@ -465,7 +534,10 @@ struct Scraper::Impl {
   size_t turn = 0;
   int new_adapters_left = kNewAdaptersPerTurn;
   EngineSample sample;
+  std::string ca_pem;
+  net::TlsContext tls;  // null: no https page so far
   std::set<std::string> told_engines;
+  std::set<std::string> told_places;
   std::set<std::pair<std::string, std::string>> detected;  // pool, engine: told
   net::Timer timer;
 };
@@ -483,8 +555,15 @@ base::Result<std::unique_ptr<Scraper>> Scraper::Create(ScraperOptions options, n
   };
   if (options.interval < base::kMillisecond) return fail("the metrics refresh interval must be at least 1ms");
   if (options.timeout < base::kMillisecond) return fail("the metrics time-out must be at least 1ms");
-  if (options.path.empty() || options.path.front() != '/') {
-    return fail("the metrics path must begin with \"/\", not \"" + options.path + "\"");
+  if (const std::string& path = options.page.path; !path.empty() && path.front() != '/') {
+    return fail("the metrics path must begin with \"/\", not \"" + path + "\"");
+  }
+  if (const std::string why = api::CheckMetricsPath(options.page.path);
+      !options.page.path.empty() && !why.empty())
+    return fail("the metrics path: " + why);
+  if (const std::string why = api::CheckMetricsScheme(options.page.scheme);
+      !options.page.scheme.empty() && !why.empty()) {
+    return fail("the metrics scheme: " + why + ", not " + api::Quote(options.page.scheme));
   }
   const std::vector<EngineSpec> known = options.engines.empty() ? BuiltinEngines() : options.engines;
   const bool found = std::any_of(known.begin(), known.end(),
@@ -494,7 +573,20 @@ base::Result<std::unique_ptr<Scraper>> Scraper::Create(ScraperOptions options, n
     for (const EngineSpec& spec : known) names += (names.empty() ? "" : ", ") + spec.name;
     return fail("no engine is named \"" + options.default_engine + "\"; known are " + names);
   }
+  std::string ca_pem;
+  net::TlsContext tls;
+  if (!options.ca_file.empty()) {
+    const auto text = net::ReadSmallFile(options.ca_file);
+    if (!text) return fail("the CA file of metrics pages: " + text.error().message);
+    if (text->empty()) return fail("the CA file of metrics pages, " + options.ca_file + ", is empty");
+    auto made = net::MakeTlsClient({.ca_pem = *text});
+    if (!made) return fail("the CA file of metrics pages, " + options.ca_file + ": " + made.error().message);
+    ca_pem = *text;
+    tls = std::move(*made);
+  }
   auto impl = std::make_unique<Impl>(std::move(options), loop, fleet, clock, log, registry);
+  impl->ca_pem = std::move(ca_pem);
+  impl->tls = std::move(tls);
   impl->Start();
   return std::unique_ptr<Scraper>(new Scraper(std::move(impl)));
 }

@@ -8,11 +8,11 @@
 //
 //   fairway_scrapes_total{pool}                     pages taken over
 //   fairway_scrape_errors_total{pool,kind}          timeout, connect, closed, protocol, too_large, status,
-//   content, options llm_d_epp_datalayer_poll_errors_total{source_type}                      the same errors
-//   under the reference's name llm_d_epp_datalayer_extract_errors_total{source_type,extractor_type}    pages
-//   with values missing or not usable fairway_scrape_age_seconds{pool}                age of the oldest last
-//   good page among the pool's endpoints fairway_scrape_failing_endpoints{pool}          endpoints whose last
-//   page failed fairway_unscraped_endpoints{pool}               endpoints that never gave a page
+//   content, options, tls llm_d_epp_datalayer_poll_errors_total{source_type}                      the same
+//   errors under the reference's name llm_d_epp_datalayer_extract_errors_total{source_type,extractor_type}
+//   pages with values missing or not usable fairway_scrape_age_seconds{pool}                age of the oldest
+//   last good page among the pool's endpoints fairway_scrape_failing_endpoints{pool}          endpoints whose
+//   last page failed fairway_unscraped_endpoints{pool}               endpoints that never gave a page
 #pragma once
 
 #include <memory>
@@ -46,7 +46,13 @@ struct ScraperOptions {
   }
   base::Nanos timeout = base::kSecond;  // of one page, from connecting to its last byte
   size_t max_page = 8u << 20;           // bytes
-  std::string path = "/metrics";
+  // Of all pages, where an endpoint does not say its own: its engine's path, http and its own port.
+  PageDefaults page;
+  // Of https pages: who signed their certificates and for whom they must be ("": the endpoint's address).
+  // Without a CA file they are not verified, unless `verify` wants the system's authorities.
+  std::string ca_file;
+  std::string server_name;
+  bool verify = false;
   std::string default_engine = "vllm";  // of endpoints without a label
   // Labels that name the engine; the first one that is there counts. The second is the reference's older
   // name.
@@ -60,7 +66,7 @@ struct ScraperOptions {
 class Scraper {
  public:
   // Begins at once. Fails on options that can not be: an unknown default engine, a path without '/', an
-  // interval below 1 ms.
+  // interval below 1 ms, a CA file that cannot be read.
   static base::Result<std::unique_ptr<Scraper>> Create(ScraperOptions options, net::Loop& loop,
                                                        fleet::Fleet& fleet, const base::Clock& clock,
                                                        const base::Log& log, base::Registry& registry);

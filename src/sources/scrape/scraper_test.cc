@@ -3,8 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <mutex>
@@ -14,6 +18,7 @@
 #include "net/http_server.h"
 #include "net/loop.h"
 #include "tests/support/raw_tcp_server.h"
+#include "tests/support/tls_page_server.h"
 
 namespace fairway::sources::scrape {
 namespace {
@@ -401,6 +406,170 @@ TEST_F(ScraperTest, UsesTheMetricsPort) {
   EXPECT_TRUE(Await([&] { return Cell()->waiting() == 9; }));
 }
 
+// Answers by path; counts what was asked for. Paths that are not there are 404.
+class PagesByPath {
+ public:
+  explicit PagesByPath(std::map<std::string, std::string> answers)
+      : answers_(std::move(answers)), server_([this](RawConnection& connection) {
+          while (connection.ReadRequest()) {
+            if (!connection.Send(AnswerTo(connection.request()))) return;
+          }
+        }) {}
+  std::string AnswerTo(const std::string& request) {
+    const size_t begin = request.find(' ') + 1;
+    const std::string path = request.substr(begin, request.find(' ', begin) - begin);
+    std::lock_guard lock(mutex_);
+    ++asked_[path];
+    const auto found = answers_.find(path);
+    return found == answers_.end() ? "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" : found->second;
+  }
+  void Set(const std::string& path, const std::string& answer) {
+    std::lock_guard lock(mutex_);
+    answers_[path] = answer;
+  }
+  int asked(const std::string& path) {
+    std::lock_guard lock(mutex_);
+    return asked_[path];
+  }
+  uint16_t port() const { return server_.port(); }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, std::string> answers_;
+  std::map<std::string, int> asked_;
+  RawTcpServer server_;
+};
+
+std::string TrtPage(int waiting) {
+  return "trtllm_num_requests_waiting " + std::to_string(waiting) +
+         "\ntrtllm_num_requests_running 1\ntrtllm_kv_cache_utilization 0.5\n";
+}
+
+std::string RedirectTo(const std::string& location) {
+  return "HTTP/1.1 307 Temporary Redirect\r\nLocation: " + location + "\r\nContent-Length: 0\r\n\r\n";
+}
+
+TEST_F(ScraperTest, AnEnginesPageIsWhereItsDescriptionSays) {
+  PagesByPath labelled({{"/metrics", Answer("[]")}, {"/prometheus/metrics", Answer(TrtPage(4))}});
+  PagesByPath plain({{"/metrics", Answer("[]")}, {"/prometheus/metrics", Answer(TrtPage(5))}});
+  AddEndpoint(labelled.port(), {{"llm-d.ai/engine-type", "trtllm-serve"}});
+  AddEndpoint(plain.port());
+  Start();
+  ASSERT_TRUE(Await([&] { return Cell(0)->waiting() == 4 && Cell(1)->waiting() == 5; }));
+  EXPECT_EQ(labelled.asked("/metrics"), 0) << "reading it takes statistics away from others";
+  EXPECT_EQ(plain.asked("/metrics"), 1) << "nothing says what it is";
+  EXPECT_FLOAT_EQ(Cell(0)->kv_usage(), 0.5f);
+}
+
+TEST_F(ScraperTest, AnArrayThatIsNobodysPageIsLookedBehindOnce) {
+  PagesByPath server({{"/metrics", Answer("[]")}});
+  AddEndpoint(server.port());
+  Start();
+  ASSERT_TRUE(Await([&] { return server.asked("/metrics") > 20; }));
+  EXPECT_EQ(server.asked("/prometheus/metrics"), 1);
+  server.Set("/metrics", Answer(Page(3)));
+  EXPECT_TRUE(Await([&] { return Cell()->waiting() == 3; }));
+}
+
+TEST_F(ScraperTest, EndpointsAndOptionsSayWhereAPageIs) {
+  const std::map<std::string, std::string> pages{{"/all", Answer(Page(1))},
+                                                 {"/own?engine=1", Answer(Page(2))}};
+  PagesByPath a(pages), b(pages), c(pages);
+  AddEndpoint(a.port());
+  AddEndpoint(b.port(), {{"llm-d.ai/engine-type", "trtllm-serve"}});
+  manifests_.endpoints.back().metrics_path = "/own?engine=1";
+  AddEndpoint(c.port());
+  manifests_.endpoints.back().metrics_path = "no path";
+  manifests_.endpoints.back().metrics_scheme = "gopher";
+  Start({.interval = 2 * base::kMillisecond, .page = {.path = "/all"}});
+  EXPECT_TRUE(Await(
+      [&] { return Cell(0)->waiting() == 1 && b.asked("/own?engine=1") > 0 && Cell(2)->waiting() == 1; }));
+  EXPECT_EQ(a.asked("/metrics") + b.asked("/all") + b.asked("/prometheus/metrics") + c.asked("/metrics"), 0);
+  EXPECT_EQ(CountLines("place of its metrics page cannot be"), 1u);
+  manifests_.endpoints[0].metrics_path = "/own?engine=1";  // changed while running: asked there
+  Apply();
+  EXPECT_TRUE(Await([&] { return Cell(0)->waiting() == 2; }));
+}
+
+TEST_F(ScraperTest, APortOfAllPages) {
+  PagesByPath server({{"/metrics", Answer(Page(3))}}), own({{"/metrics", Answer(Page(4))}});
+  AddEndpoint(1);
+  AddEndpoint(2, {}, "127.0.0.1", own.port());
+  Start({.interval = 2 * base::kMillisecond, .page = {.port = server.port()}});
+  EXPECT_TRUE(Await([&] { return Cell(0)->waiting() == 3 && Cell(1)->waiting() == 4; }));
+}
+
+TEST_F(ScraperTest, OneRedirectOnTheSameServerIsFollowedAndRemembered) {
+  PagesByPath server({{"/metrics", RedirectTo("/metrics/")}, {"/metrics/", Answer(Page(7))}});
+  AddEndpoint(server.port());
+  Start();
+  ASSERT_TRUE(Await([&] { return server.asked("/metrics/") > 20; }));
+  EXPECT_EQ(Cell()->waiting(), 7u);
+  EXPECT_EQ(server.asked("/metrics"), 1);
+  EXPECT_EQ(Lines().size(), 0u);
+  // What it led to is gone: asked as in the beginning.
+  server.Set("/metrics", Answer(Page(8)));
+  server.Set("/metrics/", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+  EXPECT_TRUE(Await([&] { return Cell()->waiting() == 8; }));
+}
+
+TEST_F(ScraperTest, RedirectsElsewhereAndInCirclesAreNotFollowed) {
+  PagesByPath victim({{"/metrics", Answer(Page(9))}, {"/x", Answer(Page(9))}});
+  const std::string there = "http://127.0.0.1:" + std::to_string(victim.port()) + "/x";
+  PagesByPath away({{"/metrics", RedirectTo(there)}});
+  PagesByPath circle(
+      {{"/metrics", RedirectTo("/a")}, {"/a", RedirectTo("/b")}, {"/b", RedirectTo("/metrics")}});
+  AddEndpoint(away.port());
+  AddEndpoint(circle.port());
+  Start();
+  ASSERT_TRUE(Await([&] { return away.asked("/metrics") > 10 && circle.asked("/a") > 10; }));
+  EXPECT_EQ(victim.asked("/x") + victim.asked("/metrics"), 0);
+  EXPECT_EQ(circle.asked("/b"), 0);
+  EXPECT_EQ(CountLines("is not followed"), 2u);
+  EXPECT_EQ(Cell(0)->scraped_at() + Cell(1)->scraped_at(), 0);
+}
+
+TEST_F(ScraperTest, ReadsPagesOverTls) {
+  const auto serve = [](int waiting) {
+    return [waiting](const std::string&) { return Answer(Page(waiting)); };
+  };
+  const test::SelfSigned by_address("IP:127.0.0.1"), by_name("DNS:gpu.example"), unknown("IP:127.0.0.1");
+  const test::TlsPageServer a(by_address, serve(6)), b(by_name, serve(7)), c(unknown, serve(8));
+  for (const uint16_t port : {a.port(), b.port(), c.port()}) {
+    AddEndpoint(port);
+    manifests_.endpoints.back().metrics_scheme = "https";
+  }
+  const auto waiting = [&](size_t i) { return Cell(i)->waiting(); };
+  Start();
+  EXPECT_TRUE(Await([&] { return waiting(0) == 6 && waiting(1) == 7 && waiting(2) == 8; }))
+      << "whoever it is, by default";
+
+  // With a CA file only who is signed by it, and for the address or the name that is given.
+  const std::string ca = ::testing::TempDir() + "fairway-scraper-ca-" + std::to_string(getpid()) + ".crt";
+  std::ofstream(ca) << by_address.pem() << by_name.pem();
+  const auto restart = [&](const std::string& name) {
+    OnControl([&] { scraper_.reset(); });
+    OnControl([&] { fleet_.Apply({}, {}); });
+    {
+      std::lock_guard lock(mutex_);
+      lines_.clear();
+    }
+    for (auto& endpoint : manifests_.endpoints) endpoint.metrics_scheme.clear();
+    Start({.interval = 2 * base::kMillisecond,
+           .page = {.scheme = "https"},
+           .ca_file = ca,
+           .server_name = name});
+  };
+  restart("");
+  EXPECT_TRUE(Await([&] { return waiting(0) == 6 && CountLines("kind=tls") == 2; }));
+  EXPECT_EQ(CountLines("url=https://127.0.0.1:" + std::to_string(c.port())), 1u);
+  EXPECT_EQ(Cell(1)->scraped_at() + Cell(2)->scraped_at(), 0);
+  restart("gpu.example");
+  EXPECT_TRUE(Await([&] { return waiting(1) == 7 && CountLines("kind=tls") == 2; }));
+  EXPECT_EQ(Cell(0)->scraped_at() + Cell(2)->scraped_at(), 0);
+  std::remove(ca.c_str());
+}
+
 TEST_F(ScraperTest, FollowsTheFleet) {
   std::atomic<int> open{0};
   RawTcpServer silent([&](RawConnection& connection) {
@@ -479,7 +648,12 @@ TEST_F(ScraperTest, RefusesOptionsThatCanNotBe) {
   const std::pair<ScraperOptions, std::string> bad[] = {
       {{.interval = 1000}, "at least 1ms"},
       {{.timeout = 0}, "at least 1ms"},
-      {{.path = "metrics"}, "must begin with"},
+      {{.page = {.path = "metrics"}}, "must begin with"},
+      {{.page = {.path = "/a b"}}, "want a path such as /metrics"},
+      {{.page = {.scheme = "ftp"}}, "want http or https, not \"ftp\""},
+      {{.ca_file = "/nowhere/ca.crt"}, "/nowhere/ca.crt"},
+      {{.ca_file = "/dev/null"}, "/dev/null, is empty"},
+      {{.ca_file = "/proc/self/status"}, "no PEM certificate"},
       {{.default_engine = "vlm"}, "no engine is named \"vlm\"; known are vllm, sglang"},
   };
   for (const auto& [options, why] : bad) {
