@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "api/decode.h"
+#include "base/strings.h"
 
 namespace fairway::api {
 
@@ -89,6 +90,16 @@ bool Matches(const std::map<std::string, std::string>& selector,
     const auto label = labels.find(pair.first);
     return label != labels.end() && label->second == pair.second;
   });
+}
+
+void TakeMetricsPlace(const std::map<std::string, std::string>& texts, Endpoint& endpoint) {
+  const auto text = [&texts](std::string_view name) -> std::string {
+    const auto found = texts.find(std::string(name));
+    return found == texts.end() ? "" : found->second.substr(0, kMaxMetricsText);
+  };
+  endpoint.metrics_path = text(kMetricsPath);
+  endpoint.metrics_scheme = text(kMetricsScheme);
+  endpoint.metrics_port = base::ParseInteger<uint16_t>(text(kMetricsPort)).value_or(0);
 }
 
 bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool) {

@@ -143,6 +143,15 @@ struct Endpoint {
   Position where;
 };
 
+// Names of labels and annotations that say where a model server's metrics page is.
+inline constexpr std::string_view kMetricsPath = "fairway/metrics-path";
+inline constexpr std::string_view kMetricsScheme = "fairway/metrics-scheme";
+inline constexpr std::string_view kMetricsPort = "fairway/metrics-port";
+inline constexpr size_t kMaxMetricsText = 1100;  // of their texts; more than can be right
+// Takes what they say over into `endpoint`. A text that is cut here, or no port, is told later as one that
+// cannot be.
+void TakeMetricsPlace(const std::map<std::string, std::string>& texts, Endpoint& endpoint);
+
 // Does `endpoint` belong to `pool`? By namespace and labels, or because its source says so.
 bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool);
 

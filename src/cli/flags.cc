@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "api/text_rules.h"
 #include "base/strings.h"
 
 namespace fairway::cli {
@@ -21,6 +22,39 @@ void AddDuration(CLI::App& app, const std::string& name, std::string& value, con
 }
 
 base::Nanos Duration(const std::string& text) { return base::ParseDuration(text).value_or(0); }
+
+namespace {
+
+CLI::Validator Rule(api::TextRule rule) {
+  return {[rule](const std::string& text) {
+            const std::string wanted = rule(text);
+            return text.empty() || wanted.empty() ? "" : wanted + ", not \"" + text + "\"";
+          },
+          ""};
+}
+
+// Named as the reference's.
+void AddPageFlags(CLI::App& app, CommonFlags& f) {
+  app.add_option("--model-server-metrics-path", f.page_path,
+                 "Path of the metrics page of all endpoints that do not say their own; else their engine's, "
+                 "which is /metrics for most")
+      ->check(Rule(api::CheckMetricsPath));
+  app.add_option("--model-server-metrics-scheme", f.page_scheme, "http (the default) or https for them")
+      ->check(Rule(api::CheckMetricsScheme));
+  app.add_option("--model-server-metrics-port", f.page_port, "Their port; 0 is the endpoint's own");
+  app.add_option("--model-server-metrics-ca-file", f.page_ca_file,
+                 "PEM file of who signs the certificates of https pages");
+  app.add_option("--model-server-metrics-server-name", f.page_server_name,
+                 "The name that these certificates must be for; else the endpoint's address");
+  app.add_flag_function(
+      "--model-server-metrics-https-insecure-skip-verify",
+      [&f](int64_t count) { f.page_unverified = count > 0; },
+      "Take any certificate (default true, as in the reference, unless a CA file is given; =false without "
+      "one: "
+      "the system's authorities)");
+}
+
+}  // namespace
 
 void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_flag) {
   app.add_option("-f,--file", f.files,
@@ -52,6 +86,7 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
       ->capture_default_str()
       ->check([](const std::string& text) { return text == "auto" ? "" : DurationProblem(text); });
   AddDuration(app, "--scrape-timeout", f.scrape_timeout, "The longest that one metrics page may take");
+  AddPageFlags(app, f);
   app.add_option("--max-endpoints", f.choices,
                  "First choice and fallbacks that the gateway gets in the metadata")
       ->check(CLI::Range(1, 8))
@@ -107,6 +142,12 @@ PickerOptions MakePickerOptions(const CommonFlags& f, Console& console) {
     options.scrape.SetInterval(std::max(Duration(f.scrape_interval), base::kMillisecond));
   }
   options.scrape.timeout = std::max(Duration(f.scrape_timeout), base::kMillisecond);
+  options.scrape.page = {.scheme = f.page_scheme, .path = f.page_path, .port = f.page_port};
+  options.scrape.ca_file = f.page_ca_file;
+  options.scrape.server_name = f.page_server_name;
+  options.scrape.verification = !f.page_unverified   ? sources::scrape::Verification::kWithCaFile
+                                : *f.page_unverified ? sources::scrape::Verification::kOff
+                                                     : sources::scrape::Verification::kOn;
   auto& scheduling = options.router.scheduling;
   scheduling.max_choices = f.choices;
   scheduling.load_source =

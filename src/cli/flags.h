@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
@@ -28,6 +29,13 @@ struct CommonFlags {
   size_t workers = 0;
   std::string scrape_interval = "auto";
   std::string scrape_timeout = "1s";
+  // Where model servers' pages are; "" and 0: as the endpoint or its engine has it.
+  std::string page_path;
+  std::string page_scheme;
+  uint16_t page_port = 0;
+  std::string page_ca_file;
+  std::string page_server_name;
+  std::optional<bool> page_unverified;  // nothing: true without a CA file
   uint32_t choices = 3;
   std::string load_source = "ledger";
   double lora_exploration = 0.001;

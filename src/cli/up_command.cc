@@ -111,6 +111,17 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   add("maxBodyBytes", std::to_string(local::EnvoyOptions().module_max_body_bytes));
   add("scrapeInterval", base::JsonString(f.common.scrape_interval));
   add("scrapeTimeout", base::JsonString(f.common.scrape_timeout));
+  const auto add_text = [&add](std::string_view name, const std::string& value) {
+    if (!value.empty()) add(name, base::JsonString(value));
+  };
+  add_text("metricsPath", f.common.page_path);
+  add_text("metricsScheme", f.common.page_scheme);
+  if (f.common.page_port != 0) add("metricsPort", std::to_string(f.common.page_port));
+  if (!f.common.page_ca_file.empty())
+    add_text("metricsCaFile", std::filesystem::absolute(f.common.page_ca_file).string());
+  add_text("metricsServerName", f.common.page_server_name);
+  if (f.common.page_unverified)
+    add("metricsInsecureSkipVerify", *f.common.page_unverified ? "true" : "false");
   add("maxEndpoints", std::to_string(f.common.choices));
   add("loadSource", base::JsonString(f.common.load_source));
   add("loraExploration", std::to_string(f.common.lora_exploration));

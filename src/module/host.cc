@@ -85,6 +85,12 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.admin_port = config.admin_port.value_or(0);
   options.scrape.SetInterval(config.scrape_interval);
   options.scrape.timeout = config.scrape_timeout;
+  options.scrape.page = {.scheme = config.page_scheme, .path = config.page_path, .port = config.page_port};
+  options.scrape.ca_file = config.page_ca_file;
+  options.scrape.server_name = config.page_server_name;
+  options.scrape.verification = !config.page_unverified   ? sources::scrape::Verification::kWithCaFile
+                                : *config.page_unverified ? sources::scrape::Verification::kOff
+                                                          : sources::scrape::Verification::kOn;
   options.router.use_subset_hint = config.use_subset_hint;
   auto& scheduling = options.router.scheduling;
   scheduling.max_choices = config.max_endpoints;
@@ -109,6 +115,7 @@ std::vector<api::Endpoint> ToEndpoints(const ClusterPool& pool, const ClusterHos
     endpoint.port = host.port;
     endpoint.name = host.host + ":" + std::to_string(host.port);
     endpoint.labels = host.labels;
+    api::TakeMetricsPlace(host.labels, endpoint);
     endpoints.push_back(std::move(endpoint));
   }
   return endpoints;

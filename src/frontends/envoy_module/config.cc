@@ -210,6 +210,12 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
   picker.scrape_interval = ReadInterval(root.Get("scrapeInterval"));
   picker.scrape_timeout =
       ReadDuration(root.Get("scrapeTimeout"), base::kMillisecond).value_or(picker.scrape_timeout);
+  picker.page_path = api::ReadTextOr(root.Get("metricsPath"), api::CheckMetricsPath, "");
+  picker.page_scheme = api::ReadTextOr(root.Get("metricsScheme"), api::CheckMetricsScheme, "");
+  picker.page_port = static_cast<uint16_t>(ReadWhole(root.Get("metricsPort"), 1, 65535).value_or(0));
+  picker.page_ca_file = api::ReadTextOr(root.Get("metricsCaFile"), CheckText, "");
+  picker.page_server_name = api::ReadTextOr(root.Get("metricsServerName"), CheckText, "");
+  picker.page_unverified = ReadBool(root.Get("metricsInsecureSkipVerify"));
   picker.startup_wait = ReadDuration(root.Get("startupWait"), 0).value_or(picker.startup_wait);
   picker.max_endpoints = static_cast<uint32_t>(ReadWhole(root.Get("maxEndpoints"), 1, 8).value_or(3));
   picker.page_load = api::ReadEnum(root.Get("loadSource"), {"ledger", "page"}, {false, true}, false);

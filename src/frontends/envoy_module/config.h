@@ -34,7 +34,9 @@ struct ClusterPool {
   std::string pool_key;  // "namespace/name"
   std::string cluster;
   // Labels that are looked for in a host's metadata, under `metadata_namespace`.
-  std::vector<std::string> label_keys = {"llm-d.ai/engine-type", "llm-d.ai/role"};
+  std::vector<std::string> label_keys = {"llm-d.ai/engine-type", "llm-d.ai/role",
+                                         std::string(api::kMetricsPath), std::string(api::kMetricsScheme),
+                                         std::string(api::kMetricsPort)};
   std::string metadata_namespace = "envoy.lb";
 };
 
@@ -55,6 +57,13 @@ struct PickerConfig {
   std::optional<uint16_t> admin_port;          // absent: no admin pages
   std::optional<base::Nanos> scrape_interval;  // none: as often as placement needs
   base::Nanos scrape_timeout = base::kSecond;
+  // Where metrics pages are whose endpoints do not say it; "" and 0: at their engine's place.
+  std::string page_path;
+  std::string page_scheme;
+  uint16_t page_port = 0;
+  std::string page_ca_file;
+  std::string page_server_name;
+  std::optional<bool> page_unverified;  // nothing: true without a CA file
   uint32_t max_endpoints = 3;
   bool page_load = false;  // loadSource: page
   double lora_exploration = 0.001;

@@ -16,6 +16,27 @@ std::string ErrorOf(std::string_view text) {
   return config ? "none" : config.error().message;
 }
 
+TEST(ModuleConfig, WhereMetricsPagesAre) {
+  const auto config = ParseConfig(R"(manifests: [/a]
+metricsPath: /stats
+metricsScheme: https
+metricsPort: 9400
+metricsCaFile: /etc/ca.crt
+metricsServerName: gpu.example
+metricsInsecureSkipVerify: false
+)");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->picker.page_path, "/stats");
+  EXPECT_EQ(config->picker.page_scheme, "https");
+  EXPECT_EQ(config->picker.page_port, 9400);
+  EXPECT_EQ(config->picker.page_ca_file, "/etc/ca.crt");
+  EXPECT_EQ(config->picker.page_server_name, "gpu.example");
+  EXPECT_EQ(config->picker.page_unverified, false);
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"metricsPath":"stats"})"),
+              HasSubstr("want a path such as /metrics"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"metricsScheme":"ftp"})"), HasSubstr("want http or https"));
+}
+
 TEST(ModuleConfig, AStructAsJsonAndTheSameAsYaml) {
   // Envoy writes a Struct's numbers as it likes.
   const auto json = ParseConfig(

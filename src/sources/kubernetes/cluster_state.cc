@@ -194,6 +194,7 @@ void AppendEndpoints(const api::InferencePool& pool, const std::vector<const Pod
                      .labels = pod->labels,
                      .pool_key = pool_key,
                      .uid = pod->uid});
+      api::TakeMetricsPlace(pod->metrics, out.back());
     }
   }
 }

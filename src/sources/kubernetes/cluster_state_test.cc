@@ -174,6 +174,27 @@ api::InferencePool Pool(std::vector<uint16_t> ports = {8000, 8001}) {
   return pool;
 }
 
+TEST(Endpoints, APodSaysWhereItsMetricsPageIs) {
+  PodStore store;
+  store.Set(PodText{.name = "a",
+                    .labels = R"({"app":"llm","fairway/metrics-scheme":"https","fairway/metrics-port":"1"})",
+                    .meta = R"(,"annotations":{"fairway/metrics-path":"/p","fairway/metrics-port":"9400"})"}
+                .text());
+  store.Set(PodText{.name = "b",
+                    .meta = R"(,"annotations":{"fairway/metrics-port":"99999","fairway/metrics-path":"/)" +
+                            std::string(5000, 'x') + "\"}"}
+                .text());
+  std::vector<api::Endpoint> endpoints;
+  AppendEndpoints(Pool({8000}), PodIndex(store.pods()).Matching(Pool()), endpoints);
+  ASSERT_EQ(endpoints.size(), 2u);
+  EXPECT_EQ(endpoints[0].metrics_path, "/p");
+  EXPECT_EQ(endpoints[0].metrics_scheme, "https");
+  EXPECT_EQ(endpoints[0].metrics_port, 9400);
+  EXPECT_EQ(endpoints[1].metrics_port, 0);
+  EXPECT_EQ(endpoints[1].metrics_path.size(), api::kMaxMetricsText)
+      << "kept bounded, and too long to be used";
+}
+
 TEST(Endpoints, OnePerPodAndPort) {
   PodStore store;
   store.Set(PodText{.name = "a"}.text());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "api/manifests.h"
 #include "base/strings.h"
 #include "net/address.h"
 #include "sources/kubernetes/json_view.h"
@@ -34,8 +35,18 @@ void ReadActivePorts(std::string_view name, std::string_view text, Pod& pod) {
   }
 }
 
+// An annotation wins over a label of the same name: it may hold any text.
+void TakeMetrics(std::string_view key, std::string_view value, Pod& pod) {
+  if (key != api::kMetricsPath && key != api::kMetricsScheme && key != api::kMetricsPort) return;
+  if (auto text = JsonString(value)) {
+    text->resize(std::min(text->size(), api::kMaxMetricsText));
+    pod.metrics.insert_or_assign(std::string(key), std::move(*text));
+  }
+}
+
 void ReadAnnotations(std::string_view annotations, Pod& pod) {
   for (JsonMembers members(annotations); members.Next();) {
+    TakeMetrics(members.key(), members.value(), pod);
     const bool newer = members.key() == kActivePorts;
     if (!newer && (members.key() != kActivePortsLegacy || pod.active_ports)) continue;
     if (const auto text = JsonString(members.value())) ReadActivePorts(members.key(), *text, pod);
@@ -62,6 +73,10 @@ bool ReadPodMeta(std::string_view metadata, Pod& pod) {
         pod.labels.emplace(JsonUnescape(labels.key()), JsonString(labels.value()).value_or(""));
       }
     }
+  }
+  for (const std::string_view name : {api::kMetricsPath, api::kMetricsScheme, api::kMetricsPort}) {
+    if (const auto label = pod.labels.find(std::string(name)); label != pod.labels.end())
+      pod.metrics.insert(*label);
   }
   return terminating;
 }

@@ -17,6 +17,7 @@ struct Pod {
   std::string uid;
   std::string address;  // an IP literal; "" when there is none or it is no address
   std::map<std::string, std::string> labels;
+  std::map<std::string, std::string> metrics;  // annotations and labels that say where the metrics page is
   std::optional<std::vector<uint16_t>> active_ports;  // the annotation's; nothing: there is none
   std::string active_ports_problem;                   // what is wrong with it; "": nothing
   bool eligible = false;                              // Ready, not terminating, with an address

@@ -328,7 +328,8 @@ struct Scraper::Impl {
   // Of all https pages. Made when the first one is seen: the system's authorities cost a megabyte.
   const net::TlsContext& Tls() {
     if (tls == nullptr) {
-      auto made = net::MakeTlsClient({.ca_pem = ca_pem, .insecure = ca_pem.empty() && !options.verify});
+      auto made = net::MakeTlsClient(
+          {.ca_pem = ca_pem, .insecure = ca_pem.empty() && options.verification != Verification::kOn});
       FAIRWAY_CHECK(made);  // Create has tried a CA file; without one nothing of the user's is in it
       tls = std::move(*made);
     }
@@ -575,6 +576,8 @@ base::Result<std::unique_ptr<Scraper>> Scraper::Create(ScraperOptions options, n
   }
   std::string ca_pem;
   net::TlsContext tls;
+  if (!options.ca_file.empty() && options.verification == Verification::kOff)
+    return fail("a CA file of metrics pages and their certificates not to be verified: give one of them");
   if (!options.ca_file.empty()) {
     const auto text = net::ReadSmallFile(options.ca_file);
     if (!text) return fail("the CA file of metrics pages: " + text.error().message);

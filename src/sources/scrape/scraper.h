@@ -30,6 +30,9 @@
 
 namespace fairway::sources::scrape {
 
+// Whether the certificates of https pages are verified.
+enum class Verification { kWithCaFile, kOn, kOff };
+
 struct ScraperOptions {
   // Of one endpoint; at least 1 ms. A page costs the engine's API process milliseconds, and every picker
   // reads every engine. Since own requests are known without pages, replays with 1 to 16 pickers find no
@@ -48,11 +51,11 @@ struct ScraperOptions {
   size_t max_page = 8u << 20;           // bytes
   // Of all pages, where an endpoint does not say its own: its engine's path, http and its own port.
   PageDefaults page;
-  // Of https pages: who signed their certificates and for whom they must be ("": the endpoint's address).
-  // Without a CA file they are not verified, unless `verify` wants the system's authorities.
+  // Of https pages: who signed their certificates ("" and verified: the system's authorities) and for whom
+  // they must be ("": the endpoint's address).
   std::string ca_file;
   std::string server_name;
-  bool verify = false;
+  Verification verification = Verification::kWithCaFile;
   std::string default_engine = "vllm";  // of endpoints without a label
   // Labels that name the engine; the first one that is there counts. The second is the reference's older
   // name.

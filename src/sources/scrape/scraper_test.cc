@@ -652,6 +652,7 @@ TEST_F(ScraperTest, RefusesOptionsThatCanNotBe) {
       {{.page = {.path = "/a b"}}, "want a path such as /metrics"},
       {{.page = {.scheme = "ftp"}}, "want http or https, not \"ftp\""},
       {{.ca_file = "/nowhere/ca.crt"}, "/nowhere/ca.crt"},
+      {{.ca_file = "/nowhere/ca.crt", .verification = Verification::kOff}, "give one of them"},
       {{.ca_file = "/dev/null"}, "/dev/null, is empty"},
       {{.ca_file = "/proc/self/status"}, "no PEM certificate"},
       {{.default_engine = "vlm"}, "no engine is named \"vlm\"; known are vllm, sglang"},
