@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <future>
 #include <limits>
 #include <map>
 #include <memory>
@@ -58,6 +59,36 @@ TEST(Published, ReaderSeesTheNewestAndKeepsWhatItPinned) {
   EXPECT_EQ(*pinned, 1);
   EXPECT_EQ(*reader.Get(), 2);
   EXPECT_EQ(*value.Load(), 2);
+}
+
+// Says which thread destroyed it.
+struct Mortal {
+  explicit Mortal(std::thread::id* where) : died_on(where) {}
+  ~Mortal() { *died_on = std::this_thread::get_id(); }
+  std::thread::id* died_on;
+};
+
+TEST(Published, TheWriterFreesWhatNobodyHoldsAndNoReaderDoes) {
+  std::thread::id first, second;
+  Published<Mortal> current(std::make_shared<const Mortal>(&first));
+  std::promise<void> pinned, published;
+  std::thread worker([&] {
+    Published<Mortal>::Reader reader(current);
+    pinned.set_value();
+    published.get_future().wait();
+    EXPECT_EQ(reader.Get()->died_on, &second);  // lets go of the first
+  });
+  pinned.get_future().wait();
+  current.Publish(std::make_shared<const Mortal>(&second));
+  EXPECT_EQ(current.retired(), 1u);
+  EXPECT_EQ(first, std::thread::id()) << "the reader has it";
+  published.set_value();
+  worker.join();
+  EXPECT_EQ(first, std::thread::id()) << "not in the reader's Get";
+  current.FreeUnused();
+  EXPECT_EQ(first, std::this_thread::get_id());
+  EXPECT_EQ(current.retired(), 0u);
+  EXPECT_EQ(second, std::thread::id()) << "it is published";
 }
 
 TEST(Published, ReadersNeverGoBackWhileAWriterPublishes) {

@@ -4,6 +4,10 @@
 //   current.Publish(std::make_shared<const Snapshot>(...));          // any one thread at a time
 //   Published<Snapshot>::Reader reader(current);                     // one per worker, owned by it
 //   const std::shared_ptr<const Snapshot>& s = reader.Get();         // pin once per request
+//   current.FreeUnused();                                            // now and then, by the writer
+//
+// A value that is no longer published is freed by the writer, once nobody holds it: freeing a fleet of 10,000
+// takes milliseconds, which no reader should pay in the middle of a request.
 //
 // std::atomic<std::shared_ptr> is not used: g++ 12's costs 20-370 ns a read and is not clean under TSan; this
 // costs 2 ns. An idle reader keeps its last value alive until it reads again.
@@ -14,10 +18,12 @@
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace fairway::base {
 
-// Thread-safe: Publish and Load take a mutex, Reader::Get only when the version moved.
+// Thread-safe: Publish and Load take a mutex, Reader::Get only when the version moved. The writer, one thread
+// at a time, calls Publish and FreeUnused.
 template <typename T>
 class Published {
  public:
@@ -29,13 +35,22 @@ class Published {
   Published& operator=(const Published&) = delete;
 
   void Publish(Pointer value) {
-    Pointer old;  // freed outside the lock
+    Pointer old;
     {
       std::lock_guard lock(mutex_);
       old = std::exchange(value_, std::move(value));
       version_.fetch_add(1, std::memory_order_release);
     }
+    if (old != nullptr) retired_.push_back(std::move(old));
+    FreeUnused();
   }
+  // Frees the former values that no reader holds any more.
+  void FreeUnused() {
+    // Nobody can take hold of a value of which this is the only pointer.
+    std::erase_if(retired_, [](const Pointer& value) { return value.use_count() == 1; });
+  }
+  // Former values that are not freed yet: at most one for each reader, and what Load's callers hold.
+  size_t retired() const { return retired_.size(); }
 
   Pointer Load() const {
     std::lock_guard lock(mutex_);
@@ -73,6 +88,7 @@ class Published {
   mutable std::mutex mutex_;
   Pointer value_;
   std::atomic<uint64_t> version_{0};
+  std::vector<Pointer> retired_;  // the writer's
 };
 
 }  // namespace fairway::base

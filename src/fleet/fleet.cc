@@ -102,11 +102,150 @@ const PoolSnapshot* Snapshot::FindPool(std::string_view key) const {
 
 Fleet::Fleet() : published_(std::make_shared<const Snapshot>()) {}
 
-void Fleet::Publish(std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools) {
+void Fleet::Publish(Pools pools) {
   auto next = std::make_shared<Snapshot>();
   next->version = ++version_;
   next->pools = std::move(pools);
   published_.Publish(std::move(next));
+}
+
+// An endpoint of a pool, with its address.
+struct Fleet::Wanted {
+  const api::Endpoint* entry;
+  std::string host;
+};
+
+namespace {
+
+bool IsSame(const Endpoint& endpoint, const api::Endpoint& entry, const std::string& host) {
+  return endpoint.name == entry.name && endpoint.namespace_name == entry.namespace_name &&
+         endpoint.host == host && endpoint.port == entry.port &&
+         endpoint.metrics_port == entry.metrics_port && endpoint.metrics_scheme == entry.metrics_scheme &&
+         endpoint.metrics_path == entry.metrics_path && endpoint.uid == entry.uid &&
+         endpoint.labels == entry.labels;
+}
+
+// Are these the pool's endpoints, in this order?
+template <typename List>
+bool Has(const PoolSnapshot& pool, const List& wanted) {
+  size_t next = 0;
+  for (const auto& [entry, host] : wanted) {
+    if (next < pool.endpoints.size() && IsSame(pool.endpoints[next], *entry, host)) {
+      ++next;
+      continue;
+    }
+    // One that was named before under this address is none.
+    const auto twin = pool.by_address.find(FormatAddress(host, entry->port));
+    if (twin == pool.by_address.end() || twin->second >= next) return false;
+  }
+  return next == pool.endpoints.size();
+}
+
+std::string IdOf(const api::Endpoint& entry, const std::string& address) {
+  std::string id = api::Key(entry.namespace_name, entry.name) + "@" + address;
+  if (!entry.uid.empty()) id += "#" + entry.uid;
+  return id;
+}
+
+}  // namespace
+
+std::vector<Fleet::Wanted> Fleet::WantedOf(const api::InferencePool& pool,
+                                           const std::vector<const api::Endpoint*>& candidates,
+                                           const Addresses& addresses) {
+  std::vector<Wanted> wanted;
+  for (const auto* entry : candidates) {
+    if (!api::BelongsTo(*entry, pool)) continue;
+    const std::string* host = &entry->address;
+    if (!IsIpLiteral(entry->address)) {
+      const auto resolved = addresses.find(entry->address);
+      if (resolved == addresses.end()) {
+        if (std::find(unresolved_.begin(), unresolved_.end(), entry->address) == unresolved_.end()) {
+          unresolved_.push_back(entry->address);
+        }
+        continue;
+      }
+      host = &resolved->second;
+    }
+    wanted.push_back({entry, base::CanonicalAddress(*host)});
+  }
+  return wanted;
+}
+
+std::shared_ptr<const PoolContent> Fleet::MakeContent(const std::vector<Wanted>& wanted, ModelMap models,
+                                                      const PoolSnapshot* before) {
+  auto content = std::make_shared<PoolContent>();
+  content->models = std::move(models);
+  content->endpoints.reserve(wanted.size());
+  content->cells.reserve(wanted.size());
+  content->loads.reserve(wanted.size());
+  content->by_address.reserve(wanted.size());
+  content->by_host.reserve(wanted.size());
+  for (const auto& [entry, host] : wanted) {
+    const auto number = static_cast<uint32_t>(content->endpoints.size());
+    std::string address = FormatAddress(host, entry->port);
+    // One server named twice is one candidate.
+    if (!content->by_address.emplace(address, number).second) continue;
+    Endpoint endpoint;
+    endpoint.id = IdOf(*entry, address);
+    endpoint.name = entry->name;
+    endpoint.namespace_name = entry->namespace_name;
+    endpoint.host = host;
+    endpoint.port = entry->port;
+    endpoint.metrics_port = entry->metrics_port;
+    endpoint.metrics_scheme = entry->metrics_scheme;
+    endpoint.metrics_path = entry->metrics_path;
+    endpoint.labels = entry->labels;
+    endpoint.uid = entry->uid;
+    if (before != nullptr) {
+      const auto old = before->by_address.find(address);
+      if (old != before->by_address.end() && before->endpoints[old->second].id == endpoint.id) {
+        endpoint.cell = before->endpoints[old->second].cell;
+        endpoint.picks = before->endpoints[old->second].picks;
+      }
+    }
+    if (endpoint.cell == nullptr) {
+      endpoint.cell = std::make_shared<EndpointCell>(loads_);
+      endpoint.picks = std::make_shared<PickTally>();
+    }
+    endpoint.address = std::move(address);
+    content->by_host.emplace(endpoint.host, number);
+    content->cells.push_back(endpoint.cell.get());
+    content->loads.push_back(&endpoint.cell->load());
+    content->endpoints.push_back(std::move(endpoint));
+  }
+  return content;
+}
+
+std::shared_ptr<const PoolSnapshot> Fleet::MakePool(const api::Manifests& manifests,
+                                                    const api::InferencePool& source,
+                                                    const std::vector<Wanted>& wanted,
+                                                    const std::shared_ptr<const PoolSnapshot>& before) {
+  const auto failure_mode = source.picker ? source.picker->failure_mode : api::FailureMode::kFailClose;
+  ModelMap models = MakeModels(manifests, source);
+  auto policies = MakePolicies(manifests, source);
+  const bool same_policies = before != nullptr && (policies == nullptr || before->policies == nullptr
+                                                       ? policies == before->policies
+                                                       : *policies == *before->policies);
+  const bool same_content = before != nullptr && before->models == models && Has(*before, wanted);
+  std::string key = api::Key(source.meta);
+  Adapters& adapters = adapters_[key];
+  if (same_content && same_policies && !adapters.changed && before->failure_mode == failure_mode &&
+      before->app_protocol == source.app_protocol) {
+    return before;
+  }
+  auto pool = std::make_shared<PoolSnapshot>(
+      same_content ? before->content : MakeContent(wanted, std::move(models), before.get()));
+  pool->key = std::move(key);
+  pool->name = source.meta.name;
+  pool->namespace_name = source.meta.namespace_name;
+  pool->failure_mode = failure_mode;
+  pool->app_protocol = source.app_protocol;
+  pool->tally = before != nullptr ? before->tally : std::make_shared<PoolTally>();
+  pool->model_names = same_content ? before->model_names : NamesOf(pool->models);
+  pool->policies = same_policies ? before->policies : std::move(policies);
+  pool->adapters = adapters.ids;
+  adapters.changed = false;
+  return pool;
 }
 
 void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
@@ -118,105 +257,86 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
   for (const auto& entry : manifests.endpoints) {
     (entry.pool_key.empty() ? of_any : of_pool[entry.pool_key]).push_back(&entry);
   }
-  std::vector<const api::Endpoint*> candidates;
-  std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools;
+  Pools pools;
   for (const auto& source : manifests.pools) {
-    auto pool = std::make_shared<PoolSnapshot>();
-    pool->key = api::Key(source.meta);
-    pool->name = source.meta.name;
-    pool->namespace_name = source.meta.namespace_name;
-    if (source.picker) pool->failure_mode = source.picker->failure_mode;
-    pool->app_protocol = source.app_protocol;
-    pool->models = MakeModels(manifests, source);
-    pool->model_names = NamesOf(pool->models);
-    pool->policies = MakePolicies(manifests, source);
-
-    std::map<std::string_view, const Endpoint*> known;
-    if (const auto old = before->pools.find(pool->key); old != before->pools.end()) {
-      pool->adapters = old->second->adapters;
-      pool->tally = old->second->tally;
-      for (const auto& endpoint : old->second->endpoints) known.emplace(endpoint.id, &endpoint);
-    } else {
-      pool->tally = std::make_shared<PoolTally>();
-    }
-    candidates = of_any;
-    if (const auto own = of_pool.find(pool->key); own != of_pool.end()) {
+    const std::string key = api::Key(source.meta);
+    std::vector<const api::Endpoint*> candidates = of_any;
+    if (const auto own = of_pool.find(key); own != of_pool.end()) {
       candidates.insert(candidates.end(), own->second.begin(), own->second.end());
     }
-    for (const auto* candidate : candidates) {
-      const api::Endpoint& entry = *candidate;
-      if (!api::BelongsTo(entry, source)) continue;
-      Endpoint endpoint;
-      endpoint.host = entry.address;
-      if (!IsIpLiteral(entry.address)) {
-        const auto resolved = addresses.find(entry.address);
-        if (resolved == addresses.end()) {
-          if (std::find(unresolved_.begin(), unresolved_.end(), entry.address) == unresolved_.end()) {
-            unresolved_.push_back(entry.address);
-          }
-          continue;
-        }
-        endpoint.host = resolved->second;
-      }
-      endpoint.host = base::CanonicalAddress(endpoint.host);
-      endpoint.name = entry.name;
-      endpoint.namespace_name = entry.namespace_name;
-      endpoint.port = entry.port;
-      endpoint.address = FormatAddress(endpoint.host, endpoint.port);
-      if (pool->by_address.contains(endpoint.address)) continue;  // one server named twice is one candidate
-      endpoint.metrics_port = entry.metrics_port;
-      endpoint.metrics_scheme = entry.metrics_scheme;
-      endpoint.metrics_path = entry.metrics_path;
-      endpoint.labels = entry.labels;
-      endpoint.id = api::Key(entry.namespace_name, entry.name) + "@" + endpoint.address;
-      if (!entry.uid.empty()) endpoint.id += "#" + entry.uid;
-      const auto kept = known.find(endpoint.id);
-      endpoint.cell = kept != known.end() ? kept->second->cell : std::make_shared<EndpointCell>(loads_);
-      endpoint.picks = kept != known.end() ? kept->second->picks : std::make_shared<PickTally>();
-      const auto number = static_cast<uint32_t>(pool->endpoints.size());
-      pool->by_address.emplace(endpoint.address, number);
-      pool->by_host.emplace(endpoint.host, number);
-      pool->cells.push_back(endpoint.cell.get());
-      pool->loads.push_back(&endpoint.cell->load());
-      pool->endpoints.push_back(std::move(endpoint));
+    const auto old = before->pools.find(key);
+    pools.emplace(key, MakePool(manifests, source, WantedOf(source, candidates, addresses),
+                                old == before->pools.end() ? nullptr : old->second));
+  }
+  std::erase_if(adapters_, [&pools](const auto& entry) { return !pools.contains(entry.first); });
+  new_adapters_ = false;
+  if (version_ == 0 || pools != before->pools) {
+    Publish(std::move(pools));
+  } else {
+    FreeOldSnapshots();
+  }
+}
+
+// ---- Adapters.
+
+uint32_t Fleet::FindAdapter(std::string_view pool_key, std::string_view name) const {
+  const auto pool = adapters_.find(pool_key);
+  if (pool == adapters_.end()) return kNoAdapter;
+  const auto found = pool->second.ids.find(name);
+  return found == pool->second.ids.end() ? kNoAdapter : found->second;
+}
+
+// Names that no endpoint bears any more make room. A worker with an older snapshot may take a new name for an
+// old one once; that costs one pick its affinity.
+void Fleet::DropUnborne(const PoolSnapshot& pool, Adapters& adapters) {
+  std::erase_if(adapters.ids, [&](const auto& entry) {
+    const bool borne = std::any_of(pool.cells.begin(), pool.cells.end(), [&](const EndpointCell* cell) {
+      return cell->adapter_running(entry.second) || cell->adapter_waiting(entry.second);
+    });
+    if (!borne) adapters.used[entry.second] = false;
+    return !borne;
+  });
+}
+
+uint32_t Fleet::NumberAdapter(std::string_view pool_key, std::string_view name) {
+  if (const uint32_t known = FindAdapter(pool_key, name); known != kNoAdapter) return known;
+  const auto found = adapters_.find(pool_key);
+  if (found == adapters_.end()) return kNoAdapter;
+  Adapters& adapters = found->second;
+  auto free_id = std::find(adapters.used.begin(), adapters.used.end(), false);
+  if (free_id == adapters.used.end()) {
+    DropUnborne(*published_.Load()->pools.find(pool_key)->second, adapters);
+    free_id = std::find(adapters.used.begin(), adapters.used.end(), false);
+    if (free_id == adapters.used.end()) {
+      ++adapter_overflow_;
+      return kNoAdapter;
     }
-    pools.emplace(pool->key, std::move(pool));
+  }
+  *free_id = true;
+  const auto id = static_cast<uint32_t>(free_id - adapters.used.begin());
+  adapters.ids.emplace(name, id);
+  adapters.changed = new_adapters_ = true;
+  return id;
+}
+
+void Fleet::PublishAdapters() {
+  if (!new_adapters_) return;
+  new_adapters_ = false;
+  Pools pools = published_.Load()->pools;
+  for (auto& [key, pool] : pools) {
+    Adapters& adapters = adapters_.find(key)->second;
+    if (!adapters.changed) continue;
+    auto next = std::make_shared<PoolSnapshot>(*pool);
+    next->adapters = adapters.ids;
+    adapters.changed = false;
+    pool = std::move(next);
   }
   Publish(std::move(pools));
 }
 
 uint32_t Fleet::InternAdapter(std::string_view pool_key, std::string_view name) {
-  const auto now = published_.Load();
-  const auto found = now->pools.find(pool_key);
-  if (found == now->pools.end()) return kNoAdapter;
-  const PoolSnapshot& pool = *found->second;
-  if (const uint32_t known = pool.AdapterId(name); known != kNoAdapter) return known;
-
-  std::array<bool, kMaxAdapters> used{};
-  for (const auto& [known, id] : pool.adapters) used[id] = true;
-  auto next = std::make_shared<PoolSnapshot>(pool);
-  auto free_id = std::find(used.begin(), used.end(), false);
-  if (free_id == used.end()) {
-    // Full: names that no endpoint bears any more make room. A worker with an older snapshot may take the new
-    // name for the old one once; that costs one pick its affinity.
-    std::erase_if(next->adapters, [&](const auto& entry) {
-      const bool borne = std::any_of(pool.cells.begin(), pool.cells.end(), [&](const EndpointCell* cell) {
-        return cell->adapter_running(entry.second) || cell->adapter_waiting(entry.second);
-      });
-      if (!borne) used[entry.second] = false;
-      return !borne;
-    });
-    free_id = std::find(used.begin(), used.end(), false);
-    if (free_id == used.end()) {
-      ++adapter_overflow_;
-      return kNoAdapter;
-    }
-  }
-  const auto id = static_cast<uint32_t>(free_id - used.begin());
-  next->adapters.emplace(name, id);
-  auto pools = now->pools;
-  pools.find(pool_key)->second = std::move(next);
-  Publish(std::move(pools));
+  const uint32_t id = NumberAdapter(pool_key, name);
+  PublishAdapters();
   return id;
 }
 

@@ -2,6 +2,7 @@
 // as long as the endpoint lives.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -26,22 +27,54 @@ class Fleet {
   // Publishes an empty snapshot: no pool yet.
   Fleet();
 
-  // Replaces pools, models and endpoints, and publishes. An endpoint belongs to every pool of its namespace
-  // whose selector its labels match, with a cell for each. Endpoints that stay (same name, address, port and
-  // uid) keep their cells: signals and reservations go on. REQUIRES: the manifests had no errors.
+  // Replaces pools, models and endpoints, and publishes where that changes anything; a pool that stays as it
+  // is keeps its object. An endpoint belongs to every pool of its namespace whose selector its labels match,
+  // with a cell for each. Endpoints that stay (same name, address, port and uid) keep their cells: signals
+  // and reservations go on. REQUIRES: the manifests had no errors.
   void Apply(const api::Manifests& manifests, const Addresses& addresses = {});
 
-  // The number of adapter `name` in `pool_key`'s cells; a new name publishes a snapshot. kNoAdapter when the
-  // pool is gone or kMaxAdapters names are in use: then affinity to this adapter is not seen, and
-  // adapter_overflow() counts it.
+  // The number of adapter `name` in `pool_key`'s cells; a new name is seen by readers after PublishAdapters.
+  // kNoAdapter when the pool is gone or kMaxAdapters names are in use: then affinity to this adapter is not
+  // seen, and adapter_overflow() counts it.
+  uint32_t NumberAdapter(std::string_view pool_key, std::string_view name);
+  // As above without counting, for names that may be known.
+  uint32_t FindAdapter(std::string_view pool_key, std::string_view name) const;
+  bool has_new_adapters() const { return new_adapters_; }
+  // Publishes them, if there are any. Nothing large is copied.
+  void PublishAdapters();
+  // Both at once.
   uint32_t InternAdapter(std::string_view pool_key, std::string_view name);
   uint64_t adapter_overflow() const { return adapter_overflow_; }
 
   const std::vector<std::string>& unresolved() const { return unresolved_; }
   const base::Published<Snapshot>& published() const { return published_; }
+  // Frees former snapshots that no reader holds any more; Apply does so, too.
+  void FreeOldSnapshots() { published_.FreeUnused(); }
 
  private:
-  void Publish(std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools);
+  using Pools = std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>>;
+  // Names in use and their numbers, of one pool.
+  struct Adapters {
+    AdapterMap ids;
+    std::array<bool, kMaxAdapters> used{};
+    bool changed = false;  // since it was published
+  };
+  struct Wanted;
+
+  void Publish(Pools pools);
+  std::vector<Wanted> WantedOf(const api::InferencePool& pool,
+                               const std::vector<const api::Endpoint*>& candidates,
+                               const Addresses& addresses);
+  std::shared_ptr<const PoolSnapshot> MakePool(const api::Manifests& manifests,
+                                               const api::InferencePool& source,
+                                               const std::vector<Wanted>& wanted,
+                                               const std::shared_ptr<const PoolSnapshot>& before);
+  std::shared_ptr<const PoolContent> MakeContent(const std::vector<Wanted>& wanted, ModelMap models,
+                                                 const PoolSnapshot* before);
+  static void DropUnborne(const PoolSnapshot& pool, Adapters& adapters);
+
+  std::map<std::string, Adapters, std::less<>> adapters_;  // by pool
+  bool new_adapters_ = false;
 
   const std::shared_ptr<LoadSlab> loads_ = std::make_shared<LoadSlab>();
   base::Published<Snapshot> published_;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -29,6 +30,16 @@ api::Manifests OnePool(int endpoints) {
     m.endpoints.push_back(endpoint);
   }
   return m;
+}
+
+api::InferenceModelRewrite Rewrite(const std::string& name, const std::string& created,
+                                   std::vector<api::InferenceModelRewrite::Rule> rules) {
+  api::InferenceModelRewrite rewrite;
+  rewrite.meta.name = name;
+  rewrite.meta.creation_timestamp = created;
+  rewrite.pool.name = "pool";
+  rewrite.rules = std::move(rules);
+  return rewrite;
 }
 
 TEST(Fleet, EndpointsJoinThePoolsThatSelectThemAndKeepTheirCells) {
@@ -71,6 +82,123 @@ TEST(Fleet, EndpointsJoinThePoolsThatSelectThemAndKeepTheirCells) {
   EXPECT_EQ(fleet.published().Load()->FindPool("")->endpoints[0].cell, other);
 }
 
+TEST(Fleet, AServerUnderTwoNamesIsOneCandidate) {
+  Fleet fleet;
+  api::Manifests m = OnePool(3);
+  m.endpoints[2].address = m.endpoints[0].address;  // e0, e1, e2 = e0
+  fleet.Apply(m);
+  const auto pool = [&fleet] { return fleet.published().Load()->pools.at("default/pool"); };
+  ASSERT_EQ(pool()->endpoints.size(), 2u);
+  EXPECT_EQ(pool()->endpoints[0].name, "e0");
+  EXPECT_EQ(pool()->endpoints[1].name, "e1");
+  EXPECT_EQ(pool()->cells.size(), 2u);
+  EXPECT_EQ(pool()->by_address.size(), 2u);
+  EXPECT_EQ(pool()->by_host.size(), 2u);
+  const auto before = pool();
+  fleet.Apply(m);
+  EXPECT_EQ(pool(), before) << "nothing changed";
+  std::swap(m.endpoints[0], m.endpoints[2]);
+  fleet.Apply(m);
+  ASSERT_EQ(pool()->endpoints.size(), 2u);
+  EXPECT_EQ(pool()->endpoints[0].name, "e2") << "the first name counts";
+  m.endpoints[2].port = 8001;  // another server on that host
+  fleet.Apply(m);
+  EXPECT_EQ(pool()->endpoints.size(), 3u);
+}
+
+TEST(Fleet, APoolThatStaysKeepsItsObject) {
+  api::Manifests m = OnePool(3);
+  m.endpoints[0].address = "gpu-1.example";
+  m.pools.push_back(m.pools[0]);
+  m.pools[1].meta.name = "other";
+  m.pools[1].selector = {{"app", "other"}};
+  m.endpoints[2].labels = {{"app", "other"}};
+  Fleet fleet;
+  Fleet::Addresses addresses{{"gpu-1.example", "10.9.9.9"}};
+  fleet.Apply(m, addresses);
+  auto before = fleet.published().Load();
+  fleet.Apply(m, addresses);
+  EXPECT_EQ(fleet.published().Load(), before) << "nothing is published";
+
+  // Each of these changes the first pool and leaves the other alone.
+  const std::vector<std::function<void()>> changes{
+      [&] { m.endpoints[1].labels["new"] = "x"; },
+      [&] { m.endpoints[1].uid = "u"; },
+      [&] { m.endpoints[1].name = "renamed"; },
+      [&] { m.endpoints[1].port = 9000; },
+      [&] { m.endpoints[1].metrics_port = 9000; },
+      [&] { m.endpoints[1].metrics_path = "/m"; },
+      [&] { m.endpoints[1].metrics_scheme = "https"; },
+      [&] { addresses["gpu-1.example"] = "10.9.9.8"; },
+      [&] { std::swap(m.endpoints[0], m.endpoints[1]); },
+      [&] { m.pools[0].app_protocol = api::AppProtocol::kH2c; },
+      [&] {
+        m.pools[0].picker.emplace();
+        m.pools[0].picker->failure_mode = api::FailureMode::kFailOpen;
+      },
+      [&] {
+        api::InferenceModel model;
+        model.meta.name = model.model_name = "chat";
+        model.pool_name = "pool";
+        m.models.push_back(model);
+      },
+      [&] { m.models[0].targets = {{"a", 1}, {"b", 2}}; },
+      [&] { m.models[0].criticality = api::Criticality::kCritical; },
+      [&] {
+        api::InferenceObjective objective;
+        objective.meta.name = "batch";
+        objective.pool.name = "pool";
+        m.objectives.push_back(objective);
+      },
+      [&] { m.objectives[0].priority = 7; },
+      [&] { m.rewrites = {Rewrite("r", "", {{{{"a", {}}}, {{"b", {}}}, {}}})}; },
+      [&] { m.rewrites[0].rules[0].targets[0].model = "c"; },
+      [&] { m.endpoints.erase(m.endpoints.begin()); },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    changes[i]();
+    fleet.Apply(m, addresses);
+    const auto after = fleet.published().Load();
+    EXPECT_NE(after->pools.at("default/pool"), before->pools.at("default/pool")) << i;
+    EXPECT_EQ(after->pools.at("default/other"), before->pools.at("default/other")) << i;
+    EXPECT_EQ(after->pools.at("default/pool")->loads.size(),
+              after->pools.at("default/pool")->endpoints.size());
+    before = after;
+  }
+  m.pools.pop_back();
+  fleet.Apply(m, addresses);
+  EXPECT_EQ(fleet.published().Load()->pools.size(), 1u);
+}
+
+TEST(Fleet, ANewAdapterCopiesNothingLargeAndIsSeenWhenItIsPublished) {
+  Fleet fleet;
+  fleet.Apply(OnePool(3));
+  const auto pool = [&fleet] { return fleet.published().Load()->pools.at("default/pool"); };
+  const auto before = pool();
+  EXPECT_EQ(fleet.NumberAdapter("default/nope", "x"), kNoAdapter);
+  EXPECT_FALSE(fleet.has_new_adapters());
+  const uint32_t x = fleet.NumberAdapter("default/pool", "x");
+  const uint32_t y = fleet.NumberAdapter("default/pool", "y");
+  EXPECT_NE(x, y);
+  EXPECT_EQ(fleet.NumberAdapter("default/pool", "x"), x);
+  EXPECT_EQ(fleet.FindAdapter("default/pool", "y"), y);
+  EXPECT_EQ(pool(), before);
+  fleet.PublishAdapters();
+  const uint64_t version = fleet.published().version();
+  fleet.PublishAdapters();
+  EXPECT_EQ(fleet.published().version(), version) << "nothing is new";
+  EXPECT_EQ(pool()->AdapterId("x"), x);
+  EXPECT_EQ(pool()->AdapterId("y"), y);
+  EXPECT_EQ(pool()->content, before->content);
+  EXPECT_EQ(before->AdapterId("x"), kNoAdapter);
+  // Names that are not published yet are not lost when the pool changes.
+  const uint32_t z = fleet.NumberAdapter("default/pool", "z");
+  fleet.Apply(OnePool(4));
+  EXPECT_EQ(pool()->AdapterId("z"), z);
+  fleet.Apply({});
+  EXPECT_EQ(fleet.FindAdapter("default/pool", "x"), kNoAdapter) << "they go with their pool";
+}
+
 TEST(Fleet, HostNamesNeedAnAddress) {
   Fleet fleet;
   api::Manifests m = OnePool(2);
@@ -110,16 +238,6 @@ TEST(Fleet, OldestInferenceModelOfANameWins) {
   ASSERT_EQ(model.targets.size(), 2u);
   EXPECT_EQ(model.targets[0].cumulative_weight, 75u);
   EXPECT_EQ(model.targets.back().cumulative_weight, 100u);
-}
-
-api::InferenceModelRewrite Rewrite(const std::string& name, const std::string& created,
-                                   std::vector<api::InferenceModelRewrite::Rule> rules) {
-  api::InferenceModelRewrite rewrite;
-  rewrite.meta.name = name;
-  rewrite.meta.creation_timestamp = created;
-  rewrite.pool.name = "pool";
-  rewrite.rules = std::move(rules);
-  return rewrite;
 }
 
 TEST(Fleet, PoliciesAreThoseThatNameThePool) {

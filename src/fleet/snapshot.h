@@ -1,15 +1,16 @@
 // The fleet as one decision sees it: immutable, pinned once per request.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "api/manifests.h"
@@ -36,6 +37,7 @@ struct Endpoint {
   std::string metrics_scheme;
   std::string metrics_path;
   std::map<std::string, std::string> labels;
+  std::string uid;  // of a Pod, "" elsewhere
   // Never null; the same objects in every snapshot that has this id.
   std::shared_ptr<EndpointCell> cell;
   std::shared_ptr<PickTally> picks;
@@ -45,6 +47,8 @@ struct Endpoint {
 struct Target {
   std::string name;
   uint64_t cumulative_weight = 0;  // sum of the weights up to and with this one; at least 1
+
+  bool operator==(const Target&) const = default;
 };
 
 // What an InferenceModel says, ready for the request path.
@@ -52,6 +56,8 @@ struct Model {
   std::string name;
   bool critical = false;        // only `Critical` is; Standard, Sheddable and unset can be shed
   std::vector<Target> targets;  // never empty
+
+  bool operator==(const Model&) const = default;
 };
 
 using ModelMap = std::unordered_map<std::string, Model, base::StringHash, std::equal_to<>>;
@@ -62,6 +68,8 @@ struct Policies {
   struct Rewrite {
     std::string name;             // of the InferenceModelRewrite, for metrics
     std::vector<Target> targets;  // never empty
+
+    bool operator==(const Rewrite&) const = default;
   };
   std::unordered_map<std::string, int32_t, base::StringHash, std::equal_to<>> priorities;  // by objective
   std::vector<Rewrite> rewrites;
@@ -73,33 +81,56 @@ struct Policies {
   const int32_t* FindPriority(std::string_view objective) const;
   const Rewrite* FindRewrite(std::string_view model) const;  // by name, not the generic one
   const Rewrite* GenericRewrite() const { return generic ? &rewrites[*generic] : nullptr; }
+
+  bool operator==(const Policies&) const = default;
 };
 
+// What is large in a pool. Immutable, and shared by the snapshots that differ in nothing of it.
+struct PoolContent {
+  std::vector<Endpoint> endpoints;
+  std::vector<const EndpointCell*> cells;
+  std::vector<const EndpointLoad*> loads;
+  ModelMap models;
+  std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address;
+  std::unordered_multimap<std::string, uint32_t, base::StringHash, std::equal_to<>> by_host;
+};
+
+// A copy costs no more than its adapters' names.
 struct PoolSnapshot {
+  explicit PoolSnapshot(std::shared_ptr<const PoolContent> shared)
+      : content(std::move(shared)),
+        endpoints(content->endpoints),
+        cells(content->cells),
+        loads(content->loads),
+        models(content->models),
+        by_address(content->by_address),
+        by_host(content->by_host) {}
+
   std::string key;  // "namespace/name"
   std::string name;
   std::string namespace_name;
   api::FailureMode failure_mode = api::FailureMode::kFailClose;
   api::AppProtocol app_protocol = api::AppProtocol::kHttp;
 
-  std::vector<Endpoint> endpoints;
-  std::vector<const EndpointCell*>
-      cells;  // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
-  std::vector<const EndpointLoad*> loads;  // column: loads[i] == &cells[i]->load()
+  const std::shared_ptr<const PoolContent> content;  // never null; the next ones are views of it
+  const std::span<const Endpoint> endpoints;
+  // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
+  const std::span<const EndpointCell* const> cells;
+  const std::span<const EndpointLoad* const> loads;  // column: loads[i] == &cells[i]->load()
 
-  ModelMap models;  // empty: the pool has no InferenceModels, any model goes
+  const ModelMap& models;  // empty: the pool has no InferenceModels, any model goes
   // Their names in order; never null.
   std::shared_ptr<const std::vector<std::string>> model_names;
   AdapterMap adapters;                       // name -> id in the cells' AdapterSets
   std::shared_ptr<const Policies> policies;  // null: no objective and no rewrite names the pool
 
-  std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address;
-  std::unordered_multimap<std::string, uint32_t, base::StringHash, std::equal_to<>> by_host;
+  const decltype(PoolContent::by_address)& by_address;
+  const decltype(PoolContent::by_host)& by_host;
 
   std::shared_ptr<PoolTally> tally;  // never null; the same object as long as there is a pool of this key
 
-  uint32_t AdapterId(std::string_view name) const {
-    const auto found = adapters.find(name);
+  uint32_t AdapterId(std::string_view adapter) const {
+    const auto found = adapters.find(adapter);
     return found == adapters.end() ? kNoAdapter : found->second;
   }
   // Manifests or model servers name this model; others are made up, as far as is known.

@@ -27,8 +27,8 @@ constexpr std::string_view kExtractorType = "core-metrics-extractor";
 constexpr size_t kPerTurn = 25;
 constexpr size_t kMaxTurns = 20;
 
-// A new adapter name copies a pool's snapshot: what untrusted pages can ask for is bounded. Further names
-// wait for a later page.
+// A turn's new adapter names make workers look anew: what untrusted pages can ask for is bounded. Further
+// names wait for a later page.
 constexpr int kNewAdaptersPerTurn = 32;
 constexpr base::Nanos kAdaptersFullPause = base::kSecond;
 
@@ -156,6 +156,7 @@ struct PoolState {
   base::Counter* scrapes = nullptr;
   base::Gauge* failing = nullptr;
   base::Nanos adapters_full_until = 0;
+  std::shared_ptr<const fleet::PoolContent> content;  // whose endpoints are scraped
   bool seen = false;
 };
 
@@ -212,6 +213,9 @@ struct Scraper::Impl {
   void Tick() {
     if (fleet.published().version() != synced_version) Sync();
     new_adapters_left = kNewAdaptersPerTurn;
+    published_adapters = false;
+    PublishAdapters();
+    fleet.FreeOldSnapshots();
     turn = (turn + 1) % turns.size();
     for (Target* target : turns[turn]) {
       if (target->fetcher.busy()) continue;  // slow; its time-out runs
@@ -245,8 +249,15 @@ struct Scraper::Impl {
   void Sync() {
     synced_version = fleet.published().version();
     const auto now = snapshot.Get();
+    if (now->pools.size() == pools.size() &&
+        std::all_of(now->pools.begin(), now->pools.end(),
+                    [this](const auto& entry) { return IsSynced(entry); }))
+      return;  // an adapter's name is all that is new
     for (auto& [key, pool] : pools) pool.seen = false;
-    for (auto& [key, target] : targets) target->seen = false;
+    for (auto& [key, target] : targets) {
+      const auto pool = now->pools.find(target->pool->key);
+      target->seen = pool != now->pools.end() && IsSynced(*pool);
+    }
     for (const auto& [key, pool] : now->pools) {
       PoolState& state = pools[key];
       if (state.scrapes == nullptr) {
@@ -255,6 +266,8 @@ struct Scraper::Impl {
         state.failing = &meters->failing.With({key});
       }
       state.seen = true;
+      if (state.content == pool->content) continue;
+      state.content = pool->content;
       for (const fleet::Endpoint& endpoint : pool->endpoints) Keep(state, endpoint);
     }
     for (auto it = targets.begin(); it != targets.end();) {
@@ -277,6 +290,13 @@ struct Scraper::Impl {
       meters->unscraped.Remove({it->first});
       it = pools.erase(it);
     }
+  }
+
+  // Has this pool the endpoints that it had at the last Sync?
+  template <typename Entry>
+  bool IsSynced(const Entry& entry) const {
+    const auto known = pools.find(entry.first);
+    return known != pools.end() && known->second.content == entry.second->content;
   }
 
   void Keep(PoolState& pool, const fleet::Endpoint& endpoint) {
@@ -382,7 +402,9 @@ struct Scraper::Impl {
     }
     target.looked_elsewhere = false;
     if (sample.missing + sample.garbage + sample.malformed > 0) meters->extract_errors.Add();
-    target.cell->ApplyScrape(SignalsOf(target), clock.Now());
+    const fleet::Signals signals = SignalsOf(target);
+    PublishAdapters();
+    target.cell->ApplyScrape(signals, clock.Now());
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
   }
@@ -505,16 +527,20 @@ struct Scraper::Impl {
     return count;
   }
 
+  // Once a turn: what further pages of it name waits for the next one.
+  void PublishAdapters() {
+    if (published_adapters || !fleet.has_new_adapters()) return;
+    published_adapters = true;
+    fleet.PublishAdapters();
+  }
+
   uint32_t AdapterId(Target& target, std::string_view name) {
-    const auto& pools_now = snapshot.Get()->pools;
-    const auto pool = pools_now.find(target.pool->key);
-    if (pool == pools_now.end()) return fleet::kNoAdapter;
-    const uint32_t known = pool->second->AdapterId(name);
+    const uint32_t known = fleet.FindAdapter(target.pool->key, name);
     if (known != fleet::kNoAdapter || new_adapters_left <= 0) return known;
     const base::Nanos now = clock.Now();
     if (now < target.pool->adapters_full_until) return fleet::kNoAdapter;
     --new_adapters_left;
-    const uint32_t id = fleet.InternAdapter(target.pool->key, name);
+    const uint32_t id = fleet.NumberAdapter(target.pool->key, name);
     if (id == fleet::kNoAdapter) target.pool->adapters_full_until = now + kAdaptersFullPause;
     return id;
   }
@@ -534,6 +560,7 @@ struct Scraper::Impl {
   std::vector<std::vector<Target*>> turns = std::vector<std::vector<Target*>>(1);
   size_t turn = 0;
   int new_adapters_left = kNewAdaptersPerTurn;
+  bool published_adapters = false;  // in this turn
   EngineSample sample;
   std::string ca_pem;
   net::TlsContext tls;  // null: no https page so far

@@ -126,7 +126,7 @@ class ScraperTest : public ::testing::Test {
     });
   }
   std::shared_ptr<fleet::EndpointCell> Cell(size_t i = 0) {
-    return fleet_.published().Load()->pools.at("default/pool")->endpoints.at(i).cell;
+    return fleet_.published().Load()->pools.at("default/pool")->endpoints[i].cell;
   }
   uint32_t Adapter(const std::string& name) {
     return fleet_.published().Load()->pools.at("default/pool")->AdapterId(name);
