@@ -57,8 +57,14 @@ uint32_t RecentCount::Get(uint32_t now) const noexcept {
 }
 
 EndpointCell::~EndpointCell() {
+  SetRefusing(false);
   delete used_.load(std::memory_order_relaxed);
   slab_->Return(*load_);
+}
+
+void EndpointCell::SetRefusing(bool refusing) noexcept {
+  if (refusing_.exchange(refusing, std::memory_order_relaxed) != refusing)
+    slab_->CountRefusing(refusing ? 1 : -1);
 }
 
 void EndpointCell::BeginScrape(base::Nanos now) noexcept {
@@ -75,7 +81,7 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) {
   ScrapedLoad page{.waiting = signals.waiting.value_or(0),
                    .running = signals.running.value_or(0),
                    .lora_room = false,
-                   .kv_usage = signals.kv_usage.value_or(0)};
+                   .kv_usage = signals.kv_usage.value_or(signals.kv_unknown ? ScrapedLoad::kUnknown : 0)};
   if (signals.lora || used_.load(std::memory_order_relaxed) != nullptr) {
     ApplyLora(signals.lora.value_or(Signals::Lora{.max = lora_max()}), now);
     page.lora_room = signals.lora && lora_used() < lora_max();
@@ -91,8 +97,8 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) {
   const uint32_t shown =
       static_cast<uint32_t>(std::min<uint64_t>(uint64_t{page.waiting} + page.running, Ledger::kMost));
   const uint32_t others = (shown > own_asked_ ? shown - settled_asked_ : 0) + detached_.Get(millis);
-  // A page without any load says nothing about it, and is as good as none.
-  const uint32_t page_at = signals.waiting || signals.running ? millis : 0;
+  // A page without any load, or with a part of it, says nothing about it, and is as good as none.
+  const uint32_t page_at = (signals.waiting || signals.running) && !signals.load_unknown ? millis : 0;
   Update(load_->ledger, [&](uint64_t word) {
     return Ledger{.own = Ledger::Of(word).own, .others = others, .page = page_at}.Pack();
   });

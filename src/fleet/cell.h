@@ -17,6 +17,7 @@
 // model.)
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -52,6 +53,10 @@ struct Signals {
   std::optional<Lora> lora;
   std::optional<uint32_t> block_size;  // tokens per KV block
   std::optional<uint32_t> num_blocks;
+  // The engine has these and this page did not say them, or not of each of a server's engines: what is there
+  // is not all. Decisions then take the endpoint as loaded as the others on average, never as empty.
+  bool load_unknown = false;  // waiting, running or both
+  bool kv_unknown = false;
 };
 
 // A place taken on an endpoint by one request of ours. A plain value; given back exactly once with
@@ -105,6 +110,9 @@ class alignas(64) EndpointCell {
   void ApplyScrape(const Signals& signals, base::Nanos now);
   // No page: the last values stay, and get older.
   void FailScrape() noexcept {}
+  // Whether the server's system refused or reset the last connection. Such an endpoint is taken only where
+  // nothing else is left. Slowness is not that.
+  void SetRefusing(bool refusing) noexcept;
 
   // ---- Any thread.
   // Takes a place if our own requests are as many as when the decision looked (`own`): so that two workers
@@ -129,13 +137,15 @@ class alignas(64) EndpointCell {
   // Milliseconds for a prompt token as learned here; 0: nothing was learned.
   float ms_per_token() const noexcept { return load_->own_work().ms_per_token; }
 
+  bool refusing() const noexcept { return refusing_.load(std::memory_order_relaxed); }
+
   // What a decision reads; lives as long as the cell.
   const EndpointLoad& load() const noexcept { return *load_; }
 
   // The last page's values; 0 before the first. More than ScrapedLoad has room for counts as that.
   uint32_t waiting() const noexcept { return load_->last().waiting; }
   uint32_t running() const noexcept { return load_->last().running; }
-  float kv_usage() const noexcept { return load_->last().kv_usage; }
+  float kv_usage() const noexcept { return std::max(load_->last().kv_usage, 0.0f); }
   uint32_t block_size() const noexcept { return block_size_.load(std::memory_order_relaxed); }
   uint32_t num_blocks() const noexcept { return num_blocks_.load(std::memory_order_relaxed); }
   // When the last good page came; 0: never.
@@ -201,6 +211,7 @@ class alignas(64) EndpointCell {
   std::atomic<uint32_t> lora_max_{0};
   std::atomic<uint32_t> block_size_{0};
   std::atomic<uint32_t> num_blocks_{0};
+  std::atomic<bool> refusing_{false};
   // As of BeginScrape; of the control loop.
   uint32_t own_asked_ = 0;
   uint32_t settled_asked_ = 0;

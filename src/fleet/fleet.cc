@@ -174,6 +174,7 @@ std::vector<Fleet::Wanted> Fleet::WantedOf(const api::InferencePool& pool,
 std::shared_ptr<const PoolContent> Fleet::MakeContent(const std::vector<Wanted>& wanted, ModelMap models,
                                                       const PoolSnapshot* before) {
   auto content = std::make_shared<PoolContent>();
+  content->slab = loads_;
   content->models = std::move(models);
   content->endpoints.reserve(wanted.size());
   content->cells.reserve(wanted.size());

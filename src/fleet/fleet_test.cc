@@ -684,6 +684,27 @@ TEST(RecentCount, ForgetsWhatIsOlderThanItsWindow) {
   EXPECT_EQ(recent.Get(100'000), 1u);
 }
 
+TEST(Cell, TheFleetKnowsHowManyRefuse) {
+  Fleet fleet;
+  fleet.Apply(OnePool(3));
+  const auto pool = fleet.published().Load()->pools.at("default/pool");
+  EXPECT_FALSE(pool->anyone_refuses());
+  EndpointCell& cell = *pool->endpoints[1].cell;
+  cell.SetRefusing(true);
+  cell.SetRefusing(true);
+  EXPECT_TRUE(cell.refusing() && pool->anyone_refuses());
+  cell.SetRefusing(false);
+  EXPECT_FALSE(cell.refusing() || pool->anyone_refuses());
+  {
+    const auto slab = std::make_shared<LoadSlab>();
+    auto gone = std::make_unique<EndpointCell>(slab);
+    gone->SetRefusing(true);
+    EXPECT_EQ(slab->refusing(), 1);
+    gone.reset();
+    EXPECT_EQ(slab->refusing(), 0) << "one that is gone refuses nobody";
+  }
+}
+
 TEST(Loads, LieSideBySideAndAreTakenAgain) {
   LoadSlab slab;
   std::vector<EndpointLoad*> taken;

@@ -61,8 +61,9 @@ struct Ledger {
 
 // EndpointLoad::scraped, what a page said: whoever reads it sees one page's values, not a queue of this one
 // beside a KV use of the last. From the low end: waiting 16, running 15, lora_room 1, kv_usage 32 (a float's
-// bits). A signal that the page did not have is 0.
+// bits). A signal that the page did not have is 0; kUnknown where that would be wrong.
 struct ScrapedLoad {
+  static constexpr float kUnknown = -1;            // of kv_usage
   static constexpr uint32_t kMaxWaiting = 0xffff;  // more counts as this many
   static constexpr uint32_t kMaxRunning = 0x7fff;
 
@@ -145,6 +146,11 @@ class LoadSlab {
   // There is memory for this many.
   size_t capacity() const;
 
+  // How many cells of the fleet are refusing (EndpointCell::SetRefusing): nearly always 0, so that decisions
+  // need not ask each.
+  const std::atomic<int32_t>& refusing() const noexcept { return refusing_; }
+  void CountRefusing(int32_t change) noexcept { refusing_.fetch_add(change, std::memory_order_relaxed); }
+
  private:
   static constexpr size_t kPerChunk = 64;
   struct alignas(64) Chunk {
@@ -152,7 +158,9 @@ class LoadSlab {
     uint64_t free = UINT64_MAX;  // a bit each
   };
 
-  mutable std::mutex mutex_;
+  // A line of its own: decisions read it, and the mutex beside it would be written.
+  alignas(64) std::atomic<int32_t> refusing_{0};
+  alignas(64) mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Chunk>> chunks_;
   size_t first_free_ = 0;  // none is free in a chunk before this one
 };

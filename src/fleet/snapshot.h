@@ -87,6 +87,7 @@ struct Policies {
 
 // What is large in a pool. Immutable, and shared by the snapshots that differ in nothing of it.
 struct PoolContent {
+  std::shared_ptr<const LoadSlab> slab;  // of the cells
   std::vector<Endpoint> endpoints;
   std::vector<const EndpointCell*> cells;
   std::vector<const EndpointLoad*> loads;
@@ -102,6 +103,7 @@ struct PoolSnapshot {
         endpoints(content->endpoints),
         cells(content->cells),
         loads(content->loads),
+        slab(content->slab.get()),
         models(content->models),
         by_address(content->by_address),
         by_host(content->by_host) {}
@@ -117,6 +119,9 @@ struct PoolSnapshot {
   // column: cells[i] == endpoints[i].cell.get(); const: only scraping writes
   const std::span<const EndpointCell* const> cells;
   const std::span<const EndpointLoad* const> loads;  // column: loads[i] == &cells[i]->load()
+  const LoadSlab* const slab;                        // of the cells
+  // Is there an endpoint in the whole fleet that refuses connections?
+  bool anyone_refuses() const noexcept { return slab->refusing().load(std::memory_order_relaxed) != 0; }
 
   const ModelMap& models;  // empty: the pool has no InferenceModels, any model goes
   // Their names in order; never null.

@@ -19,7 +19,7 @@ void AppendEndpoint(std::string& out, const fleet::Endpoint& endpoint, const fle
          ",\"others\":" + std::to_string(cell.others()) + ",\"workMs\":" + std::to_string(cell.work_ms(now)) +
          ",\"msPerToken\":" + std::to_string(cell.ms_per_token()) + ",\"scrapeAgeMs\":" +
          (cell.scraped_at() == 0 ? "null" : std::to_string((now - cell.scraped_at()) / base::kMillisecond)) +
-         ",\"adapters\":[";
+         ",\"refusing\":" + (cell.refusing() ? "true" : "false") + ",\"adapters\":[";
   for (const auto& [name, id] : pool.adapters) {
     if (!cell.adapter_running(id)) continue;
     if (out.back() != '[') out += ',';

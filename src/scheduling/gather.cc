@@ -123,8 +123,9 @@ class Fours {
   return {.fresh = All(all_fresh), .learned = All(all_learned), .lora_room = Sum(any_room >> 31) != 0};
 }
 
-// What SetLoad does with what pages say, for all.
-void GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
+// What SetLoad does with what pages say, for all. True: one does not say its KV use (ScrapedLoad::kUnknown).
+bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
+  LaneCounts any_kv{};
   for (size_t i = 0; i < fours.size(); i += kLanes) {
     const auto [counts, kv_usage] = fours.Read(i, &EndpointLoad::scraped);
     const Lanes requests = Load(s.requests + i);
@@ -133,7 +134,9 @@ void GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
     Store(requests - running, s.queue + i);
     Store(ToFloats(counts & 0xffff), s.page_queue + i);
     Store(kv_usage, s.kv_usage + i);
+    any_kv |= kv_usage;
   }
+  return Sum(any_kv >> 31) != 0;  // signs
 }
 
 // As if there were no ledger.
@@ -173,6 +176,20 @@ void GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
     s.work[i] += std::max(unseen - s.unseen[i], 0.0f);
   }
   return fresh;
+}
+
+// A KV use that a good page did not say counts as the average of those that are known and fresh.
+[[gnu::noinline]] void MendKvUsage(size_t n, Scratch::Impl& s) noexcept {
+  float sum = 0;
+  float known = 0;
+  for (size_t i = 0; i < n; ++i) {
+    if (s.fresh[i] == 0 || s.kv_usage[i] < 0) continue;
+    sum += s.kv_usage[i];
+    ++known;
+  }
+  for (size_t i = 0; i < n; ++i) {
+    if (s.kv_usage[i] < 0) s.kv_usage[i] = known > 0 ? sum / known : 0;
+  }
 }
 
 // An engine that nothing was learned of yet is taken to be as fast as the others on average.
@@ -227,6 +244,18 @@ void GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
 
 }  // namespace
 
+[[gnu::noinline]] std::optional<std::span<const uint32_t>> LeaveOutRefusing(
+    const fleet::PoolSnapshot& pool, std::optional<std::span<const uint32_t>> candidates, Scratch::Impl& s) {
+  s.answering.clear();
+  const size_t n = candidates ? candidates->size() : pool.cells.size();
+  for (size_t i = 0; i < n; ++i) {
+    const uint32_t number = candidates ? (*candidates)[i] : static_cast<uint32_t>(i);
+    if (!pool.cells[number]->refusing()) s.answering.push_back(number);
+  }
+  if (s.answering.empty() || s.answering.size() == n) return candidates;
+  return s.answering;
+}
+
 [[gnu::hot]] Picture Gather(const SchedulerOptions& options, const Candidates& candidates,
                             const Request& request, base::Nanos now, bool pages, Scratch::Impl& s) noexcept {
   const fleet::PoolSnapshot& pool = *candidates.pool;
@@ -253,12 +282,14 @@ void GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   const Fours fours(loads);
   const Together together = GatherAll(fours, moment, s.arrays());
   const bool ledger = options.load_source == LoadSource::kLedger;
-  if (pages || !together.fresh || !ledger) GatherPages(fours, s.arrays());
+  const bool kv_unknown = (pages || !together.fresh || !ledger) && GatherPages(fours, s.arrays());
   if (!ledger) [[unlikely]]
     KeepPageOnly(loads, s);
   if (!together.learned && ledger) [[unlikely]]
     MendUnlearned(loads, moment, s);
   Picture picture{.fresh = n};
+  if (kv_unknown) [[unlikely]]
+    MendKvUsage(n, s);
   if (!together.fresh) [[unlikely]]
     picture.fresh = MendStale(n, s);
   if (picture.fresh == 0) [[unlikely]]

@@ -47,6 +47,7 @@ struct Scratch::Impl : ScratchArrays {
   uint8_t* no_lora = nullptr;                     // zeros: never written again
   std::vector<const fleet::EndpointLoad*> loads;  // of a subset
   std::vector<const fleet::EndpointCell*> cells;  // the same
+  std::vector<uint32_t> answering;                // numbers of endpoints
 
   // The columns one after the other: those of a small pool are a few cache lines.
   std::vector<float> floats;
@@ -68,6 +69,11 @@ struct Picture {
   // Of the youngest page, where none is fresh; the most there is when there never was one.
   base::Nanos youngest_age = std::numeric_limits<base::Nanos>::max();
 };
+
+// Without those that refuse connections; as they are where nobody else is left. The result lies in `s`.
+std::optional<std::span<const uint32_t>> LeaveOutRefusing(const fleet::PoolSnapshot& pool,
+                                                          std::optional<std::span<const uint32_t>> candidates,
+                                                          Scratch::Impl& s);
 
 // Fills the columns for `request`; those that pages alone tell (plugin.h) only where `pages` asks for them.
 Picture Gather(const SchedulerOptions& options, const Candidates& candidates, const Request& request,

@@ -329,11 +329,13 @@ Scheduler::~Scheduler() = default;
                                      std::optional<std::span<const uint32_t>> candidates, base::Nanos now,
                                      Scratch& scratch, base::Random& random,
                                      Explanation* explanation) const noexcept {
+  Scratch::Impl& s = scratch.impl();
+  if (pool.anyone_refuses()) [[unlikely]]
+    candidates = LeaveOutRefusing(pool, candidates, s);
   const Candidates among{&pool, candidates};
   Outcome outcome;
   if (among.size() == 0) [[unlikely]]
     return outcome;
-  Scratch::Impl& s = scratch.impl();
   const bool models = !pool.models.empty();
   const Program& program = models ? impl_->with_models : impl_->without_models;
   const bool pages = (models ? impl_->with_models_pages : impl_->without_models_pages) || !request.critical ||

@@ -55,6 +55,68 @@ class Picks {
   Explanation why_;
 };
 
+// ---- Endpoints that refuse connections.
+
+TEST(Refusing, IsTakenOnlyWhenNothingElseIsLeft) {
+  for (const bool with_models : {false, true}) {
+    TestPool pool({{"A", 0, 0.0f, {}, {}}, {"B", 3, 0.5f, {}, {}}, {"C", 4, 0.6f, {}, {}}},
+                  with_models ? SomeModel() : std::vector<api::InferenceModel>{});
+    Picks picks;
+    const auto refuse = [&](size_t i, bool refusing) {
+      pool.pool()->endpoints[i].cell->SetRefusing(refusing);
+    };
+    refuse(0, true);
+    for (int i = 0; i < 50; ++i) {
+      const Outcome outcome = picks.Once(pool, true);
+      ASSERT_EQ(outcome.kind, OutcomeKind::kPicked);
+      ASSERT_EQ(outcome.num_choices, 2u) << "no fallback either";
+      for (uint32_t k = 0; k < outcome.num_choices; ++k) ASSERT_NE(outcome.choices[k], 0u);
+    }
+    refuse(1, true);
+    for (int i = 0; i < 20; ++i) ASSERT_EQ(picks.Name(pool, true), "C");
+    refuse(2, true);
+    std::set<std::string> names;
+    for (int i = 0; i < 200; ++i) {
+      const Outcome outcome = picks.Once(pool, true);
+      ASSERT_EQ(outcome.kind, OutcomeKind::kPicked);
+      names.insert(pool.pool()->endpoints[outcome.choices[0]].name);
+    }
+    EXPECT_GT(names.size(), 1u) << "all refuse: as if none did";
+    refuse(0, false);  // back with the first success
+    EXPECT_EQ(picks.Name(pool, true), "A");
+  }
+}
+
+TEST(Refusing, WithinASubsetHint) {
+  TestPool pool({{"A", 0, 0.0f, {}, {}}, {"B", 3, 0.5f, {}, {}}, {"C", 4, 0.6f, {}, {}}});
+  Picks picks;
+  const auto snapshot = pool.pool();
+  snapshot->endpoints[0].cell->SetRefusing(true);
+  const auto pick = [&](std::vector<uint32_t> subset) {
+    const Outcome outcome = picks.scheduler_.Pick(*snapshot, Picks::Ask(*snapshot, true, ""), subset, kNow,
+                                                  picks.scratch_, picks.random_, &picks.why_);
+    return snapshot->endpoints[outcome.choices[0]].name;
+  };
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(pick({0, 2}), "C");
+    EXPECT_EQ(pick({0}), "A") << "nothing else is left";
+  }
+}
+
+TEST(UnknownSignals, CountAsTheAverageAndNeverAsEmpty) {
+  TestPool pool({{"A", 0, 0.1f, {}, {}}, {"B", 2, 0.3f, {}, {}}, {"C", 2, 0.3f, {}, {}}});
+  Picks picks;
+  auto& cell = *pool.pool()->endpoints[2].cell;
+  cell.BeginScrape(kSecond);
+  cell.ApplyScrape({.waiting = 2, .running = 0, .kv_unknown = true}, kSecond);
+  picks.Once(pool, true);
+  EXPECT_FLOAT_EQ(picks.why_.candidates[2].kv_usage, 0.2f);
+  cell.ApplyScrape({.running = 0, .kv_usage = 0.9f, .load_unknown = true}, kSecond);
+  picks.Once(pool, true);
+  EXPECT_FALSE(picks.why_.candidates[2].fresh);
+  EXPECT_GT(picks.why_.candidates[2].queue, 0.0f);
+}
+
 // ---- The worked examples of the introduction: they hold whatever the seed.
 
 TEST(CriticalityTree, WorkedExample1AdapterBeatsAShorterQueue) {

@@ -235,6 +235,9 @@ void PageReader::Read(std::string_view page, EngineSample& sample) const {
   }
 
   AddUp(sample);
+  sample.load_unknown =
+      (!spec_.queued.empty() && !sample.queued) || (!spec_.running.empty() && !sample.running);
+  sample.kv_unknown = !spec_.kv_usage.empty() && !sample.kv_usage;
   sample.missing = static_cast<uint32_t>(!spec_.queued.empty() && !sample.queued) +
                    static_cast<uint32_t>(!spec_.running.empty() && !sample.running) +
                    static_cast<uint32_t>(!spec_.kv_usage.empty() && !sample.kv_usage);

@@ -77,10 +77,12 @@ struct EngineSample {
   std::optional<uint32_t> block_size;  // tokens
   std::optional<uint32_t> num_blocks;
 
-  uint32_t families = 0;   // wanted lines that counted; 0: this page is of another engine, or of none
-  uint32_t garbage = 0;    // values that can not be: NaN, infinite, negative, beyond the range
-  uint32_t malformed = 0;  // wanted lines that are no samples
-  uint32_t missing = 0;    // of queued, running, KV use: what the engine has and the page did not say
+  uint32_t families = 0;      // wanted lines that counted; 0: this page is of another engine, or of none
+  uint32_t garbage = 0;       // values that can not be: NaN, infinite, negative, beyond the range
+  uint32_t malformed = 0;     // wanted lines that are no samples
+  bool load_unknown = false;  // of queued and running, what the engine has and the page did not say
+  bool kv_unknown = false;    // the same of its KV use
+  uint32_t missing = 0;       // of queued, running, KV use: what the engine has and the page did not say
 
   // Not for callers: storage of adapter names with escapes, and of lines until they are added up.
   std::string unescaped;

@@ -102,7 +102,10 @@ struct Meters {
              .labels = {"pool"}})),
         unscraped(registry.AddGauge({.name = "fairway_unscraped_endpoints",
                                      .help = "Endpoints that never gave a metrics page.",
-                                     .labels = {"pool"}})) {}
+                                     .labels = {"pool"}})),
+        refusing(registry.AddGauge({.name = "fairway_refusing_endpoints",
+                                    .help = "Endpoints whose system refused or reset the last connection.",
+                                    .labels = {"pool"}})) {}
 
   base::CounterFamily& scrapes;
   base::CounterFamily& errors;
@@ -111,6 +114,7 @@ struct Meters {
   base::GaugeFamily& age;
   base::GaugeFamily& failing;
   base::GaugeFamily& unscraped;
+  base::GaugeFamily& refusing;
 };
 
 // Computes freshness when the page is rendered: kept gauges would be as old as their last update. The
@@ -127,8 +131,10 @@ struct Freshness {
     for (const auto& [key, pool] : snapshot->pools) {
       base::Nanos oldest = 0;
       size_t never = 0;
+      size_t refusing = 0;
       for (const EndpointCell* cell : pool->cells) {
         const base::Nanos at = cell->scraped_at();
+        refusing += cell->refusing() ? 1 : 0;
         if (at == 0) {
           ++never;
         } else {
@@ -137,6 +143,7 @@ struct Freshness {
       }
       meters.age.With({key}).Set(base::ToSeconds(oldest));
       meters.unscraped.With({key}).Set(static_cast<double>(never));
+      meters.refusing.With({key}).Set(static_cast<double>(refusing));
     }
   }
   void Stop() {
@@ -173,9 +180,10 @@ struct Target {
   net::HttpFetcher fetcher;
   base::LogLimit limit{kLogAgain};
   size_t turn = 0;
-  uint32_t left_out = 0;  // turns in a row
+  uint32_t left_out = 0;    // turns in a row
   bool redirected = false;  // this fetch follows a redirect
   bool looked_elsewhere = false;
+  bool shares_port = false;  // with requests
   bool failing = false;
   bool failure_logged = false;
   bool had_lora = false;
@@ -288,6 +296,7 @@ struct Scraper::Impl {
       meters->age.Remove({it->first});
       meters->failing.Remove({it->first});
       meters->unscraped.Remove({it->first});
+      meters->refusing.Remove({it->first});
       it = pools.erase(it);
     }
   }
@@ -324,6 +333,8 @@ struct Scraper::Impl {
     target.address = endpoint.address;
     target.place = place;
     target.path = place.path;
+    target.shares_port = place.port == endpoint.port;
+    if (!target.shares_port) endpoint.cell->SetRefusing(false);
     target.engine_label = engine_label;
     target.cell = endpoint.cell;
     target.had_lora = endpoint.cell->lora_max() != 0;
@@ -391,6 +402,7 @@ struct Scraper::Impl {
   // ---- Pages.
 
   void OnPage(Target& target, const net::HttpFetcher::Outcome& outcome) {
+    NoteRefusal(target, outcome);
     if (!outcome.location.empty() && Redirect(target, outcome.location)) return;
     if (!outcome.ok) return Failed(target, KindOf(outcome.failure), outcome.error);
     target.reader->Read(outcome.body, sample);
@@ -407,6 +419,13 @@ struct Scraper::Impl {
     target.cell->ApplyScrape(signals, clock.Now());
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
+  }
+
+  // The server's system refused or reset the connection: so it will a request's, unless its pages have a port
+  // of their own. It is back with the first answer, whatever that says; until then silence does not count.
+  static void NoteRefusal(Target& target, const net::HttpFetcher::Outcome& outcome) {
+    if (outcome.refused && target.shares_port) target.cell->SetRefusing(true);
+    if (outcome.status != 0) target.cell->SetRefusing(false);
   }
 
   // Follows one redirect that stays on the server, and remembers it as long as its page is good.
@@ -481,6 +500,8 @@ struct Scraper::Impl {
     if (sample.queued) signals.waiting = Rounded(*sample.queued);
     if (sample.running) signals.running = Rounded(*sample.running);
     if (sample.kv_usage) signals.kv_usage = static_cast<float>(*sample.kv_usage);
+    signals.load_unknown = sample.load_unknown;
+    signals.kv_unknown = sample.kv_unknown;
     signals.block_size = sample.block_size;
     signals.num_blocks = sample.num_blocks;
     if (sample.has_lora) {

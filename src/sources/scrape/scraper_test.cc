@@ -44,6 +44,40 @@ std::string Answer(const std::string& body) {
   return "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 
+// Answers by path; counts what was asked for. Paths that are not there are 404.
+class PagesByPath {
+ public:
+  explicit PagesByPath(std::map<std::string, std::string> answers)
+      : answers_(std::move(answers)), server_([this](RawConnection& connection) {
+          while (connection.ReadRequest()) {
+            if (!connection.Send(AnswerTo(connection.request()))) return;
+          }
+        }) {}
+  std::string AnswerTo(const std::string& request) {
+    const size_t begin = request.find(' ') + 1;
+    const std::string path = request.substr(begin, request.find(' ', begin) - begin);
+    std::lock_guard lock(mutex_);
+    ++asked_[path];
+    const auto found = answers_.find(path);
+    return found == answers_.end() ? "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" : found->second;
+  }
+  void Set(const std::string& path, const std::string& answer) {
+    std::lock_guard lock(mutex_);
+    answers_[path] = answer;
+  }
+  int asked(const std::string& path) {
+    std::lock_guard lock(mutex_);
+    return asked_[path];
+  }
+  uint16_t port() const { return server_.port(); }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, std::string> answers_;
+  std::map<std::string, int> asked_;
+  RawTcpServer server_;
+};
+
 // A control loop with a fleet of one pool "default/pool", and a page server on another loop.
 class ScraperTest : public ::testing::Test {
  protected:
@@ -287,6 +321,58 @@ TEST_F(ScraperTest, StaysUsableAndSaysSoOnceWhenAPageFailsAndOnceWhenItIsBack) {
   EXPECT_TRUE(HasMetric("fairway_scrape_failing_endpoints{pool=\"default/pool\"} 0\n"));
 }
 
+TEST_F(ScraperTest, ARefusedConnectionIsKnownUntilTheNextAnswer) {
+  auto up = std::make_unique<PagesByPath>(std::map<std::string, std::string>{{"/metrics", Answer(Page(1))}});
+  const uint16_t port = up->port();
+  const uint16_t nobody = RawTcpServer([](RawConnection&) {}).port();
+  RawTcpServer slow([](RawConnection& connection) { connection.WaitForEnd(); });
+  RawTcpServer closing([](RawConnection&) {});
+  AddEndpoint(port);
+  AddEndpoint(port, {}, "127.0.0.2", nobody);  // requests go elsewhere than pages, and may well be taken
+  manifests_.endpoints.back().address = "127.0.0.1";
+  manifests_.endpoints.back().port = 1;
+  AddEndpoint(slow.port());
+  AddEndpoint(closing.port());
+  Start({.interval = 2 * base::kMillisecond, .timeout = 60 * base::kMillisecond});
+  ASSERT_TRUE(Await([&] {
+    return Cell(0)->waiting() == 1 && CountLines("kind=connect") >= 1 && CountLines("kind=timeout") >= 1;
+  }));
+  for (size_t i = 0; i < 3; ++i) EXPECT_FALSE(Cell(i)->refusing()) << i;
+  up.reset();
+  ASSERT_TRUE(Await([&] { return Cell(0)->refusing(); }));
+  EXPECT_TRUE(HasMetric("fairway_refusing_endpoints{pool=\"default/pool\"} "));
+  {
+    RawTcpServer hung([](RawConnection& connection) { connection.WaitForEnd(); }, port);
+    ASSERT_TRUE(Await([&] { return hung.connections() > 2; }));
+    EXPECT_TRUE(Cell(0)->refusing()) << "silence is no success";
+  }
+  RawTcpServer back(
+      [](RawConnection& connection) {
+        while (connection.ReadRequest()) connection.Send("HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n");
+      },
+      port);
+  EXPECT_TRUE(Await([&] { return !Cell(0)->refusing(); })) << "it answers";
+}
+
+TEST_F(ScraperTest, WhatAGoodPageDoesNotSayIsUnknownAndNotZero) {
+  SetPage(Page(40, 64, 0.97));
+  Serve();
+  AddEndpoint(server_->port());
+  Start();
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 40; }));
+  EXPECT_NE(Cell()->load().requests().page, 0u);
+  EXPECT_FLOAT_EQ(Cell()->load().last().kv_usage, 0.97f);
+  SetPage("vllm:num_requests_waiting NaN\nvllm:num_requests_running 5\n");
+  ASSERT_TRUE(Await([&] { return Cell()->running() == 5; }));
+  EXPECT_EQ(Cell()->load().requests().page, 0u) << "as loaded as the others";
+  EXPECT_LT(Cell()->load().last().kv_usage, 0) << "as full as the others";
+  EXPECT_EQ(Cell()->kv_usage(), 0.0f);
+  SetPage(Page(3, 2, 0.5));
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 3; }));
+  EXPECT_NE(Cell()->load().requests().page, 0u);
+  EXPECT_FLOAT_EQ(Cell()->kv_usage(), 0.5f);
+}
+
 TEST_F(ScraperTest, CountsEachKindOfFailure) {
   struct Case {
     std::string kind;
@@ -405,40 +491,6 @@ TEST_F(ScraperTest, UsesTheMetricsPort) {
   Start();
   EXPECT_TRUE(Await([&] { return Cell()->waiting() == 9; }));
 }
-
-// Answers by path; counts what was asked for. Paths that are not there are 404.
-class PagesByPath {
- public:
-  explicit PagesByPath(std::map<std::string, std::string> answers)
-      : answers_(std::move(answers)), server_([this](RawConnection& connection) {
-          while (connection.ReadRequest()) {
-            if (!connection.Send(AnswerTo(connection.request()))) return;
-          }
-        }) {}
-  std::string AnswerTo(const std::string& request) {
-    const size_t begin = request.find(' ') + 1;
-    const std::string path = request.substr(begin, request.find(' ', begin) - begin);
-    std::lock_guard lock(mutex_);
-    ++asked_[path];
-    const auto found = answers_.find(path);
-    return found == answers_.end() ? "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" : found->second;
-  }
-  void Set(const std::string& path, const std::string& answer) {
-    std::lock_guard lock(mutex_);
-    answers_[path] = answer;
-  }
-  int asked(const std::string& path) {
-    std::lock_guard lock(mutex_);
-    return asked_[path];
-  }
-  uint16_t port() const { return server_.port(); }
-
- private:
-  std::mutex mutex_;
-  std::map<std::string, std::string> answers_;
-  std::map<std::string, int> asked_;
-  RawTcpServer server_;
-};
 
 std::string TrtPage(int waiting) {
   return "trtllm_num_requests_waiting " + std::to_string(waiting) +
