@@ -263,7 +263,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   RouteTarget& target = route.Draw(worker.random);
   if (route.unknown_model && known_api) return impl_->Refuse(worker, input, UnknownModel(pool, model));
   if (unnamed) [[unlikely]] {
-    if (target.name.empty()) return impl_->Refuse(worker, input, BadRequest("model not found in request body"));
+    if (target.name.empty())
+      return impl_->Refuse(worker, input, BadRequest("model not found in request body"));
     model = target.name;  // what it is counted as
   }
   const base::Nanos start = impl_->clock.Now();

@@ -204,7 +204,7 @@ void Session::OnRequestBody(const RequestMessage& message) {
   if (request_ == RequestPhase::kDone) {
     if (request_mode() != BodyMode::kFullDuplexStreamed) return SendPlain(ReplyKind::kRequestBody);
     if (tunnel_ && ticket_) {
-      return SendPieces(ReplyKind::kRequestBody, message.body, message.end_of_stream, false);
+      return SendPieces(ReplyKind::kRequestBody, message.body, message.end_of_stream);
     }
     // An answer from elsewhere came first: nobody waits for this body any more.
     if (!ticket_) return;
