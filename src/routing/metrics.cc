@@ -362,15 +362,20 @@ void RouterMetrics::ReturnTarget(std::string_view name) {
   const auto found = targets_.find(name);
   FAIRWAY_CHECK(found != targets_.end());
   if (--found->second.users > 0) return;
-  const uint32_t number = found->second.number;
-  failures_[number].Clear();
-  if (snapshot_ != nullptr) {
-    for (const auto& [key, pool] : snapshot_->pools) {
+  returned_targets_.push_back(found->second.number);
+  targets_.erase(found);
+}
+
+// What was counted by a number goes before another name gets it.
+void RouterMetrics::FreeTargets(const fleet::Snapshot& snapshot) {
+  for (const uint32_t number : returned_targets_) {
+    failures_[number].Clear();
+    for (const auto& [key, pool] : snapshot.pools) {
       for (const auto& endpoint : pool->endpoints) endpoint.picks->Clear(number);
     }
+    free_targets_.push_back(number);
   }
-  free_targets_.push_back(number);
-  targets_.erase(found);
+  returned_targets_.clear();
 }
 
 // Manifests and model servers come and go: what they name now is kept, what they named before may idle.

@@ -88,6 +88,7 @@ class RouterMetrics {
   void PutInTable(std::string_view key, std::shared_ptr<RequestSeries> series);
   uint32_t TakeTarget(std::string_view name);
   void ReturnTarget(std::string_view name);
+  void FreeTargets(const fleet::Snapshot& snapshot);
   void Sort(const fleet::Snapshot& snapshot);
   template <typename Visit>
   void ForEachShown(const std::shared_ptr<RequestSeries>& series, const Visit& visit);
@@ -125,6 +126,7 @@ class RouterMetrics {
   std::map<std::string, Record, std::less<>> records_;
   std::map<std::string, Target, std::less<>> targets_;
   std::vector<uint32_t> free_targets_;
+  std::vector<uint32_t> returned_targets_;  // free with the next page
   std::shared_ptr<const Pools> pools_;
   std::shared_ptr<const fleet::Snapshot> snapshot_;  // of the last page
 };

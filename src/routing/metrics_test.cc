@@ -172,6 +172,28 @@ TEST(Names, IdleOnesGiveTheirSeriesBack) {
   EXPECT_EQ(scene.Page().Value(kRequests, {{"model_name", "m1"}}), 1);
 }
 
+// Nobody reads the page for an hour: what was counted by then is not taken for somebody else's.
+TEST(Names, WhatIdledBeforeTheFirstPageIsOnNone) {
+  Scene scene({{"A"}});
+  for (int hour = 0; hour < 6; ++hour) {
+    for (int i = 0; i < 80; ++i) {
+      const std::string name = Numbered(Numbered("h", hour) + "-", i);
+      for (int k = 0; k <= hour; ++k) scene.Get(Completion(name));
+    }
+    scene.clock.Advance(60 * kMinute);
+  }
+  scene.Get(Completion("now"));
+  scene.Page();
+  scene.Get(Completion("later"));
+  const PrometheusPage page = scene.Page();
+  EXPECT_EQ(page.Value(kAttempts, {{"target_model_name", "later"}}), 1);
+  for (const PrometheusPage::Sample& sample : page.samples()) {
+    if (sample.name != kAttempts || sample.labels.at("target_model_name") == "other") continue;
+    EXPECT_EQ(sample.value, page.Value(kRequests, {{"model_name", sample.labels.at("target_model_name")}}))
+        << sample.labels.at("target_model_name");
+  }
+}
+
 TEST(Names, AnIdleOneTakesItsErrorsAndRewritesAlong) {
   Scene scene({{"A"}});
   scene.pool.manifests().rewrites = {tests::Rewrite("any", {}, {{"base", {}}})};

@@ -128,6 +128,7 @@ void RouterMetrics::Collect(std::shared_ptr<const fleet::Snapshot> snapshot, bas
   snapshot_ = next->snapshot;
   pools_ = std::move(next);
   Sweep(now);
+  FreeTargets(*snapshot_);
 }
 
 std::shared_ptr<const RouterMetrics::Pools> RouterMetrics::pools() const {
