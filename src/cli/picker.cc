@@ -29,6 +29,12 @@ sigset_t Signals(std::initializer_list<int> numbers) {
   return set;
 }
 
+// Who started us may ignore it (nohup): it would be delivered here all the same, since it is blocked.
+bool IsIgnored(int number) {
+  struct sigaction action{};
+  return ::sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 int WaitFor(const sigset_t& set) {
   int signal = 0;
   sigwait(&set, &signal);
@@ -42,7 +48,9 @@ void BlockStopSignals() {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
-int WaitForSignal() { return WaitFor(Signals({SIGINT, SIGTERM, SIGHUP})); }
+int WaitForSignal() {
+  return WaitFor(IsIgnored(SIGHUP) ? Signals({SIGINT, SIGTERM}) : Signals({SIGINT, SIGTERM, SIGHUP}));
+}
 
 void ExitOnSecondSignal(std::function<void()> last) {
   std::thread([last = std::move(last)] {

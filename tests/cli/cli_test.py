@@ -147,7 +147,8 @@ class CliTest(unittest.TestCase):
 
     def test_a_flag_may_be_given_twice_as_with_gos_flags(self):
         samples = {"UINT": "1", "INT": "1", "FLOAT": "0.5", "TEXT": "x", "--pool-group": "inference.networking.k8s.io",
-                   "--grpc-max-recv-msg-size": "4Mi", "--grpc-max-send-msg-size": "4Mi"}
+                   "--grpc-max-recv-msg-size": "4Mi", "--grpc-max-send-msg-size": "4Mi", "--model-server-metrics-path": "/m",
+                   "--model-server-metrics-scheme": "https"}
         for command, least in (("epp", 50), ("up", 20), ("sim", 15), ("check", 1)):
             args = []
             for line in run(command, "--help").stdout.splitlines():

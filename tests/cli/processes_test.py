@@ -125,7 +125,7 @@ class Log(unittest.TestCase):
                 for turn in range(100):
                     refused = epp.reloads("refused")
                     wrong = "".join(f"  {'x' * 200}{i}: {turn}\n" for i in range(900))
-                    epp.write(f"{MANIFEST % 'llama'}---\napiVersion: v1\nkind: InferencePool\nspec:\n{wrong}")
+                    epp.write(f"{MANIFEST % 'llama'}---\napiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nspec:\n{wrong}")
                     await_that(lambda: epp.reloads("refused") > refused, "the broken manifest was not looked at")
                     if metric(epp.port, lost) > 0:
                         break
