@@ -26,7 +26,8 @@ class Routing(Scenario):
         sim.pin(1, waiting=5, kv=0.7, running_lora=[], max_lora=4)
         sim.pin(2, waiting=60, kv=0.2, running_lora=["lora-x"], max_lora=4)
         up = self.up(objects=[old_pool(), model("chat", "Critical", {"lora-x": 1})], ports=sim.ports)
-        await_that(lambda: up.served_by("chat") == sim.names()[0], "the endpoint with the adapter")
+        # Before the pages are read, chance may lead there, too: not eight times in a row.
+        await_that(lambda: all(up.served_by("chat") == sim.names()[0] for _ in range(8)), "the endpoint with the adapter")
         picks = collections.Counter(up.served_by("chat") for _ in range(30))
         # One in 1,000 goes to another on purpose.
         self.assertGreaterEqual(picks[sim.names()[0]], 28, picks)

@@ -166,6 +166,7 @@ class Gateway(Process):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _see_more(self, files, port):
+        files["bootstrap.json"]["admin"] = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
         manager = files["lds.json"]["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
         manager["generate_request_id"] = False
         filters = manager["http_filters"]

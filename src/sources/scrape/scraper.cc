@@ -180,6 +180,7 @@ struct Target {
   net::HttpFetcher fetcher;
   base::LogLimit limit{kLogAgain};
   size_t turn = 0;
+  bool asked = false;
   uint32_t left_out = 0;    // turns in a row
   bool redirected = false;  // this fetch follows a redirect
   bool looked_elsewhere = false;
@@ -212,6 +213,7 @@ struct Scraper::Impl {
   void Start() {
     Sync();
     SetTimer();
+    AskNewcomers();
   }
 
   void SetTimer() {
@@ -219,18 +221,35 @@ struct Scraper::Impl {
   }
 
   void Tick() {
-    if (fleet.published().version() != synced_version) Sync();
     new_adapters_left = kNewAdaptersPerTurn;
+    if (fleet.published().version() != synced_version) {
+      Sync();
+      AskNewcomers();
+    }
     published_adapters = false;
     PublishAdapters();
     fleet.FreeOldSnapshots();
     turn = (turn + 1) % turns.size();
     for (Target* target : turns[turn]) {
       if (target->fetcher.busy()) continue;  // slow; its time-out runs
-      if (Rests(*target)) continue;
-      target->cell->BeginScrape(clock.Now());
-      target->redirected = false;
-      Fetch(*target);
+      if (!Rests(*target)) Ask(*target);
+    }
+  }
+
+  void Ask(Target& target) {
+    target.asked = true;
+    target.cell->BeginScrape(clock.Now());
+    target.redirected = false;
+    Fetch(target);
+  }
+
+  // Nothing is known of them: the first ones do not wait for their turn.
+  void AskNewcomers() {
+    size_t left = kPerTurn;
+    for (auto& [key, target] : targets) {
+      if (target->asked) continue;
+      if (left-- == 0) return;
+      Ask(*target);
     }
   }
 
