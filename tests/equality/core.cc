@@ -11,6 +11,7 @@
 #include "base/strings.h"
 #include "fleet/fleet.h"
 #include "frontends/request/headers.h"
+#include "frontends/request/model_name.h"
 #include "payload/request.h"
 #include "routing/router.h"
 #include "tests/equality/pickers.h"
@@ -131,9 +132,9 @@ Outcome Core::Ask(const Request& request) {
   });
   Set(outcome.headers, kDestination, ticket.destination());
   if (own_id) Set(outcome.headers, "x-request-id", id);
-  outcome.body = ticket.rewrites()
-                     ? payload::SpliceModel(request.body, scanner.fields(), ticket.target_model())
-                     : request.body;
+  outcome.body = request.body;
+  if (ticket.rewrites() || ticket.inserts_model())
+    request::PutModel(outcome.body, scanner.fields(), ticket.target_model());
   if (Find(outcome.headers, "content-length"))
     Set(outcome.headers, "content-length", std::to_string(outcome.body.size()));
   return outcome;  // and the reservation is given back
