@@ -105,6 +105,7 @@ Fleet::Fleet() : published_(std::make_shared<const Snapshot>()) {}
 void Fleet::Publish(Pools pools) {
   auto next = std::make_shared<Snapshot>();
   next->version = ++version_;
+  next->knew_a_pool = published_.Load()->knew_a_pool || !pools.empty();
   next->pools = std::move(pools);
   published_.Publish(std::move(next));
 }

@@ -147,6 +147,7 @@ struct PoolSnapshot {
 
 struct Snapshot {
   uint64_t version = 0;
+  bool knew_a_pool = false;  // this one or one before has a pool
   std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>> pools;  // by key
 
   // The pool "namespace/name"; with an empty key the only pool there is. Null: no such pool, or not clear

@@ -229,6 +229,7 @@ std::unique_ptr<Worker> Router::NewWorker(uint64_t seed) const {
   return std::make_unique<Worker::Impl>(impl_->fleet, impl_->clock, impl_->metrics, seed);
 }
 
+bool Router::knew_a_pool() const { return impl_->fleet.Load()->knew_a_pool; }
 bool Router::ready() const { return !impl_->fleet.Load()->pools.empty(); }
 
 void Router::CountRejection(Worker& worker, const RequestInput& input, const Rejection& rejection) const {

@@ -162,6 +162,8 @@ class Router {
 
   // True once a snapshot with a pool was published: the condition of the health service ("pool synced").
   bool ready() const;
+  // The same, and it stays true when the pools are gone again.
+  bool knew_a_pool() const;
 
  private:
   struct Impl;

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import unittest
 
 from attack import MB, ThroughEnvoy, support
@@ -29,7 +30,10 @@ class Gateway(ThroughEnvoy):
     def test_uploads_that_do_not_end(self):
         up = self.gateway()
         piece = b" " * MB
-        with self.beside(up, ("gateway", up.port, "llama"), pids=up.pids, peak=900, after=400), contextlib.ExitStack() as stack:
+        # Over ext_proc Envoy holds the bodies, and near its bound it answers 503 until silent uploads are over.
+        ext_proc = "--ext-proc" in os.environ.get("FAIRWAY_UP_ARGS", "")
+        with self.beside(up, ("gateway", up.port, "llama"), pids=up.pids, peak=1300 if ext_proc else 900,
+                         after=None if ext_proc else 400, may_fail=1000 if ext_proc else 0), contextlib.ExitStack() as stack:
             for connection in self.uploads(up, 24, 60_000_000, stack):
                 with contextlib.suppress(OSError):
                     for _ in range(50):

@@ -22,7 +22,7 @@ class Memory(Attacked):
 
     def test_idle_streams(self):
         epp = self.epp()
-        with self.beside(epp, ("ext_proc", epp.grpc), peak=BUDGET + 250, after=150), contextlib.ExitStack() as stack:
+        with self.beside(epp, ("ext_proc", epp.grpc), peak=BUDGET + 250, after=150, late=15), contextlib.ExitStack() as stack:
             for _ in range(24):
                 with contextlib.suppress(Closed):
                     connection = stack.enter_context(Connection(epp.grpc, timeout=3))
@@ -58,7 +58,7 @@ class Memory(Attacked):
     def test_events_that_do_not_end(self):
         """A model server's line without an end, on many calls: a part of each is kept to find the usage in it."""
         epp = self.epp()
-        with self.beside(epp, ("ext_proc", epp.grpc), peak=350, after=120), contextlib.ExitStack() as stack:
+        with self.beside(epp, ("ext_proc", epp.grpc), peak=BUDGET + 150, after=120), contextlib.ExitStack() as stack:
             line = grpc(wire.response_body(b"data: " + b"x" * 250_000))
             head = grpc(wire.request_headers(end=True)) + grpc(wire.response_headers((b"content-type", b"text/event-stream")))
             for _ in range(4):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import uuid
 
 from chart import CHART, GATEWAY, STANDALONE, helm, merged, render, values
 
@@ -76,7 +77,8 @@ class Chart(unittest.TestCase):
         ports = dict(zip(("--grpc-port", "--grpc-health-port", "--metrics-port"), free_ports(3)))
         ports.update(flags)
         args = [f"{name}={ports.get(name, value)}" for name, value in (a.split("=", 1) for a in container["args"])]
-        fields = {"metadata.namespace": self.space, "metadata.name": "llama-epp-6d4cf56db6-x7k2p"}
+        fields = {"metadata.uid": str(uuid.uuid4()), "metadata.namespace": self.space,
+                  "metadata.name": "llama-epp-6d4cf56db6-x7k2p"}
         env = {e["name"]: fields[e["valueFrom"]["fieldRef"]["fieldPath"]] for e in container["env"]}
         config = self.cluster.kubeconfig({"token": token}, f"{self.space}.kubeconfig")
         picker = Process([FAIRWAY, "epp", "--kubeconfig", config, *args], env={**os.environ, **env})

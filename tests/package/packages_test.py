@@ -195,8 +195,14 @@ class Dockerfile(unittest.TestCase):
         text = (SOURCE / "deploy/docker/Dockerfile").read_text()
         text = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", text))
         cls.stages = []
+        arguments = {}
         for line in filter(None, map(str.strip, text.splitlines())):
             word, rest = line.split(None, 1)
+            if word == "ARG":  # a default, as far as is known here
+                name, value = rest.split("=", 1)
+                arguments[name] = value
+                continue
+            rest = re.sub(r"\$\{(\w+)\}", lambda match: arguments.get(match[1], match[0]), rest)
             assert word in ("FROM", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "ENTRYPOINT"), f"unknown instruction {word}"
             if word == "FROM":
                 cls.stages.append([])

@@ -208,7 +208,7 @@ std::unique_ptr<net::GrpcCall> ExtProcService::NewCall(const net::GrpcRequest& r
   if (request.path != kProcess) return nullptr;
   Worker& worker = *workers_.at(request.worker);
   // A pool that goes away later is another thing: its calls get 503.
-  worker.knew_a_pool = worker.knew_a_pool || worker.shared.router.ready();
+  worker.knew_a_pool = worker.knew_a_pool || worker.shared.router.knew_a_pool();
   if (!worker.knew_a_pool) {
     metrics_.NoPoolYet();
     return std::make_unique<EarlyCall>();
