@@ -244,7 +244,7 @@ std::shared_ptr<const PoolSnapshot> Fleet::MakePool(const api::Manifests& manife
   pool->app_protocol = source.app_protocol;
   pool->tally = before != nullptr ? before->tally : std::make_shared<PoolTally>();
   pool->model_names = same_content ? before->model_names : NamesOf(pool->models);
-  pool->policies = same_policies ? before->policies : std::move(policies);
+  pool->policies = same_policies ? before->policies : policies;
   pool->adapters = adapters.ids;
   adapters.changed = false;
   return pool;

@@ -70,9 +70,9 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
 // Counts what the headers and hints left here, where that is more than usual.
 void Session::CountKept() {
   size_t kept = 0;
-  for (const std::string& name : remove_headers_) kept += sizeof name + name.capacity();
+  for (const std::string& name : remove_headers_) kept += sizeof(std::string) + name.capacity();
   if (subset_) {
-    for (const auto& entry : *subset_) kept += sizeof entry + entry.size();
+    for (const auto& entry : *subset_) kept += sizeof(std::string) + entry.size();
   }
   if (kept <= kKeptForFree) kept = 0;
   if (kept == kept_) return;

@@ -526,8 +526,8 @@ class Writer {
     const auto monitor = [](std::string_view name, const Json& config) {
       return JsonObject({{"name", JsonText(name)}, {"typed_config", config}});
     };
-    const auto action = [](std::string_view name, std::string_view how, const Json& value,
-                           const Json& config = JsonNothing()) {
+    const auto action = [kHeap](std::string_view name, std::string_view how, const Json& value,
+                                const Json& config = JsonNothing()) {
       return JsonObject({{"name", JsonText("envoy.overload_actions." + std::string(name))},
                          {"triggers", JsonArray({JsonObject({{"name", JsonText(kHeap)}, {how, value}})})},
                          {"typed_config", config}});
