@@ -107,7 +107,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // stopped.
   (void)!write(ends[1], bytes.data(), bytes.size());
   shutdown(ends[1], SHUT_WR);
-  fixture->loop.Post([&] { fixture->worker->Adopt(ends[0]); });
+  const fairway::net::PeerAddress peer{};
+  fixture->shared->CountAddress(peer);
+  fixture->loop.Post([&] { fixture->worker->Adopt(ends[0], peer, fairway::net::GrpcRoom::kThereIs); });
   fixture->loop.Run();
   close(ends[1]);
   if (fixture->shared->stats.buffered_bytes != 0 || fixture->shared->stats.streams != 0) abort();
