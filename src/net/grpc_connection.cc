@@ -204,7 +204,8 @@ void GrpcConnection::ReadSome() {
     switch (stream_.Read(buffer, GrpcWorker::kReadBuffer, got)) {
       case SocketStream::Status::kOk:
         total += got;
-        if (lingering_ && (lingered_ += got) > kMaxLinger) return Fail();
+        if (lingering_) lingered_ += got;
+        if (lingered_ > kMaxLinger) return Fail();
         if (!TakeRead({buffer, got})) return;
         if (!stream_.tls() && got < GrpcWorker::kReadBuffer) return;
         break;

@@ -551,7 +551,7 @@ TEST_F(HttpServerTest, WhoIsBusyStaysUnlessItsAddressHasMost) {
 // The answers to requests that are never read must not gather here.
 TEST_F(HttpServerTest, TakesNoRequestWhileAnswersAreUnsent) {
   std::atomic<size_t> answered{0};
-  const std::string body(10 << 10, 'p');
+  static const std::string body(10 << 10, 'p');  // the server outlives this function
   Listen([&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
     if (request.target != "/honest") ++answered;
     responder->Send({.body = body});

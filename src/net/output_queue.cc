@@ -30,7 +30,9 @@ void OutputQueue::Copy(std::string_view bytes) {
 
 void OutputQueue::Append(const SharedBytes& bytes) {
   if (copy_all_ || bytes.size() <= kCopyBelow) return Copy(bytes.view());
-  pieces_.push_back({bytes.view().data(), bytes.size(), bytes.block()});
+  const std::string_view view = bytes.view();
+  pieces_.push_back(
+      {view.data(), view.size(), bytes.block()});  // NOLINT(bugprone-suspicious-stringview-data-usage)
   bytes_ += bytes.size();
 }
 

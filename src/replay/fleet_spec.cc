@@ -81,6 +81,7 @@ void ReadEvent(const Node& node, FleetSpec& fleet) {
   const Node name_node = object.Require("engine");
   const std::string name = name_node.Text().value_or("");
   std::vector<std::string> names;
+  names.reserve(fleet.servers.size());
   for (const ServerSpec& server : fleet.servers) names.push_back(server.name);
   const auto found = std::find(names.begin(), names.end(), name);
   if (found == names.end() && name_node.present())

@@ -72,6 +72,7 @@ const Parameter* FindParameter(std::string_view name) {
 
 std::string Near(std::string_view wanted, const auto& table) {
   std::vector<std::string> names;
+  names.reserve(table.size());
   for (const auto& entry : table) names.emplace_back(entry.name);
   const auto near = base::Nearest(wanted, names);
   return near ? "; did you mean \"" + *near + "\"?" : "; there are " + base::Join(names, ", ");
@@ -86,7 +87,7 @@ void SetParameters(const Policy& policy, scheduling::SchedulerOptions& options) 
 }
 
 base::Result<Policy> Policy::Find(std::string_view text) {
-  const auto fail = [&](std::string what) {
+  const auto fail = [&](const std::string& what) {
     return base::Fail(base::ErrorCode::kInvalidArgument, "policy \"" + std::string(text) + "\": " + what);
   };
   const auto pieces = base::Split(text, ',');

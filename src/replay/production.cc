@@ -154,7 +154,7 @@ class Production final : public Picker {
     signals.block_size = page.block_size;
     signals.num_blocks = page.num_blocks;
     if (page.has_lora) {
-      fleet::Signals::Lora& lora = signals.lora.emplace();
+      fleet::Signals::Lora& lora = signals.lora.emplace(fleet::Signals::Lora{});
       lora.max = page.max_loras;
       lora.resident_count = AddAdapters(page.running_adapters, lora.running);
       lora.waiting_count = AddAdapters(page.waiting_adapters, lora.waiting);

@@ -7,8 +7,8 @@ namespace fairway::replay {
 using simulator::Engine;
 using simulator::EngineRequest;
 
-Servers::Servers(const Workload& workload, const FleetSpec& fleet, const base::Clock& clock, uint64_t seed)
-    : workload_(workload), fleet_(fleet), clock_(clock), seed_(seed) {
+Servers::Servers(const FleetSpec& fleet, const base::Clock& clock, uint64_t seed)
+    : fleet_(fleet), clock_(clock), seed_(seed) {
   for (const TrafficClass& traffic : workload.classes) {
     std::vector<std::string>& names = adapters_.emplace_back();
     for (uint32_t i = 0; i < traffic.adapters; ++i) names.push_back(traffic.ModelName(i));
@@ -111,6 +111,7 @@ base::Nanos Servers::FirstToken(uint32_t number, const Request& request) const {
   const Server& server = servers_[number];
   if (!server.alive) return INT64_MAX;
   std::vector<EngineRequest> requests;
+  requests.reserve(server.expected.size() + 1);
   for (const Request* expected : server.expected) requests.push_back(Make(*expected));
   requests.push_back(Make(request));
   return engines_[server.first_engine + RankFor(server)]->ForecastFirstToken(requests, clock_.Now());
