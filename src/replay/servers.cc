@@ -7,7 +7,7 @@ namespace fairway::replay {
 using simulator::Engine;
 using simulator::EngineRequest;
 
-Servers::Servers(const FleetSpec& fleet, const base::Clock& clock, uint64_t seed)
+Servers::Servers(const Workload& workload, const FleetSpec& fleet, const base::Clock& clock, uint64_t seed)
     : fleet_(fleet), clock_(clock), seed_(seed) {
   for (const TrafficClass& traffic : workload.classes) {
     std::vector<std::string>& names = adapters_.emplace_back();

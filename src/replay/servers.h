@@ -15,7 +15,7 @@ namespace fairway::replay {
 // Owned by one thread. Its arguments outlive it.
 class Servers final : public Truth {
  public:
-  Servers(const FleetSpec& fleet, const base::Clock& clock, uint64_t seed);
+  Servers(const Workload& workload, const FleetSpec& fleet, const base::Clock& clock, uint64_t seed);
 
   uint32_t size() const { return static_cast<uint32_t>(servers_.size()); }
   bool alive(uint32_t server) const { return servers_[server].alive; }
