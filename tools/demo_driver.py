@@ -152,7 +152,8 @@ class Demo:
 
     def start_gateway(self):
         # Without exploration, since each example has one right answer.
-        arguments = ["-f", MANIFESTS, "--explain", "--lora-exploration", "0"]
+        # And read often, so that a changed state is known at once.
+        arguments = ["-f", MANIFESTS, "--explain", "--lora-exploration", "0", "--scrape-interval", "50ms"]
         if self.options.envoy:
             arguments += ["--envoy", self.options.envoy]
         if not free(GATEWAY_PORT):

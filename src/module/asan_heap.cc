@@ -23,6 +23,8 @@ void* operator new(size_t size) {
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
+// What std::stable_sort borrows its room with.
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return __interceptor_malloc(size); }
 void* operator new(size_t size, std::align_val_t align) {
   const auto alignment = static_cast<size_t>(align);
   void* memory = __interceptor_aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);

@@ -404,8 +404,8 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   // likely the server's idle time-out crossing our request: once, silently, a fresh one (RFC 9110
   // section 9.2.2: GET may be repeated).
   void Lost(const std::string& why, int system_error = 0) {
-    const std::string kept =
-        why;  // it may be the connection's NOLINT(performance-unnecessary-copy-initialization)
+    // NOLINTNEXTLINE(performance-unnecessary-copy-initialization): it may be the connection's
+    const std::string kept = why;
     CloseSocket();
     if (!busy) return;
     if (reused && !retried && !got_bytes) {
@@ -437,8 +437,8 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   }
 
   void Fail(HttpFailure failure, const std::string& why) {
-    const std::string kept =
-        why;  // it may be the connection's NOLINT(performance-unnecessary-copy-initialization)
+    // NOLINTNEXTLINE(performance-unnecessary-copy-initialization): it may be the connection's
+    const std::string kept = why;
     CloseSocket();
     // Begin itself may fail, and Done never runs inside it.
     if (beginning) return FailLater(failure, kept);

@@ -21,7 +21,7 @@ class TimeToFirstTokenScorer final : public Scorer {
  public:
   TimeToFirstTokenScorer(float request_cost, float load_cost, float horizon)
       : request_cost_(request_cost), scale_(1 / horizon) {
-    for (uint8_t lora = 0; lora < loading_.size(); ++lora) {
+    for (size_t lora = 0; lora < loading_.size(); ++lora) {
       if ((lora & kLoraHere) == 0)
         loading_[lora] = load_cost * ((lora & kLoraRoom) != 0 ? 1.0f : 2.0f) * scale_;
     }
