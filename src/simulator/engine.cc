@@ -546,6 +546,7 @@ void Engine::PublishLora() {
   }
   const auto names = [this](const std::vector<uint32_t>& numbers) {
     std::vector<std::string> out;
+    out.reserve(numbers.size());
     for (const uint32_t number : numbers) out.push_back(adapters_[number]);
     std::sort(out.begin(), out.end());
     return out;

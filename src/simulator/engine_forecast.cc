@@ -148,6 +148,7 @@ uint64_t Engine::uncomputed_tokens() const {
 
 std::vector<std::string> Engine::resident_adapters() const {
   std::vector<std::string> names;
+  names.reserve(resident_.size());
   for (const uint32_t number : resident_) names.push_back(adapters_[number]);
   return names;
 }

