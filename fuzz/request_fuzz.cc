@@ -1,11 +1,12 @@
-// Any bytes as the body of any API: no crash, the same result wherever it is cut and whichever kernel runs,
-// and a replaced model is the one that is read back.
+// Any bytes as the body of any API: no crash, the same result and hashes wherever it is cut and whichever
+// kernel runs, and a replaced model is the one that is read back.
 //
 // Input: one byte for the API, one seed byte for the cuts, then the body.
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/random.h"
 #include "base/result.h"
@@ -18,8 +19,9 @@ using fairway::payload::Api;
 using fairway::payload::RequestFields;
 using fairway::payload::RequestScanner;
 
-RequestScanner ScanWhole(Api api, std::string_view body) {
+RequestScanner ScanWhole(Api api, std::string_view body, bool hash = true) {
   RequestScanner scanner(api);
+  scanner.HashPrompt(hash);
   scanner.Feed(body);
   scanner.Finish();
   return scanner;
@@ -29,6 +31,7 @@ RequestScanner ScanCut(Api api, std::string_view body, uint64_t seed) {
   fairway::base::Random random(seed);
   const uint64_t most = 1 + random.Below(40);
   RequestScanner scanner(api);
+  scanner.HashPrompt(true);
   while (!body.empty()) {
     // A copy of its own, so that the sanitizer sees a read beyond the chunk or after it.
     const std::string chunk(body.substr(0, random.Below(most + 1)));
@@ -49,6 +52,20 @@ void CheckFields(std::string_view body, const RequestFields& fields) {
   }
   if (!fields.has_model) return;
   FAIRWAY_CHECK(body[fields.model_span.begin] == '"' && body[fields.model_span.end - 1] == '"');
+}
+
+// The blocks' hashes are those of any other cut, and hashing changes nothing else.
+void CheckHashes(const RequestScanner& whole, const RequestScanner& cut, const RequestScanner& plain) {
+  FAIRWAY_CHECK(whole.error() == plain.error() && whole.fields() == plain.fields());
+  FAIRWAY_CHECK(whole.prompt_hashes()->blocks() <= fairway::payload::PromptHasher::kMaxBlocks);
+  if (!whole.ok()) return;
+  std::vector<uint64_t> hashes, others;
+  std::vector<fairway::payload::PromptEnd> ends, other_ends;
+  whole.prompt_hashes()->AppendChains(1, hashes, ends, true);
+  cut.prompt_hashes()->AppendChains(1, others, other_ends, true);
+  FAIRWAY_CHECK(hashes == others && ends == other_ends);
+  FAIRWAY_CHECK(ends.empty() ? hashes.empty() : ends.back().end == hashes.size());
+  FAIRWAY_CHECK(whole.prompt_hashes()->bytes() == cut.prompt_hashes()->bytes());
 }
 
 void CheckSplice(Api api, std::string_view body, const RequestScanner& scanner, std::string_view model) {
@@ -80,6 +97,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const RequestScanner cut = ScanCut(api, body, data[1]);
   FAIRWAY_CHECK(whole.error() == cut.error());
   FAIRWAY_CHECK(whole.fields() == cut.fields());
+  CheckHashes(whole, cut, ScanWhole(api, body, false));
   CheckSplice(api, body, whole, "m");
   CheckSplice(api, body, whole, "llama-2 \"\\\n\xc3\xa4");
 
@@ -91,6 +109,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
 
   RequestScanner part(api);
+  part.HashPrompt(true);
   part.Feed(body.substr(0, body.size() / 2));
   part.FinishPartial();
   CheckFields(body, part.fields());

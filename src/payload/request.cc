@@ -8,23 +8,6 @@
 namespace fairway::payload {
 namespace {
 
-struct KnownPath {
-  std::string_view suffix;
-  Api api;
-};
-
-// Longest first among those that end alike.
-constexpr std::array<KnownPath, 8> kPaths = {{
-    {"chat/completions/render", Api::kChatCompletions},
-    {"chat/completions", Api::kChatCompletions},
-    {"completions/render", Api::kCompletions},
-    {"completions", Api::kCompletions},
-    {"embeddings", Api::kEmbeddings},
-    {"responses", Api::kResponses},
-    {"messages/count_tokens", Api::kMessages},
-    {"messages", Api::kMessages},
-}};
-
 constexpr uint64_t kBytesPerToken = 4;
 constexpr size_t kKeptPromptSpans = 64;
 
@@ -32,35 +15,6 @@ constexpr size_t kKeptPromptSpans = 64;
 bool IsMessagesKey(std::string_view key) { return key.size() == 8; }
 
 }  // namespace
-
-[[gnu::hot]] Api ApiOfPath(std::string_view path) {
-  path = path.substr(0, path.find('?'));
-  while (path.ends_with('/')) path.remove_suffix(1);
-  for (const KnownPath& known : kPaths) {
-    if (!path.ends_with(known.suffix)) continue;
-    const size_t before = path.size() - known.suffix.size();
-    if (before == 0 || path[before - 1] == '/') return known.api;
-  }
-  return Api::kUnknown;
-}
-
-std::string_view ToString(Api api) {
-  switch (api) {
-    case Api::kChatCompletions:
-      return "chat/completions";
-    case Api::kCompletions:
-      return "completions";
-    case Api::kEmbeddings:
-      return "embeddings";
-    case Api::kResponses:
-      return "responses";
-    case Api::kMessages:
-      return "messages";
-    case Api::kUnknown:
-      return "unknown";
-  }
-  return "unknown";
-}
 
 // The reference checks these types too; null counts as absent.
 constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembers = {{
@@ -102,16 +56,23 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
   main_items_ = 0;
   item_types_ = 0;
   typed_bad_ = 0;
+  hashing_ = false;
+  if (hasher_ != nullptr) hasher_->Reset();
 }
 
 [[gnu::hot]] void RequestScanner::Feed(std::string_view chunk) {
   if (chunk.empty() || json_.failed()) return;
-  json_.Feed(chunk, *this);
+  if (hasher_ == nullptr) {
+    json_.Feed(chunk, *this);
+  } else {
+    FeedAndHash(chunk);
+  }
   if (json_.failed()) RefuseJson();
 }
 
 [[gnu::hot]] void RequestScanner::Finish() {
   if (api_ == Api::kUnknown || !ok()) return;
+  if (hasher_ != nullptr) hasher_->Finish(false);
   if (!json_.Finish(*this)) return RefuseJson();
   if (!MainIsValid() || typed_bad_ != 0) RefuseFields();
 }
@@ -153,6 +114,7 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
 }
 
 void RequestScanner::FinishPartial() {
+  if (hasher_ != nullptr) hasher_->Finish(true);
   const std::optional<uint64_t> begin = json_.open_string();
   if (!begin) return;
   if (IsPrompt(current_)) AddPrompt({*begin + 1, json_.offset()});
@@ -200,14 +162,20 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
     case Place::kRoot:
       return TopMember(key);
     case Place::kMessage:
-      return key == "content" ? Place::kContent : key == "role" ? Place::kRole : Place::kIgnored;
+      if (key == "content") return Place::kContent;
+      if (key == "role") return Place::kRole;
+      break;
     case Place::kBlock:
-      return key == "text" ? Place::kBlockText : key == "content" ? Place::kBlockContent : Place::kIgnored;
+      if (key == "text") return Place::kBlockText;
+      if (key == "content") return Place::kBlockContent;
+      break;
     case Place::kInnerBlock:
-      return key == "text" ? Place::kInnerText : Place::kIgnored;
+      if (key == "text") return Place::kInnerText;
+      break;
     default:
       return Place::kIgnored;
   }
+  return hasher_ == nullptr ? Place::kIgnored : HashedMember(object, key);
 }
 
 // By length first: most keys are told by one comparison, or are none of these by none.
@@ -217,6 +185,8 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
     case 5:
       if (key == "model") return Place::kModel;
       if (key == "input") return api_ == Api::kEmbeddings ? Place::kMain : in(Api::kResponses, Place::kMain);
+      if (key == "tools" && hasher_ != nullptr && (api_ == Api::kMessages || api_ == Api::kResponses))
+        return Place::kTools;
       break;
     case 6:
       if (key == "stream") return Place::kStream;
@@ -262,6 +232,7 @@ RequestScanner::Place RequestScanner::ChatMember(std::string_view key) {
 // that may have some; the same where there is none.
 void RequestScanner::Drop(Place gone, Place sibling) {
   Part& part = *PartOf(gone);
+  if (hasher_ != nullptr && (part.count != 0 || part.bytes != 0)) hasher_->Spoil();
   if (part.count != 0) {
     const auto first = fields_.prompt.begin() + static_cast<std::ptrdiff_t>(part.first);
     fields_.prompt.erase(first, first + static_cast<std::ptrdiff_t>(part.count));
@@ -299,9 +270,14 @@ void RequestScanner::OnKey(std::string_view key) {
   }
   if (place == Place::kRole) {
     role_bad_ = member.first != '"' && member.first != 'n';
+    if (hasher_ != nullptr && member.first == '"') HashPlain(place, member.text);
     return true;
   }
   if (root && Seen(place)) return false;
+  if (place >= Place::kWhole) {
+    if (member.first == '"') HashPlain(place, member.text);
+    return true;
+  }
   if (Part* part = PartOf(place)) {
     if (member.first != '"' || place == Place::kSide || part->count != 0 || part->bytes != 0) return false;
     if (root) {
@@ -316,6 +292,7 @@ void RequestScanner::OnKey(std::string_view key) {
       AddPrompt({member.span.begin + 1, member.span.end - 1});
       part->count = fields_.prompt.size() - part->first;
     }
+    if (hasher_ != nullptr && (root || IsPrompt(place))) HashPlain(place, member.text);
   } else if (place == Place::kModel) {
     if (member.first != '"' || member.text.size() > kMaxModelBytes) return false;
     if (member.text.find('\\') != std::string_view::npos) return false;
@@ -461,6 +438,7 @@ void RequestScanner::EndValue(Place place) {
     fields_.members.begin = begin + 1;
   } else {
     BeginValue(place, type);
+    if (hasher_ != nullptr) BeginHashed(place, begin, false);
   }
   if (place == Place::kModel) fields_.model_span.begin = begin;
   const Place element = array ? Element(place) : Place::kIgnored;
@@ -493,6 +471,7 @@ void RequestScanner::EndValue(Place place) {
   current_ = outer.array ? outer.element : Place::kIgnored;
   if (place == Place::kModel) fields_.model_span.end = end;
   EndValue(place);
+  if (hasher_ != nullptr) EndHashed(place, end);
 }
 
 size_t RequestScanner::OnString(uint64_t begin) {
@@ -502,6 +481,7 @@ size_t RequestScanner::OnString(uint64_t begin) {
     return 0;
   }
   BeginValue(place, Type::kString);
+  if (hasher_ != nullptr) BeginHashed(place, begin + 1, true);
   return place == Place::kModel ? kMaxModelBytes : place == Place::kSalt ? kMaxSaltBytes : 0;
 }
 
@@ -533,6 +513,7 @@ void RequestScanner::OnStringEnd(Span span, std::string_view text, bool truncate
   }
   if (IsPrompt(place)) AddPrompt(inside);
   EndValue(place);
+  if (hasher_ != nullptr) EndHashed(place, inside.end);
 }
 
 void RequestScanner::OnNumber(Span span, std::string_view text) {
@@ -554,6 +535,7 @@ void RequestScanner::OnNumber(Span span, std::string_view text) {
     case Place::kPromptItem:
     case Place::kToken:
       fields_.prompt_bytes += kBytesPerToken;
+      if (hasher_ != nullptr) HashToken(text);
       if (api_ == Api::kCompletions && !base::ParseInteger<uint32_t>(text)) main_bad_ = true;
       break;
     default:

@@ -10,12 +10,14 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "payload/json_scanner.h"
+#include "payload/prompt_hash.h"
 
 namespace fairway::payload {
 
@@ -60,6 +62,9 @@ class RequestScanner final : private MemberSink {
   static constexpr size_t kMaxPromptSpans = 4096;           // further ones count in prompt_bytes only
 
   explicit RequestScanner(Api api) : api_(api) {}
+  // From the next body on the prompt's blocks are hashed as they pass. REQUIRES: no byte of this body was
+  // fed.
+  void HashPrompt(bool on) { hasher_ = on ? std::make_unique<PromptHasher>() : nullptr; }
   // As new, for the next body; keeps memory of what most bodies need.
   void Reset(Api api);
   void Feed(std::string_view chunk);
@@ -76,6 +81,10 @@ class RequestScanner final : private MemberSink {
   const std::string& error() const { return error_; }
   const RequestFields& fields() const { return fields_; }
   Api api() const { return api_; }
+  // The blocks' hashes, complete after Finish or FinishPartial; null where they were not asked for. Of what
+  // is not ok() they mean nothing. What is hashed: texts as in fields().prompt; of a chat also roles, tools,
+  // calls of tools and what they gave; an image and the like as one block; token ids.
+  const PromptHasher* prompt_hashes() const { return hasher_.get(); }
 
  private:
   // What a value is, from where it stands.
@@ -101,6 +110,9 @@ class RequestScanner final : private MemberSink {
     kInnerBlock,
     kPromptItem,  // element of prompt, or of embeddings' input
     kToken,
+    kTools,  // these three only where the prompt is hashed: tools of the body,
+    kWhole,  // all bytes of the value,
+    kOne,    // the value as one block
   };
   enum class Type : uint8_t { kString, kNumber, kBool, kNull, kObject, kArray };
   struct Level {
@@ -142,6 +154,15 @@ class RequestScanner final : private MemberSink {
   Part* PartOf(Place place) { return place < Place::kRoot ? &parts_[static_cast<size_t>(place)] : nullptr; }
   void Drop(Place gone, Place sibling);
   void AddPrompt(Span text);
+  // Of prompts that are hashed (request_hash.cc). REQUIRES: hasher_ != nullptr, for these eight.
+  void FeedAndHash(std::string_view chunk);
+  Place HashedMember(Place object, std::string_view key) const;
+  bool IsTools(Place place) const;
+  void BeginHashed(Place place, uint64_t begin, bool string);
+  void EndHashed(Place place, uint64_t end);
+  void HashPlain(Place place, std::string_view text);
+  void HashToken(std::string_view text);
+  void HashUpTo(uint64_t end);
   bool IsPrompt(Place place) const;  // of a string
   bool MainIsValid() const;
   bool MainIsMessages() const {
@@ -181,6 +202,12 @@ class RequestScanner final : private MemberSink {
   bool role_bad_ = false, content_bad_ = false;  // of this message
   size_t typed_ = 0;                             // which of kTypedMembers
   unsigned typed_bad_ = 0;                       // bit per kTypedMembers
+
+  std::unique_ptr<PromptHasher> hasher_;
+  const char* chunk_ = nullptr;  // that is being fed, and where it begins in the body
+  uint64_t chunk_begin_ = 0;
+  uint64_t hash_from_ = 0;  // the first byte that is not hashed yet of a value that is
+  bool hashing_ = false;    // inside of one
 };
 
 // The JSON bytes (with quotes) that take the place of fields.model_span to name `model`. Invalid UTF-8 in it

@@ -54,6 +54,51 @@ void Scan(benchmark::State& state) {
   Name(state, body.size());
 }
 
+// With the hashes of the prompt's blocks: what the prefix cache's index costs while the body arrives.
+void ScanAndHash(benchmark::State& state) {
+  const std::string body = Body(state);
+  RequestScanner scanner(Api::kChatCompletions);
+  scanner.HashPrompt(true);
+  for (auto _ : state) {
+    scanner.Reset(Api::kChatCompletions);
+    scanner.Feed(body);
+    scanner.Finish();
+    if (!scanner.ok()) state.SkipWithError("not ok");
+    benchmark::DoNotOptimize(scanner.prompt_hashes()->blocks());
+  }
+  Name(state, body.size());
+}
+
+void HashBlocks(benchmark::State& state) {
+  const auto kernels = AllBlockKernels();
+  const auto index = static_cast<size_t>(state.range(1));
+  if (index >= kernels.size()) return state.SkipWithError("not on this CPU");
+  const std::string text = Text(kAscii, static_cast<size_t>(state.range(0)));
+  std::vector<uint64_t> hashes(text.size() / PromptHasher::kBlockBytes);
+  for (auto _ : state) {
+    kernels[index].hash(text.data(), hashes.size(), hashes.data());
+    benchmark::ClobberMemory();
+  }
+  state.SetLabel(kernels[index].name);
+  state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * text.size()));
+}
+
+void Chains(benchmark::State& state) {
+  PromptHasher hasher;
+  hasher.BeginPart(PromptHasher::kMain);
+  hasher.Add(Text(kAscii, 2000 * PromptHasher::kBlockBytes));
+  hasher.EndPart();
+  std::vector<uint64_t> hashes;
+  std::vector<PromptEnd> ends;
+  for (auto _ : state) {
+    hashes.clear();
+    ends.clear();
+    hasher.AppendChains(PrefixRoot("model", "salt"), hashes, ends);
+    benchmark::DoNotOptimize(hashes.data());
+  }
+  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(hashes.size()));
+}
+
 // As Envoy sends it.
 void ScanIn16KbChunks(benchmark::State& state) {
   const std::string body = Body(state);
@@ -126,6 +171,9 @@ void Sizes(benchmark::internal::Benchmark* benchmark) {
 }
 
 BENCHMARK(Scan)->Apply(Sizes);
+BENCHMARK(ScanAndHash)->Apply(Sizes);
+BENCHMARK(HashBlocks)->ArgsProduct({{16 << 10, 440 << 10}, {0, 1, 2}});
+BENCHMARK(Chains);
 BENCHMARK(ScanIn16KbChunks)->Args({440 << 10, kAscii});
 BENCHMARK(FloorMemchr)->Args({2 << 10, kAscii})->Args({440 << 10, kAscii});
 BENCHMARK(FloorMemcpy)->Args({2 << 10, kAscii})->Args({440 << 10, kAscii});

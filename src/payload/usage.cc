@@ -255,7 +255,10 @@ void UsageScanner::Merge(const UsageSink::Counts& counts) {
   usage_.found = true;
   if (counts.input >= 0) usage_.input_tokens = counts.input;
   if (counts.output >= 0) usage_.output_tokens = counts.output;
-  if (counts.cached >= 0) usage_.cached_tokens = counts.cached;
+  if (counts.cached >= 0) {
+    usage_.cached_tokens = counts.cached;
+    usage_.tells_cached = true;
+  }
   usage_.total_tokens = counts.total >= 0 ? counts.total : usage_.input_tokens + usage_.output_tokens;
 }
 

@@ -17,6 +17,7 @@ struct Usage {
   int64_t total_tokens = 0;   // as sent, else the sum
   int64_t cached_tokens = 0;  // prompt_tokens_details.cached_tokens | input_tokens_details.cached_tokens |
                               // cache_read_input_tokens
+  bool tells_cached = false;  // one of these was sent: engines leave it out unless they are asked for it
   bool operator==(const Usage&) const = default;
 };
 

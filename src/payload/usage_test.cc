@@ -43,17 +43,17 @@ TEST(UsageScanner, JsonOfEachApi) {
           R"({"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}","usage":{"prompt_tokens":8}}}],)"
           R"("usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,)"
           R"("prompt_tokens_details":{"cached_tokens":4}}})"),
-      (Usage{true, 10, 5, 15, 4}));
+      (Usage{true, 10, 5, 15, 4, true}));
   EXPECT_EQ(Json(Api::kEmbeddings, R"({"usage":{"prompt_tokens":3,"total_tokens":3}})"),
             (Usage{true, 3, 0, 3, 0}));
   EXPECT_EQ(
       Json(Api::kResponses,
            R"({"usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":1},"output_tokens":4}})"),
-      (Usage{true, 3, 4, 7, 1}));
+      (Usage{true, 3, 4, 7, 1, true}));
   EXPECT_EQ(
       Json(Api::kMessages,
            R"({"type":"message","usage":{"input_tokens":3,"cache_read_input_tokens":2,"output_tokens":4}})"),
-      (Usage{true, 3, 4, 7, 2}));
+      (Usage{true, 3, 4, 7, 2, true}));
   EXPECT_EQ(Json(Api::kChatCompletions, R"({"\u0075sage":{"prompt_tokens":1}})"), (Usage{true, 1, 0, 1, 0}));
   EXPECT_EQ(Json(Api::kChatCompletions, R"({"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":2}})"),
             (Usage{true, 2, 0, 2, 0}));
@@ -120,7 +120,7 @@ TEST(UsageScanner, ResponsesEvents) {
           "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"output\":[{}],"
           "\"usage\":{\"input_tokens\":7,\"input_tokens_details\":{\"cached_tokens\":6},\"output_tokens\":3,"
           "\"total_tokens\":10}}}\n\n"),
-      (Seen{{true, 7, 3, 10, 6}, 3}));
+      (Seen{{true, 7, 3, 10, 6, true}, 3}));
 }
 
 TEST(UsageScanner, AnthropicEventsAreMerged) {
@@ -132,7 +132,7 @@ TEST(UsageScanner, AnthropicEventsAreMerged) {
              "event: content_block_delta\ndata: {\"delta\":{\"text\":\"hi\"}}\n\n"
              "event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":15}}\n\n"
              "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
-      (Seen{{true, 25, 15, 40, 8}, 4}));
+      (Seen{{true, 25, 15, 40, 8, true}, 4}));
 }
 
 TEST(UsageScanner, ATooLongEventIsSkippedAndTheNextIsRead) {

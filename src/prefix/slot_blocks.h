@@ -1,0 +1,71 @@
+// The blocks that one endpoint is believed to hold, the one used last first.
+//
+// A chain is put in front as a whole, its first block foremost. So a block is always newer than those that
+// come after it in a prompt; what falls off the end is the end of a prompt, as engines evict, too; and who
+// holds a block holds all before it. RemoveWithAllBehind keeps that as well. `Index::Match` relies on it.
+//
+// Owned by one thread at a time (the index's slot mutex). Memory: 28 bytes a block, in one array that grows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fairway::prefix {
+
+class SlotBlocks {
+ public:
+  static constexpr uint32_t kFront = ~uint32_t{0};
+  static constexpr uint32_t kNone = kFront - 1;
+  static constexpr size_t kBytes = 28;
+
+  size_t size() const { return size_; }
+  size_t bytes() const { return nodes_.capacity() * sizeof(Node); }
+
+  // Where a block is, or kNone. Good until the next Add or Remove.
+  uint32_t Find(uint64_t block) const;
+  // Puts what is there behind `after`, which may be kFront.
+  void Move(uint32_t node, uint32_t after);
+  // Adds what is not there. `most`: how many there may be in all, so that memory grows to that and no
+  // further; `after` stays good. REQUIRES: size() < most
+  uint32_t Add(uint64_t block, uint32_t after, size_t most);
+  // The last one, and takes it away; `keep` stays the node that it was. REQUIRES: size() != 0
+  uint64_t TakeLast(uint32_t* keep = nullptr);
+  // Takes away `block`, if it is there, and what came behind it in any prompt; they are appended to `gone`.
+  // One pass over the blocks that are older.
+  void RemoveWithAllBehind(uint64_t block, std::vector<uint64_t>& gone);
+  // Gives memory back, too.
+  void Clear();
+  // Gives back what more than `most` blocks took. REQUIRES: size() <= most
+  void Shrink(size_t most);
+
+ private:
+  // Nodes are linked by age, and by the chain of their bucket; `first` is of the bucket of that number,
+  // whichever node stands here.
+  struct Node {
+    uint64_t block() const { return static_cast<uint64_t>(high) << 32 | low; }
+    uint32_t high, low;
+    uint32_t before;  // the low half of the block before it in its prompt
+    uint32_t newer, older;
+    uint32_t next;
+    uint32_t first;
+  };
+  static_assert(sizeof(Node) == kBytes);
+
+  uint32_t& Bucket(uint64_t block) { return nodes_[BucketOf(block)].first; }
+  size_t BucketOf(uint64_t block) const {
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<size_t>(static_cast<Wide>(block * 0x9e3779b97f4a7c15ULL) * nodes_.size() >> 64);
+  }
+  void Link(uint32_t node, uint32_t after);
+  void Unlink(uint32_t node);
+  void Delete(uint32_t node);
+  void Resize(size_t count);
+
+  std::vector<Node> nodes_;  // those in use come first
+  size_t size_ = 0;
+  uint32_t newest_ = kNone;
+  uint32_t oldest_ = kNone;
+};
+
+}  // namespace fairway::prefix
