@@ -44,8 +44,10 @@ class FileDescriptor {
   int fd_;
 };
 
-tl::unexpected<base::Error> TooLarge() {
-  return base::Fail(base::ErrorCode::kIo, "larger than 16 MiB; split it into files of one folder");
+tl::unexpected<base::Error> TooLarge(size_t max_bytes) {
+  std::string message = "larger than " + std::to_string(max_bytes >> 20) + " MiB";
+  if (max_bytes == kMaxFileBytes) message += "; split it into files of one folder";
+  return base::Fail(base::ErrorCode::kIo, std::move(message));
 }
 
 // How long something that is no file may take: silence, and in all.
@@ -56,7 +58,7 @@ struct Patience {
 constexpr Patience kPipe{5, 30};
 constexpr Patience kStandardInput{60, 600};  // what writes there may have to ask an API server first
 
-base::Result<std::string> ReadAll(int fd, const Patience& patience) {
+base::Result<std::string> ReadAll(int fd, const Patience& patience, size_t max_bytes) {
   const base::SystemClock clock;
   const base::Nanos start = clock.Now();
   std::string text;
@@ -77,7 +79,7 @@ base::Result<std::string> ReadAll(int fd, const Patience& patience) {
       return base::Fail(base::ErrorCode::kIo, std::string("cannot be read: ") + std::strerror(errno));
     if (got == 0) return text;
     text.append(chunk.data(), static_cast<size_t>(got));
-    if (text.size() > kMaxFileBytes) return TooLarge();
+    if (text.size() > max_bytes) return TooLarge(max_bytes);
   }
 }
 
@@ -91,7 +93,7 @@ std::string_view KindOf(mode_t mode) {
 base::Result<std::string> ReadPath(const std::string& path, const LoadOptions& options) {
   if (path == "-") {
     if (options.only_files) return base::Fail(base::ErrorCode::kIo, "can be read once only");
-    return ReadAll(STDIN_FILENO, kStandardInput);
+    return ReadAll(STDIN_FILENO, kStandardInput, options.max_bytes);
   }
   // Not blocking: opening a pipe that nobody writes to must not hang.
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -100,11 +102,12 @@ base::Result<std::string> ReadPath(const std::string& path, const LoadOptions& o
   struct stat info{};
   if (::fstat(file.get(), &info) != 0)
     return base::Fail(base::ErrorCode::kIo, std::string("cannot be read: ") + std::strerror(errno));
-  if (S_ISREG(info.st_mode) && static_cast<uint64_t>(info.st_size) > kMaxFileBytes) return TooLarge();
+  if (S_ISREG(info.st_mode) && static_cast<uint64_t>(info.st_size) > options.max_bytes)
+    return TooLarge(options.max_bytes);
   if (!S_ISREG(info.st_mode) && options.only_files) {
     return base::Fail(base::ErrorCode::kIo, "is " + std::string(KindOf(info.st_mode)) + ", not a file");
   }
-  return ReadAll(file.get(), kPipe);
+  return ReadAll(file.get(), kPipe, options.max_bytes);
 }
 
 void AddToFingerprint(LoadResult& result, std::string_view text) {
@@ -207,6 +210,18 @@ void LoadFolder(const std::string& folder, Loading& loading, LoadResult& result)
 bool IsManifestName(std::string_view name) {
   if (name.starts_with('.') || name == "kustomization.yaml" || name == "kustomization.yml") return false;
   return name.ends_with(".yaml") || name.ends_with(".yml") || name.ends_with(".json");
+}
+
+base::Result<std::string> ReadFile(const std::string& path, const LoadOptions& options) {
+  struct stat info{};
+  if (path == "-" || ::stat(path.c_str(), &info) == 0) {
+    if (path != "-" && S_ISDIR(info.st_mode))
+      return base::Fail(base::ErrorCode::kIo, "is a folder, not a file");
+    return ReadPath(path, options);
+  }
+  const bool missing = errno == ENOENT || errno == ENOTDIR;
+  return base::Fail(base::ErrorCode::kIo, missing ? "no such file" + NearestPath(path)
+                                                  : std::string("cannot be opened: ") + std::strerror(errno));
 }
 
 LoadResult LoadManifests(const std::vector<std::string>& paths) { return LoadManifests(paths, {}); }
