@@ -1,6 +1,7 @@
 // Randomness as a thing that is handed in: same seed, same picks.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 namespace fairway::base {
@@ -19,6 +20,15 @@ class Random {
  public:
   explicit Random(uint64_t seed) {
     for (uint64_t& word : state_) word = SplitMix64(seed);
+  }
+
+  // Where it is, to go on from there another time.
+  using State = std::array<uint64_t, 4>;
+  State state() const noexcept { return {state_[0], state_[1], state_[2], state_[3]}; }
+  static Random Of(const State& state) noexcept {
+    Random random(0);
+    for (size_t i = 0; i < state.size(); ++i) random.state_[i] = state[i];
+    return random;
   }
 
   uint64_t Next() noexcept {

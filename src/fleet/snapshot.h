@@ -1,6 +1,7 @@
 // The fleet as one decision sees it: immutable, pinned once per request.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -87,6 +88,7 @@ struct Policies {
 
 // What is large in a pool. Immutable, and shared by the snapshots that differ in nothing of it.
 struct PoolContent {
+  uint64_t number = NextNumber();        // of no other content in this process
   std::shared_ptr<const LoadSlab> slab;  // of the cells
   std::vector<Endpoint> endpoints;
   std::vector<const EndpointCell*> cells;
@@ -94,6 +96,12 @@ struct PoolContent {
   ModelMap models;
   std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address;
   std::unordered_multimap<std::string, uint32_t, base::StringHash, std::equal_to<>> by_host;
+
+ private:
+  static uint64_t NextNumber() noexcept {
+    static std::atomic<uint64_t> numbers{0};
+    return ++numbers;
+  }
 };
 
 // A copy costs no more than its adapters' names.

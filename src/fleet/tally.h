@@ -69,6 +69,11 @@ class PickTally {
 struct PoolTally {
   std::array<std::atomic<uint64_t>, 8> decisions{};  // by the rung that they were made on
   std::atomic<uint64_t> served_elsewhere{0};
+  // Decisions that a second config made, too: by what came of it, and milliseconds that its choices and the
+  // real ones would take to their first tokens.
+  std::array<std::atomic<uint64_t>, 5> shadow{};
+  std::atomic<uint64_t> shadow_wait{0};
+  std::atomic<uint64_t> live_wait{0};
 };
 
 }  // namespace fairway::fleet

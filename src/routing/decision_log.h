@@ -1,46 +1,53 @@
-// The last decisions as JSON, for /debug/decisions: what was asked, who was looked at, why, and the choice.
+// The last decisions, for /debug/decisions: what was asked, who was looked at, why, and the choice; as JSON,
+// as text, as a page for people.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
-#include "routing/explain.h"
+#include "routing/decision.h"
 
 namespace fairway::routing {
 
-// One decision as a JSON object without its braces. Client text and lists are cut, so that it has at most
-// some 20 KB.
-std::string DecisionJson(const ExplainedRequest& request, const fleet::PoolSnapshot& pool,
-                         const scheduling::Outcome& outcome, const scheduling::Explanation& explanation);
+enum class DecisionFormat { kJson, kText, kHtml };
 
 // Keeps the last `capacity` decisions and at most `max_bytes` of them, older ones go. Thread-safe: a mutex,
-// held to move one string; only who asks for the log pays for it.
+// held to exchange pointers; only who asks for the log pays for it. Reasons are found when somebody reads, on
+// the reader's thread.
 class DecisionLog {
  public:
   // REQUIRES: capacity > 0.
   explicit DecisionLog(size_t capacity, size_t max_bytes = 64u << 20)
       : capacity_(capacity), max_bytes_(max_bytes) {}
-  // `json`: of DecisionJson.
-  void Add(base::Nanos now, std::string json);
-  // {"decisions":[...]}, the latest first, each with its age: in pieces of some 64 KiB, "" after the last. It
-  // shows what was kept when it began, without what went meanwhile. REQUIRES: the log outlives it.
-  std::function<std::string()> Pages(base::Nanos now) const;
+  // Keeps it. Returns the memory of one that went, for the next; null where none did, or somebody reads it.
+  // REQUIRES: nobody changes the decision any more.
+  std::shared_ptr<Decision> Add(std::shared_ptr<Decision> decision);
+
+  // JSON: {"decisions":[...]}, the latest first, each with its age and its picture. In pieces of some 64 KiB
+  // or one decision, "" after the last. It shows what was kept when it began, without what went meanwhile.
+  // `request_id` not empty: those of this request only; an empty function where there is none. REQUIRES: the
+  // log outlives it.
+  std::function<std::string()> Pages(base::Nanos now, const std::string& request_id = "",
+                                     DecisionFormat format = DecisionFormat::kJson) const;
   // All of it.
-  std::string Render(base::Nanos now) const;
+  std::string Render(base::Nanos now, const std::string& request_id = "",
+                     DecisionFormat format = DecisionFormat::kJson) const;
 
  private:
+  class Reader;
   struct Entry {
-    base::Nanos at = 0;
-    std::string json;
+    std::shared_ptr<Decision> decision;
+    size_t bytes = 0;
   };
-  // Appends those older than number `before`, from the latest, until `out` is full. Returns the number of the
-  // last that it took, 0 when none is left.
-  uint64_t AppendBefore(uint64_t before, base::Nanos now, std::string& out) const;
+  // The latest older than number `before` that is of the request; its number. Null: none is.
+  std::shared_ptr<const Decision> Before(uint64_t& before, const std::string& request_id) const;
 
   const size_t capacity_;
   const size_t max_bytes_;

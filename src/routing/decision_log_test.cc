@@ -3,11 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "routing/router.h"
+#include "tests/support/plugins.h"
 #include "tests/support/pools.h"
 
 namespace fairway::routing {
@@ -18,33 +20,64 @@ using base::kSecond;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+std::shared_ptr<Decision> Made(std::string id, base::Nanos at = kSecond) {
+  static const auto names = std::make_shared<const EndpointNames>();
+  auto decision = std::make_shared<Decision>();
+  decision->request_id = std::move(id);
+  decision->at = at;
+  decision->names = names;
+  return decision;
+}
+
 TEST(DecisionLog, KeepsTheLatestAndShowsThemFirst) {
   DecisionLog log(2);
   EXPECT_EQ(log.Render(kSecond), "{\"decisions\":[]}\n");
-  log.Add(kSecond, "\"requestId\":\"1\"");
-  log.Add(kSecond + 5 * kMillisecond, "\"requestId\":\"2\"");
-  log.Add(kSecond + 7 * kMillisecond, "\"requestId\":\"3\"");
-  EXPECT_EQ(log.Render(kSecond + 10 * kMillisecond),
-            "{\"decisions\":[\n{\"ageMs\":3,\"requestId\":\"3\"},\n{\"ageMs\":5,\"requestId\":\"2\"}]}\n");
+  EXPECT_EQ(log.Add(Made("1")), nullptr);
+  EXPECT_EQ(log.Add(Made("2", kSecond + 5 * kMillisecond)), nullptr);
+  const auto spare = log.Add(Made("3", kSecond + 7 * kMillisecond));
+  ASSERT_NE(spare, nullptr) << "its memory is the next one's";
+  EXPECT_EQ(spare->request_id, "1");
+  EXPECT_THAT(log.Render(kSecond + 10 * kMillisecond),
+              ::testing::MatchesRegex("\\{\"decisions\":\\[\n\\{\"ageMs\":3,\"requestId\":\"3\",.*\\},\n"
+                                      "\\{\"ageMs\":5,\"requestId\":\"2\",.*\\}\\]\\}\n"));
+}
+
+TEST(DecisionLog, FindsThoseOfARequest) {
+  DecisionLog log(500);
+  for (int i = 0; i < 300; ++i) log.Add(Made("r-" + std::to_string(i % 100)));
+  const std::string found = log.Render(kSecond, "r-7");
+  EXPECT_EQ(found.find("\"requestId\":\"r-7\""), found.find("\"requestId\""));
+  EXPECT_THAT(found, Not(HasSubstr("r-70")));
+  EXPECT_FALSE(log.Pages(kSecond, "r-100"));
+  EXPECT_TRUE(log.Pages(kSecond, ""));
 }
 
 // Pieces, so that ten thousand decisions are not a text of 200 MB, and neither are they kept.
 TEST(DecisionLog, ComesInPiecesAndHasABoundInBytes) {
   DecisionLog log(1000, 2u << 20);
-  const std::string text = "\"a\":\"" + std::string(10'000, 'x') + "\"";
-  for (int i = 0; i < 1000; ++i) log.Add(kSecond, "\"n\":" + std::to_string(i) + "," + text);
+  const auto add = [&log](std::string id) {
+    auto decision = Made(std::move(id));
+    decision->model = std::string(10'000, 'x');
+    decision->pool = std::string(10'000, 'x');
+    log.Add(std::move(decision));
+  };
+  for (int i = 0; i < 1000; ++i) add(std::to_string(i));
   const auto pages = log.Pages(kSecond);
   std::string all;
   size_t pieces = 0;
+  size_t count = 0;
   for (std::string piece = pages(); !piece.empty(); piece = pages()) {
     EXPECT_LT(piece.size(), 80u << 10);
     all += piece;
     ++pieces;
-    log.Add(kSecond, "\"n\":\"later\"," + text);  // while it is read
+    if (pieces == 1) add("later");  // while it is read
   }
-  EXPECT_GT(pieces, 20u);
-  EXPECT_LT(all.size(), 2u << 20);
-  EXPECT_THAT(all, ::testing::StartsWith("{\"decisions\":[\n{\"ageMs\":0,\"n\":999,"));
+  for (size_t at = all.find("requestId"); at != std::string::npos; at = all.find("requestId", at + 1))
+    ++count;
+  EXPECT_LE(count, (2u << 20) / 20'000);
+  EXPECT_GT(count, 80u);
+  EXPECT_GT(pieces, 5u);
+  EXPECT_THAT(all, ::testing::StartsWith("{\"decisions\":[\n{\"ageMs\":0,\"requestId\":\"999\","));
   EXPECT_THAT(all, ::testing::EndsWith("}]}\n"));
   EXPECT_THAT(all, Not(HasSubstr("later")));
   EXPECT_THAT(all, Not(HasSubstr("}{")));
@@ -57,7 +90,12 @@ TEST(DecisionLog, ManyThreadsAddWhileOneReads) {
   threads.reserve(2);
   for (int t = 0; t < 2; ++t) {
     threads.emplace_back([&log] {
-      for (int i = 0; i < 1000; ++i) log.Add(1, "\"a\":1");
+      std::shared_ptr<Decision> decision;
+      for (int i = 0; i < 1000; ++i) {
+        if (decision == nullptr) decision = Made("");
+        decision->request_id = std::to_string(i);
+        decision = log.Add(std::move(decision));
+      }
     });
   }
   for (int i = 0; i < 100; ++i) EXPECT_THAT(log.Render(1), HasSubstr("decisions"));
@@ -81,23 +119,130 @@ TEST(DecisionLog, ADecisionSaysWhatWasAskedWhoWasLookedAtAndWhy) {
   scanner.Finish();
   const auto picked = router.Begin(*worker, {.request_id = "r-1", .body = &scanner, .objective = "batch"});
   EXPECT_TRUE(std::holds_alternative<Ticket>(picked));
-  EXPECT_EQ(
+  const std::string page = log.Render(clock.Now());
+  EXPECT_THAT(
+      page,
+      HasSubstr(
+          R"({"ageMs":0,"requestId":"r-1","pool":"default/pool","model":"ch\"at","targetModel":"lora-x",)"
+          R"("rewrite":"canary","objective":"batch","priority":-3,"mayBeShed":true,"outcome":"picked",)"
+          R"("endpoints":["10.0.0.2:8000"],"signals":"fresh","heldTokens":0,"cachedTokens":0,"profile":"time-to-first-token",)"
+          R"x("why":"B alone was left: capacity-filter had dropped A (queue 10 is not below 8)","tookUs":0,"numCandidates":3,"candidates":[)x"
+          R"({"name":"A","address":"10.0.0.1:8000","own":0,"others":10,"queue":10,"pageQueue":10,"running":0,"kvUsage":0.3,)"));
+  EXPECT_THAT(page, HasSubstr(R"("adapter":"resident","columns":{"cached-tokens":0,"prefix-match":0,)"
+                              R"("likely-cached-tokens":0},"fresh":true,"scrapeAgeMs":20,"score":0},)"));
+  EXPECT_THAT(
+      page,
+      HasSubstr(
+          R"("profiles":[{"name":"time-to-first-token","picker":"time-to-first-token-picker","shed":false,)"
+          R"("endpoints":["10.0.0.2:8000"],"why":"B alone)"));
+  EXPECT_THAT(
+      page,
+      HasSubstr(
+          R"("steps":[{"name":"capacity-filter","profile":"time-to-first-token","in":3,"out":1,"dropped":[)"
+          R"({"address":"10.0.0.1:8000","why":"queue 10 is not below 8"},)"
+          R"({"address":"10.0.0.3:8000","why":"KV use 90 % is not below 80 %"}]},)"
+          R"({"name":"time-to-first-token-scorer","profile":"time-to-first-token","in":1,"weight":1,"scores":{"10.0.0.2:8000":0.99)"));
+  EXPECT_THAT(page, HasSubstr(R"("picture":{"request":{"targetModel":"lora-x","adapter":)"));
+  EXPECT_THAT(page, HasSubstr(R"("queue":[10,5,1])"));
+  EXPECT_THAT(log.Render(clock.Now(), "r-1", DecisionFormat::kText),
+              HasSubstr("why: B alone was left: capacity-filter had dropped A (queue 10 is not below 8)\n"));
+}
+
+// What clients write cannot become a part of the page.
+TEST(DecisionLog, ThePageForPeopleIsWholeAndSafe) {
+  tests::TestPool pool({{"A", 10, 0.30f}, {"B", 5, 0.70f}, {"<b>C", 1, 0.9f}});
+  const base::ManualClock clock(kSecond + 20 * kMillisecond);
+  base::Registry registry;
+  DecisionLog log(10);
+  const Router router(pool.fleet().published(), clock, registry, {.decisions = &log});
+  const auto worker = router.NewWorker(1);
+  payload::RequestScanner scanner(payload::Api::kCompletions);
+  scanner.Feed(R"({"model":"<script>alert(1)</script>","prompt":"hi"})");
+  scanner.Finish();
+  const std::string id = "\"><img src=x onerror='y'>&%";
+  const auto picked = router.Begin(*worker, {.request_id = id, .body = &scanner});
+  EXPECT_TRUE(std::holds_alternative<Ticket>(picked));
+  for (const std::string& page : {log.Render(clock.Now(), "", DecisionFormat::kHtml),
+                                  log.Render(clock.Now(), id, DecisionFormat::kHtml)}) {
+    EXPECT_THAT(page, ::testing::StartsWith("<!DOCTYPE html>"));
+    EXPECT_THAT(page, ::testing::EndsWith("</html>\n"));
+    EXPECT_THAT(page, HasSubstr("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    for (const char* never : {"<script", "<img", "<b>C", "http://", "https://", "src=\"", " onerror='"})
+      EXPECT_THAT(page, Not(HasSubstr(never)));
+  }
+  const std::string list = log.Render(clock.Now(), "", DecisionFormat::kHtml);
+  EXPECT_THAT(
+      list,
+      HasSubstr("href=\"?format=html&amp;request-id=%22%3E%3Cimg%20src%3Dx%20onerror%3D%27y%27%3E%26%25\""));
+  const std::string page = log.Render(clock.Now(), id, DecisionFormat::kHtml);
+  EXPECT_THAT(page, HasSubstr("<p class=why>&lt;b&gt;C won; B was next"));
+  EXPECT_THAT(page, HasSubstr("time-to-first-token-scorer x 1"));
+}
+
+// A decision that is asked again by another config: both choices are seen and counted.
+TEST(Shadow, DecidesOnTheSamePictureAndTakesNoPlace) {
+  tests::TestPool pool({{"A", 0, 0.9f}, {"B", 9, 0.1f}});
+  const base::ManualClock clock(kSecond + 20 * kMillisecond);
+  base::Registry registry;
+  DecisionLog log(10);
+  scheduling::SchedulerOptions by_kv;
+  by_kv.profile = scheduling::Profile::kQueueKvLora;
+  Router router(pool.fleet().published(), clock, registry, {.decisions = &log});
+  const auto worker = router.NewWorker(1);
+  std::vector<Ticket> tickets;
+  const auto ask = [&] {
+    auto begun = router.Begin(*worker, {.request_id = "r"});
+    tickets.push_back(std::get<Ticket>(std::move(begun)));
+  };
+  ask();
+  EXPECT_THAT(log.Render(clock.Now()), Not(HasSubstr("shadow")));
+  EXPECT_THAT(registry.Render(), Not(HasSubstr("fairway_shadow_decisions_total{")));
+  // One scorer that sees KV use alone.
+  router.SwapShadow(tests::Compiled(
+      tests::OneProfile({tests::Spec("kv-cache-utilization-scorer"), tests::Spec("max-score-picker")},
+                        {{"kv-cache-utilization-scorer"}, {"max-score-picker"}})));
+  ask();
+  const auto snapshot = pool.pool();
+  EXPECT_EQ(snapshot->cells[0]->own() + snapshot->cells[1]->own(), 2u) << "one place for each request";
+  EXPECT_THAT(
       log.Render(clock.Now()),
-      "{\"decisions\":[\n"
-      R"({"ageMs":0,"requestId":"r-1","pool":"default/pool","model":"ch\"at","targetModel":"lora-x",)"
-      R"("rewrite":"canary","objective":"batch","priority":-3,"mayBeShed":true,"outcome":"picked",)"
-      R"("endpoints":["10.0.0.2:8000"],"signals":"fresh","profile":"time-to-first-token","tookUs":0,"numCandidates":3,"candidates":[)"
-      R"({"name":"A","address":"10.0.0.1:8000","own":0,"others":10,"queue":10,"pageQueue":10,"running":0,"kvUsage":0.3,"workMs":980,"prefillMs":0,)"
-      R"("adapter":"resident","fresh":true,"scrapeAgeMs":20,"score":0},)"
-      R"({"name":"B","address":"10.0.0.2:8000","own":0,"others":5,"queue":5,"pageQueue":5,"running":0,"kvUsage":0.7,"workMs":480,"prefillMs":0,)"
-      R"("adapter":"room","fresh":true,"scrapeAgeMs":20,"score":0.997492},)"
-      R"({"name":"C","address":"10.0.0.3:8000","own":0,"others":1,"queue":1,"pageQueue":1,"running":0,"kvUsage":0.9,"workMs":80,"prefillMs":0,)"
-      R"("adapter":"room","fresh":true,"scrapeAgeMs":20,"score":0}],"steps":[)"
-      R"({"name":"capacity-filter","in":3,"out":1,"dropped":[)"
-      R"({"address":"10.0.0.1:8000","why":"queue 10 is not below 8"},)"
-      R"({"address":"10.0.0.3:8000","why":"KV use 90 % is not below 80 %"}]},)"
-      R"({"name":"time-to-first-token-scorer","in":1,"weight":1,"scores":{"10.0.0.2:8000":0.997492}}]})"
-      "]}\n");
+      HasSubstr(
+          R"("shadow":{"agrees":false,"outcome":"picked","endpoints":["10.0.0.2:8000","10.0.0.1:8000"],"waitMs":)"));
+  EXPECT_THAT(
+      registry.Render(),
+      HasSubstr("fairway_shadow_decisions_total{pool=\"default/pool\",outcome=\"other-endpoint\"} 1\n"));
+  EXPECT_THAT(registry.Render(),
+              HasSubstr("fairway_shadow_wait_milliseconds_total{pool=\"default/pool\",choice=\"shadow\"}"));
+  router.SwapShadow(scheduling::CompileBuiltin({}));
+  ask();
+  EXPECT_THAT(registry.Render(),
+              HasSubstr("fairway_shadow_decisions_total{pool=\"default/pool\",outcome=\"agreed\"} 1\n"));
+  router.SwapShadow(nullptr);
+  ask();
+  EXPECT_THAT(registry.Render(),
+              HasSubstr("fairway_shadow_decisions_total{pool=\"default/pool\",outcome=\"agreed\"} 1\n"));
+}
+
+// A shadow alone, without a log: as on any picker that nobody looks at.
+TEST(Shadow, DrawsTheSameRandomNumbersAndChangesNoneOfThem) {
+  std::vector<std::string> runs[2];
+  for (int with = 0; with < 2; ++with) {
+    tests::TestPool pool(std::vector<tests::ServerState>(8, {.name = "A"}));
+    const base::ManualClock clock(kSecond + 20 * kMillisecond);
+    base::Registry registry;
+    RouterOptions options;
+    if (with == 1) options.shadow = scheduling::CompileBuiltin({});
+    const Router router(pool.fleet().published(), clock, registry, std::move(options));
+    const auto worker = router.NewWorker(3);
+    for (int i = 0; i < 200; ++i)
+      runs[with].emplace_back(std::get<Ticket>(router.Begin(*worker, {})).destinations());
+    if (with == 1) {
+      EXPECT_THAT(
+          registry.Render(),
+          HasSubstr("fairway_shadow_decisions_total{pool=\"default/pool\",outcome=\"agreed\"} 200\n"));
+    }
+  }
+  EXPECT_EQ(runs[0], runs[1]);
 }
 
 TEST(DecisionLog, RefusalsAreDecisionsTooAndLongTextIsCut) {
@@ -121,8 +266,11 @@ TEST(DecisionLog, RefusalsAreDecisionsTooAndLongTextIsCut) {
   EXPECT_THAT(page, HasSubstr(R"("profile":"criticality-tree")"));
   EXPECT_THAT(page, HasSubstr(R"("numCandidates":30)"));
   EXPECT_THAT(page, HasSubstr("\"" + std::string(200, 'x') + "\""));
-  EXPECT_THAT(page, Not(HasSubstr("10.0.0.21:8000"))) << "twenty of a list";
-  EXPECT_LT(page.size(), 20'000u);
+  EXPECT_THAT(
+      page,
+      HasSubstr(
+          R"x("why":"shed: no endpoint has room for a request that is not critical (capacity-filter kept none of 30)")x"));
+  EXPECT_LT(page.size(), 40'000u);
 }
 
 }  // namespace

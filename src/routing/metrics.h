@@ -94,6 +94,7 @@ class RouterMetrics {
   void ForEachShown(const std::shared_ptr<RequestSeries>& series, const Visit& visit);
 
   void AddPoolGauges(base::Registry& registry);
+  void AddShadow(base::Registry& registry);
   std::shared_ptr<const Pools> pools() const;
 
   base::Registry& registry_;

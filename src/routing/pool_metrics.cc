@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "routing/decision.h"
 #include "routing/metric_families.h"
 #include "routing/metrics.h"
 #include "scheduling/scheduler.h"
@@ -248,6 +249,7 @@ void RouterMetrics::AddPoolGauges(base::Registry& registry) {
           return value > 0 ? Step::kSeries : Step::kNothing;
         });
       });
+  AddShadow(registry);
   registry.AddComputed({.name = "fairway_served_elsewhere_total",
                         .help = "Requests that another endpoint answered than the one picked first.",
                         .labels = {"pool"}},
@@ -262,6 +264,36 @@ void RouterMetrics::AddPoolGauges(base::Registry& registry) {
                            return value > 0 ? Step::kSeries : Step::kNothing;
                          });
                        });
+}
+
+// Nothing but where a second config is asked. One look at a pool for each of its series.
+void RouterMetrics::AddShadow(base::Registry& registry) {
+  static_assert(kShadowOutcomes == std::tuple_size_v<decltype(fleet::PoolTally::shadow)>);
+  const auto add = [&](const char* name, const char* help, const char* label, size_t count, auto read) {
+    registry.AddComputed(
+        {.name = name, .help = help, .labels = {"pool", label}}, base::MetricType::kCounter,
+        [this, count, read] {
+          return MakeReader([pools = this->pools(), count, read](size_t i, base::Series& out) {
+            if (pools == nullptr || i / count >= pools->pools.size()) return Step::kEnd;
+            const fleet::PoolSnapshot& pool = *pools->pools[i / count].pool;
+            const auto [text, value] = read(*pool.tally, i % count);
+            out.labels = {pool.key, std::string(text)};
+            out.value = static_cast<double>(value);
+            return value > 0 ? Step::kSeries : Step::kNothing;
+          });
+        });
+  };
+  using Read = std::pair<std::string_view, uint64_t>;
+  add("fairway_shadow_decisions_total", "Decisions that a second config made, too, by what came of it.",
+      "outcome", kShadowOutcomes, [](const fleet::PoolTally& tally, size_t i) {
+        return Read{ToString(static_cast<ShadowOutcome>(i)), tally.shadow[i].load(std::memory_order_relaxed)};
+      });
+  add("fairway_shadow_wait_milliseconds_total",
+      "Estimated time to first token, summed up: of the second config's choices and of the real ones.",
+      "choice", 2, [](const fleet::PoolTally& tally, size_t i) {
+        return i == 0 ? Read{"shadow", tally.shadow_wait.load(std::memory_order_relaxed)}
+                      : Read{"live", tally.live_wait.load(std::memory_order_relaxed)};
+      });
 }
 
 }  // namespace fairway::routing

@@ -49,7 +49,7 @@ void Route::Rule(const RouteKey& key) {
   targets_ = {};
   rewrite = {};
   objective = {};
-  priority = "0";
+  priority = 0;
   const std::string_view model_name = key.parts[RouteKey::kModel];
   const std::string_view model_rewrite = key.parts[RouteKey::kModelRewrite];
   const fleet::Policies* policies = pool->policies.get();
@@ -70,7 +70,7 @@ void Route::Rule(const RouteKey& key) {
     declared = true;
     critical = model->critical;
     // Below 0 is what may be shed, as with InferenceObjective.
-    priority = model->critical ? "1" : "-1";
+    priority = model->critical ? 1 : -1;
   }
   if (rule != nullptr) {
     rewrite = rule->name;
@@ -83,8 +83,9 @@ void Route::Rule(const RouteKey& key) {
   if (found != nullptr) {
     objective = named;
     critical = *found >= 0;
-    priority = std::to_string(*found);
+    priority = *found;
   }
+  priority_text = std::to_string(priority);
 
   if (targets_.empty()) {
     Reset(first_, model_rewrite.empty() ? model_name : model_rewrite);

@@ -74,7 +74,8 @@ class alignas(64) Route {
 
  public:
   std::string_view objective;  // the one that set the priority
-  std::string priority;
+  int32_t priority = 0;
+  std::string priority_text;
 };
 
 // The routes of one worker's last requests. Owned by one thread. Bounded: a route takes the place of another

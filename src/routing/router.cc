@@ -2,16 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <cmath>
 #include <iterator>
 #include <limits>
 #include <span>
 #include <string_view>
 #include <utility>
 
+#include "routing/decision.h"
 #include "routing/decision_log.h"
-#include "routing/explain.h"
 #include "routing/metrics.h"
 #include "routing/worker.h"
+#include "scheduling/config.h"
 
 namespace fairway::routing {
 namespace {
@@ -97,24 +100,43 @@ std::string_view FlowLabel(std::string_view fairness_id) {
   return fairness_id.empty() ? kDefaultFlow : fairness_id;
 }
 
-// A place that was taken and has no ticket yet: given back where memory runs out on the way to one.
-class PickedPlace {
+// Places that were taken and have no ticket yet: given back where memory runs out on the way to one.
+class PickedPlaces {
  public:
-  PickedPlace(const scheduling::Outcome& outcome, const fleet::PoolSnapshot& pool)
-      : cell_(outcome.kind == scheduling::OutcomeKind::kPicked ? pool.endpoints[outcome.choices[0]].cell.get()
-                                                               : nullptr),
-        reservation_(outcome.reservation) {}
-  PickedPlace(const PickedPlace&) = delete;
-  PickedPlace& operator=(const PickedPlace&) = delete;
-  ~PickedPlace() {
-    if (cell_ != nullptr) cell_->Release(reservation_, fleet::ReleaseKind::kEnded, 0);
+  PickedPlaces(const scheduling::Outcome& outcome, const fleet::PoolSnapshot& pool)
+      : outcome_(outcome.kind == scheduling::OutcomeKind::kPicked ? &outcome : nullptr), pool_(pool) {}
+  PickedPlaces(const PickedPlaces&) = delete;
+  PickedPlaces& operator=(const PickedPlaces&) = delete;
+  ~PickedPlaces() {
+    if (outcome_ == nullptr) return;
+    GiveBack(outcome_->choices[0], outcome_->reservation);
+    for (size_t i = 0; i < outcome_->num_further; ++i)
+      GiveBack(outcome_->further[i].endpoint, outcome_->further[i].reservation);
   }
-  void Keep() { cell_ = nullptr; }
+  void Keep() { outcome_ = nullptr; }
 
  private:
-  fleet::EndpointCell* cell_;
-  fleet::Reservation reservation_;
+  void GiveBack(uint32_t endpoint, const fleet::Reservation& reservation) {
+    pool_.endpoints[endpoint].cell->Release(reservation, fleet::ReleaseKind::kEnded, 0);
+  }
+  const scheduling::Outcome* outcome_;
+  const fleet::PoolSnapshot& pool_;
 };
+
+// The destinations at the one port that stands for all of a server's.
+[[gnu::noinline, gnu::cold]] void MoveToPort(const fleet::PoolSnapshot& pool,
+                                             const scheduling::Outcome& outcome, std::span<std::string> texts,
+                                             std::span<std::string_view> addresses) {
+  for (uint32_t i = 0; i < outcome.num_choices; ++i) {
+    const std::string& own = pool.endpoints[outcome.choices[i]].address;
+    texts[i] = own.substr(0, own.rfind(':') + 1) + std::to_string(outcome.destination_port);
+    addresses[i] = texts[i];
+  }
+}
+
+uint32_t MaxTokens(const payload::RequestFields& fields) {
+  return static_cast<uint32_t>(std::clamp<int64_t>(fields.max_tokens.value_or(0), 0, UINT32_MAX));
+}
 
 }  // namespace
 
@@ -122,37 +144,95 @@ std::string RejectionBody(const Rejection& rejection) {
   return "inference error: " + std::string(rejection.code) + " - " + rejection.message;
 }
 
+namespace {
+
+std::vector<std::string> HeadersOf(const scheduling::ConfigSet& configs, const scheduling::Config* shadow) {
+  std::vector<std::string> headers = configs.common->headers;
+  const auto add = [&headers](const scheduling::Config& config) {
+    headers.insert(headers.end(), config.headers.begin(), config.headers.end());
+  };
+  for (const auto& [pool, config] : configs.of_pools) add(*config);
+  if (shadow != nullptr) add(*shadow);
+  std::sort(headers.begin(), headers.end());
+  headers.erase(std::unique(headers.begin(), headers.end()), headers.end());
+  return headers;
+}
+
+bool WantsPrefixes(const scheduling::ConfigSet& configs, const scheduling::Config* shadow) {
+  return configs.common->wants_prefixes || (shadow != nullptr && shadow->wants_prefixes) ||
+         std::any_of(configs.of_pools.begin(), configs.of_pools.end(),
+                     [](const auto& of_pool) { return of_pool.second->wants_prefixes; });
+}
+
+}  // namespace
+
 struct Router::Impl {
   Impl(const base::Published<fleet::Snapshot>& f, const base::Clock& c, base::Registry& registry,
        RouterOptions o)
       : metrics(registry),
         clock(c),
-        scheduler(o.scheduling, c.Now()),
+        scheduler(o.scheduling, c.Now(),
+                  o.config != nullptr ? o.config : scheduling::CompileBuiltin(o.scheduling)),
+        headers(std::make_shared<const std::vector<std::string>>(
+            HeadersOf(*scheduler.configs(), o.shadow.get()))),
         scheduler_duration(metrics.scheduler_duration()),
-        explains(o.explain || o.decisions != nullptr),
+        wants_prefixes(WantsPrefixes(*scheduler.configs(), o.shadow.get())),
+        keeps(Keeps(o) || o.shadow != nullptr),
         keeps_scores(o.keep_scores),
+        explains(o.explain || o.keep_scores),
         uses_subset_hint(o.use_subset_hint),
         fleet(f),
+        built_in(o.config == nullptr ? scheduler.configs() : nullptr),
+        shadow(o.shadow),
         options(std::move(o)) {
     registry.AddCollector([this] { metrics.Collect(fleet.Load(), clock.Now(), options.ready_staleness); });
   }
 
+  // What its configs want to know of requests.
+  void PublishWants() {
+    const auto configs = scheduler.configs();
+    const auto second = shadow.Load();
+    wants_prefixes.store(WantsPrefixes(*configs, second.get()), std::memory_order_relaxed);
+    auto wanted = HeadersOf(*configs, second.get());
+    headers.Publish(std::make_shared<const std::vector<std::string>>(std::move(wanted)));
+  }
   void CountRejection(Worker::Impl& worker, const RequestInput& input, const Rejection& rejection);
   // Before its labels were known.
   Begun Refuse(Worker::Impl& worker, const RequestInput& input, Rejection rejection);
   Begun RefuseUnpicked(scheduling::OutcomeKind kind, RequestSeries& series);
-  void Tell(const ExplainedRequest& told, const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome,
-            base::Nanos start, scheduling::Explanation& explanation);
+  std::span<const std::string_view> HeadersFor(const fleet::PoolSnapshot& pool, const RequestInput& input,
+                                               Worker::Impl& worker) const;
+  static bool Keeps(const RouterOptions& o) {
+    return o.explain || o.decisions != nullptr || o.record != nullptr;
+  }
+  // Where the next decision is kept.
+  static scheduling::Recording& Recording(Worker::Impl& worker);
+  // It was decided: who wants to know is told.
+  struct Asked {
+    const RequestInput& input;
+    const Route& route;
+    const RouteTarget& target;
+    std::string_view model;
+    base::Nanos start;
+    base::Nanos took;
+  };
+  void Tell(const Asked& asked, Worker::Impl& worker);
+  void DecideShadow(const Asked& asked, Worker::Impl& worker, Decision& decision) const;
 
   RouterMetrics metrics;
   // What each request reads, together.
   const base::Clock& clock;
-  const scheduling::Scheduler scheduler;
+  scheduling::Scheduler scheduler;
+  base::Published<std::vector<std::string>> headers;  // that any of its configs reads, in order
   base::Histogram& scheduler_duration;
-  const bool explains;  // to somebody
+  std::atomic<bool> wants_prefixes;  // any of its configs does
+  std::atomic<bool> keeps;           // somebody wants to know what was decided
   const bool keeps_scores;
+  const bool explains;  // while it decides
   const bool uses_subset_hint;
   const base::Published<fleet::Snapshot>& fleet;
+  const std::shared_ptr<const scheduling::ConfigSet> built_in;  // null: it was never in use
+  base::Published<scheduling::Config> shadow;
   const RouterOptions options;
 };
 
@@ -186,14 +266,117 @@ struct Router::Impl {
   return rejection;
 }
 
-[[gnu::noinline, gnu::cold]] void Router::Impl::Tell(const ExplainedRequest& told,
-                                                     const fleet::PoolSnapshot& pool,
-                                                     const scheduling::Outcome& outcome, base::Nanos start,
-                                                     scheduling::Explanation& explanation) {
-  if (outcome.kind == scheduling::OutcomeKind::kNoCandidates) explanation = {};
-  if (options.explain) options.explain(Explain(told, pool, outcome, explanation));
-  if (options.decisions != nullptr)
-    options.decisions->Add(start, DecisionJson(told, pool, outcome, explanation));
+[[gnu::noinline]] scheduling::Recording& Router::Impl::Recording(Worker::Impl& worker) {
+  if (worker.decision == nullptr) worker.decision = std::make_shared<Decision>();
+  return worker.decision->seen;
+}
+
+[[gnu::noinline]] void Router::Impl::Tell(const Asked& asked, Worker::Impl& worker) {
+  Decision& d = *worker.decision;
+  const fleet::PoolSnapshot& pool = *asked.route.pool;
+  const auto put = [](std::string& to, std::string_view text) {
+    to.assign(text.substr(0, Decision::kMaxText));
+  };
+  d.at = asked.start;
+  d.took = asked.took;
+  put(d.request_id, asked.input.request_id);
+  put(d.pool, pool.key);
+  put(d.model, asked.model);
+  put(d.target_model, asked.target.name);
+  put(d.rewrite, asked.route.rewrite);
+  put(d.objective, asked.route.objective);
+  put(d.priority, asked.route.priority_text);
+  d.declared = asked.route.declared;
+  d.built_in = d.seen.configs == built_in;
+  d.options = options.scheduling;
+  d.seen.facts.critical = asked.route.critical;
+  if (d.names == nullptr || d.names->content != pool.content->number) d.names = worker.NamesOf(pool);
+  d.shadow.reset();
+  DecideShadow(asked, worker, d);
+  if (options.explain) {
+    if (d.seen.outcome.kind == scheduling::OutcomeKind::kNoCandidates) worker.explanation = {};
+    options.explain(ToText({d, worker.explanation}));
+  }
+  if (options.record != nullptr) options.record->Add(worker.decision);
+  if (options.decisions != nullptr) {
+    worker.decision = options.decisions->Add(std::move(worker.decision));
+  } else if (worker.decision.use_count() != 1) {
+    worker.decision = nullptr;
+  }
+}
+
+void Router::Impl::DecideShadow(const Asked& asked, Worker::Impl& worker, Decision& d) const {
+  const std::shared_ptr<const scheduling::Config>& second = worker.shadow.Get();
+  if (second == nullptr || d.seen.num_candidates == 0) return;
+  const fleet::PoolSnapshot& pool = *asked.route.pool;
+  const auto count = [&pool](ShadowOutcome outcome) {
+    pool.tally->shadow[static_cast<size_t>(outcome)].fetch_add(1, std::memory_order_relaxed);
+  };
+  if (!d.seen.has_picture) return count(ShadowOutcome::kNotCompared);
+  for (const std::string& wanted : second->headers) {
+    auto& kept = d.seen.facts.headers;
+    const auto named = [&wanted](const auto& header) { return header.first == wanted; };
+    const auto given = std::find_if(asked.input.headers.begin(), asked.input.headers.end(), named);
+    if (given == asked.input.headers.end() || std::any_of(kept.begin(), kept.end(), named)) continue;
+    kept.emplace_back(wanted, given->second.substr(0, scheduling::Recording::kMaxText));
+  }
+  if (worker.more_scratch == nullptr) worker.more_scratch = std::make_unique<scheduling::Scratch>();
+  ShadowChoice& shadow = d.shadow.emplace();
+  shadow.config = second;
+  shadow.live = d.seen.outcome;
+  shadow.live_wait = d.seen.Wait();
+  shadow.outcome = scheduling::DecideAgain(d.seen, *second,
+                                           {.options = options.scheduling,
+                                            .pool = &pool,
+                                            .prefixes = worker.prefixes,
+                                            .prefix_ends = worker.prefix_ends,
+                                            .wait = &shadow.wait},
+                                           *worker.more_scratch);
+  count(shadow.Compare());
+  const auto add = [](std::atomic<uint64_t>& sum, float ms) {
+    if (ms > 0 && ms < 1e9f) sum.fetch_add(static_cast<uint64_t>(std::lround(ms)), std::memory_order_relaxed);
+  };
+  // Of those that both sent somewhere: who sheds saves time that nobody wants saved.
+  if (shadow.outcome.num_choices == 0 || shadow.live.num_choices == 0) return;
+  add(pool.tally->shadow_wait, shadow.wait);
+  add(pool.tally->live_wait, shadow.live_wait);
+}
+
+[[gnu::noinline]] std::shared_ptr<const EndpointNames> Worker::Impl::NamesOf(
+    const fleet::PoolSnapshot& pool) {
+  constexpr size_t kMaxKept = 8;  // pools that are asked for in turn
+  const auto found = std::find_if(names.begin(), names.end(),
+                                  [&](const auto& kept) { return kept->content == pool.content->number; });
+  if (found != names.end()) return *found;
+  if (names.size() == kMaxKept) names.erase(names.begin());
+  return names.emplace_back(EndpointNames::Of(pool));
+}
+
+// The headers that the pool's config reads, by scheduling::Header::id.
+std::span<const std::string_view> Router::Impl::HeadersFor(const fleet::PoolSnapshot& pool,
+                                                           const RequestInput& input,
+                                                           Worker::Impl& worker) const {
+  const std::vector<std::string>& wanted = scheduler.ConfigOf(pool, worker.scratch).headers;
+  if (wanted.empty()) [[likely]]
+    return {};
+  worker.headers.assign(wanted.size(), {});
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    for (const auto& [name, value] : input.headers) {
+      if (name == wanted[i]) worker.headers[i] = value;
+    }
+  }
+  return worker.headers;
+}
+
+void Worker::Impl::FindPrefixes(const RequestInput& input, std::string_view target) {
+  prefixes.clear();
+  prefix_ends.clear();
+  const payload::PromptHasher* hasher = input.unseen_prompt;
+  if (hasher == nullptr && input.body != nullptr) hasher = input.body->prompt_hashes();
+  if (hasher == nullptr) return;
+  const std::string_view salt =
+      input.body != nullptr ? std::string_view(input.body->fields().cache_salt) : std::string_view();
+  hasher->AppendChains(payload::PrefixRoot(target, salt), prefixes, prefix_ends);
 }
 
 [[gnu::noinline]] void Worker::Impl::FindClass(const Route& route, RouteTarget& target,
@@ -204,7 +387,7 @@ struct Router::Impl {
   const bool known = (model.empty() || pool.Knows(model)) &&
                      (by_manifest || target.name == model || pool.Knows(target.name));
   auto [found, own] =
-      metrics.Find(series, {model, target.name, FlowLabel(fairness_id), route.priority}, known, now);
+      metrics.Find(series, {model, target.name, FlowLabel(fairness_id), route.priority_text}, known, now);
   target.look_again = own ? std::numeric_limits<base::Nanos>::max() : now + base::kSecond;
   target.fairness_id = fairness_id;
   if (target.request_class.only()) {  // no ticket has it: only the series can be others
@@ -226,8 +409,28 @@ Router::Router(const base::Published<fleet::Snapshot>& fleet, const base::Clock&
 Router::~Router() = default;
 
 std::unique_ptr<Worker> Router::NewWorker(uint64_t seed) const {
-  return std::make_unique<Worker::Impl>(impl_->fleet, impl_->clock, impl_->metrics, seed);
+  return std::make_unique<Worker::Impl>(impl_->fleet, impl_->headers, impl_->scheduler, impl_->shadow,
+                                        impl_->clock, impl_->metrics, seed);
 }
+
+void Router::Swap(std::shared_ptr<const scheduling::ConfigSet> configs) {
+  impl_->scheduler.Swap(std::move(configs));
+  impl_->PublishWants();
+}
+
+void Router::SwapShadow(std::shared_ptr<const scheduling::Config> shadow) {
+  const bool on = shadow != nullptr;
+  impl_->shadow.Publish(std::move(shadow));
+  impl_->PublishWants();
+  impl_->keeps.store(on || Impl::Keeps(impl_->options), std::memory_order_relaxed);
+}
+std::shared_ptr<const scheduling::ConfigSet> Router::configs() const { return impl_->scheduler.configs(); }
+
+std::span<const std::string> Router::WantedHeaders(Worker& worker) const {
+  return *static_cast<Worker::Impl&>(worker).wanted_headers.Get();
+}
+
+bool Router::wants_prefixes() const { return impl_->wants_prefixes.load(std::memory_order_relaxed); }
 
 bool Router::knew_a_pool() const { return impl_->fleet.Load()->knew_a_pool; }
 bool Router::ready() const { return !impl_->fleet.Load()->pools.empty(); }
@@ -280,31 +483,29 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     SelectSubset(pool, *input.subset, worker.candidates);
     candidates = worker.candidates;
   }
+  worker.FindPrefixes(input, target.name);
   const scheduling::Request request{
       .target_model = target.name,
       .adapter = target.adapter,
       .critical = route.critical,
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
       .shows_first_token = stream && input.shows_answer,  // others' answers begin when they are complete
+      .priority = route.priority,
+      .streaming = stream,
+      .max_tokens = body != nullptr ? MaxTokens(body->fields()) : 0,
+      .prefixes = worker.prefixes,
+      .prefix_ends = worker.prefix_ends,
+      .headers = impl_->HeadersFor(pool, input, worker),
   };
-  const scheduling::Outcome outcome =
-      impl_->scheduler.Pick(pool, request, candidates, start, worker.scratch, worker.random,
-                            impl_->explains || impl_->keeps_scores ? &worker.explanation : nullptr);
-  PickedPlace place(outcome, pool);
+  const bool keeps = impl_->keeps.load(std::memory_order_relaxed);
+  const scheduling::Outcome outcome = impl_->scheduler.Pick(
+      pool, request, candidates, start, worker.scratch, worker.random,
+      impl_->explains ? &worker.explanation : nullptr, keeps ? &Impl::Recording(worker) : nullptr);
+  PickedPlaces places(outcome, pool);
   const base::Nanos took = impl_->clock.Now() - start;
   impl_->scheduler_duration.Observe(base::ToSeconds(took));
-  if (impl_->explains) {
-    impl_->Tell({.request_id = input.request_id,
-                 .model = model,
-                 .target_model = target.name,
-                 .critical = route.critical,
-                 .declared = route.declared,
-                 .rewrite = route.rewrite,
-                 .objective = route.objective,
-                 .priority = route.priority,
-                 .took = took},
-                pool, outcome, start, worker.explanation);
-  }
+  if (keeps) [[unlikely]]
+    impl_->Tell({input, route, target, model, start, took}, worker);
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
     return impl_->RefuseUnpicked(outcome.kind, series);
   }
@@ -316,14 +517,22 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   for (uint32_t i = 0; i < outcome.num_choices; ++i) {
     addresses[i] = pool.endpoints[outcome.choices[i]].address;
   }
+  std::array<std::string, scheduling::kMaxChoices> moved;
+  if (outcome.destination_port != 0) [[unlikely]]
+    MoveToPort(pool, outcome, moved, addresses);
   Ticket ticket(Ticket::State::Make(worker, request_class, std::span(addresses).first(outcome.num_choices)));
   Ticket::State& state = *ticket.state_;
   state.streaming = stream;
   state.inserts_model = unnamed;
   state.cell = first.cell;
   state.reservation = outcome.reservation;
-  place.Keep();
+  places.Keep();
   state.received_at = input.received_at != 0 ? input.received_at : start;
+  if (!worker.prefixes.empty()) {
+    Ticket::State::Extras& extras = state.NeedExtras();
+    extras.believed_tokens = outcome.cached_tokens;
+    extras.prompt_estimate = request.prompt_tokens;
+  }
   if (!input.provisional) {
     series.requests.Add();
     series.request_size.Observe(static_cast<double>(input.body_bytes));
@@ -331,6 +540,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     pool.tally->decisions[static_cast<size_t>(outcome.rung)].fetch_add(1, std::memory_order_relaxed);
   }
   if (!model.empty()) series.running.Add(1);
+  if (outcome.num_further != 0 || outcome.destination_port != 0) [[unlikely]]
+    state.KeepFurther(pool, outcome);
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
   if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;

@@ -47,12 +47,15 @@ struct RequestInput {
   uint64_t body_bytes = 0;
   // Of the prompt, beyond what `body` was fed: a replay knows how long its prompts are and makes no text.
   uint64_t unseen_prompt_bytes = 0;
+  const payload::PromptHasher* unseen_prompt = nullptr;  // its blocks, instead of those of `body`
   bool body_complete = true;  // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
   // The body comes later, and Begin is called again with it: this call counts no request, the second does.
   bool provisional = false;
   std::string_view fairness_id;    // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
   std::string_view objective;      // header x-llm-d-inference-objective or its alias; "" is none
+  // Those of Router::WantedHeaders that the request has, names in lower case.
+  std::span<const std::pair<std::string_view, std::string_view>> headers;
   const SubsetHint* subset = nullptr;  // null: no hint
   // The answer's body passes by piece by piece, so that its beginning will be told (Ticket::OnFirstToken or
   // OnResponseBody).
@@ -71,6 +74,7 @@ struct Rejection {
 std::string RejectionBody(const Rejection& rejection);
 
 class DecisionLog;
+class DecisionSink;
 class Worker;
 class Router;
 
@@ -98,6 +102,9 @@ class Ticket {
   bool streaming() const;  // the request asked for a stream
   // "namespace/name" of the pool.
   std::string_view pool_key() const;
+  // Headers to set on the request: where its prefill is to be computed, say.
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+  const Headers& request_headers() const;
   // Per-endpoint totals of the decision as pairs, only with RouterOptions::keep_scores.
   using Scores = std::vector<std::pair<std::string, float>>;
   const Scores& scores() const;
@@ -132,15 +139,21 @@ class Ticket {
 
 struct RouterOptions {
   scheduling::SchedulerOptions scheduling;
+  // Decides instead of the built-in one, from the first request on. Null: the built-in one.
+  std::shared_ptr<const scheduling::Config> config;
   bool keep_scores = false;                         // --emit-endpoint-scores
   bool use_subset_hint = true;                      // off: --disable-endpoint-subset-filter
   base::Nanos ready_staleness = 2 * base::kSecond;  // --metrics-staleness-threshold, for the ready_* gauges
   // Called for each decision (also rejections) with its explanation as text, on the worker's thread. Empty:
   // no explanation is made and none costs anything.
   std::function<void(std::string_view)> explain;
-  // Gets a record of each decision (also rejections). Null: none is made and none costs anything. REQUIRES:
-  // outlives the router.
+  // Both get each decision (also rejections). Null: none is kept and none costs anything. REQUIRES: they
+  // outlive the router.
   DecisionLog* decisions = nullptr;
+  DecisionSink* record = nullptr;
+  // Decides too, on what the real one saw, and takes no place: counted (fairway_shadow_*), and shown in
+  // `decisions`. Null: nobody does.
+  std::shared_ptr<const scheduling::Config> shadow;
 };
 
 // Thread-safe: immutable after construction but for metrics. Worker objects are each owned by one thread.
@@ -159,6 +172,17 @@ class Router {
   // A request that was refused before Begin (malformed beyond what the scanner sees, too large, ...): counted
   // in the metrics.
   void CountRejection(Worker& worker, const RequestInput& input, const Rejection& rejection) const;
+
+  // Requests that begin from now on are decided by `configs`. One thread at a time.
+  void Swap(std::shared_ptr<const scheduling::ConfigSet> configs);
+  std::shared_ptr<const scheduling::ConfigSet> configs() const;
+  // RouterOptions::shadow from now on; null: none. As Swap.
+  void SwapShadow(std::shared_ptr<const scheduling::Config> shadow);
+  // Names of the headers that frontends hand over (RequestInput::headers), sorted, in lower case. Most
+  // configs want none. Good until this worker's next call.
+  std::span<const std::string> WantedHeaders(Worker& worker) const;
+  // Scanners have to hash prompts (RequestScanner::HashPrompt).
+  bool wants_prefixes() const;
 
   // True once a snapshot with a pool was published: the condition of the health service ("pool synced").
   bool ready() const;

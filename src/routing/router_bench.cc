@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "base/random.h"
+#include "routing/decision_log.h"
 #include "routing/router.h"
+#include "scheduling/config.h"
 #include "tests/support/pools.h"
 
 namespace fairway::routing {
@@ -17,10 +19,10 @@ namespace {
 constexpr base::Nanos kStart = base::kSecond + 20 * base::kMillisecond;
 
 struct Shared {
-  Shared(int endpoints, std::vector<api::InferenceModel> models)
+  Shared(int endpoints, std::vector<api::InferenceModel> models, RouterOptions options = {})
       : pool(Servers(endpoints), std::move(models)),
         clock(kStart),
-        router(pool.fleet().published(), clock, registry, {}) {}
+        router(pool.fleet().published(), clock, registry, std::move(options)) {}
 
   static std::vector<tests::ServerState> Servers(int endpoints) {
     std::vector<tests::ServerState> servers;
@@ -142,6 +144,24 @@ void Refusals(benchmark::State& state) {
 }
 BENCHMARK(Refusals)->UseRealTime();
 BENCHMARK(Refusals)->Threads(2)->UseRealTime();
+
+// What is kept of decisions. range(0): endpoints; range(1): 0 nothing, 1 the last 256, 2 a shadow beside it,
+// 3 a shadow alone.
+void Kept(benchmark::State& state) {
+  DecisionLog log(256);
+  RouterOptions options;
+  if (state.range(1) == 1 || state.range(1) == 2) options.decisions = &log;
+  if (state.range(1) >= 2) options.shadow = scheduling::CompileBuiltin({});
+  shared = std::make_unique<Shared>(static_cast<int>(state.range(0)), std::vector<api::InferenceModel>{},
+                                    std::move(options));
+  const payload::RequestScanner scanner = Scan("llama2");
+  const auto worker = shared->router.NewWorker(1);
+  RequestInput input;
+  input.body = &scanner;
+  input.request_id = "0b5e7a2c-6f0c-4f0e-9d1b-2f1f2b7f9a11";
+  for (auto _ : state) Ask(*worker, input);
+}
+BENCHMARK(Kept)->ArgsProduct({{8, 100, 1000}, {0, 1, 2, 3}});
 
 }  // namespace
 }  // namespace fairway::routing

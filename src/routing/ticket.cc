@@ -7,6 +7,8 @@
 #include "base/strings.h"
 #include "routing/router.h"
 #include "routing/worker.h"
+#include "scheduling/config.h"
+#include "scheduling/plugin.h"
 
 namespace fairway::routing {
 
@@ -52,6 +54,8 @@ SpareBlocks::~SpareBlocks() {
 
 [[gnu::hot]] void Ticket::State::Release(fleet::ReleaseKind kind) {
   if (cell == nullptr) return;
+  if (extras != nullptr && extras->rare != nullptr) [[unlikely]]
+    ReleaseFurther(kind);
   cell->Release(reservation, kind, kind == fleet::ReleaseKind::kDetached ? worker->clock.Now() : 0);
   cell = nullptr;
   if (request_class->has_model) request_class->series->running.Add(-1);
@@ -70,6 +74,7 @@ SpareBlocks::~SpareBlocks() {
   }
   if (!extras->has_usage) return;
   const Tokens& tokens = extras->tokens;
+  if (extras->prompt_estimate > 0 && extras->tells_cached && tokens.input > 0) TellCache(now);
   if (tokens.input > 0) series.input_tokens.Observe(static_cast<double>(tokens.input));
   if (tokens.cached > 0) series.cached_tokens.Observe(static_cast<double>(tokens.cached));
   if (tokens.output > 0) {
@@ -81,6 +86,16 @@ SpareBlocks::~SpareBlocks() {
       series.streaming_per_output_token.Observe(base::ToSeconds(now - first_body_at) / (output - 1));
     }
   }
+}
+
+[[gnu::noinline]] void Ticket::State::TellCache(base::Nanos now) {
+  const scheduling::CacheTold told{.believed_tokens = extras->believed_tokens,
+                                   .prompt_estimate = extras->prompt_estimate,
+                                   .cached_tokens = extras->tokens.cached,
+                                   .prompt_tokens = extras->tokens.input};
+  const auto configs = worker->scheduler.configs();
+  for (const scheduling::RequestHook* hook : configs->Of(request_class->pool_key).hooks)
+    hook->Told(*cell, told, now);
 }
 
 [[gnu::noinline]] Ticket::State::Extras& Ticket::State::MakeExtras() {
@@ -119,11 +134,39 @@ SpareBlocks::~SpareBlocks() {
 
 [[gnu::noinline, gnu::cold]] void Ticket::State::KeepScores(const fleet::PoolSnapshot& pool,
                                                             const scheduling::Explanation& explanation) {
-  auto scores = std::make_unique<Scores>();
+  Scores& scores = NeedRare().scores;
   for (const auto& c : explanation.candidates) {
-    scores->emplace_back(pool.endpoints[c.endpoint].address, c.score);
+    scores.emplace_back(pool.endpoints[c.endpoint].address, c.score);
   }
-  NeedExtras().scores = std::move(scores);
+}
+
+[[gnu::noinline, gnu::cold]] Ticket::State::Rare& Ticket::State::NeedRare() {
+  Extras& all = NeedExtras();
+  if (all.rare == nullptr) all.rare = std::make_unique<Rare>();
+  return *all.rare;
+}
+
+[[gnu::noinline, gnu::cold]] void Ticket::State::KeepFurther(const fleet::PoolSnapshot& pool,
+                                                             const scheduling::Outcome& outcome) {
+  Rare& rare = NeedRare();
+  if (!outcome.address_header.empty())
+    rare.headers.emplace_back(outcome.address_header, pool.endpoints[outcome.choices[0]].address);
+  for (const scheduling::Further& further : std::span(outcome.further).first(outcome.num_further)) {
+    const fleet::Endpoint& endpoint = pool.endpoints[further.endpoint];
+    if (!rare.headers.empty() && rare.headers.back().first == further.header) {
+      rare.headers.back().second += "," + endpoint.address;
+    } else {
+      rare.headers.emplace_back(further.header, endpoint.address);
+    }
+    rare.places.push_back({endpoint.cell, further.reservation});
+  }
+}
+
+// A prefill's place is given back with the first token, all others at the end.
+[[gnu::noinline, gnu::cold]] void Ticket::State::ReleaseFurther(fleet::ReleaseKind kind) noexcept {
+  const base::Nanos now = kind == fleet::ReleaseKind::kDetached ? worker->clock.Now() : 0;
+  for (Rare::Place& place : extras->rare->places) place.cell->Release(place.reservation, kind, now);
+  extras->rare->places.clear();
 }
 
 [[gnu::hot]] std::string_view Ticket::destination() const { return {state_->text(), state_->first_size}; }
@@ -136,7 +179,12 @@ bool Ticket::streaming() const { return state_->streaming; }
 std::string_view Ticket::pool_key() const { return state_->request_class->pool_key; }
 const Ticket::Scores& Ticket::scores() const {
   const State::Extras* extras = state_->extras;
-  return extras != nullptr && extras->scores != nullptr ? *extras->scores : state_->worker->no_scores;
+  return extras != nullptr && extras->rare != nullptr ? extras->rare->scores : state_->worker->no_scores;
+}
+
+const Ticket::Headers& Ticket::request_headers() const {
+  const State::Extras* extras = state_->extras;
+  return extras != nullptr && extras->rare != nullptr ? extras->rare->headers : state_->worker->no_headers;
 }
 
 [[gnu::hot]] void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream) {
@@ -150,6 +198,8 @@ const Ticket::Scores& Ticket::scores() const {
 [[gnu::hot]] void Ticket::OnFirstToken() {
   State& s = *state_;
   if (s.cell == nullptr || s.reservation.place != fleet::Reservation::Place::kCounted) return;
+  if (s.extras != nullptr && s.extras->rare != nullptr) [[unlikely]]
+    s.ReleaseFurther(fleet::ReleaseKind::kEnded);
   s.cell->FirstToken(s.reservation, s.worker->clock.Now());
 }
 
@@ -166,6 +216,8 @@ void Ticket::OnResponseBody(uint64_t bytes) {
     return;
   }
   extras.first_body_at = extras.last_body_at;
+  if (extras.rare != nullptr) [[unlikely]]
+    s.ReleaseFurther(fleet::ReleaseKind::kEnded);
   if (s.cell != nullptr) s.cell->FirstToken(s.reservation, extras.first_body_at);
   series.ttft[s.streaming ? 1 : 0].Observe(base::ToSeconds(extras.first_body_at - s.received_at));
 }
@@ -173,7 +225,11 @@ void Ticket::OnResponseBody(uint64_t bytes) {
 void Ticket::OnUsage(const payload::Usage& usage) {
   State::Extras& extras = state_->NeedExtras();
   extras.has_usage = usage.found;
-  extras.tokens = {usage.input_tokens, usage.output_tokens, usage.cached_tokens};
+  extras.tells_cached = usage.tells_cached;
+  const auto count = [](int64_t tokens) {
+    return static_cast<uint32_t>(std::clamp<int64_t>(tokens, 0, UINT32_MAX));
+  };
+  extras.tokens = {count(usage.input_tokens), count(usage.output_tokens), count(usage.cached_tokens)};
 }
 
 [[gnu::hot]] void Ticket::OnComplete() {

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "routing/decision.h"
 #include "routing/metrics.h"
 #include "routing/route.h"
 #include "routing/router.h"
@@ -67,8 +68,17 @@ class SpareBlocks {
 };
 
 struct Worker::Impl final : Worker {
-  Impl(const base::Published<fleet::Snapshot>& fleet, const base::Clock& c, RouterMetrics& m, uint64_t seed)
-      : reader(fleet), clock(c), metrics(m), random(seed), series(m) {}
+  Impl(const base::Published<fleet::Snapshot>& fleet, const base::Published<std::vector<std::string>>& wanted,
+       const scheduling::Scheduler& s, const base::Published<scheduling::Config>& second,
+       const base::Clock& c, RouterMetrics& m, uint64_t seed)
+      : reader(fleet),
+        wanted_headers(wanted),
+        scheduler(s),
+        shadow(second),
+        clock(c),
+        metrics(m),
+        random(seed),
+        series(m) {}
 
   // The class of a request that this route and target were chosen for. `fairness_id`: as the client said it.
   const RequestClassPointer& ClassOf(const Route& route, RouteTarget& target, std::string_view model,
@@ -80,10 +90,15 @@ struct Worker::Impl final : Worker {
       FindClass(route, target, model, fairness_id, now);
     return target.request_class;
   }
+  // Of a request that goes to `target`.
+  void FindPrefixes(const RequestInput& input, std::string_view target);
   void FindClass(const Route& route, RouteTarget& target, std::string_view model,
                  std::string_view fairness_id, base::Nanos now);
 
   base::Published<fleet::Snapshot>::Reader reader;
+  base::Published<std::vector<std::string>>::Reader wanted_headers;
+  const scheduling::Scheduler& scheduler;
+  base::Published<scheduling::Config>::Reader shadow;
   const base::Clock& clock;
   RouterMetrics& metrics;
   base::Random random;
@@ -91,9 +106,17 @@ struct Worker::Impl final : Worker {
   RouteCache routes;
   RouterMetrics::View series;
   scheduling::Scratch scratch;
-  std::vector<uint32_t> candidates;  // of a subset hint
+  std::vector<uint32_t> candidates;       // of a subset hint
+  std::vector<std::string_view> headers;  // that the config reads
+  std::vector<uint64_t> prefixes;         // of the request under way
+  std::vector<payload::PromptEnd> prefix_ends;
   scheduling::Explanation explanation;
+  std::shared_ptr<Decision> decision;  // the next one that is kept
+  std::vector<std::shared_ptr<const EndpointNames>> names;
+  std::shared_ptr<const EndpointNames> NamesOf(const fleet::PoolSnapshot& pool);
+  std::unique_ptr<scheduling::Scratch> more_scratch;  // of the shadow
   const Ticket::Scores no_scores;
+  const Ticket::Headers no_headers;
 };
 
 // A ticket holds the cell of its endpoint but no snapshot: a stream of an hour must not keep an hour's
@@ -101,9 +124,19 @@ struct Worker::Impl final : Worker {
 // what only some of them need apart.
 struct Ticket::State {
   struct Tokens {
-    int64_t input = 0;
-    int64_t output = 0;
-    int64_t cached = 0;
+    uint32_t input = 0;
+    uint32_t output = 0;
+    uint32_t cached = 0;
+  };
+  // Of a decision whose scores are kept, and of one of several places.
+  struct Rare {
+    struct Place {
+      std::shared_ptr<fleet::EndpointCell> cell;
+      fleet::Reservation reservation;
+    };
+    Scores scores;
+    Headers headers;
+    std::vector<Place> places;
   };
   // Of a response whose body the frontend reads, and of a decision whose scores are kept.
   struct Extras {
@@ -111,8 +144,11 @@ struct Ticket::State {
     base::Nanos first_body_at = 0;
     base::Nanos last_body_at = 0;
     bool has_usage = false;
+    bool tells_cached = false;
+    uint32_t believed_tokens = 0;  // cached, of prompt_estimate
+    uint32_t prompt_estimate = 0;
     Tokens tokens;  // when has_usage
-    std::unique_ptr<Scores> scores;
+    std::unique_ptr<Rare> rare;
   };
 
   // REQUIRES: `worker` outlives the ticket; `addresses` is not empty.
@@ -133,8 +169,13 @@ struct Ticket::State {
   void Release(fleet::ReleaseKind kind);
   void Record();  // the histograms of a response that was seen to its end
   void RecordExtras(RequestSeries& series, base::Nanos now);
+  void TellCache(base::Nanos now);
   void CountError(std::string_view code);  // once
   void KeepScores(const fleet::PoolSnapshot& pool, const scheduling::Explanation& explanation);
+  // Places beside the first one, and headers that tell of them.
+  void KeepFurther(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome);
+  void ReleaseFurther(fleet::ReleaseKind kind) noexcept;
+  Rare& NeedRare();
   void MoveTo(std::string_view served);
   Extras& MakeExtras();
   void EndExtras() noexcept;

@@ -13,9 +13,11 @@ using fleet::EndpointLoad;
 Scratch::Scratch() : impl_(std::make_unique<Impl>()) {}
 Scratch::~Scratch() = default;
 
-void Scratch::Impl::Grow(size_t n) {
-  n = (n + kLanes - 1) / kLanes * kLanes;
+void Scratch::Impl::Grow(size_t n, size_t more) {
+  n = std::max((n + kLanes - 1) / kLanes * kLanes, capacity);
+  more = std::max(more, more_columns);
   capacity = n;
+  more_columns = more;
   const auto place = [n](auto& memory, auto... columns) {
     memory.assign(n * sizeof...(columns), 0);
     auto* next = memory.data();
@@ -24,11 +26,40 @@ void Scratch::Impl::Grow(size_t n) {
       next += n;
     }
   };
-  place(floats, &requests, &queue, &running, &page_queue, &kv_usage, &work, &prefill, &unseen, &total,
-        &score);
+  place(floats, &requests, &queue, &running, &page_queue, &kv_usage, &work, &prefill, &tokens, &unseen,
+        &adapter, &no_adapter, &total, &score);
   place(numbers, &own, &fresh, &all, &list[0], &list[1], &eligible);
-  place(bytes, &lora, &no_lora);
   std::iota(all, all + n, 0u);
+  more_floats.assign(n * more, 0);
+  const auto show = [this](Column column, float* at) { table[column.id] = made[column.id] = at; };
+  show(kRequests, requests);
+  show(kWork, work);
+  show(kPrefill, prefill);
+  show(kAdapter, adapter);
+  show(kTokens, tokens);
+  show(kQueue, queue);
+  show(kRunning, running);
+  show(kPageQueue, page_queue);
+  show(kKvUsage, kv_usage);
+  for (size_t i = 0; i < more; ++i)
+    show({static_cast<uint16_t>(kLiveColumns.size() + i)}, more_floats.data() + i * n);
+}
+
+std::span<const std::shared_ptr<void>> Scratch::Impl::MemoryOf(const Config& config) {
+  if (config.per_worker.empty()) return {};
+  constexpr size_t kMaxKept = 16;
+  auto& kept = plugin_memory;
+  const auto found = std::find_if(kept.begin(), kept.end(), [&](const PluginMemory& memory) {
+    return memory.generation == config.generation;
+  });
+  if (found != kept.end()) {
+    if (found != kept.begin()) std::iter_swap(found, kept.begin());
+    return kept.front().made;
+  }
+  if (kept.size() == kMaxKept) kept.pop_back();
+  auto& memory = *kept.insert(kept.begin(), {config.generation, {}});
+  for (const auto make : config.per_worker) memory.made.push_back(make());
+  return memory.made;
 }
 
 namespace {
@@ -217,32 +248,83 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   return age;
 }
 
-// What is known of the request's adapter (kNoAdapter: of none), and who has room for one. Returns the bits
-// that were set.
-[[gnu::noinline]] uint8_t GatherLora(std::span<const EndpointLoad* const> loads,
-                                     const fleet::EndpointCell* const* cells, uint32_t adapter, bool believed,
-                                     uint8_t* lora) noexcept {
+// What is known of the request's adapter (kNoAdapter: of none), and who has room for one. False: nothing of
+// anybody.
+[[gnu::noinline]] bool GatherAdapters(std::span<const EndpointLoad* const> loads,
+                                      const fleet::EndpointCell* const* cells, uint32_t adapter,
+                                      bool believed, float* out) noexcept {
   // Cells come from farther away than the next cache, and want to be asked for ahead.
   constexpr size_t kAhead = 32;
   const size_t n = loads.size();
-  const unsigned counted = kLoraRunning | kLoraWaiting | (believed ? kLoraResident : 0u);
+  const unsigned counted = kAdapterRunning | kAdapterWaiting | (believed ? kAdapterResident : 0u);
   unsigned seen = 0;
   for (size_t i = 0; i < n; ++i) {
-    unsigned bits = loads[i]->last().lora_room ? kLoraRoom : 0;
+    unsigned bits = loads[i]->last().lora_room ? kAdapterRoom : 0;
     if (adapter != fleet::kNoAdapter) {
       if (i + kAhead < n) __builtin_prefetch(cells[i + kAhead]->adapter_line(adapter));
       const fleet::EndpointCell& cell = *cells[i];
-      bits |= counted & (cell.adapter_running(adapter) * unsigned{kLoraRunning} |
-                         cell.adapter_waiting(adapter) * unsigned{kLoraWaiting} |
-                         cell.adapter_resident(adapter) * unsigned{kLoraResident});
+      bits |= counted & (cell.adapter_running(adapter) * kAdapterRunning |
+                         cell.adapter_waiting(adapter) * kAdapterWaiting |
+                         cell.adapter_resident(adapter) * kAdapterResident);
     }
-    lora[i] = static_cast<uint8_t>(bits);
+    out[i] = static_cast<float>(bits);
     seen |= bits;
   }
-  return static_cast<uint8_t>(seen);
+  return seen != 0;
+}
+
+// Prompt tokens that are to be computed: those of our own that are watched, and what is left of others.
+[[gnu::noinline]] void GatherTokens(std::span<const EndpointLoad* const> loads, Scratch::Impl& s) noexcept {
+  for (size_t i = 0; i < loads.size(); ++i) {
+    const fleet::Work work = loads[i]->own_work();
+    const float rate = work.ms_per_token > 0 ? work.ms_per_token : fleet::kDefaultMsPerToken;
+    s.tokens[i] = static_cast<float>(work.tokens) + s.unseen[i] / rate;
+  }
+}
+
+// The snapshot columns of this pool and config, computed when either is new to this worker.
+const std::vector<std::vector<float>>& EndpointColumnsOf(const Config& config,
+                                                         const fleet::PoolSnapshot& pool, Scratch::Impl& s) {
+  constexpr size_t kMaxKept = 16;  // pools and configs that are in use at one time
+  auto& kept = s.endpoint_columns;
+  const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto& columns) {
+    return columns.content == pool.content->number && columns.generation == config.generation;
+  });
+  if (found != kept.end()) {
+    if (found != kept.begin()) std::iter_swap(found, kept.begin());
+    return kept.front().values;
+  }
+  if (kept.size() == kMaxKept) kept.pop_back();
+  auto& made = *kept.insert(kept.begin(), {pool.content->number, config.generation, {}});
+  for (const Config::AbsentColumn& column : config.absent_columns)
+    made.values.emplace_back(pool.endpoints.size() + kLanes, column.value);
+  for (const Config::EndpointColumn& column : config.endpoint_columns) {
+    auto& values = made.values.emplace_back();
+    values.reserve(pool.endpoints.size() + kLanes);
+    for (const fleet::Endpoint& endpoint : pool.endpoints)
+      values.push_back(column.producer->Value(column.column, endpoint));
+    values.resize(values.size() + kLanes);  // who reads by fours may read on
+  }
+  return made.values;
 }
 
 }  // namespace
+
+[[gnu::noinline]] void GatherEndpointColumns(const Config& config, const Candidates& candidates,
+                                             Scratch::Impl& s) {
+  const auto& values = EndpointColumnsOf(config, *candidates.pool, s);
+  const size_t absent = config.absent_columns.size();
+  for (size_t k = 0; k < values.size(); ++k) {
+    const uint16_t id =
+        k < absent ? config.absent_columns[k].column.id : config.endpoint_columns[k - absent].column.id;
+    if (!candidates.subset) {
+      s.table[id] = values[k].data();
+      continue;
+    }
+    s.table[id] = s.made[id];
+    for (size_t i = 0; i < candidates.size(); ++i) s.made[id][i] = values[k][(*candidates.subset)[i]];
+  }
+}
 
 [[gnu::noinline]] std::optional<std::span<const uint32_t>> LeaveOutRefusing(
     const fleet::PoolSnapshot& pool, std::optional<std::span<const uint32_t>> candidates, Scratch::Impl& s) {
@@ -256,12 +338,14 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   return s.answering;
 }
 
-[[gnu::hot]] Picture Gather(const SchedulerOptions& options, const Candidates& candidates,
-                            const Request& request, base::Nanos now, bool pages, Scratch::Impl& s) noexcept {
+[[gnu::hot]] Picture Gather(const SchedulerOptions& options, const Config& config,
+                            const Candidates& candidates, const Request& request, base::Nanos now,
+                            uint32_t reads, Scratch::Impl& s) noexcept {
   const fleet::PoolSnapshot& pool = *candidates.pool;
   const size_t n = candidates.size();
-  if (n > s.capacity) [[unlikely]]
-    s.Grow(n);
+  const size_t more = config.columns.size() - kLiveColumns.size();
+  if (n > s.capacity || more > s.more_columns) [[unlikely]]
+    s.Grow(n, more);
   std::span<const EndpointLoad* const> loads(pool.loads.data(), n);
   const fleet::EndpointCell* const* cells = pool.cells.data();
   std::span<const uint32_t> endpoint(s.all, n);
@@ -282,7 +366,8 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   const Fours fours(loads);
   const Together together = GatherAll(fours, moment, s.arrays());
   const bool ledger = options.load_source == LoadSource::kLedger;
-  const bool kv_unknown = (pages || !together.fresh || !ledger) && GatherPages(fours, s.arrays());
+  const bool pages = (reads & kPageColumns) != 0 || !together.fresh || !ledger;
+  const bool kv_unknown = pages && GatherPages(fours, s.arrays());
   if (!ledger) [[unlikely]]
     KeepPageOnly(loads, s);
   if (!together.learned && ledger) [[unlikely]]
@@ -294,21 +379,41 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
     picture.fresh = MendStale(n, s);
   if (picture.fresh == 0) [[unlikely]]
     picture.youngest_age = YoungestAge(loads, moment.now);
-  uint8_t lora_bits = 0;
+  if ((reads & Bit(kTokens)) != 0) [[unlikely]]
+    GatherTokens(loads, s);
+  bool adapters = false;
   const bool adapter = request.adapter != fleet::kNoAdapter && !pool.adapters.empty();
   if (together.lora_room || adapter) [[unlikely]]
-    lora_bits = GatherLora(loads, cells, adapter ? request.adapter : fleet::kNoAdapter, ledger, s.lora);
-  picture.columns = {.endpoint = endpoint,
-                     .requests = {s.requests, n},
-                     .queue = {s.queue, n},
-                     .running = {s.running, n},
-                     .page_queue = {s.page_queue, n},
-                     .kv_usage = {s.kv_usage, n},
-                     .work = {s.work, n},
-                     .prefill = {s.prefill, n},
-                     .lora = {lora_bits != 0 ? s.lora : s.no_lora, n},
-                     .lora_bits = lora_bits};
+    adapters = GatherAdapters(loads, cells, adapter ? request.adapter : fleet::kNoAdapter, ledger, s.adapter);
+  s.table[kAdapter.id] = adapters ? s.adapter : s.no_adapter;
+  if (!config.endpoint_columns.empty() || !config.absent_columns.empty()) [[unlikely]]
+    GatherEndpointColumns(config, candidates, s);
+  picture.columns = Columns(endpoint, s.table.data());
+  picture.columns.adapters = adapters;
   return picture;
+}
+
+void Produce(const Config& config, const Context& context, Scratch::Impl& s) noexcept {
+  RunProducers(config, context, s);
+  SubtractCached(config, context, s);
+}
+
+void RunProducers(const Config& config, const Context& context, Scratch::Impl& s) noexcept {
+  const size_t n = context.columns.size();
+  for (size_t id = kLiveColumns.size(); id < config.columns.size(); ++id) {
+    if (config.columns[id].lifetime != Lifetime::kRequest) continue;
+    s.table[id] = s.made[id];
+    std::fill_n(s.made[id], n, 0.0f);
+  }
+  for (const Producer* producer : config.producers) producer->Make(context, s.made.data());
+}
+
+void SubtractCached(const Config& config, const Context& context, Scratch::Impl& s) noexcept {
+  const size_t n = context.columns.size();
+  if (!config.cached || context.request.prompt_tokens == 0) return;
+  const float* cached = s.table[config.likely_cached.value_or(*config.cached).id];
+  const auto prompt = static_cast<float>(context.request.prompt_tokens);
+  for (size_t i = 0; i < n; ++i) s.prefill[i] *= std::max(prompt - cached[i], 0.0f) / prompt;
 }
 
 }  // namespace fairway::scheduling

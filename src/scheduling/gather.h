@@ -1,6 +1,7 @@
 // What one decision sees: the columns, read once from the cells. For the .cc files of this room only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -8,13 +9,15 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/published.h"
 #include "fleet/snapshot.h"
+#include "scheduling/config.h"
 #include "scheduling/plugin.h"
 #include "scheduling/scheduler.h"
 
 namespace fairway::scheduling {
 
-// Where the columns (plugin.h) of a decision lie, and what else is known of each candidate.
+// Where the live columns (column.h) of a decision lie, and what else is known of each candidate.
 struct ScratchArrays {
   float* requests = nullptr;
   float* queue = nullptr;
@@ -23,6 +26,8 @@ struct ScratchArrays {
   float* kv_usage = nullptr;
   float* work = nullptr;
   float* prefill = nullptr;
+  float* tokens = nullptr;
+  float* adapter = nullptr;
   float* unseen = nullptr;    // the part of `work` that is not that of our own watched requests
   uint32_t* own = nullptr;    // our open requests, as the place is reserved with
   uint32_t* fresh = nullptr;  // not 0: its page is not older than fresh_for
@@ -30,29 +35,63 @@ struct ScratchArrays {
 
 struct Scratch::Impl : ScratchArrays {
   using Arrays = ScratchArrays;
-  // Makes room for `n` candidates, by fours: who goes over a column need not look at its end.
-  void Grow(size_t n);
+  // Makes room for `n` candidates, by fours: who goes over a column need not look at its end; and for `more`
+  // columns beside the live ones.
+  void Grow(size_t n, size_t more);
   const Arrays& arrays() const { return *this; }
 
   // When this worker last decided for a request that may not be shed; long ago: never.
   base::Nanos critical_at = std::numeric_limits<base::Nanos>::min() / 2;
+  // Of the scheduler that this worker decides for.
+  const base::Published<ConfigSet>* published = nullptr;
+  std::optional<base::Published<ConfigSet>::Reader> configs;
+
+  // What plugins have for this worker, of the last configs it decided by; the one in use first.
+  struct PluginMemory {
+    uint64_t generation = 0;  // Config::generation
+    std::vector<std::shared_ptr<void>> made;
+  };
+  std::vector<PluginMemory> plugin_memory;
+  std::span<const std::shared_ptr<void>> MemoryOf(const Config& config);
 
   size_t capacity = 0;
+  size_t more_columns = 0;
   float* total = nullptr;
   float* score = nullptr;
   uint32_t* all = nullptr;  // 0, 1, 2, ...: never written again
   uint32_t* list[2] = {};   // what filters leave
   uint32_t* eligible = nullptr;
-  uint8_t* lora = nullptr;
-  uint8_t* no_lora = nullptr;                     // zeros: never written again
+  float* no_adapter = nullptr;                    // zeros: never written again
   std::vector<const fleet::EndpointLoad*> loads;  // of a subset
   std::vector<const fleet::EndpointCell*> cells;  // the same
   std::vector<uint32_t> answering;                // numbers of endpoints
 
+  // By Column::id: where it may be written, and where it is read. The latter differ for the column "adapter"
+  // where nobody has one, and for snapshot columns of a whole fleet, which are read where they are kept.
+  std::array<float*, kMaxColumns> made{};
+  std::array<const float*, kMaxColumns> table{};
+  // Snapshot columns of the pools that this worker decided for, newest first.
+  struct EndpointColumns {
+    uint64_t content = 0;     // PoolContent::number
+    uint64_t generation = 0;  // Config::generation
+    std::vector<std::vector<float>> values;
+  };
+  std::vector<EndpointColumns> endpoint_columns;
+
+  // What the profiles chose that do not answer the request, and the one that does.
+  struct Beside {
+    const Program* program = nullptr;
+    uint32_t endpoint = 0;  // number in the pool
+    uint32_t position = 0;  // among the candidates
+  };
+  std::array<Beside, Config::kMaxProfiles> beside;
+  size_t num_beside = 0;
+  const Program* answering_program = nullptr;
+
   // The columns one after the other: those of a small pool are a few cache lines.
   std::vector<float> floats;
+  std::vector<float> more_floats;
   std::vector<uint32_t> numbers;
-  std::vector<uint8_t> bytes;
 };
 
 // The candidates of one decision.
@@ -68,6 +107,7 @@ struct Picture {
   size_t fresh = 0;  // candidates whose page is fresh
   // Of the youngest page, where none is fresh; the most there is when there never was one.
   base::Nanos youngest_age = std::numeric_limits<base::Nanos>::max();
+  base::Nanos silence = 0;  // the same, but not longer than this process is there
 };
 
 // Without those that refuse connections; as they are where nobody else is left. The result lies in `s`.
@@ -75,8 +115,17 @@ std::optional<std::span<const uint32_t>> LeaveOutRefusing(const fleet::PoolSnaps
                                                           std::optional<std::span<const uint32_t>> candidates,
                                                           Scratch::Impl& s);
 
-// Fills the columns for `request`; those that pages alone tell (plugin.h) only where `pages` asks for them.
-Picture Gather(const SchedulerOptions& options, const Candidates& candidates, const Request& request,
-               base::Nanos now, bool pages, Scratch::Impl& s) noexcept;
+// Fills the live columns for `request`, and the snapshot columns of `config`. `reads`: live columns that
+// somebody will read, a bit per Column::id.
+Picture Gather(const SchedulerOptions& options, const Config& config, const Candidates& candidates,
+               const Request& request, base::Nanos now, uint32_t reads, Scratch::Impl& s) noexcept;
+
+// Fills the snapshot columns of `config`.
+void GatherEndpointColumns(const Config& config, const Candidates& candidates, Scratch::Impl& s);
+// Runs the config's producers on the picture.
+void Produce(const Config& config, const Context& context, Scratch::Impl& s) noexcept;
+// The two parts of it. What is cached need not be computed.
+void RunProducers(const Config& config, const Context& context, Scratch::Impl& s) noexcept;
+void SubtractCached(const Config& config, const Context& context, Scratch::Impl& s) noexcept;
 
 }  // namespace fairway::scheduling

@@ -11,8 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "scheduling/config.h"
 #include "scheduling/plugin.h"
-#include "scheduling/program.h"
+#include "tests/support/plugins.h"
 #include "tests/support/pools.h"
 
 namespace fairway::scheduling {
@@ -25,32 +26,32 @@ constexpr base::Nanos kNow = 100 * kSecond;
 
 // ---- Plugins by their definition.
 
-class PlainTime final : public Scorer {
+class PlainTime final : public Plugin, public Scorer {
  public:
-  explicit PlainTime(const SchedulerOptions& options) : options_(options) {}
-  std::string_view type() const noexcept override { return "plain-time"; }
+  explicit PlainTime(Build& build)
+      : request_cost_(build.Float("requestCost", 5, 0, 1e9)),
+        load_cost_(build.Float("loadCost", 1000, 0, 1e9)) {}
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
     const Columns& columns = context.columns;
     for (size_t i = 0; i < in.size(); ++i) {
       const uint32_t at = in[i];
       const float scale = 1.0f / 600'000;
-      out[i] =
-          1 - (columns.work[at] + columns.prefill[at] + options_.request_cost * columns.requests[at]) * scale;
-      const uint8_t lora = columns.lora[at];
-      const bool needs_loading = context.request.adapter != fleet::kNoAdapter && columns.lora_bits != 0 &&
-                                 (lora & (kLoraRunning | kLoraWaiting | kLoraResident)) == 0;
-      if (needs_loading) out[i] -= options_.lora_load_cost * ((lora & kLoraRoom) != 0 ? 1.0f : 2.0f) * scale;
+      const float time = columns[kWork][at] + columns[kPrefill][at] + request_cost_ * columns[kRequests][at];
+      out[i] = 1 - time * scale;
+      const unsigned adapter = AdapterBits(columns[kAdapter][at]);
+      const bool needs_loading = context.request.adapter != fleet::kNoAdapter && columns.adapters &&
+                                 (adapter & (kAdapterRunning | kAdapterWaiting | kAdapterResident)) == 0;
+      if (needs_loading) out[i] -= load_cost_ * ((adapter & kAdapterRoom) != 0 ? 1.0f : 2.0f) * scale;
     }
   }
 
  private:
-  SchedulerOptions options_;
+  float request_cost_, load_cost_;
 };
 
-class PlainMaxScore final : public Picker {
+class PlainMaxScore final : public Plugin, public Picker {
  public:
-  explicit PlainMaxScore(float tolerance) : tolerance_(tolerance) {}
-  std::string_view type() const noexcept override { return "plain-max-score"; }
+  explicit PlainMaxScore(Build& build) : tolerance_(build.Float("tolerance", 0, 0, 1)) {}
   size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float> scores,
               std::span<uint32_t> out) const noexcept override {
     const float best = *std::max_element(scores.begin(), scores.end());
@@ -72,16 +73,24 @@ class PlainMaxScore final : public Picker {
   float tolerance_;
 };
 
-Program PlainProfile(const SchedulerOptions& options) {
-  Program program;
-  program.name = "plain";
-  program.room = MakeFilter("capacity-filter", Parameters({{"queueLimit", options.sheddable_queue_limit},
-                                                           {"kvCacheLimit", options.sheddable_kv_limit},
-                                                           {"workLimit", options.sheddable_work_limit}}))
-                     .value();
-  program.scorers.push_back({std::make_unique<PlainTime>(options), 1});
-  program.picker = std::make_unique<PlainMaxScore>(static_cast<float>(options.tolerance / 600'000.0));
-  return program;
+template <typename T>
+std::unique_ptr<Plugin> MakePlain(Build& build) {
+  return std::make_unique<T>(build);
+}
+
+// The built-in one with these in the place of ours.
+std::shared_ptr<const Config> PlainConfig(const SchedulerOptions& options) {
+  ConfigSpec spec = BuiltinConfig(options);
+  spec.plugins.push_back(
+      {.type = "plain-time",
+       .name = "plain-time",
+       .parameters = Numbers({{"requestCost", options.request_cost}, {"loadCost", options.lora_load_cost}})});
+  spec.plugins.push_back({.type = "plain-max-score",
+                          .name = "plain-max-score",
+                          .parameters = Numbers({{"tolerance", options.tolerance / 600'000.0}})});
+  spec.profiles[spec.without_models].steps = {{"plain-time"}, {"plain-max-score"}};
+  return tests::Compiled(spec, {.more_types = {{"plain-time", MakePlain<PlainTime>},
+                                               {"plain-max-score", MakePlain<PlainMaxScore>}}});
 }
 
 // ---- Fleets.
@@ -239,7 +248,7 @@ TEST_P(Plain, SeesAndDecidesTheSame) {
     if (seed % 3 == 0) options.tolerance = 0;
     if (seed % 4 == 0) options.sheddable_work_limit = 40;
     const Scheduler fast(options, 0);
-    const Scheduler plain(options, 0, MakeCriticalityTree(options), PlainProfile(options));
+    const Scheduler plain(options, 0, PlainConfig(options));
     World a(GetParam(), seed);
     World b(GetParam(), seed);
     base::Random fast_random(seed), plain_random(seed), random(~seed);
@@ -296,29 +305,28 @@ INSTANTIATE_TEST_SUITE_P(Fleets, Plain,
 
 // ---- Scores of any kind.
 
-class AnyScores final : public Scorer {
+class AnyScores final : public Plugin, public Scorer {
  public:
-  explicit AnyScores(std::vector<float> scores) : scores_(std::move(scores)) {}
-  std::string_view type() const noexcept override { return "any-scores"; }
+  static std::vector<float> scores;
+  explicit AnyScores(Build&) {}
   void Score(const Context&, std::span<const uint32_t> in, float* out) const noexcept override {
-    for (size_t i = 0; i < in.size(); ++i) out[i] = scores_[in[i]];
+    for (size_t i = 0; i < in.size(); ++i) out[i] = scores[in[i]];
   }
-
- private:
-  std::vector<float> scores_;
 };
+std::vector<float> AnyScores::scores;
 
 TEST(Scores, AreWithin0And1AndWhatIsNoNumberIs0) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kInfinite = std::numeric_limits<float>::infinity();
   const std::vector<float> scores{kNan, 0.5f, kNan, 7, -kInfinite, kInfinite, -1, 0.25f};
   const std::vector<float> want{0, 0.5f, 0, 1, 0, 1, 0, 0.25f};
-  Program program;
-  program.name = "any";
-  program.scorers.push_back({std::make_unique<AnyScores>(scores), 2});
-  program.picker = MakePicker("max-score-picker").value();
+  AnyScores::scores = scores;
+  const auto config =
+      tests::Compiled(tests::OneProfile({tests::Spec("any-scores"), tests::Spec("max-score-picker")},
+                                        {{"any-scores", 2}, {"max-score-picker"}}),
+                      {.more_types = {{"any-scores", MakePlain<AnyScores>}}});
   tests::TestPool pool(std::vector<tests::ServerState>(scores.size()));
-  const Scheduler scheduler({}, 0, MakeCriticalityTree({}), std::move(program));
+  const Scheduler scheduler({}, 0, config);
   Scratch scratch;
   base::Random random(1);
   std::set<uint32_t> seen;
@@ -334,37 +342,43 @@ TEST(Scores, AreWithin0And1AndWhatIsNoNumberIs0) {
 
 TEST(Pickers, MaxScoreChoosesAsThePlainOneDoes) {
   base::Random values(5);
-  for (size_t n = 1; n <= 40; ++n) {
-    const std::vector<uint32_t> endpoint(n);
-    const Columns columns{.endpoint = endpoint};
-    std::vector<uint32_t> all(n);
-    std::iota(all.begin(), all.end(), 0u);
-    for (uint64_t different = 1; different <= 9; ++different) {
-      for (size_t wanted = 1; wanted <= kMaxChoices; ++wanted) {
-        SCOPED_TRACE(std::to_string(n) + " of " + std::to_string(different) + ", " + std::to_string(wanted));
-        const float tolerance = different % 2 == 0 ? 0.25f : 0;
-        const PlainMaxScore plain(tolerance);
-        const auto picker = MakePicker("max-score-picker", Parameters({{"tolerance", tolerance}})).value();
-        std::vector<float> scores(n);
-        for (float& score : scores) score = static_cast<float>(values.Below(different)) / 8;
-        base::Random random_a(n), random_b(n);
-        const Request request;
-        std::vector<uint32_t> got(wanted), want(wanted);
-        const size_t got_count = picker->Pick({columns, request, random_a}, all, scores, got);
-        ASSERT_EQ(got_count, plain.Pick({columns, request, random_b}, all, scores, want));
-        ASSERT_EQ(got, want);
-        ASSERT_EQ(random_a.Next(), random_b.Next());
+  for (const float tolerance : {0.0f, 0.25f}) {
+    const auto config =
+        tests::Compiled({.plugins = {tests::Spec("max-score-picker", {{"tolerance", tolerance}}),
+                                     tests::Spec("plain-max-score", {{"tolerance", tolerance}})}},
+                        {.more_types = {{"plain-max-score", MakePlain<PlainMaxScore>}}});
+    for (size_t n = 1; n <= 40; ++n) {
+      std::vector<uint32_t> all(n);
+      std::iota(all.begin(), all.end(), 0u);
+      const Columns columns(all, nullptr);
+      for (uint64_t different = 1; different <= 9; ++different) {
+        for (size_t wanted = 1; wanted <= kMaxChoices; ++wanted) {
+          SCOPED_TRACE(std::to_string(n) + " of " + std::to_string(different) + ", " +
+                       std::to_string(wanted));
+          std::vector<float> scores(n);
+          for (float& score : scores) score = static_cast<float>(values.Below(different)) / 8;
+          base::Random random_a(n), random_b(n);
+          const Request request;
+          std::vector<uint32_t> got(wanted), want(wanted);
+          const auto pick = [&](size_t plugin, base::Random& random, std::vector<uint32_t>& out) {
+            return config->plugins[plugin]->picker->Pick({columns, request, random}, all, scores, out);
+          };
+          ASSERT_EQ(pick(0, random_a, got), pick(1, random_b, want));
+          ASSERT_EQ(got, want);
+          ASSERT_EQ(random_a.Next(), random_b.Next());
+        }
       }
     }
   }
 }
 
 TEST(Pickers, MaxScoreTakesTheMostOfWhatIsANumber) {
-  const auto picker = MakePicker("max-score-picker").value();
+  const auto config = tests::Compiled({.plugins = {tests::Spec("max-score-picker")}});
+  const Picker* const picker = config->plugins[0]->picker;
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kInfinite = std::numeric_limits<float>::infinity();
   const std::vector<uint32_t> all{0, 1, 2, 3, 4, 5};
-  const Columns columns{.endpoint = all};
+  const Columns columns(all, nullptr);
   const Request request;
   base::Random random(1);
   const std::vector<std::pair<std::vector<float>, std::optional<uint32_t>>> cases{

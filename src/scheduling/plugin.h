@@ -1,49 +1,40 @@
-// What filters, scorers and pickers are. A plugin is one file in plugins/: its type name, its parameters with
-// defaults and checks, its formula with the source it comes from; its test beside it; one line in
-// builtin_plugins.cc.
+// What plugins are. A plugin is one file in plugins/: its parameters with defaults and checks, its formula
+// with the source it comes from, and one line in plugin_list.h; its test beside it. It has one role or
+// several.
 //
-// Plugins work on positions 0 .. size-1 in columns that were gathered once for the decision. They are
-// immutable, run on many threads at once, and neither allocate, lock, throw nor do I/O (Why is the exception:
-// it runs only for an explanation).
+//   class ZoneScorer final : public Plugin, public Scorer {
+//    public:
+//     explicit ZoneScorer(Build& build) : zone_(build.Reads("zone")), near_(build.Number("near", 1, 0, 1)) {}
+//     void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override;
+//   };
+//   std::unique_ptr<Plugin> MakeZoneScorer(Build& build) { return std::make_unique<ZoneScorer>(build); }
+//
+// Plugins work on positions 0 .. size-1 in columns (column.h). They are immutable, run on many threads at
+// once, and neither allocate, lock, throw nor do I/O while a request is decided (Why is the exception: it
+// runs only for an explanation). What they remember between requests is a state of build.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/random.h"
-#include "base/result.h"
+#include "fleet/snapshot.h"
+#include "scheduling/build.h"
+#include "scheduling/column.h"
 #include "scheduling/scheduler.h"
 
 namespace fairway::scheduling {
 
-// Bits of Columns::lora for the adapter that the request asks for.
-inline constexpr uint8_t kLoraRunning = 1;   // on the page: resident and in use
-inline constexpr uint8_t kLoraWaiting = 2;   // on the page: queued requests wait for it, so it will be loaded
-inline constexpr uint8_t kLoraRoom = 4;      // a slot is free to load it
-inline constexpr uint8_t kLoraResident = 8;  // believed to be loaded, whether or not a request uses it now
-// Needs no loading.
-inline constexpr uint8_t kLoraHere = kLoraRunning | kLoraWaiting | kLoraResident;
-
-// One value per candidate. Load is the ledger's (fleet/load.h) but where it says "page". queue, running,
-// page_queue and kv_usage are filled for a request that meets a filter, or where reads_pages() says so.
-struct Columns {
-  std::span<const uint32_t> endpoint;  // number in the pool
-  std::span<const float> requests;     // own open requests + others
-  std::span<const float> queue;        // requests that are not in the engine's batch: requests - running
-  std::span<const float> running;      // as on the page, but not more than requests
-  std::span<const float> page_queue;   // waiting requests as on the page: what limits compare
-  std::span<const float> kv_usage;     // 0..1
-  std::span<const float> work;         // ms until what is there already is computed
-  std::span<const float> prefill;      // ms for this request's own uncached prompt tokens
-  std::span<const uint8_t> lora;       // kLora* bits
-  uint8_t lora_bits = 0xff;            // those that somebody may have set: 0 is a pool without adapters
-  size_t size() const { return endpoint.size(); }
+// What a profile gave.
+struct ProfileResult {
+  bool ran = false;
+  bool shed = false;                    // nobody passed its filters
+  std::span<const uint32_t> positions;  // chosen, best first
 };
 
 struct Context {
@@ -52,14 +43,30 @@ struct Context {
   base::Random& random;
   // Requests that may not be shed came lately: there is somebody to protect from those that may.
   bool critical_traffic = true;
+  // This picker's open requests, by position; the rest of the column "requests" is others'.
+  std::span<const uint32_t> own;
+  // Memory of this worker for plugins: Build::PerWorker.
+  std::span<const std::shared_ptr<void>> worker;
+  // Of the profiles that ran before this one, by number; empty in a config of one profile.
+  std::span<const ProfileResult> earlier;
+  base::Nanos now = 0;
+  std::string_view profile;  // that runs; for hooks the one that answers
+  // What the profile that ran first chose first: a position.
+  std::optional<uint32_t> peer = std::nullopt;
 };
+
+class Plugin {
+ public:
+  virtual ~Plugin() = default;
+};
+
+// ---- Roles.
 
 class Filter {
  public:
   virtual ~Filter() = default;
-  virtual std::string_view type() const noexcept = 0;
   // Writes the positions of `in` that stay to `out` (room for in.size(); no overlap) in their order, and
-  // returns how many. 0 means that the filter fails: what happens then is its node's affair.
+  // returns how many. 0 means that the filter fails: what happens then is its profile's affair.
   virtual size_t Apply(const Context& context, std::span<const uint32_t> in,
                        uint32_t* out) const noexcept = 0;
   // Why `position` was dropped, for people: "queue 60 >= 50".
@@ -69,8 +76,6 @@ class Filter {
 class Scorer {
  public:
   virtual ~Scorer() = default;
-  virtual std::string_view type() const noexcept = 0;
-  virtual bool reads_pages() const noexcept { return true; }
   // out[i] is the score of position in[i]. What is beyond [0, 1] counts as 0 or 1, what is no number as 0.
   virtual void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept = 0;
 };
@@ -78,44 +83,139 @@ class Scorer {
 class Picker {
  public:
   virtual ~Picker() = default;
-  virtual std::string_view type() const noexcept = 0;
-  // False also says that it chooses as many as it may: what it left open would be filled by queues.
-  virtual bool reads_pages() const noexcept { return true; }
   // Chooses up to out.size() distinct positions of `in`, best first; scores[i] is the weighted total of
   // in[i]. Returns how many. REQUIRES: in is not empty.
   virtual size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float> scores,
                       std::span<uint32_t> out) const noexcept = 0;
+  // How many choices a request gets, fallbacks included; 0: as many as SchedulerOptions say.
+  virtual uint32_t max_choices() const noexcept { return 0; }
 };
 
-// The parameters of one plugin, by name. A factory takes what it knows with a default and a range; what is
-// left over or out of range is reported by Check().
-class Parameters {
+// Refuses requests before any profile looks at them. All that a config has are asked.
+class Admitter {
  public:
-  Parameters() = default;
-  explicit Parameters(std::map<std::string, double> values) : values_(std::move(values)) {}
-  double Number(const std::string& name, double default_value, double min, double max);
-  // The first thing that was wrong: a value out of its range, or a name nobody took.
-  base::Result<void> Check(std::string_view type) const;
-
- private:
-  std::map<std::string, double> values_;
-  std::vector<std::string> taken_;
-  std::string problem_;
+  virtual ~Admitter() = default;
+  // False: the request is answered with 429.
+  virtual bool Admit(const Context& context) const noexcept = 0;
+  // Why it would be refused, for people: "saturation 0.9".
+  virtual std::string Why(const Context& context) const = 0;
 };
 
-template <typename Plugin>
+// Makes columns that last for one decision (Build::Makes with Lifetime::kRequest). Runs for each decision,
+// before filters, in an order where who reads comes after who makes. The columns are all zero before.
+class Producer {
+ public:
+  virtual ~Producer() = default;
+  // `made[column.id]` may be written from 0 to columns.size() - 1.
+  virtual void Make(const Context& context, float* const* made) const noexcept = 0;
+};
+
+// Makes columns that last as long as the fleet stays (Build::Makes with Lifetime::kSnapshot).
+class EndpointProducer {
+ public:
+  virtual ~EndpointProducer() = default;
+  // May allocate: it runs once per endpoint and change of the fleet.
+  virtual float Value(Column column, const fleet::Endpoint& endpoint) const = 0;
+};
+
+// Which profiles decide a request, and what becomes of their choices. A config of several profiles has one.
+class ProfileHandler {
+ public:
+  virtual ~ProfileHandler() = default;
+  // The number of the profile that runs next; nothing: no more does. `results`: by number. Called at most
+  // once for each profile, and once more.
+  virtual std::optional<size_t> Next(const Context& context,
+                                     std::span<const ProfileResult> results) const noexcept = 0;
+  // The profile whose choices answer the request. One that gave nothing sheds the request.
+  virtual size_t Primary(std::span<const ProfileResult> results) const noexcept = 0;
+  // The header that tells what another profile chose; "": nothing is told, and no place is taken.
+  struct Told {
+    std::string_view header;
+    bool all = false;  // all that it chose, separated by commas, instead of the first alone
+  };
+  virtual Told TellOf(size_t profile) const noexcept {
+    static_cast<void>(profile);
+    return {};
+  }
+  // Not 0: destinations have this port instead of their own, and `header` tells the first choice's own
+  // address.
+  struct Port {
+    uint16_t port = 0;
+    std::string_view header;
+  };
+  virtual Port PortOfAll() const noexcept { return {}; }
+};
+
+// Whether a further profile is worth running, given the one that answers.
+class Decider {
+ public:
+  virtual ~Decider() = default;
+  virtual bool Wants(const Context& context, uint32_t position) const noexcept = 0;
+};
+
+// How full the pool is: from 1 on, requests that may be shed are.
+class SaturationDetector {
+ public:
+  virtual ~SaturationDetector() = default;
+  virtual float Saturation(const Context& context) const noexcept = 0;
+};
+
+// What a server's answer told of its prefix cache, beside what was believed.
+struct CacheTold {
+  uint64_t believed_tokens = 0;  // of prompt_estimate
+  uint64_t prompt_estimate = 0;
+  uint64_t cached_tokens = 0;  // of prompt_tokens
+  uint64_t prompt_tokens = 0;
+};
+
+// Hears what becomes of requests, on the worker's thread.
+class RequestHook {
+ public:
+  virtual ~RequestHook() = default;
+  // It goes to the endpoint at `position`.
+  virtual void Picked(const Context&, uint32_t /*position*/, const fleet::Endpoint&) const noexcept {}
+  // Before that, for each further profile that chose: what it chose first.
+  virtual void PickedBeside(const Context&, std::string_view /*profile*/, uint32_t /*position*/,
+                            const fleet::Endpoint&) const noexcept {}
+  // The answer is complete, and says what was cached. The config may be another one than at the pick.
+  virtual void Told(const fleet::EndpointCell&, const CacheTold&, base::Nanos /*now*/) const noexcept {}
+};
+
+// Names a header of the answer that tells the client which endpoint it had (session_token.h).
+class SessionTeller {
+ public:
+  virtual ~SessionTeller() = default;
+  virtual std::string_view TokenHeader() const noexcept = 0;  // "": none
+  // Whose choice is told; "": that of the profile that answers. One that chose nothing: nothing is told.
+  virtual std::string_view TokenProfile() const noexcept = 0;
+};
+
+// A text that it finds in requests, for other plugins: a session's id.
+class RequestText {
+ public:
+  virtual ~RequestText() = default;
+  virtual std::string_view TextOf(const Request& request) const noexcept = 0;  // "": it has none
+};
+
+// ---- The list of all types (builtin_plugins.cc).
+
+enum class Stability : uint8_t { kOurs, kBeta, kAlpha, kDeprecated };
+
 struct PluginType {
   std::string_view type;
-  std::unique_ptr<Plugin> (*make)(Parameters&);
+  std::unique_ptr<Plugin> (*make)(Build&) = nullptr;
+  Stability stability = Stability::kOurs;  // as the reference marks it; kOurs: the reference has no such type
+  // Columns, with spaces between them: who reads one and has nobody that makes it gets a plugin of this type.
+  std::string_view makes = {};
+  // Of one that the reference deprecates: what to use instead, and the release of the reference that drops
+  // it.
+  std::string_view successor = {};
+  std::string_view removal = {};
 };
 
-// Everything built in, by type name (builtin_plugins.cc).
-std::span<const PluginType<Filter>> BuiltinFilters();
-std::span<const PluginType<Scorer>> BuiltinScorers();
-std::span<const PluginType<Picker>> BuiltinPickers();
+// A type of the reference that is left out here on purpose: why. "": it is none.
+std::string_view WhyLeftOut(std::string_view type);
 
-base::Result<std::unique_ptr<Filter>> MakeFilter(std::string_view type, Parameters parameters = {});
-base::Result<std::unique_ptr<Scorer>> MakeScorer(std::string_view type, Parameters parameters = {});
-base::Result<std::unique_ptr<Picker>> MakePicker(std::string_view type, Parameters parameters = {});
+std::span<const PluginType> BuiltinPlugins();
 
 }  // namespace fairway::scheduling

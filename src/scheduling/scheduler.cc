@@ -1,15 +1,16 @@
 #include "scheduling/scheduler.h"
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <string>
 #include <utility>
 
+#include "scheduling/config.h"
+#include "scheduling/decide.h"
 #include "scheduling/gather.h"
-#include "scheduling/lanes.h"
-#include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
-#include "scheduling/program.h"
+#include "scheduling/recording.h"
+#include "scheduling/tell.h"
 
 namespace fairway::scheduling {
 
@@ -70,307 +71,262 @@ base::Result<void> CheckOptions(const SchedulerOptions& o) {
 
 namespace {
 
-bool ReadsPages(const Program& program) {
-  return !program.nodes.empty() || program.picker->reads_pages() ||
-         std::any_of(program.scorers.begin(), program.scorers.end(),
-                     [](const auto& weighted) { return weighted.scorer->reads_pages(); });
+// So long after a critical request the next one is expected.
+constexpr base::Nanos kCriticalTraffic = 10 * base::kSecond;
+
+}  // namespace
+
+namespace {
+
+std::shared_ptr<const ConfigSet> Common(std::shared_ptr<const Config> config) {
+  return std::make_shared<const ConfigSet>(ConfigSet{.common = std::move(config), .of_pools = {}});
 }
 
 }  // namespace
 
 struct Scheduler::Impl {
-  Impl(const SchedulerOptions& o, base::Nanos start, Program with, Program without)
-      : options(o),
-        started_at(start),
-        with_models(std::move(with)),
-        without_models(std::move(without)),
-        with_models_pages(ReadsPages(with_models)),
-        without_models_pages(ReadsPages(without_models)) {}
-
-  // One look: the positions chosen, best first, and how good the signals were.
-  struct Look {
-    std::array<uint32_t, kMaxChoices> positions{};
-    size_t count = 0;
-    Rung rung = Rung::kFresh;
-    bool shed = false;
-  };
-  Look Decide(const Program& program, const Picture& picture, const Context& context, base::Nanos now,
-              Scratch::Impl& s, Explanation* explanation) const;
+  Impl(const SchedulerOptions& o, base::Nanos start, std::shared_ptr<const Config> first)
+      : options(o), started_at(start), configs(Common(std::move(first))) {}
+  const Config& ConfigOf(const fleet::PoolSnapshot& pool, Scratch::Impl& s) const {
+    if (s.published != &configs) [[unlikely]] {
+      s.configs.emplace(configs);
+      s.published = &configs;
+    }
+    return s.configs->Get()->Of(pool.key);
+  }
 
   SchedulerOptions options;
   base::Nanos started_at;
-  Program with_models;
-  Program without_models;
-  bool with_models_pages;
-  bool without_models_pages;
+  base::Published<ConfigSet> configs;
 };
 
 namespace {
 
-// So long after a critical request the next one is expected.
-constexpr base::Nanos kCriticalTraffic = 10 * base::kSecond;
+using Place = fleet::Reservation::Place;
 
-// ---- What an explanation says. It allocates, and is made only when somebody asks.
+// Uncached prompt tokens of the request at a position.
+uint32_t TokensAt(const Config& config, const Picture& picture, const Request& request, uint32_t position) {
+  if (!config.cached) [[likely]]
+    return request.prompt_tokens;
+  const auto cached = static_cast<uint32_t>(picture.columns[*config.cached][position]);
+  return request.prompt_tokens - std::min(cached, request.prompt_tokens);
+}
 
-[[gnu::noinline, gnu::cold]] void TellFilter(const Filter& filter, const Context& context,
-                                             std::span<const uint32_t> in, std::span<const uint32_t> kept,
-                                             Explanation& explanation) {
-  Explanation::Step& told = explanation.steps.emplace_back();
-  told.name = filter.type();
-  told.in = in.size();
-  told.out = kept.size();
-  told.failed = kept.empty();
-  // Both lists are in the order of the candidates.
-  size_t next = 0;
-  for (const uint32_t position : in) {
-    if (next < kept.size() && kept[next] == position) {
-      ++next;
-    } else {
-      told.drops.push_back({context.columns.endpoint[position], filter.Why(context, position)});
+// Takes the places of an outcome whose choices stand. False: somebody else took one on the first choice since
+// we looked, and `insist` is false.
+bool Commit(const Config& config, const fleet::PoolSnapshot& pool, const Request& request,
+            const Picture& picture, const Choice& choice, base::Nanos now, bool insist, Scratch::Impl& s,
+            Outcome& outcome) {
+  fleet::EndpointCell& cell = *pool.endpoints[outcome.choices[0]].cell;
+  const Place place = request.shows_first_token ? Place::kCounted : Place::kUnseen;
+  const uint32_t first = choice.positions[0];
+  // Where another one computes the prompt, nothing is left to be computed here.
+  const uint32_t uncached = TokensAt(config, picture, request, first);
+  const uint32_t tokens = outcome.num_further == 0 ? uncached : 0;
+  if (const auto reserved = cell.TryReserve(s.own[first], tokens, now, place)) {
+    outcome.reservation = *reserved;
+  } else if (insist) {
+    outcome.reservation = cell.Reserve(tokens, now, place);
+  } else {
+    return false;
+  }
+  if (request.adapter != fleet::kNoAdapter) cell.UseAdapter(request.adapter, now);
+  for (Further& further : std::span(outcome.further).first(outcome.num_further))
+    further.reservation = pool.endpoints[further.endpoint].cell->Reserve(
+        TokensAt(config, picture, request, further.position), now, place);
+  outcome.cached_tokens = request.prompt_tokens - uncached;
+  return true;
+}
+
+// What the profiles chose that do not answer, for Announce.
+void KeepBeside(const Config& config, const Picture& picture, std::span<const ProfileResult> all,
+                size_t primary, Scratch::Impl& s) {
+  s.num_beside = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (i != primary && !all[i].positions.empty())
+      s.beside[s.num_beside++] = {&config.programs[i], picture.columns.endpoint[all[i].positions.front()],
+                                  all[i].positions.front()};
+  }
+  s.answering_program = &config.programs[primary];
+}
+
+// Several profiles, as the config's handler says. The choice is that of the profile that answers; what the
+// others chose stands in `outcome`.
+Choice DecideSeveral(const Config& config, const SchedulerOptions& options, const Picture& picture,
+                     Context context, Scratch::Impl& s, Outcome& outcome, Explanation* explanation) {
+  std::array<Choice, Config::kMaxProfiles> choices;
+  std::array<ProfileResult, Config::kMaxProfiles> results;
+  const std::span all(results.data(), config.programs.size());
+  for (size_t i = 0; i < all.size(); ++i) {
+    const auto next = config.handler->Next(context, all);
+    if (!next || *next >= all.size() || all[*next].ran) break;
+    context.profile = config.programs[*next].name;
+    context.earlier = all;
+    Choice& choice = choices[*next] =
+        Decide(config.programs[*next], options, picture, context, s, explanation);
+    all[*next] = {true, choice.shed, std::span(choice.positions).first(choice.count)};
+    if (choice.count > 0 && !context.peer) context.peer = choice.positions[0];
+  }
+  const size_t primary = config.handler->Primary(all);
+  outcome.num_further = 0;
+  Choice none;
+  none.shed = true;
+  if (primary >= all.size() || !all[primary].ran) return none;
+  KeepBeside(config, picture, all, primary, s);
+  if (explanation != nullptr) TellEnd(config, config.programs[primary], *explanation);
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (i == primary || all[i].positions.empty()) continue;
+    const auto [header, told_all] = config.handler->TellOf(i);
+    if (header.empty()) continue;
+    for (const uint32_t position : all[i].positions.first(told_all ? all[i].positions.size() : 1)) {
+      if (outcome.num_further == kMaxFurther) break;
+      outcome.further[outcome.num_further++] = {header, picture.columns.endpoint[position], position, {}};
     }
+  }
+  const auto [port, header] = config.handler->PortOfAll();
+  outcome.destination_port = port;
+  outcome.address_header = header;
+  return choices[primary];
+}
+
+// Tells those who want to know what became of the request, and the headers that tell the client.
+[[gnu::noinline]] void Announce(const Config& config, const fleet::PoolSnapshot& pool, Context context,
+                                uint32_t position, const Scratch::Impl& s, Outcome& outcome) noexcept {
+  context.profile = s.answering_program->name;
+  const std::span beside(s.beside.data(), s.num_beside);
+  for (const RequestHook* hook : config.hooks) {
+    for (const auto& [program, endpoint, at] : beside)
+      hook->PickedBeside(context, program->name, at, pool.endpoints[endpoint]);
+    hook->Picked(context, position, pool.endpoints[outcome.choices[0]]);
+  }
+  for (const SessionTeller* teller : config.session_tellers) {
+    const std::string_view profile = teller->TokenProfile();
+    std::optional<uint32_t> told;
+    if (profile.empty() || profile == s.answering_program->name) told = outcome.choices[0];
+    for (const auto& [program, endpoint, at] : beside) {
+      if (program->name == profile) told = endpoint;
+    }
+    if (told && outcome.num_session_headers < kMaxSessionHeaders)
+      outcome.session_headers[outcome.num_session_headers++] = {teller->TokenHeader(), *told};
   }
 }
 
-[[gnu::noinline, gnu::cold]] void TellScorer(const Scorer& scorer, float weight, const Columns& columns,
-                                             std::span<const uint32_t> in, const float* score,
-                                             Explanation& explanation) {
-  Explanation::Step& told = explanation.steps.emplace_back();
-  told.name = scorer.type();
-  told.in = told.out = in.size();
-  told.weight = weight;
-  for (size_t i = 0; i < in.size(); ++i) told.scores.emplace_back(columns.endpoint[in[i]], score[i]);
-}
-
-std::string_view AdapterWord(uint8_t lora) {
-  if ((lora & kLoraRunning) != 0) return "resident";
-  if ((lora & kLoraWaiting) != 0) return "waiting";
-  if ((lora & kLoraResident) != 0) return "believed";
-  return (lora & kLoraRoom) != 0 ? "room" : "none";
-}
-
-[[gnu::noinline, gnu::cold]] void TellCandidates(const Program& program, const fleet::PoolSnapshot& pool,
-                                                 const Columns& columns, const Scratch::Impl& s,
-                                                 base::Nanos now, Explanation& explanation) {
-  explanation = {};
-  explanation.profile = program.name;
-  for (size_t i = 0; i < columns.size(); ++i) {
-    const base::Nanos scraped_at = pool.cells[columns.endpoint[i]]->scraped_at();
-    const auto own = static_cast<float>(s.own[i]);
-    explanation.candidates.push_back({
-        .endpoint = columns.endpoint[i],
-        .own = own,
-        .others = columns.requests[i] - own,
-        .queue = columns.queue[i],
-        .page_queue = columns.page_queue[i],
-        .running = columns.running[i],
-        .kv_usage = columns.kv_usage[i],
-        .work = columns.work[i],
-        .prefill = columns.prefill[i],
-        .adapter = AdapterWord(columns.lora[i]),
-        .fresh = s.fresh[i] != 0,
-        .age = scraped_at != 0 ? now - scraped_at : 0,
-        .scraped = scraped_at != 0,
-    });
-  }
-}
-
-// ---- Running a program.
-
-// What a program's filters leave: all at first.
-struct Left {
-  std::span<const uint32_t> in;
-  std::span<const uint32_t> eligible;  // as fallbacks
-  bool shed = false;
-};
-
-[[gnu::noinline]] void Narrow(const Program& program, const Context& context, Scratch::Impl& s, Left& left,
-                              Explanation* explanation) {
-  int side = 0;
-  // False: the filter kept nobody, and its input stays.
-  const auto apply = [&](const Filter& filter, bool limits_fallbacks) {
-    uint32_t* out = s.list[side];
-    const std::span<const uint32_t> kept(out, std::min(filter.Apply(context, left.in, out), left.in.size()));
-    if (explanation != nullptr) [[unlikely]]
-      TellFilter(filter, context, left.in, kept, *explanation);
-    if (kept.empty()) return false;
-    left.in = kept;
-    side = 1 - side;
-    if (limits_fallbacks) {
-      std::copy(kept.begin(), kept.end(), s.eligible);
-      left.eligible = {s.eligible, kept.size()};
-    }
+// True: an admitter refuses it, and the outcome says which.
+[[gnu::noinline]] bool Refused(const Config& config, const Context& context, Outcome& outcome,
+                               Explanation* explanation) {
+  for (const auto& [admitter, name] : config.admitters) {
+    if (admitter->Admit(context)) continue;
+    outcome.kind = OutcomeKind::kShed;
+    outcome.refused_by = name;
+    if (explanation != nullptr) explanation->verdict = "refused by " + name + ": " + admitter->Why(context);
     return true;
-  };
-  if (program.room != nullptr && !context.request.critical && !apply(*program.room, true)) {
-    left.shed = true;
-    return;
   }
-  int at = program.nodes.empty() ? Program::kPick : 0;
-  // A program visits a node at most once; a cycle in a program of somebody's own ends here instead of
-  // hanging.
-  for (size_t step = 0; at >= 0 && step < program.nodes.size(); ++step) {
-    const Program::Node& node = program.nodes[static_cast<size_t>(at)];
-    at = apply(*node.filter, node.limits_fallbacks) ? node.on_success : node.on_failure;
-  }
-  left.shed = at == Program::kShed;
-}
-
-// s.total[i] = the weighted scores of in[i]. A score is within [0, 1], and what is no number is 0.
-void Score(const Program& program, const Context& context, std::span<const uint32_t> in, Scratch::Impl& s,
-           Explanation* explanation) {
-  std::fill_n(s.total, in.size(), 0.0f);
-  for (const auto& [scorer, weight] : program.scorers) {
-    scorer->Score(context, in, s.score);
-    for (size_t i = 0; i < in.size(); i += kLanes) {
-      const Lanes score = Least(Greatest(Load(s.score + i), Lanes{}), Lanes{} + 1.0f);
-      Store(score, s.score + i);
-      Store(Load(s.total + i) + score * weight, s.total + i);
-    }
-    if (explanation != nullptr) [[unlikely]]
-      TellScorer(*scorer, weight, context.columns, in, s.score, *explanation);
-  }
-  if (explanation != nullptr) [[unlikely]] {
-    for (size_t i = 0; i < in.size(); ++i) explanation->candidates[in[i]].score = s.total[i];
-  }
-}
-
-// What the picker left open: the least loaded of `eligible`, by queue, then KV use.
-void FillFallbacks(const Columns& columns, std::span<const uint32_t> eligible, std::span<uint32_t> choices,
-                   size_t& count) noexcept {
-  const size_t first = count;
-  const auto better = [&columns](uint32_t a, uint32_t b) {
-    if (columns.queue[a] != columns.queue[b]) return columns.queue[a] < columns.queue[b];
-    return columns.kv_usage[a] < columns.kv_usage[b];
-  };
-  for (const uint32_t position : eligible) {
-    if (count == choices.size() && (count == first || !better(position, choices[count - 1]))) continue;
-    const auto chosen = choices.first(first);
-    if (std::find(chosen.begin(), chosen.end(), position) != chosen.end()) continue;
-    size_t at = count < choices.size() ? count++ : count - 1;
-    for (; at > first && better(position, choices[at - 1]); --at) choices[at] = choices[at - 1];
-    choices[at] = position;
-  }
-}
-
-// Nobody has told us anything for long. Our own ledger knows our requests only; following its minimum, every
-// picker of the fleet would herd. Two at random, the less loaded first (Mitzenmacher 2001, "The power of two
-// choices"); then others at random.
-size_t DrawTwo(const Columns& columns, base::Random& random, std::span<uint32_t> positions) noexcept {
-  const size_t n = columns.size();
-  const auto less = [&](uint32_t a, uint32_t b) {
-    if (columns.requests[a] != columns.requests[b]) return columns.requests[a] < columns.requests[b];
-    return columns.work[a] < columns.work[b];
-  };
-  positions[0] = static_cast<uint32_t>(random.Below(n));
-  if (n == 1) return 1;
-  const auto second = static_cast<uint32_t>((positions[0] + 1 + random.Below(n - 1)) % n);
-  const uint32_t worse = less(second, positions[0]) ? std::exchange(positions[0], second) : second;
-  if (positions.size() == 1) return 1;
-  positions[1] = worse;
-  size_t count = 2;
-  while (count < positions.size()) {
-    const auto position = static_cast<uint32_t>(random.Below(n));
-    const auto drawn = positions.first(count);
-    if (std::find(drawn.begin(), drawn.end(), position) == drawn.end()) positions[count++] = position;
-  }
-  return count;
+  return false;
 }
 
 }  // namespace
 
-Scheduler::Impl::Look Scheduler::Impl::Decide(const Program& program, const Picture& picture,
-                                              const Context& context, base::Nanos now, Scratch::Impl& s,
-                                              Explanation* explanation) const {
-  const Columns& columns = picture.columns;
-  Look look;
-  const std::span<uint32_t> choices(look.positions.data(),
-                                    std::min<size_t>(options.max_choices, columns.size()));
-  const base::Nanos silence = std::min(picture.youngest_age, now - started_at);
-  if (picture.fresh == 0 && silence > options.ledger_trust) [[unlikely]] {
-    look.rung = Rung::kPowerOfTwo;
-    look.count = DrawTwo(columns, context.random, choices);
-    return look;
+Choice DecideAll(const Config& config, const Program& program, const SchedulerOptions& options,
+                 const Picture& picture, const Context& context, bool asks_admitters, Scratch::Impl& s,
+                 Outcome& outcome, Explanation* explanation) noexcept {
+  Choice choice;
+  if (!config.admitters.empty() && asks_admitters && Refused(config, context, outcome, explanation))
+      [[unlikely]] {
+    choice.shed = true;
+    return choice;
   }
-  const std::span<const uint32_t> all(s.all, columns.size());
-  Left left{.in = all, .eligible = all};
-  if (!program.nodes.empty() || !context.request.critical) [[unlikely]]
-    Narrow(program, context, s, left, explanation);
-  if (left.shed) [[unlikely]] {
-    look.shed = true;
-    look.rung = picture.fresh < columns.size() ? Rung::kLedger : Rung::kFresh;
-    return look;
+  if (config.handler == nullptr) [[likely]] {
+    choice = Decide(program, options, picture, context, s, explanation);
+    if (explanation != nullptr) [[unlikely]]
+      TellEnd(config, program, *explanation);
+  } else {
+    choice = DecideSeveral(config, options, picture, context, s, outcome, explanation);
   }
-  Score(program, context, left.in, s, explanation);
-  look.count =
-      std::min(program.picker->Pick(context, left.in, {s.total, left.in.size()}, choices), choices.size());
-  if (look.count == 0) [[unlikely]] {
-    // A program that gives nothing although there are endpoints is a fault of its configuration. It must not
-    // be an outage.
-    look.rung = Rung::kAnyReady;
-    look.positions[0] = static_cast<uint32_t>(context.random.Below(columns.size()));
-    look.count = 1;
-    return look;
+  outcome.rung = choice.rung;
+  if (choice.shed) [[unlikely]] {
+    outcome.kind = OutcomeKind::kShed;
+    if (explanation != nullptr)
+      explanation->verdict = "shed: no endpoint has room for a request that is not critical";
+    return choice;
   }
-  if (look.count < choices.size()) FillFallbacks(columns, left.eligible, choices, look.count);
-  if (s.fresh[look.positions[0]] == 0) look.rung = Rung::kLedger;
-  return look;
+  outcome.kind = OutcomeKind::kPicked;
+  outcome.num_choices = static_cast<uint32_t>(choice.count);
+  for (size_t i = 0; i < choice.count; ++i)
+    outcome.choices[i] = picture.columns.endpoint[choice.positions[i]];
+  return choice;
 }
 
 Scheduler::Scheduler(const SchedulerOptions& options, base::Nanos started_at)
-    : Scheduler(options, started_at, MakeCriticalityTree(options), MakeDefaultProfile(options)) {}
+    : Scheduler(options, started_at, CompileBuiltin(options)) {}
 
-Scheduler::Scheduler(const SchedulerOptions& options, base::Nanos started_at, Program with_models,
-                     Program without)
-    : impl_(std::make_unique<Impl>(options, started_at, std::move(with_models), std::move(without))) {}
+Scheduler::Scheduler(const SchedulerOptions& options, base::Nanos started_at,
+                     std::shared_ptr<const Config> config)
+    : impl_(std::make_unique<Impl>(options, started_at, std::move(config))) {}
 
 Scheduler::~Scheduler() = default;
 
+void Scheduler::Swap(std::shared_ptr<const ConfigSet> configs) { impl_->configs.Publish(std::move(configs)); }
+void Scheduler::FreeUnused() { impl_->configs.FreeUnused(); }
+std::shared_ptr<const ConfigSet> Scheduler::configs() const { return impl_->configs.Load(); }
+const Config& Scheduler::ConfigOf(const fleet::PoolSnapshot& pool, Scratch& scratch) const {
+  return impl_->ConfigOf(pool, scratch.impl());
+}
+
 [[gnu::hot]] Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
                                      std::optional<std::span<const uint32_t>> candidates, base::Nanos now,
-                                     Scratch& scratch, base::Random& random,
-                                     Explanation* explanation) const noexcept {
+                                     Scratch& scratch, base::Random& random, Explanation* explanation,
+                                     Recording* recording) const noexcept {
   Scratch::Impl& s = scratch.impl();
+  const SchedulerOptions& options = impl_->options;
+  const Config& config = impl_->ConfigOf(pool, s);
   if (pool.anyone_refuses()) [[unlikely]]
     candidates = LeaveOutRefusing(pool, candidates, s);
   const Candidates among{&pool, candidates};
   Outcome outcome;
+  if (recording != nullptr) [[unlikely]]
+    recording->Begin(s.configs->Get(), config, pool, among.size());
   if (among.size() == 0) [[unlikely]]
     return outcome;
-  const bool models = !pool.models.empty();
-  const Program& program = models ? impl_->with_models : impl_->without_models;
-  const bool pages = (models ? impl_->with_models_pages : impl_->without_models_pages) || !request.critical ||
-                     explanation != nullptr;
+  const Program& program = config.ProgramOf(pool);
+  uint32_t reads = (config.handler == nullptr ? program.reads : config.reads) | config.producers_read |
+                   config.admitters_read;
+  if (!request.critical || explanation != nullptr || recording != nullptr) [[unlikely]]
+    reads |= kPageColumns;
 
   if (request.critical) s.critical_at = now;
   const bool critical_traffic = now - s.critical_at <= kCriticalTraffic;
 
+  const auto memory = s.MemoryOf(config);
   // Somebody else may reserve the same endpoint between our reading and our reservation. Then the picture was
   // old: look again. After a few rounds a pick that is one request off beats another round.
   constexpr int kRounds = 8;
   for (int round = 1;; ++round) {
-    const Picture picture = Gather(impl_->options, among, request, now, pages, s);
-    const Context context{picture.columns, request, random, critical_traffic};
+    Picture picture = Gather(options, config, among, request, now, reads, s);
+    picture.silence = std::min(picture.youngest_age, now - impl_->started_at);
+    const std::span<const uint32_t> own(s.own, picture.columns.size());
+    const Context context{picture.columns, request, random, critical_traffic, own,
+                          memory,          {},      now,    program.name};
+    if (recording != nullptr) [[unlikely]]
+      recording->Keep(picture, context, pool, reads, round == 1, s);
+    if (!config.producers.empty()) Produce(config, context, s);
+    if (recording != nullptr) [[unlikely]]
+      recording->KeepMade(context, s);
     if (explanation != nullptr) [[unlikely]]
-      TellCandidates(program, pool, picture.columns, s, now, *explanation);
-    const Impl::Look look = impl_->Decide(program, picture, context, now, s, explanation);
-    outcome.rung = look.rung;
-    if (look.shed) [[unlikely]] {
-      outcome.kind = OutcomeKind::kShed;
-      if (explanation != nullptr)
-        explanation->verdict = "shed: no endpoint has room for a request that is not critical";
-      return outcome;
-    }
-    for (size_t i = 0; i < look.count; ++i) outcome.choices[i] = picture.columns.endpoint[look.positions[i]];
-    fleet::EndpointCell& cell = *pool.endpoints[outcome.choices[0]].cell;
-    const auto place =
-        request.shows_first_token ? fleet::Reservation::Place::kCounted : fleet::Reservation::Place::kUnseen;
-    auto reserved = cell.TryReserve(s.own[look.positions[0]], request.prompt_tokens, now, place);
-    if (!reserved && round < kRounds) [[unlikely]]
+      TellLive(config, program, pool, picture.columns, s, now, *explanation);
+    const Choice choice =
+        DecideAll(config, program, options, picture, context, round == 1, s, outcome, explanation);
+    const bool stands =
+        choice.shed || Commit(config, pool, request, picture, choice, now, round == kRounds, s, outcome);
+    if (!stands) [[unlikely]]
       continue;
-    outcome.reservation = reserved ? *reserved : cell.Reserve(request.prompt_tokens, now, place);
-    if (request.adapter != fleet::kNoAdapter) cell.UseAdapter(request.adapter, now);
-    outcome.kind = OutcomeKind::kPicked;
-    outcome.num_choices = static_cast<uint32_t>(look.count);
+    if (recording != nullptr) [[unlikely]]
+      recording->outcome = outcome;
+    if (choice.shed) [[unlikely]]
+      return outcome;
+    if (!config.hooks.empty() || !config.session_tellers.empty()) [[unlikely]] {
+      if (config.handler == nullptr) s.num_beside = 0, s.answering_program = &program;
+      Announce(config, pool, context, choice.positions[0], s, outcome);
+    }
     return outcome;
   }
 }

@@ -18,6 +18,8 @@
 #include "base/random.h"
 #include "base/result.h"
 #include "fleet/snapshot.h"
+#include "payload/prompt_hash.h"
+#include "scheduling/column.h"
 
 namespace fairway::scheduling {
 
@@ -28,15 +30,54 @@ enum class Rung { kFresh, kLedger, kPowerOfTwo, kAnyReady };
 inline constexpr size_t kRungs = 4;
 std::string_view ToString(Rung rung);  // "fresh", "ledger", "power-of-two", "any-ready"
 
+// A header of requests that a config reads: Request::header(it).
+struct Header {
+  uint16_t id = UINT16_MAX;
+};
+
+// Views are valid while the request is decided.
 struct Request {
   std::string_view target_model;
   uint32_t adapter = fleet::kNoAdapter;  // PoolSnapshot::AdapterId(target_model)
   bool critical = true;                  // false: may be shed
   uint32_t prompt_tokens = 0;            // estimate; what the reservation holds
   bool shows_first_token = true;         // somebody will tell the reservation when the answer begins
+  int32_t priority = 0;                  // below 0: may be shed
+  bool streaming = false;
+  bool has_media = false;   // images, sound or video beside text
+  uint32_t max_tokens = 0;  // of the answer, as the request limits it; 0: it does not
+  // The prompts' prefixes in blocks (payload/prompt_hash.h), one prompt after the other; empty where no
+  // plugin wants them, or they are not known.
+  std::span<const uint64_t> prefixes;
+  std::span<const payload::PromptEnd> prefix_ends;
+  // What plugins asked for (Build::WantsHeader), by Header::id; "" where the request does not have it, and
+  // beyond the end.
+  std::span<const std::string_view> headers;
+  std::string_view header(Header header) const {
+    return header.id < headers.size() ? headers[header.id] : std::string_view();
+  }
 };
 
 enum class OutcomeKind { kPicked, kShed, kNoCandidates };
+
+// A place for a part of the request's work beside its answer: prefill, encode.
+struct Further {
+  // Tells the first choice where it is, "ip:port"; those of one header are joined by commas. It lives until
+  // the next decision with this scratch.
+  std::string_view header;
+  uint32_t endpoint = 0;  // number in the pool
+  uint32_t position = 0;  // among the candidates
+  fleet::Reservation reservation;
+};
+inline constexpr size_t kMaxFurther = 9;
+
+// A header of the answer that tells the client which endpoint served it, so that it can ask for the same one
+// again: `name` with SessionToken(endpoint), session_token.h.
+struct SessionHeader {
+  std::string_view name;  // lives as long as the config
+  uint32_t endpoint = 0;  // number in the pool
+};
+inline constexpr size_t kMaxSessionHeaders = 4;
 
 struct Outcome {
   OutcomeKind kind = OutcomeKind::kNoCandidates;
@@ -44,6 +85,18 @@ struct Outcome {
   std::array<uint32_t, kMaxChoices> choices{};  // endpoint numbers, first choice first
   uint32_t num_choices = 0;
   fleet::Reservation reservation;  // on choices[0], when picked
+  std::array<Further, kMaxFurther> further;
+  uint32_t num_further = 0;
+  // Not 0: destinations have this port instead of their own, and the header tells the first one's own
+  // address.
+  uint16_t destination_port = 0;
+  // Prompt tokens that are believed to be cached at the first choice.
+  uint32_t cached_tokens = 0;
+  std::string_view address_header;
+  std::array<SessionHeader, kMaxSessionHeaders> session_headers{};
+  uint32_t num_session_headers = 0;
+  std::string_view
+      refused_by;  // kShed: the admitter that did; "": no profile had room. As long as the config
 };
 
 // Why: filled only when somebody asks (--explain, tests).
@@ -62,14 +115,16 @@ struct Explanation {
     bool fresh = false;
     base::Nanos age = 0;  // of its last scrape; 0 with `scraped` false
     bool scraped = false;
-    float score = 0;  // weighted total; 0 in a tree
+    float score = 0;  // weighted total of the profile that answers; 0 where it was not scored
   };
   struct Drop {
     uint32_t endpoint = 0;
     std::string why;  // "queue 60 >= 50"
   };
   struct Step {
-    std::string name;  // filter or scorer type
+    std::string name;                // of the filter or scorer
+    size_t profile = 0;              // number in `profiles`
+    std::vector<std::string> reads;  // columns
     size_t in = 0;
     size_t out = 0;
     bool failed = false;  // would have dropped all: its input went on
@@ -77,10 +132,39 @@ struct Explanation {
     std::vector<std::pair<uint32_t, float>> scores;  // of a scorer, unweighted
     float weight = 0;
   };
+  // Who would have been next, and what made the difference.
+  struct RunnerUp {
+    uint32_t endpoint = 0;
+    std::string decided_by;  // the scorer that made most of it, or the filter that dropped it; "": nobody
+    std::string dropped;     // why the filter did; "": it was scored
+    // The winner's total beyond its own: by so much its total would have had to rise. 0 and less: the picker
+    // drew among those that are equal or close.
+    float margin = 0;
+    // What decided_by would have had to give it for that; nothing where no score would have been enough.
+    std::optional<float> score, needed;
+  };
+  struct Ran {
+    std::string profile;
+    std::string picker;
+    Rung rung = Rung::kFresh;
+    bool shed = false;
+    std::vector<uint32_t> choices;             // endpoints, best first
+    std::vector<std::optional<float>> totals;  // weighted, by candidate; nothing: dropped before
+    std::optional<RunnerUp> runner_up;
+  };
+  // A column that a plugin made (column.h), by candidate.
+  struct Made {
+    std::string name;
+    Unit unit = Unit::kCount;
+    std::vector<float> values;
+  };
   std::vector<Candidate> candidates;
+  std::vector<Made> columns;
   std::vector<Step> steps;
-  std::string profile;  // "criticality-tree", "default"
-  std::string verdict;  // one sentence
+  std::vector<Ran> profiles;  // in the order in which they ran
+  size_t primary = 0;         // of them, the one that answers
+  std::string profile;        // its name: "criticality-tree", "default"
+  std::string verdict;        // one sentence
 };
 
 // What pools without InferenceModels are decided by. docs/scheduling.md compares them.
@@ -114,7 +198,9 @@ struct SchedulerOptions {
   float lora_load_cost = 1000;  // ms that loading an adapter is taken to cost
   float request_cost = 5;       // ms that an open request is taken to cost the next one
   float tolerance = 20;         // ms: endpoints whose first tokens are this close are drawn among
-  uint32_t max_choices = 3;     // first choice and fallbacks; 1 .. kMaxChoices
+  float trust_in_others = 2;
+  bool prefix_cache = true;  // what engines are believed to have cached counts (approx-prefix-cache-producer)
+  uint32_t max_choices = 3;  // first choice and fallbacks; 1 .. kMaxChoices
   base::Nanos fresh_for = base::kSecond;          // older pages are stale: the ledger decides
   base::Nanos ledger_trust = 30 * base::kSecond;  // no page of anybody for longer: power of two choices
 };
@@ -122,7 +208,9 @@ struct SchedulerOptions {
 // The first value out of its range, with the range.
 base::Result<void> CheckOptions(const SchedulerOptions& options);
 
-struct Program;  // program.h
+struct Config;     // config.h
+struct ConfigSet;  // config.h
+struct Recording;  // recording.h
 
 // Memory of one worker, reused by every decision. Owned by one thread.
 class Scratch {
@@ -136,23 +224,31 @@ class Scratch {
   std::unique_ptr<Impl> impl_;
 };
 
-// Thread-safe: immutable; all state is in the arguments.
+// Thread-safe. What it decides by may be swapped while it decides.
 class Scheduler {
  public:
-  // REQUIRES: options checked with CheckOptions. `started_at`: until ledger_trust later a fleet without
-  // scrapes is young, not lost.
+  // By the built-in config. REQUIRES: options checked with CheckOptions. `started_at`: until ledger_trust
+  // later a fleet without scrapes is young, not lost.
   Scheduler(const SchedulerOptions& options, base::Nanos started_at);
-  // The same with programs of the caller's: `with_models` for pools that have InferenceModels, `without` for
-  // the others.
-  Scheduler(const SchedulerOptions& options, base::Nanos started_at, Program with_models, Program without);
+  // By a config of the caller's. Of the options count those that say what is seen and how many are chosen.
+  Scheduler(const SchedulerOptions& options, base::Nanos started_at, std::shared_ptr<const Config> config);
   ~Scheduler();
 
+  // Decisions that begin from now on go by `configs`. One thread at a time; the old ones are freed once no
+  // worker uses them, by a later Swap or FreeUnused.
+  void Swap(std::shared_ptr<const ConfigSet> configs);
+  void FreeUnused();
+  std::shared_ptr<const ConfigSet> configs() const;
+  // What decides for this pool now. The config is good until the next call with this scratch.
+  const Config& ConfigOf(const fleet::PoolSnapshot& pool, Scratch& scratch) const;
+
   // Picks and reserves in one step. `candidates`: numbers of the endpoints that may be chosen (a subset
-  // hint); nullopt is all. A pool with InferenceModels goes by the criticality tree, another by the default
-  // profile.
+  // hint); nullopt is all. REQUIRES: this scheduler outlives `scratch`, or the scratch is not used again.
+  // What is null is not made, and costs nothing.
   Outcome Pick(const fleet::PoolSnapshot& pool, const Request& request,
                std::optional<std::span<const uint32_t>> candidates, base::Nanos now, Scratch& scratch,
-               base::Random& random, Explanation* explanation = nullptr) const noexcept;
+               base::Random& random, Explanation* explanation = nullptr,
+               Recording* recording = nullptr) const noexcept;
 
  private:
   struct Impl;

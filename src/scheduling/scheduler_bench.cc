@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "scheduling/recording.h"
 #include "scheduling/scheduler.h"
 #include "tests/support/pools.h"
 
@@ -27,7 +28,8 @@ tests::TestPool MakePool(int64_t n, bool with_models) {
   return tests::TestPool(std::move(servers), std::move(models));
 }
 
-void Decide(benchmark::State& state, bool with_models, bool critical) {
+void Decide(benchmark::State& state, bool with_models, bool critical, std::string_view model = "lora-3",
+            bool records = false) {
   tests::TestPool pool = MakePool(state.range(0), with_models);
   const auto snapshot = pool.pool();
   base::Random learned(3);
@@ -40,10 +42,11 @@ void Decide(benchmark::State& state, bool with_models, bool critical) {
   const Scheduler scheduler({}, 0);
   Scratch scratch;
   base::Random random(1);
-  const Request request{
-      .target_model = "lora-3", .adapter = snapshot->AdapterId("lora-3"), .critical = critical};
+  const Request request{.target_model = model, .adapter = snapshot->AdapterId(model), .critical = critical};
+  Recording recording;
   for (auto _ : state) {
-    const Outcome outcome = scheduler.Pick(*snapshot, request, std::nullopt, base::kSecond, scratch, random);
+    const Outcome outcome = scheduler.Pick(*snapshot, request, std::nullopt, base::kSecond, scratch, random,
+                                           nullptr, records ? &recording : nullptr);
     benchmark::DoNotOptimize(outcome);
     if (outcome.kind == OutcomeKind::kPicked) {
       snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,
@@ -53,6 +56,8 @@ void Decide(benchmark::State& state, bool with_models, bool critical) {
 }
 
 void BM_DefaultProfile(benchmark::State& state) { Decide(state, false, true); }
+void BM_NoAdapter(benchmark::State& state) { Decide(state, false, true, ""); }
+void BM_DefaultProfileRecorded(benchmark::State& state) { Decide(state, false, true, "lora-3", true); }
 void BM_TreeCritical(benchmark::State& state) { Decide(state, true, true); }
 void BM_TreeSheddable(benchmark::State& state) { Decide(state, true, false); }
 
@@ -73,6 +78,8 @@ void BM_FloorReadCells(benchmark::State& state) {
 
 BENCHMARK(BM_FloorReadCells)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 BENCHMARK(BM_DefaultProfile)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
+BENCHMARK(BM_NoAdapter)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
+BENCHMARK(BM_DefaultProfileRecorded)->Arg(8)->Arg(100)->Arg(1000);
 BENCHMARK(BM_TreeCritical)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 BENCHMARK(BM_TreeSheddable)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 

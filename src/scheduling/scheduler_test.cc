@@ -9,8 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "scheduling/config.h"
 #include "scheduling/plugin.h"
-#include "scheduling/program.h"
+#include "tests/support/plugins.h"
 #include "tests/support/pools.h"
 
 namespace fairway::scheduling {
@@ -504,15 +505,13 @@ TEST(Ladder, AYoungFleetIsNotALostOne) {
       Rung::kLedger);
 }
 
-class DropEverything final : public Filter {
+class DropEverything final : public Plugin, public Filter {
  public:
-  std::string_view type() const noexcept override { return "drop-everything"; }
   size_t Apply(const Context&, std::span<const uint32_t>, uint32_t*) const noexcept override { return 0; }
   std::string Why(const Context&, uint32_t) const override { return "broken"; }
 };
-class PickNothing final : public Picker {
+class PickNothing final : public Plugin, public Picker {
  public:
-  std::string_view type() const noexcept override { return "pick-nothing"; }
   size_t Pick(const Context&, std::span<const uint32_t>, std::span<const float>,
               std::span<uint32_t>) const noexcept override {
     return 0;
@@ -520,12 +519,18 @@ class PickNothing final : public Picker {
 };
 
 TEST(Ladder, AFaultyProgramFallsToAnyReadyEndpoint) {
-  Program broken;
-  broken.picker = std::make_unique<PickNothing>();
-  broken.nodes.push_back({std::make_unique<DropEverything>(), 0, 0});  // and it loops
+  ConfigSpec broken =
+      tests::OneProfile({tests::Spec("drop-everything"), tests::Spec("pick-nothing")}, {{"pick-nothing"}});
+  broken.profiles[0].branches = {{"drop-everything", 0, 0}};  // it leads to itself
+  const auto make_filter = [](Build&) -> std::unique_ptr<Plugin> {
+    return std::make_unique<DropEverything>();
+  };
+  const auto make_picker = [](Build&) -> std::unique_ptr<Plugin> { return std::make_unique<PickNothing>(); };
+  const auto config = tests::Compiled(
+      broken, {.more_types = {{"drop-everything", make_filter}, {"pick-nothing", make_picker}}});
   TestPool pool({{"A"}, {"B"}});
   const auto snapshot = pool.pool();
-  const Scheduler scheduler({}, 0, MakeCriticalityTree({}), std::move(broken));
+  const Scheduler scheduler({}, 0, config);
   Scratch scratch;
   base::Random random(3);
   std::set<uint32_t> seen;
@@ -545,18 +550,6 @@ TEST(Options, AreChecked) {
             "sheddable KV limit must be from 0 to 1, not 1.5");
   EXPECT_FALSE(CheckOptions({.max_choices = 0}));
   EXPECT_FALSE(CheckOptions({.lora_exploration = -1}));
-}
-
-TEST(Plugins, UnknownTypesAndParametersAreNamed) {
-  EXPECT_EQ(MakeFilter("least-queue-filtr").error().message,
-            "no filter of type least-queue-filtr; did you mean least-queue-filter?");
-  EXPECT_EQ(MakeFilter("queue-limit-filter", Parameters({{"limt", 3}})).error().message,
-            "queue-limit-filter: no parameter limt; did you mean limit?");
-  EXPECT_FALSE(MakeFilter("capacity-filter", Parameters({{"kvCacheLimit", 80}})));
-  EXPECT_TRUE(MakeScorer("queue-scorer"));
-  for (const auto& type : BuiltinFilters()) EXPECT_EQ(MakeFilter(type.type).value()->type(), type.type);
-  for (const auto& type : BuiltinScorers()) EXPECT_EQ(MakeScorer(type.type).value()->type(), type.type);
-  for (const auto& type : BuiltinPickers()) EXPECT_EQ(MakePicker(type.type).value()->type(), type.type);
 }
 
 }  // namespace

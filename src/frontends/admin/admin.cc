@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -70,6 +71,54 @@ net::HttpResponse Refusal(int status) {
   return response;
 }
 
+int HexDigit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  const char lower = static_cast<char>(c | 0x20);
+  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+// The value of a query's parameter, decoded; nothing where it is not there.
+std::optional<std::string> QueryValue(std::string_view target, std::string_view name) {
+  const size_t query = target.find('?');
+  if (query == std::string_view::npos) return std::nullopt;
+  for (const std::string_view pair : base::Split(target.substr(query + 1), '&')) {
+    const size_t equals = std::min(pair.find('='), pair.size());
+    if (pair.substr(0, equals) != name) continue;
+    const std::string_view text = pair.substr(std::min(equals + 1, pair.size()));
+    std::string value;
+    for (size_t i = 0; i < text.size(); ++i) {
+      const bool escape =
+          text[i] == '%' && i + 2 < text.size() && HexDigit(text[i + 1]) >= 0 && HexDigit(text[i + 2]) >= 0;
+      value += escape           ? static_cast<char>(HexDigit(text[i + 1]) << 4 | HexDigit(text[i + 2]))
+               : text[i] == '+' ? ' '
+                                : text[i];
+      if (escape) i += 2;
+    }
+    return value;
+  }
+  return std::nullopt;
+}
+
+net::HttpResponse Decisions(const net::HttpRequest& request, const Content& content) {
+  using Format = Content::Format;
+  const std::string id = QueryValue(request.target, "request-id").value_or("");
+  const std::optional<std::string> wanted = QueryValue(request.target, "format");
+  const bool browser = request.header("accept").find("text/html") != std::string_view::npos;
+  Format format = browser ? Format::kHtml : Format::kJson;
+  if (wanted) {
+    if (*wanted != "json" && *wanted != "text" && *wanted != "html")
+      return Text(400, "format: want json, text or html");
+    format = *wanted == "json" ? Format::kJson : *wanted == "text" ? Format::kText : Format::kHtml;
+  }
+  auto pages = content.decisions(id, format);
+  if (!pages) return Text(404, "no decision of that request is kept: it was none of the last ones");
+  net::HttpResponse response{.next = std::move(pages)};
+  if (format == Format::kText) response.content_type = "text/plain; charset=utf-8";
+  if (format == Format::kHtml) response.content_type = "text/html; charset=utf-8";
+  response.headers.emplace_back("x-content-type-options", "nosniff");
+  return response;
+}
+
 constexpr std::string_view kPages = "pages: /metrics /healthz /readyz /debug/fleet /debug/decisions";
 
 }  // namespace
@@ -91,7 +140,7 @@ net::HttpResponse Answer(const net::HttpRequest& request, const Content& content
   }
   if (path == "/debug/fleet" && content.fleet) return {.next = content.fleet()};
   if (path == "/debug/decisions") {
-    if (content.decisions) return {.next = content.decisions()};
+    if (content.decisions) return Decisions(request, content);
     return Text(404, "decisions are not kept: start with --debug-decisions N to see the last N here");
   }
   if (path == "/debug/pprof" || path.starts_with("/debug/pprof/")) {

@@ -4,7 +4,8 @@
 //   /healthz          200 while the process runs
 //   /readyz           200 when it can route, else 503
 //   /debug/fleet      JSON of pools, endpoints and what is known of them
-//   /debug/decisions  JSON of the last decisions, where they are kept
+//   /debug/decisions  the last decisions, where they are kept: why that endpoint. ?request-id=ID: of that
+//                     request; ?format=json, text or html, else html for browsers and json for others
 //   /debug/pprof/...  404: profiles are taken from outside (perf)
 //
 // HTTP, or HTTPS with a certificate that is followed when it changes, and client certificates if wanted. It
@@ -49,10 +50,12 @@ struct Options {
 struct Content {
   const base::Registry* registry = nullptr;  // REQUIRES: set, outlives the server
   std::function<bool()> ready;               // empty: always ready
-  // JSON in pieces, "" after the last (net::HttpResponse::next); empty: no such page.
+  // Text in pieces, "" after the last (net::HttpResponse::next); empty: no such page.
   using Pages = std::function<std::string()>;
   std::function<Pages()> fleet;
-  std::function<Pages()> decisions;
+  enum class Format { kJson, kText, kHtml };
+  // `request_id`: "" is all. Gives none where there is no decision of that request.
+  std::function<Pages(const std::string& request_id, Format format)> decisions;
 
   // Whether the bearer of a token may read a page: `done` is called once, on the loop, with 200, 403
   // (somebody who may not), 401 (nobody) or 503 (not known now). Asked for all pages but health, and not

@@ -62,9 +62,23 @@ TEST(Admin, Pages) {
 
   EXPECT_EQ(Get(content, "/debug/decisions").status, 404);
   EXPECT_THAT(Get(content, "/debug/decisions").body, HasSubstr("--debug-decisions"));
-  const Content keeping = {.registry = &registry, .decisions = [] { return Pages({R"({"decisions":[]})"}); }};
+  const Content keeping = {.registry = &registry,
+                           .decisions = [](const std::string& id, Content::Format format) {
+                             if (id == "none") return Content::Pages();
+                             const std::string name = format == Content::Format::kJson   ? "json"
+                                                      : format == Content::Format::kText ? "text"
+                                                                                         : "html";
+                             return Pages({name + " of " + id});
+                           }};
   EXPECT_EQ(Get(keeping, "/debug/decisions").content_type, "application/json");
-  EXPECT_EQ(All(Get(keeping, "/debug/decisions")), R"({"decisions":[]})");
+  EXPECT_EQ(All(Get(keeping, "/debug/decisions")), "json of ");
+  EXPECT_EQ(All(Get(keeping, "/debug/decisions?format=text&request-id=a%2Fb+%zz")), "text of a/b %zz");
+  EXPECT_EQ(Get(keeping, "/debug/decisions?format=html").content_type, "text/html; charset=utf-8");
+  EXPECT_EQ(Get(keeping, "/debug/decisions?format=pdf").status, 400);
+  EXPECT_EQ(Get(keeping, "/debug/decisions?request-id=none").status, 404);
+  net::HttpRequest browser{.method = "GET", .target = "/debug/decisions"};
+  browser.headers.emplace_back("Accept", "text/html,*/*");
+  EXPECT_EQ(All(Answer(browser, keeping)), "html of ");
 
   const auto pprof = Get(content, "/debug/pprof/heap");
   EXPECT_EQ(pprof.status, 404);

@@ -234,6 +234,9 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
       ReadWhole(root.Get("metricsMaxBytes"), 100'000, 1'000'000'000).value_or(picker.metrics_max_bytes));
   picker.debug_decisions =
       static_cast<uint32_t>(ReadWhole(root.Get("debugDecisions"), 0, 10'000).value_or(0));
+  picker.record_file = api::ReadTextOr(root.Get("record"), CheckText, "");
+  picker.record_max_bytes =
+      ReadWhole(root.Get("recordMaxBytes"), 1 << 20, uint64_t{1} << 40).value_or(picker.record_max_bytes);
   picker.log_manifests = ReadBool(root.Get("logManifests")).value_or(true);
   picker.use_subset_hint = ReadBool(root.Get("subsetHint")).value_or(true);
 

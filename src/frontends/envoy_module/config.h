@@ -77,6 +77,8 @@ struct PickerConfig {
   bool explain = false;
   uint32_t metrics_max_bytes = 10'000'000;  // of the metrics page
   uint32_t debug_decisions = 0;             // of /debug/decisions; 0: off
+  std::string record_file;                  // each decision is written there; "": none is
+  uint64_t record_max_bytes = 64u << 20;
   bool use_subset_hint = true;
   bool log_manifests = true;  // problems and changes of manifests in Envoy's log
   std::string identity;       // equal exactly when all of the above was written the same

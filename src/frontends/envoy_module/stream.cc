@@ -116,6 +116,8 @@ void Stream::Count(size_t counter) {
   Pending& pending = this->pending();
   pending.has_body = true;
   pending.scanner.Reset(api);
+  const bool wants = filter_.picker->router().wants_prefixes();
+  if (wants != (pending.scanner.prompt_hashes() != nullptr)) pending.scanner.HashPrompt(wants);
   worker_->bodies.Add(pending.body, envoy_, pending.received_at, filter_.config.body_timeout);
   // Envoy answers 413 beyond its own limit, 1 MiB as a rule; ours is said with the other refusals.
   if (FAIRWAY_ENVOY(http_get_buffer_limit)(envoy_) < filter_.config.max_body + 1) {
@@ -266,7 +268,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   if (!FAIRWAY_ENVOY(http_get_headers)(envoy_, HeaderType::kRequest, worker_->headers.data())) {
     header_count = 0;
   }
-  request::HeaderReader reader;
+  request::HeaderReader reader(filter_.picker->router().WantedHeaders(*worker_->router_worker));
   for (const abi::Header& header : std::span(worker_->headers).first(header_count)) {
     reader.Add({header.name, header.name_size}, {header.value, header.value_size});
   }
@@ -285,6 +287,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   input.fairness_id = headers.fairness_id;
   input.model_rewrite = headers.model_rewrite;
   input.objective = headers.objective;
+  input.headers = headers.wanted;
   input.subset = hinted ? &hint : nullptr;
   input.received_at = pending.received_at;
 
@@ -304,6 +307,8 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
     if (!by_policy_) choice_.Next();  // the override host; the policy, where it is there, has the others
   }
   if (!headers.control.empty()) RemoveHeaders(headers.control);
+  for (const auto& [name, value] : ticket_.request_headers())
+    SetHeader(envoy_, HeaderType::kRequest, name, value);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
   Send(ticket_, has_destination);
   if ((ticket_.rewrites() || ticket_.inserts_model()) && input.body != nullptr) {

@@ -75,6 +75,7 @@ struct SessionShared {
   Metrics& metrics;
   base::Random random;  // for request ids
   WireWriter writer{};
+  std::vector<std::pair<std::string_view, std::string_view>> wanted_headers{};  // of the decision under way
 };
 
 class Session {
@@ -146,6 +147,7 @@ class Session {
   bool Decide(const routing::RequestInput& input);
   void DecideByLoad();
   routing::RequestInput Input() const;
+  void NewScanner();
   bool SpliceModel();
   void Refuse(const routing::Rejection& rejection);
   void RefuseUncounted(const routing::Rejection& rejection);
@@ -206,7 +208,8 @@ class Session {
   std::string fairness_id_;
   std::string model_rewrite_;
   std::string objective_;
-  std::vector<std::string> remove_headers_;  // control headers that the client sent
+  std::vector<std::pair<std::string, std::string>> wanted_headers_;  // that plugins read
+  std::vector<std::string> remove_headers_;                          // control headers that the client sent
   std::optional<routing::SubsetHint> subset_;
   uint64_t content_length_ = 0;
 

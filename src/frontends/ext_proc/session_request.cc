@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint64_t kMaxBodyReserve = 4u << 20;  // a content-length is only a claim
 constexpr size_t kMaxId = 256;                  // bytes kept of each id and name in a header
+constexpr size_t kMaxWantedValue = 1024;        // of headers that plugins read
 constexpr size_t kKeptForFree = 1024;           // what a call's own cost covers
 
 // At a character: what does not begin one goes with the one it belongs to.
@@ -46,7 +47,7 @@ void Session::ReadSubsetHint(std::string_view metadata) {
 }
 
 bool Session::ReadRequestHeaders(std::string_view header_map) {
-  request::HeaderReader reader;
+  request::HeaderReader reader(shared_.router.WantedHeaders(shared_.worker));
   const bool ok = ForEachHeader(
       header_map, [&](std::string_view name, std::string_view value) { reader.Add(name, value); });
   const request::RequestHeaders headers = reader.Finish();
@@ -60,6 +61,9 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
   has_content_length_ = headers.has_content_length;
   content_length_ = headers.content_length;
   remove_headers_.assign(headers.control.begin(), headers.control.end());
+  wanted_headers_.clear();
+  for (const auto& [name, value] : headers.wanted)
+    wanted_headers_.emplace_back(name, value.substr(0, kMaxWantedValue));
   if (request_id_.empty()) {
     request_id_ = request::NewRequestId(shared_.random);
     generated_id_ = true;
@@ -71,6 +75,8 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
 void Session::CountKept() {
   size_t kept = 0;
   for (const std::string& name : remove_headers_) kept += sizeof(std::string) + name.capacity();
+  for (const auto& [name, value] : wanted_headers_)
+    kept += 2 * sizeof(std::string) + name.capacity() + value.capacity();
   if (subset_) {
     for (const auto& entry : *subset_) kept += sizeof(std::string) + entry.size();
   }
@@ -103,13 +109,13 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
   if (unreadable_body_ && request_mode() == BodyMode::kStreamed) return DecideByLoad();
 
   const bool reads = api_ != payload::Api::kUnknown || request_mode() != BodyMode::kStreamed;
-  if (reads && !unreadable_body_) scanner_.emplace(api_);
+  if (reads && !unreadable_body_) NewScanner();
   switch (request_mode()) {
     case BodyMode::kNone:
       break;
     case BodyMode::kStreamed:
       if (modes_ && modes_->send_body_without_waiting) {
-        if (!scanner_) scanner_.emplace(api_);
+        if (!scanner_) NewScanner();
         request_ = RequestPhase::kCollect;
         return WaitForBody();
       }
@@ -148,7 +154,7 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
 void Session::StartWithoutHeaders() {
   received_at_ = message_at_;
   api_ = payload::ApiOfPath(request::HeaderReader().Finish().path);
-  scanner_.emplace(api_);
+  NewScanner();
   request_ = RequestPhase::kCollect;
 }
 
@@ -304,6 +310,8 @@ routing::RequestInput Session::Input() const {
   input.fairness_id = fairness_id_;
   input.model_rewrite = model_rewrite_;
   input.objective = objective_;
+  shared_.wanted_headers.assign(wanted_headers_.begin(), wanted_headers_.end());
+  input.headers = shared_.wanted_headers;
   input.subset = subset_ ? &*subset_ : nullptr;
   input.received_at = received_at_;
   const BodyMode answer = response_mode();
@@ -446,15 +454,27 @@ bool Session::SpliceModel() {
          request::PutModel(body_, scanner_->fields(), ticket_->target_model());
 }
 
+// Of Ticket::request_headers.
+constexpr size_t kMaxTicketHeaders = 8;
+
 void Session::SendDecision(ReplyKind kind, bool replace_body, Length length) {
-  std::array<SetHeader, 3> set;
+  constexpr size_t kMaxOwn = 3;
+  std::array<SetHeader, kMaxOwn + kMaxTicketHeaders> set;
   size_t count = 0;
   set[count++] = {request::kDestination, ticket_->destination()};
+  for (const auto& [name, value] : ticket_->request_headers()) {
+    if (count < kMaxTicketHeaders) set[count++] = {name, value};
+  }
   if (generated_id_) set[count++] = {"x-request-id", request_id_};
   const std::string size = length == Length::kSet ? std::to_string(body_.size()) : std::string();
   if (length == Length::kSet) set[count++] = {"content-length", size};
   std::vector<std::string_view> remove;
   if (!headers_answered_) remove.assign(remove_headers_.begin(), remove_headers_.end());
+  // What is set is not removed as well: which of the two counts is the gateway's affair.
+  std::erase_if(remove, [&](std::string_view name) {
+    return std::any_of(set.begin(), set.begin() + static_cast<std::ptrdiff_t>(count),
+                       [&](const SetHeader& header) { return header.name == name; });
+  });
   if (length == Length::kRemove && has_content_length_) remove.emplace_back("content-length");
   const LbMetadata metadata = {ticket_->destinations(), ticket_->scores()};
   const Reply reply = {.kind = kind,
@@ -479,6 +499,11 @@ void Session::Refuse(const routing::Rejection& rejection) {
   // A request that was let go to an endpoint before it was refused has not run there.
   ticket_.reset();
   Close(net::GrpcStatus::kOk, {});
+}
+
+void Session::NewScanner() {
+  scanner_.emplace(api_);
+  if (shared_.router.wants_prefixes()) scanner_->HashPrompt(true);
 }
 
 void Session::RefuseUncounted(const routing::Rejection& rejection) {

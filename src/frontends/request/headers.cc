@@ -75,8 +75,17 @@ bool IsEncoded(std::string_view content_encoding) {
   }
 }
 
+[[gnu::noinline]] void HeaderReader::AddWanted(std::string_view name, std::string_view value) {
+  constexpr size_t kMaxWanted = 64;  // a header may come many times
+  const auto at = std::lower_bound(wanted_.begin(), wanted_.end(), name);
+  if (at != wanted_.end() && *at == name && headers_.wanted.size() < kMaxWanted)
+    headers_.wanted.emplace_back(name, value);
+}
+
 [[gnu::hot]] void HeaderReader::Add(std::string_view name, std::string_view value) {
   if (name.empty()) return;
+  if (!wanted_.empty()) [[unlikely]]
+    AddWanted(name, value);
   // Most headers are none of ours: one look at the first character tells.
   switch (name[0]) {
     case ':':

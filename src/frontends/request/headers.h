@@ -1,7 +1,7 @@
 // What a request says to the picker in its HTTP headers, and the names of those headers: one reading for
 // every frontend, so that they decide the same.
 //
-//   HeaderReader reader;
+//   HeaderReader reader(router.WantedHeaders(worker));
 //   for each header: reader.Add(name, value);       // names in lower case
 //   const RequestHeaders headers = reader.Finish();
 //
@@ -10,8 +10,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
@@ -43,6 +45,8 @@ struct RequestHeaders {
   // What the client said to us and no model server is to hear, each name once, in order: to be removed.
   // kDestination is not among them: it is overwritten.
   std::vector<std::string_view> control;
+  // Of the headers that the scheduler's plugins read, those that there are.
+  std::vector<std::pair<std::string_view, std::string_view>> wanted;
 };
 
 // The value of a request's or a response's content-encoding names an encoding.
@@ -50,12 +54,17 @@ bool IsEncoded(std::string_view content_encoding);
 
 class HeaderReader {
  public:
+  HeaderReader() = default;
+  // `wanted`: names that plugins read, sorted, in lower case. REQUIRES: it outlives the reader.
+  explicit HeaderReader(std::span<const std::string> wanted) : wanted_(wanted) {}
   void Add(std::string_view name, std::string_view value);
   RequestHeaders Finish();
 
  private:
   void AddOfBody(std::string_view name, std::string_view value);
+  void AddWanted(std::string_view name, std::string_view value);
 
+  std::span<const std::string> wanted_;
   RequestHeaders headers_;
   std::string_view original_path_;
   std::string_view forwarded_path_;

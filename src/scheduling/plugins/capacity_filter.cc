@@ -19,24 +19,29 @@
 namespace fairway::scheduling {
 namespace {
 
-class CapacityFilter final : public Filter {
+class CapacityFilter final : public Plugin, public Filter {
  public:
-  CapacityFilter(float queue_limit, float kv_limit, float work_limit)
-      : queue_limit_(queue_limit), kv_limit_(kv_limit), work_limit_(work_limit) {}
-  std::string_view type() const noexcept override { return "capacity-filter"; }
+  explicit CapacityFilter(Build& build)
+      : page_queue_(build.Reads("page-queue")),
+        queue_(build.Reads("queue")),
+        kv_usage_(build.Reads("kv-usage")),
+        work_(build.Reads("work")),
+        queue_limit_(build.Float("queueLimit", 5, 0, 1e9)),
+        kv_limit_(build.Float("kvCacheLimit", 0.8, 0, 1)),
+        work_limit_(build.Float("workLimit", 700, 0, 1e9)) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    const Columns& columns = context.columns;
+    const float* work = context.columns[work_];
     size_t kept = 0;
-    float work = 0;
+    float sum = 0;
     for (const uint32_t position : in) {
       if (!HasRoom(context, position)) continue;
       out[kept++] = position;
-      work += columns.work[position];
+      sum += work[position];
     }
     if (kept == in.size() || kept < 2 || !context.critical_traffic) return kept;
-    const float mean = work / static_cast<float>(kept);
+    const float mean = sum / static_cast<float>(kept);
     const uint32_t* end =
-        std::remove_if(out, out + kept, [&](uint32_t position) { return columns.work[position] < mean; });
+        std::remove_if(out, out + kept, [&](uint32_t position) { return work[position] < mean; });
     // None is left where rounding made the mean more than each of them.
     return end != out ? static_cast<size_t>(end - out) : kept;
   }
@@ -46,15 +51,15 @@ class CapacityFilter final : public Filter {
     const auto add = [&why](bool below, const std::string& what, const std::string& limit) {
       if (!below) why += (why.empty() ? "" : " and ") + what + " is not below " + limit;
     };
-    if (columns.page_queue[position] < queue_limit_) {
+    if (columns[page_queue_][position] < queue_limit_) {
       add(!Waits(context, position),
-          "the ledger's queue " + Short(columns.queue[position]) + " with " + Short(columns.work[position]) +
-              " ms of work",
+          "the ledger's queue " + Short(columns[queue_][position]) + " with " +
+              Short(columns[work_][position]) + " ms of work",
           Short(queue_limit_) + " with " + Short(work_limit_) + " ms");
     } else {
-      add(false, "queue " + Short(columns.page_queue[position]), Short(queue_limit_));
+      add(false, "queue " + Short(columns[page_queue_][position]), Short(queue_limit_));
     }
-    add(columns.kv_usage[position] < kv_limit_, "KV use " + Percent(columns.kv_usage[position]),
+    add(columns[kv_usage_][position] < kv_limit_, "KV use " + Percent(columns[kv_usage_][position]),
         Percent(kv_limit_));
     return why.empty() ? "left to requests that may not be shed" : why;
   }
@@ -62,15 +67,16 @@ class CapacityFilter final : public Filter {
  private:
   bool HasRoom(const Context& context, uint32_t position) const {
     const Columns& columns = context.columns;
-    return columns.page_queue[position] < queue_limit_ && columns.kv_usage[position] < kv_limit_ &&
+    return columns[page_queue_][position] < queue_limit_ && columns[kv_usage_][position] < kv_limit_ &&
            !Waits(context, position);
   }
   bool Waits(const Context& context, uint32_t position) const {
     const Columns& columns = context.columns;
-    return context.critical_traffic && columns.queue[position] >= queue_limit_ &&
-           columns.work[position] >= work_limit_;
+    return context.critical_traffic && columns[queue_][position] >= queue_limit_ &&
+           columns[work_][position] >= work_limit_;
   }
 
+  Column page_queue_, queue_, kv_usage_, work_;
   float queue_limit_;
   float kv_limit_;
   float work_limit_;
@@ -78,11 +84,6 @@ class CapacityFilter final : public Filter {
 
 }  // namespace
 
-std::unique_ptr<Filter> MakeCapacityFilter(Parameters& parameters) {
-  const auto queue_limit = static_cast<float>(parameters.Number("queueLimit", 5, 0, 1e9));
-  const auto kv_limit = static_cast<float>(parameters.Number("kvCacheLimit", 0.8, 0, 1));
-  const auto work_limit = static_cast<float>(parameters.Number("workLimit", 700, 0, 1e9));
-  return std::make_unique<CapacityFilter>(queue_limit, kv_limit, work_limit);
-}
+std::unique_ptr<Plugin> MakeCapacityFilter(Build& build) { return std::make_unique<CapacityFilter>(build); }
 
 }  // namespace fairway::scheduling

@@ -8,9 +8,8 @@
 namespace fairway::scheduling {
 namespace {
 
-class CriticalRequestFilter final : public Filter {
+class CriticalRequestFilter final : public Plugin, public Filter {
  public:
-  std::string_view type() const noexcept override { return "critical-request-filter"; }
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     if (!context.request.critical) return 0;
     std::copy(in.begin(), in.end(), out);
@@ -21,7 +20,7 @@ class CriticalRequestFilter final : public Filter {
 
 }  // namespace
 
-std::unique_ptr<Filter> MakeCriticalRequestFilter(Parameters&) {
+std::unique_ptr<Plugin> MakeCriticalRequestFilter(Build&) {
   return std::make_unique<CriticalRequestFilter>();
 }
 

@@ -10,7 +10,7 @@
 
 namespace fairway::scheduling {
 
-inline float LeastLimit(std::span<const float> column, std::span<const uint32_t> in) noexcept {
+inline float LeastLimit(const float* column, std::span<const uint32_t> in) noexcept {
   float low = std::numeric_limits<float>::max();
   float high = std::numeric_limits<float>::lowest();
   for (const uint32_t position : in) {
@@ -21,7 +21,7 @@ inline float LeastLimit(std::span<const float> column, std::span<const uint32_t>
 }
 
 // `more`: the limit is at least this.
-inline size_t KeepLeast(std::span<const float> column, std::span<const uint32_t> in, float more,
+inline size_t KeepLeast(const float* column, std::span<const uint32_t> in, float more,
                         uint32_t* out) noexcept {
   if (in.empty()) return 0;
   const float limit = std::max(LeastLimit(column, in), more);

@@ -10,25 +10,26 @@
 namespace fairway::scheduling {
 namespace {
 
-class LeastKvCacheFilter final : public Filter {
+class LeastKvCacheFilter final : public Plugin, public Filter {
  public:
-  explicit LeastKvCacheFilter(float floor) : floor_(floor) {}
-  std::string_view type() const noexcept override { return "least-kv-cache-filter"; }
+  explicit LeastKvCacheFilter(Build& build)
+      : kv_usage_(build.Reads("kv-usage")), floor_(build.Float("floor", 0, 0, 1)) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    return KeepLeast(context.columns.kv_usage, in, floor_, out);
+    return KeepLeast(context.columns[kv_usage_], in, floor_, out);
   }
   std::string Why(const Context& context, uint32_t position) const override {
-    return "KV use " + Percent(context.columns.kv_usage[position]) + " is not among the least";
+    return "KV use " + Percent(context.columns[kv_usage_][position]) + " is not among the least";
   }
 
  private:
+  Column kv_usage_;
   float floor_;
 };
 
 }  // namespace
 
-std::unique_ptr<Filter> MakeLeastKvCacheFilter(Parameters& parameters) {
-  return std::make_unique<LeastKvCacheFilter>(static_cast<float>(parameters.Number("floor", 0, 0, 1)));
+std::unique_ptr<Plugin> MakeLeastKvCacheFilter(Build& build) {
+  return std::make_unique<LeastKvCacheFilter>(build);
 }
 
 }  // namespace fairway::scheduling

@@ -11,28 +11,29 @@
 namespace fairway::scheduling {
 namespace {
 
-class LeastQueueFilter final : public Filter {
+class LeastQueueFilter final : public Plugin, public Filter {
  public:
-  explicit LeastQueueFilter(float slack) : slack_(slack) {}
-  std::string_view type() const noexcept override { return "least-queue-filter"; }
+  explicit LeastQueueFilter(Build& build)
+      : queue_(build.Reads("queue")), slack_(build.Float("slack", 0, 0, 1e9)) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    const std::span<const float> queue = context.columns.queue;
+    const float* queue = context.columns[queue_];
     float low = std::numeric_limits<float>::max();
     for (const uint32_t position : in) low = std::min(low, queue[position]);
     return KeepLeast(queue, in, low + slack_, out);
   }
   std::string Why(const Context& context, uint32_t position) const override {
-    return "queue " + Short(context.columns.queue[position]) + " is not among the least";
+    return "queue " + Short(context.columns[queue_][position]) + " is not among the least";
   }
 
  private:
+  Column queue_;
   float slack_;
 };
 
 }  // namespace
 
-std::unique_ptr<Filter> MakeLeastQueueFilter(Parameters& parameters) {
-  return std::make_unique<LeastQueueFilter>(static_cast<float>(parameters.Number("slack", 0, 0, 1e9)));
+std::unique_ptr<Plugin> MakeLeastQueueFilter(Build& build) {
+  return std::make_unique<LeastQueueFilter>(build);
 }
 
 }  // namespace fairway::scheduling

@@ -7,21 +7,27 @@
 namespace fairway::scheduling {
 namespace {
 
-class LmetricScorer final : public Scorer {
+class LmetricScorer final : public Plugin, public Scorer {
  public:
-  std::string_view type() const noexcept override { return "lmetric-scorer"; }
+  explicit LmetricScorer(Build& build)
+      : work_(build.Reads("work")), prefill_(build.Reads("prefill")), requests_(build.Reads("requests")) {}
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
-    const Columns& columns = context.columns;
+    const float* work = context.columns[work_];
+    const float* prefill = context.columns[prefill_];
+    const float* requests = context.columns[requests_];
     for (size_t i = 0; i < in.size(); ++i) {
       const uint32_t at = in[i];
-      const float metric = (columns.work[at] + columns.prefill[at]) * (columns.requests[at] + 1);
+      const float metric = (work[at] + prefill[at]) * (requests[at] + 1);
       out[i] = 1 / (1 + metric / 1000);
     }
   }
+
+ private:
+  Column work_, prefill_, requests_;
 };
 
 }  // namespace
 
-std::unique_ptr<Scorer> MakeLmetricScorer(Parameters&) { return std::make_unique<LmetricScorer>(); }
+std::unique_ptr<Plugin> MakeLmetricScorer(Build& build) { return std::make_unique<LmetricScorer>(build); }
 
 }  // namespace fairway::scheduling

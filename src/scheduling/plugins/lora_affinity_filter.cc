@@ -15,20 +15,23 @@
 namespace fairway::scheduling {
 namespace {
 
-class LoraAffinityFilter final : public Filter {
+class LoraAffinityFilter final : public Plugin, public Filter {
  public:
-  LoraAffinityFilter(double exploration, float load_cost)
-      : exploration_(exploration), load_cost_(load_cost) {}
-  std::string_view type() const noexcept override { return "lora-affinity-filter"; }
+  explicit LoraAffinityFilter(Build& build)
+      : adapter_(build.Reads("adapter")),
+        work_(build.Reads("work")),
+        exploration_(build.Number("exploration", 0.001, 0, 1)),
+        load_cost_(build.Float("loadCost", 1000, 0, 1e9)) {}
 
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     constexpr float kNone = std::numeric_limits<float>::infinity();
-    const Columns& columns = context.columns;
+    const float* adapter = context.columns[adapter_];
+    const float* work = context.columns[work_];
     float here = kNone;  // the least work of any of this kind
     float room = kNone;
     for (const uint32_t position : in) {
-      float* least = Here(columns, position) ? &here : Room(columns, position) ? &room : nullptr;
-      if (least != nullptr) *least = std::min(*least, columns.work[position]);
+      float* least = Here(adapter[position]) ? &here : Room(adapter[position]) ? &room : nullptr;
+      if (least != nullptr) *least = std::min(*least, work[position]);
     }
     if (here == kNone && room == kNone) return 0;
     const bool explore =
@@ -38,36 +41,33 @@ class LoraAffinityFilter final : public Filter {
     size_t kept = 0;
     for (const uint32_t position : in) {
       out[kept] = position;
-      kept += (take_here && Here(columns, position)) || (take_room && Room(columns, position)) ? 1 : 0;
+      kept += (take_here && Here(adapter[position])) || (take_room && Room(adapter[position])) ? 1 : 0;
     }
     return kept;
   }
 
   std::string Why(const Context& context, uint32_t position) const override {
-    if (Here(context.columns, position))
-      return "has the adapter, but this pick explores an endpoint with room";
-    if (Room(context.columns, position)) return "the adapter is not loaded here, but elsewhere";
+    const float adapter = context.columns[adapter_][position];
+    if (Here(adapter)) return "has the adapter, but this pick explores an endpoint with room";
+    if (Room(adapter)) return "the adapter is not loaded here, but elsewhere";
     return "the adapter is not loaded and there is no room for it";
   }
 
  private:
-  static bool Here(const Columns& columns, uint32_t position) {
-    return (columns.lora[position] & kLoraHere) != 0;
-  }
-  static bool Room(const Columns& columns, uint32_t position) {
-    return (columns.lora[position] & (kLoraHere | kLoraRoom)) == kLoraRoom;
+  static bool Here(float adapter) { return (AdapterBits(adapter) & kAdapterHere) != 0; }
+  static bool Room(float adapter) {
+    return (AdapterBits(adapter) & (kAdapterHere | kAdapterRoom)) == kAdapterRoom;
   }
 
+  Column adapter_, work_;
   double exploration_;
   float load_cost_;
 };
 
 }  // namespace
 
-std::unique_ptr<Filter> MakeLoraAffinityFilter(Parameters& parameters) {
-  const double exploration = parameters.Number("exploration", 0.001, 0, 1);
-  return std::make_unique<LoraAffinityFilter>(
-      exploration, static_cast<float>(parameters.Number("loadCost", 1000, 0, 1e9)));
+std::unique_ptr<Plugin> MakeLoraAffinityFilter(Build& build) {
+  return std::make_unique<LoraAffinityFilter>(build);
 }
 
 }  // namespace fairway::scheduling

@@ -6,22 +6,28 @@
 namespace fairway::scheduling {
 namespace {
 
-class LoraAffinityScorer final : public Scorer {
+class LoraAffinityScorer final : public Plugin, public Scorer {
  public:
-  std::string_view type() const noexcept override { return "lora-affinity-scorer"; }
+  explicit LoraAffinityScorer(Build& build) : adapter_(build.Reads("adapter")) {}
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
+    const float* adapter = context.columns[adapter_];
     for (size_t i = 0; i < in.size(); ++i) {
-      const uint8_t lora = context.columns.lora[in[i]];
-      out[i] = (lora & kLoraRunning) != 0   ? 1.0f
-               : (lora & kLoraRoom) != 0    ? 0.8f
-               : (lora & kLoraWaiting) != 0 ? 0.6f
-                                            : 0.0f;
+      const unsigned bits = AdapterBits(adapter[in[i]]);
+      out[i] = (bits & kAdapterRunning) != 0   ? 1.0f
+               : (bits & kAdapterRoom) != 0    ? 0.8f
+               : (bits & kAdapterWaiting) != 0 ? 0.6f
+                                               : 0.0f;
     }
   }
+
+ private:
+  Column adapter_;
 };
 
 }  // namespace
 
-std::unique_ptr<Scorer> MakeLoraAffinityScorer(Parameters&) { return std::make_unique<LoraAffinityScorer>(); }
+std::unique_ptr<Plugin> MakeLoraAffinityScorer(Build& build) {
+  return std::make_unique<LoraAffinityScorer>(build);
+}
 
 }  // namespace fairway::scheduling

@@ -1,20 +1,22 @@
 // max-score-picker: the highest weighted total; among those within `tolerance` (0) of it uniformly at random.
-// Further choices follow by score. Source: the reference's picker of this name (llm-d router), which has no
-// tolerance. Ours is for several pickers that see one another late: they would all take the same best one.
+// Further choices follow by score, `maxNumOfEndpoints` in all (picker.h). Source: the reference's picker of
+// this name (llm-d router), which has no tolerance. Ours is for several pickers that see one another late:
+// they would all take the same best one.
 #include <algorithm>
 #include <limits>
 
 #include "scheduling/lanes.h"
 #include "scheduling/plugin.h"
+#include "scheduling/plugins/picker.h"
 
 namespace fairway::scheduling {
 namespace {
 
-class MaxScorePicker final : public Picker {
+class MaxScorePicker final : public Plugin, public Picker {
  public:
-  explicit MaxScorePicker(float tolerance) : tolerance_(tolerance) {}
-  std::string_view type() const noexcept override { return "max-score-picker"; }
-  bool reads_pages() const noexcept override { return false; }
+  explicit MaxScorePicker(Build& build)
+      : tolerance_(build.Float("tolerance", 0, 0, 1)), max_choices_(ReadMaxChoices(build)) {}
+  uint32_t max_choices() const noexcept override { return max_choices_; }
 
   [[gnu::hot]] size_t Pick(const Context& context, std::span<const uint32_t> in,
                            std::span<const float> scores, std::span<uint32_t> out) const noexcept override {
@@ -54,12 +56,11 @@ class MaxScorePicker final : public Picker {
 
  private:
   float tolerance_;
+  uint32_t max_choices_;
 };
 
 }  // namespace
 
-std::unique_ptr<Picker> MakeMaxScorePicker(Parameters& parameters) {
-  return std::make_unique<MaxScorePicker>(static_cast<float>(parameters.Number("tolerance", 0, 0, 1)));
-}
+std::unique_ptr<Plugin> MakeMaxScorePicker(Build& build) { return std::make_unique<MaxScorePicker>(build); }
 
 }  // namespace fairway::scheduling

@@ -1,16 +1,17 @@
-// random-picker: uniformly at random, without repetition. No parameters. Source: the reference's picker of
-// this name.
+// random-picker: `maxNumOfEndpoints` (picker.h) uniformly at random, without repetition. Source: the
+// reference's picker of this name.
 #include <algorithm>
 
 #include "scheduling/plugin.h"
+#include "scheduling/plugins/picker.h"
 
 namespace fairway::scheduling {
 namespace {
 
-class RandomPicker final : public Picker {
+class RandomPicker final : public Plugin, public Picker {
  public:
-  std::string_view type() const noexcept override { return "random-picker"; }
-
+  explicit RandomPicker(Build& build) : max_choices_(ReadMaxChoices(build)) {}
+  uint32_t max_choices() const noexcept override { return max_choices_; }
   size_t Pick(const Context& context, std::span<const uint32_t> in, std::span<const float>,
               std::span<uint32_t> out) const noexcept override {
     const size_t wanted = std::min(out.size(), in.size());
@@ -27,10 +28,13 @@ class RandomPicker final : public Picker {
     }
     return picked;
   }
+
+ private:
+  uint32_t max_choices_;
 };
 
 }  // namespace
 
-std::unique_ptr<Picker> MakeRandomPicker(Parameters&) { return std::make_unique<RandomPicker>(); }
+std::unique_ptr<Plugin> MakeRandomPicker(Build& build) { return std::make_unique<RandomPicker>(build); }
 
 }  // namespace fairway::scheduling

@@ -17,23 +17,27 @@
 namespace fairway::scheduling {
 namespace {
 
-class TimeToFirstTokenScorer final : public Scorer {
+class TimeToFirstTokenScorer final : public Plugin, public Scorer {
  public:
-  TimeToFirstTokenScorer(float request_cost, float load_cost, float horizon)
-      : request_cost_(request_cost), scale_(1 / horizon) {
-    for (size_t lora = 0; lora < loading_.size(); ++lora) {
-      if ((lora & kLoraHere) == 0)
-        loading_[lora] = load_cost * ((lora & kLoraRoom) != 0 ? 1.0f : 2.0f) * scale_;
+  explicit TimeToFirstTokenScorer(Build& build)
+      : work_(build.Reads("work")),
+        prefill_(build.Reads("prefill")),
+        requests_(build.Reads("requests")),
+        adapter_(build.Reads("adapter")),
+        request_cost_(build.Float("requestCost", 5, 0, 1e6)) {
+    const float load_cost = build.Float("loadCost", 1000, 0, 1e9);
+    scale_ = 1 / build.Float("horizon", 600'000, 1, 1e9);
+    for (unsigned bits = 0; bits < loading_.size(); ++bits) {
+      if ((bits & kAdapterHere) == 0)
+        loading_[bits] = load_cost * ((bits & kAdapterRoom) != 0 ? 1.0f : 2.0f) * scale_;
     }
   }
-  std::string_view type() const noexcept override { return "time-to-first-token-scorer"; }
-  bool reads_pages() const noexcept override { return false; }
 
   [[gnu::hot]] void Score(const Context& context, std::span<const uint32_t> in,
                           float* out) const noexcept override {
-    const float* work = context.columns.work.data();
-    const float* prefill = context.columns.prefill.data();
-    const float* requests = context.columns.requests.data();
+    const float* work = context.columns[work_];
+    const float* prefill = context.columns[prefill_];
+    const float* requests = context.columns[requests_];
     const auto score = [this](auto work_ahead, auto own_work, auto open) {
       return 1 - (work_ahead + own_work + open * request_cost_) * scale_;
     };
@@ -44,24 +48,22 @@ class TimeToFirstTokenScorer final : public Scorer {
         Store(score(Load(work + i), Load(prefill + i), Load(requests + i)), out + i);
     }
     for (; i < n; ++i) out[i] = score(work[in[i]], prefill[in[i]], requests[in[i]]);
-    if (context.request.adapter == fleet::kNoAdapter || context.columns.lora_bits == 0) return;
-    const uint8_t* lora = context.columns.lora.data();
-    for (i = 0; i < n; ++i) out[i] -= loading_[lora[in[i]]];
+    if (context.request.adapter == fleet::kNoAdapter || !context.columns.adapters) return;
+    const float* adapter = context.columns[adapter_];
+    for (i = 0; i < n; ++i) out[i] -= loading_[AdapterBits(adapter[in[i]])];
   }
 
  private:
+  Column work_, prefill_, requests_, adapter_;
   float request_cost_;
-  float scale_;
-  std::array<float, 2 * kLoraResident> loading_{};  // by kLora* bits
+  float scale_ = 0;
+  std::array<float, 2 * kAdapterResident> loading_{};  // by kAdapter* bits
 };
 
 }  // namespace
 
-std::unique_ptr<Scorer> MakeTimeToFirstTokenScorer(Parameters& parameters) {
-  const auto request_cost = static_cast<float>(parameters.Number("requestCost", 5, 0, 1e6));
-  const auto load_cost = static_cast<float>(parameters.Number("loadCost", 1000, 0, 1e9));
-  const auto horizon = static_cast<float>(parameters.Number("horizon", 600'000, 1, 1e9));
-  return std::make_unique<TimeToFirstTokenScorer>(request_cost, load_cost, horizon);
+std::unique_ptr<Plugin> MakeTimeToFirstTokenScorer(Build& build) {
+  return std::make_unique<TimeToFirstTokenScorer>(build);
 }
 
 }  // namespace fairway::scheduling

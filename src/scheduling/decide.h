@@ -1,0 +1,32 @@
+// The decision itself: a function of what was seen (gather.h), the program and the random numbers. For the
+// .cc files of this room only.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "scheduling/gather.h"
+#include "scheduling/program.h"
+
+namespace fairway::scheduling {
+
+struct Choice {
+  std::array<uint32_t, kMaxChoices> positions{};  // best first
+  size_t count = 0;
+  Rung rung = Rung::kFresh;
+  bool shed = false;
+};
+
+// `s` lends memory for lists and scores. Live columns that pages tell are there when program.reads says so,
+// and always for a request that may be shed.
+Choice Decide(const Program& program, const SchedulerOptions& options, const Picture& picture,
+              const Context& context, Scratch::Impl& s, Explanation* explanation) noexcept;
+
+// By the one profile of the config, or by several as its handler says. Fills what `outcome` says of the
+// choice, but for places. `asks_admitters`: that they let the request in is not known yet.
+Choice DecideAll(const Config& config, const Program& program, const SchedulerOptions& options,
+                 const Picture& picture, const Context& context, bool asks_admitters, Scratch::Impl& s,
+                 Outcome& outcome, Explanation* explanation) noexcept;
+
+}  // namespace fairway::scheduling

@@ -1,0 +1,138 @@
+// EndpointPickerConfigs as users have them, from text to a config that decides.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api/endpoint_picker_config.h"
+#include "scheduling/config.h"
+#include "tests/support/pools.h"
+
+namespace fairway::scheduling {
+namespace {
+
+using Texts = std::vector<std::string>;
+
+struct Read {
+  std::shared_ptr<const Config> config;
+  Texts errors;
+  Texts warnings;
+};
+
+Read Compiled(const api::EndpointPickerConfigResult& document, const std::string& name) {
+  Read read;
+  std::vector<api::Problem> found = document.problems;
+  api::ProblemList problems(name, found);
+  if (document.ok())
+    read.config = Compile(FromDocument(document.config), problems,
+                          {.more_types = {}, .states = nullptr, .allow_experimental = true});
+  for (const api::Problem& problem : found)
+    (problem.severity == api::Severity::kError ? read.errors : read.warnings)
+        .push_back(api::ToString(problem));
+  return read;
+}
+
+Read FromText(const std::string& text) {
+  return Compiled(api::ParseEndpointPickerConfig(
+                      "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n" + text, "c.yaml"),
+                  "c.yaml");
+}
+
+std::vector<std::string> ScorersOf(const Program& program) {
+  std::vector<std::string> names;
+  for (const auto& scorer : program.scorers) {
+    std::string weight = std::to_string(scorer.weight);
+    names.push_back(scorer.name + " " + weight.substr(0, weight.find('.') + 2));
+  }
+  return names;
+}
+
+TEST(Documents, TheSamplesOfTheReferenceDecide) {
+  size_t files = 0;
+  const std::filesystem::path folder = "examples/endpoint-picker-config";
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() != ".yaml") continue;
+    const std::string name = entry.path().filename();
+    SCOPED_TRACE(name);
+    ++files;
+    const Read read = Compiled(api::LoadEndpointPickerConfig(entry.path()), name);
+    // What is left out on purpose says so (docs/plugins.md).
+    const bool left_out =
+        name.find("burst") != std::string::npos || name.find("precise") != std::string::npos ||
+        name.find("kvcache") != std::string::npos || name.find("mm-emb") != std::string::npos;
+    if (left_out && read.config == nullptr) {
+      for (const std::string& error : read.errors)
+        EXPECT_NE(error.find("is not offered"), std::string::npos) << error;
+      continue;
+    }
+    for (const std::string& error : read.errors) ADD_FAILURE() << error;
+    if (read.config == nullptr) continue;
+    tests::TestPool pool({{"a"}, {"b"}});
+    const Scheduler scheduler({}, 0, read.config);
+    Scratch scratch;
+    base::Random random(1);
+    const Outcome outcome =
+        scheduler.Pick(*pool.pool(), {.prompt_tokens = 10}, std::nullopt, base::kSecond, scratch, random);
+    EXPECT_NE(outcome.kind, OutcomeKind::kNoCandidates);
+  }
+  EXPECT_EQ(files, 19u);
+}
+
+TEST(Documents, WithoutProfilesAllPluginsMakeOne) {
+  const Read read = FromText(
+      "plugins: [{type: queue-scorer}, {type: kv-cache-utilization-scorer}, "
+      "{type: decode-filter}]\n");
+  ASSERT_NE(read.config, nullptr);
+  ASSERT_EQ(read.config->programs.size(), 1u);
+  const Program& program = read.config->programs[0];
+  EXPECT_EQ(program.name, "default");
+  EXPECT_EQ(ScorersOf(program), (Texts{"queue-scorer 1.0", "kv-cache-utilization-scorer 1.0"}));
+  EXPECT_EQ(program.nodes.size(), 1u);
+  EXPECT_NE(program.picker, nullptr) << "max-score-picker by itself";
+  EXPECT_NE(program.saturation, nullptr) << "utilization-detector by itself";
+}
+
+TEST(Documents, AProfileWithoutAPickerGetsTheFirst) {
+  const Read read = FromText(R"(
+plugins:
+- {type: queue-scorer}
+- {type: random-picker}
+- {type: disagg-profile-handler}
+schedulingProfiles:
+- name: decode
+  plugins: [{pluginRef: queue-scorer, weight: 2.5}]
+)");
+  ASSERT_NE(read.config, nullptr) << (read.errors.empty() ? "" : read.errors[0]);
+  EXPECT_EQ(ScorersOf(read.config->programs[0]), (Texts{"queue-scorer 2.5"}));
+  EXPECT_NE(dynamic_cast<const ProfileHandler*>(read.config->handler), nullptr);
+}
+
+TEST(Documents, MistakesAreTold) {
+  EXPECT_EQ(
+      FromText("plugins: [{type: queue-scorr}]\n").errors,
+      (Texts{"c.yaml:3: plugin queue-scorr: type: there is no plugin type \"queue-scorr\"; did you mean "
+             "\"queue-scorer\"?"}));
+  EXPECT_EQ(FromText(R"(plugins: [{type: queue-scorer}]
+schedulingProfiles:
+- {name: a, plugins: [{pluginRef: queue-scorer}]}
+- {name: b, plugins: [{pluginRef: queue-scorer}]}
+)")
+                .errors,
+            (Texts{"c.yaml: config: plugins: want a profile handler: there are 2 profiles"}));
+  EXPECT_EQ(
+      FromText(
+          R"(plugins: [{type: queue-scorer}, {type: single-profile-handler}, {type: header-profile-handler, parameters: {defaultProfile: default}}]
+)")
+          .errors,
+      (Texts{"c.yaml: config: plugins: want one profile handler, not single-profile-handler and "
+             "header-profile-handler"}));
+  EXPECT_EQ(
+      FromText("plugins: [{type: utilization-detector, parameters: {queueDepthThreshold: few}}]\n").errors,
+      (Texts{"c.yaml:3: plugin utilization-detector: parameters.queueDepthThreshold: want a number from 1 to "
+             "2147483647, got the string \"few\""}));
+}
+
+}  // namespace
+}  // namespace fairway::scheduling

@@ -1,0 +1,35 @@
+// agent-identity: the session's id of coding agents: the first header that a request has of
+// `additionalSessionHeaders` and x-claude-code-session-id, x-session-affinity, session-id, session_id.
+// Source: the reference's plugin of this name (llm-d router). There it is the fairness id of requests without
+// one, too.
+#include <vector>
+
+#include "scheduling/plugin.h"
+
+namespace fairway::scheduling {
+namespace {
+
+class AgentIdentity final : public Plugin, public RequestText {
+ public:
+  explicit AgentIdentity(Build& build) {
+    for (const std::string& header : build.Texts("additionalSessionHeaders"))
+      headers_.push_back(build.WantsHeader(header));
+    for (const char* header : {"x-claude-code-session-id", "x-session-affinity", "session-id", "session_id"})
+      headers_.push_back(build.WantsHeader(header));
+  }
+  std::string_view TextOf(const Request& request) const noexcept override {
+    for (const Header header : headers_) {
+      if (const std::string_view text = request.header(header); !text.empty()) return text;
+    }
+    return {};
+  }
+
+ private:
+  std::vector<Header> headers_;
+};
+
+}  // namespace
+
+std::unique_ptr<Plugin> MakeAgentIdentity(Build& build) { return std::make_unique<AgentIdentity>(build); }
+
+}  // namespace fairway::scheduling

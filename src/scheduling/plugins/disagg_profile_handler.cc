@@ -1,0 +1,130 @@
+// disagg-profile-handler: a request's prompt may be computed by another server than its answer, and its
+// images by a third. Up to three profiles decide: `profiles.decode`, `.prefill`, `.encode` (these names by
+// default). The server of the decode profile answers; the headers x-prefiller-host-port and
+// x-encoder-hosts-ports tell its side-car of the others.
+//
+// `stageOrder` decode-first (default): decode, then what `deciders.prefill` and `deciders.encode` want;
+// without a decider that stage never runs. prefill-first: prefill, encode as its decider wants, decode. A
+// stage that finds no server is left out: the decode server then does it itself. Only without a decode server
+// there is no answer. Source: the reference's handler of this name (llm-d router); pd-profile-handler is its
+// older name for two stages.
+#include <array>
+#include <string>
+
+#include "base/strings.h"
+#include "scheduling/plugin.h"
+
+namespace fairway::scheduling {
+namespace {
+
+enum Stage { kDecodeStage, kPrefillStage, kEncodeStage, kStages };
+constexpr std::array<std::string_view, kStages> kNames{"decode", "prefill", "encode"};
+
+class DisaggProfileHandler final : public Plugin, public ProfileHandler {
+ public:
+  struct Setup {
+    std::array<std::string, kStages> profiles;
+    std::array<std::string, kStages> deciders;  // names of plugins; "": none
+    bool prefill_first = false;
+  };
+
+  DisaggProfileHandler(Build& build, const Setup& setup) : prefill_first_(setup.prefill_first) {
+    for (size_t stage = 0; stage < kStages; ++stage) {
+      profiles_[stage] = build.Profile(setup.profiles[stage]);
+      const std::string& decider = setup.deciders[stage];
+      if (!decider.empty()) deciders_[stage] = build.Refers<Decider>("deciders", decider, "decider");
+      const bool needed =
+          stage == kDecodeStage || !decider.empty() || (stage == kPrefillStage && prefill_first_);
+      if (needed && !profiles_[stage])
+        build.Error("profiles", "there is no profile " + api::Quote(setup.profiles[stage]) + ", which " +
+                                    std::string(kNames[stage]) + " needs");
+    }
+    if (prefill_first_ && deciders_[kPrefillStage] != nullptr)
+      build.Error("deciders",
+                  "a prefill decider looks at the decode server, which prefill-first has not chosen yet");
+  }
+
+  std::optional<size_t> Next(const Context& context,
+                             std::span<const ProfileResult> results) const noexcept override {
+    if (prefill_first_) {
+      if (!results[*profiles_[kPrefillStage]].ran) return profiles_[kPrefillStage];
+      if (Wanted(kEncodeStage, context, results, kPrefillStage)) return profiles_[kEncodeStage];
+      return results[*profiles_[kDecodeStage]].ran ? std::nullopt : profiles_[kDecodeStage];
+    }
+    const ProfileResult& decode = results[*profiles_[kDecodeStage]];
+    if (!decode.ran) return profiles_[kDecodeStage];
+    if (decode.positions.empty()) return std::nullopt;
+    if (Wanted(kEncodeStage, context, results, kDecodeStage)) return profiles_[kEncodeStage];
+    if (Wanted(kPrefillStage, context, results, kDecodeStage)) return profiles_[kPrefillStage];
+    return std::nullopt;
+  }
+  size_t Primary(std::span<const ProfileResult>) const noexcept override { return *profiles_[kDecodeStage]; }
+  Told TellOf(size_t profile) const noexcept override {
+    if (profile == profiles_[kPrefillStage]) return {"x-prefiller-host-port"};
+    if (profile == profiles_[kEncodeStage]) return {"x-encoder-hosts-ports", true};
+    return {};
+  }
+
+ private:
+  // Not run yet, and its decider wants it for what `other` chose.
+  bool Wanted(Stage stage, const Context& context, std::span<const ProfileResult> results,
+              Stage other) const noexcept {
+    if (deciders_[stage] == nullptr || results[*profiles_[stage]].ran) return false;
+    const auto chosen = results[*profiles_[other]].positions;
+    return deciders_[stage]->Wants(context, chosen.empty() ? 0 : chosen.front());
+  }
+
+  bool prefill_first_;
+  std::array<std::optional<size_t>, kStages> profiles_;
+  std::array<const Decider*, kStages> deciders_{};
+};
+
+// "decode-first", "decode_first", "Decode" are one.
+bool PrefillFirst(Build& build) {
+  std::string order = base::ToLower(build.Text("stageOrder", "decode-first"));
+  std::erase_if(order, [](char c) { return c == '-' || c == '_'; });
+  if (order == "prefill" || order == "prefillfirst") return true;
+  if (!order.empty() && order != "decode" && order != "decodefirst")
+    build.Error("stageOrder", "want decode-first or prefill-first");
+  return false;
+}
+
+// The nested form, or the older flat one: `flat` are its names.
+void ReadNames(Build& build, std::string_view group, const std::array<std::string_view, kStages>& flat,
+               std::array<std::string, kStages>& out) {
+  const api::Node node = build.Object(group);
+  api::ObjectReader reader(node);
+  for (size_t stage = 0; stage < kStages; ++stage) {
+    if (const auto text = reader.Get(kNames[stage]).Text()) out[stage] = *text;
+    if (flat[stage].empty()) continue;
+    const std::string old = build.Text(flat[stage], "");
+    if (old.empty()) continue;
+    if (node.present()) build.Error(flat[stage], "cannot stand beside " + std::string(group));
+    out[stage] = old;
+  }
+  reader.Finish();
+}
+
+}  // namespace
+
+std::unique_ptr<Plugin> MakeDisaggProfileHandler(Build& build) {
+  DisaggProfileHandler::Setup setup;
+  for (size_t stage = 0; stage < kStages; ++stage) setup.profiles[stage] = kNames[stage];
+  setup.prefill_first = PrefillFirst(build);
+  ReadNames(build, "profiles", {"decodeProfile", "prefillProfile", "encodeProfile"}, setup.profiles);
+  ReadNames(build, "deciders", {"", "prefillDeciderPluginName", "encodeDeciderPluginName"}, setup.deciders);
+  const std::string oldest = build.Text("deciderPluginName", "");
+  if (!oldest.empty()) setup.deciders[kPrefillStage] = oldest;
+  return std::make_unique<DisaggProfileHandler>(build, setup);
+}
+
+std::unique_ptr<Plugin> MakePdProfileHandler(Build& build) {
+  DisaggProfileHandler::Setup setup;
+  setup.profiles = {build.Text("decodeProfile", "decode"), build.Text("prefillProfile", "prefill"), "encode"};
+  setup.deciders[kPrefillStage] = build.Text("deciderPluginName", "prefix-based-pd-decider");
+  if (build.Integer("primaryPort", 0, 0, 65535) != 0)
+    build.Warn("primaryPort", "has no effect; use data-parallel-profile-handler");
+  return std::make_unique<DisaggProfileHandler>(build, setup);
+}
+
+}  // namespace fairway::scheduling
