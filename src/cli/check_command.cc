@@ -10,38 +10,94 @@
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "frontends/local/patterns.h"
+#include "picker/config_source.h"
+#include "scheduling/plugins/format.h"
 
 namespace fairway::cli {
 
-int Check(const std::vector<std::string>& files) {
-  const api::LoadResult loaded = api::LoadManifests(files, {.check_pattern = local::CheckPattern});
-  size_t errors = 0, warnings = 0;
-  for (const auto& problem : loaded.problems) {
+namespace {
+
+struct Counts {
+  size_t errors = 0;
+  size_t warnings = 0;
+};
+
+void Print(const std::vector<api::Problem>& problems, Counts& counts) {
+  for (const auto& problem : problems) {
     std::fprintf(stderr, "%s\n", api::ToString(problem).c_str());
-    ++(problem.severity == api::Severity::kError ? errors : warnings);
+    ++(problem.severity == api::Severity::kError ? counts.errors : counts.warnings);
   }
-  if (errors > 0) {
-    std::fprintf(stderr, "%zu error%s, %zu warning%s: nothing would be served.\n", errors,
-                 errors == 1 ? "" : "s", warnings, warnings == 1 ? "" : "s");
+}
+
+// What the scheduler makes of it: each profile's steps, and what was filled in.
+std::string SummaryOf(const scheduling::Config& config) {
+  std::string out;
+  for (const scheduling::Program& program : config.programs) {
+    out += "profile " + program.name + ":\n";
+    for (const auto& node : program.nodes) out += "  filter " + node.name + "\n";
+    for (const auto& scorer : program.scorers)
+      out += "  scorer " + scorer.name + ", weight " + scheduling::Short(scorer.weight) + "\n";
+    for (const auto& plugin : config.plugins)
+      if (plugin->picker == program.picker) out += "  picker " + plugin->name + "\n";
+  }
+  for (const auto& plugin : config.plugins) {
+    out += "plugin " + plugin->name + (plugin->name == plugin->type ? "" : " (" + plugin->type + ")") + "\n";
+    for (const scheduling::ParameterInfo& parameter : plugin->parameters) {
+      out += "  " + parameter.name + ": " + parameter.value;
+      if (!parameter.range.empty()) out += "  # " + parameter.range + ", default " + parameter.otherwise;
+      out += "\n";
+    }
+  }
+  return out;
+}
+
+int Check(const std::vector<std::string>& files, const picker::ConfigOptions& config) {
+  Counts counts;
+  std::string summary;
+  if (!files.empty()) {
+    const api::LoadResult loaded = api::LoadManifests(files, {.check_pattern = local::CheckPattern});
+    Print(loaded.problems, counts);
+    summary = api::Summarize(loaded.manifests);
+  }
+  if (config.given()) {
+    std::vector<api::Problem> problems;
+    const auto compiled = picker::LoadConfig(config, problems);
+    Print(problems, counts);
+    if (compiled != nullptr) summary += SummaryOf(*compiled);
+  }
+  if (counts.errors > 0) {
+    std::fprintf(stderr, "%zu error%s, %zu warning%s: nothing would be served.\n", counts.errors,
+                 counts.errors == 1 ? "" : "s", counts.warnings, counts.warnings == 1 ? "" : "s");
     return kExitInput;
   }
-  std::fputs(api::Summarize(loaded.manifests).c_str(), stdout);
+  std::fputs(summary.c_str(), stdout);
   return kExitOk;
 }
+
+}  // namespace
 
 void AddCheckCommand(CLI::App& app, std::function<int()>& run) {
   auto* command = app.add_subcommand("check", "Check manifests and print what would be served");
   auto files = std::make_shared<std::vector<std::string>>();
-  command->add_option("-f,--file,files", *files, "Manifest files or folders, or - for standard input")
-      ->required();
+  auto config = std::make_shared<picker::ConfigOptions>();
+  command->add_option("-f,--file,files", *files, "Manifest files or folders, or - for standard input");
+  command->add_option(
+      "--config-file", config->file,
+      "An EndpointPickerConfig: printed as it decides, with all defaults and what is filled in");
+  command->add_flag("--allow-experimental-plugins", config->allow_experimental,
+                    "Allow plugins that the reference calls Alpha");
   command->footer(
       "Every problem of every file is reported with file, line, field and what would be right.\n"
       "Exit code: 0 no errors, 1 errors, 2 wrong flags.\n\n"
       "Examples:\n"
       "  fairway check -f examples/intro-fixed\n"
       "  fairway check -f pool.yaml -f route.yaml\n"
+      "  fairway check --config-file examples/endpoint-picker-config/pd-epp-config.yaml\n"
       "  kubectl get inferencepools,httproutes -o yaml | fairway check -f -");
-  command->callback([files, &run] { run = [files] { return Check(*files); }; });
+  command->callback([files, config, &run] {
+    if (files->empty() && !config->given()) throw CLI::RequiredError("-f, --config-file or both");
+    run = [files, config] { return Check(*files, *config); };
+  });
 }
 
 }  // namespace fairway::cli

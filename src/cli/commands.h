@@ -13,6 +13,7 @@ namespace fairway::cli {
 
 void AddCheckCommand(CLI::App& app, std::function<int()>& run);
 void AddEppCommand(CLI::App& app, std::function<int()>& run);
+void AddExplainCommand(CLI::App& app, std::function<int()>& run);
 void AddReplayCommand(CLI::App& app, std::function<int()>& run);
 void AddVersionCommand(CLI::App& app, std::function<int()>& run);
 

@@ -66,6 +66,16 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
          "Keep the last so many decisions for /debug/decisions on the admin port, such as 256; 0 keeps none")
       ->check(CLI::Range(0, 10'000))
       ->capture_default_str();
+  app.add_option(
+      "--record", f.record,
+      "Write each decision to this file, for `fairway replay --from-decisions`; once it is full it "
+      "becomes FILE.1");
+  app.add_option("--record-max-bytes", f.record_max_bytes, "Size of each of the two, such as 64Mi")
+      ->check([](const std::string& text) {
+        const auto bytes = base::ParseQuantity(text);
+        return bytes && *bytes >= (1u << 20) && *bytes <= (uint64_t{1} << 40) ? "" : "want 1Mi to 1Ti";
+      })
+      ->capture_default_str();
   app.add_option("--metrics-max-bytes", f.metrics_max_bytes,
                  "Bytes that the metrics page may have; names that clients make up get a part of them")
       ->check(CLI::Range(100'000, 1'000'000'000))
@@ -87,6 +97,15 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
       ->check([](const std::string& text) { return text == "auto" ? "" : DurationProblem(text); });
   AddDuration(app, "--scrape-timeout", f.scrape_timeout, "The longest that one metrics page may take");
   AddPageFlags(app, f);
+
+  app.add_option("--config-file", f.config.file,
+                 "EndpointPickerConfig (llm-d.ai/v1, v1alpha1) that decides instead of the built-in "
+                 "profiles; watched while running");
+  app.add_option("--config-text", f.config.text, "The same, as text");
+  app.add_flag("--allow-experimental-plugins", f.config.allow_experimental,
+               "Allow its plugins that the reference calls Alpha");
+  app.add_option("--feature-gates", f.config.feature_gates, "As in its featureGates: name or name=false")
+      ->delimiter(',');
   app.add_option("--max-endpoints", f.choices,
                  "First choice and fallbacks that the gateway gets in the metadata")
       ->check(CLI::Range(1, 8))
@@ -134,6 +153,8 @@ PickerOptions MakePickerOptions(const CommonFlags& f, Console& console) {
   options.workers = f.workers;
   options.seed = f.seed;
   options.debug_decisions = f.debug_decisions;
+  options.record_file = f.record;
+  options.record_max_bytes = base::ParseQuantity(f.record_max_bytes).value_or(64u << 20);
   options.metrics_max_bytes = f.metrics_max_bytes;
   // The reference clamps at 50 ms; shorter is possible here.
   if (f.scrape_interval == "auto") {
@@ -159,6 +180,7 @@ PickerOptions MakePickerOptions(const CommonFlags& f, Console& console) {
   scheduling.sheddable_work_limit = f.sheddable_work_limit;
   // A page may come late by a few intervals and still be fresh.
   scheduling.fresh_for = std::max(base::kSecond, 4 * options.scrape.interval);
+  options.config = f.config;
   options.lost_lines = console.lost();
   options.print = [&console](std::string_view text) { console.PrintError(text); };
   // Explanations go to standard output, whole, so that they can be piped while problems stay on standard

@@ -24,6 +24,8 @@ struct CommonFlags {
   std::string log_level = "info";
   bool explain = false;
   size_t debug_decisions = 0;
+  std::string record;
+  std::string record_max_bytes = "64Mi";
   size_t metrics_max_bytes = 10'000'000;
   uint64_t seed = 0;
   size_t workers = 0;
@@ -36,6 +38,7 @@ struct CommonFlags {
   std::string page_ca_file;
   std::string page_server_name;
   std::optional<bool> page_unverified;  // nothing: true without a CA file
+  picker::ConfigOptions config;         // an EndpointPickerConfig
   uint32_t choices = 3;
   std::string load_source = "ledger";
   double lora_exploration = 0.001;

@@ -76,6 +76,7 @@ int main(int argc, char** argv) {
   fairway::cli::AddEppCommand(app, run);
   fairway::cli::AddUpCommand(app, run);
   fairway::cli::AddSimCommand(app, run);
+  fairway::cli::AddExplainCommand(app, run);
   fairway::cli::AddReplayCommand(app, run);
   fairway::cli::AddCheckCommand(app, run);
   fairway::cli::AddVersionCommand(app, run);

@@ -6,14 +6,19 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/config_file.h"
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
+#include "replay/decisions.h"
 #include "replay/fields.h"
+#include "replay/picker.h"
 #include "replay/plot.h"
+#include "replay/production.h"
 #include "replay/replay.h"
 
 namespace fairway::cli {
@@ -31,13 +36,19 @@ Examples:
   A parameter of the scheduler's:
     fairway replay --workload w.yaml --policy fairway,tolerance=0 --policy fairway
 
+  Which recorded decisions (`fairway epp --record FILE`) another parameter would make otherwise:
+    fairway replay --from-decisions decisions.jsonl --policy fairway,tolerance=0
+
 Times are virtual: a run takes as long as it takes to compute. The same seed gives the same table.
-Exit codes: 0 done, 1 a file has errors, 2 wrong flags.
+Exit codes: 0 done, 1 a file has errors or a recorded decision is made otherwise now, 2 wrong flags.
 
 )";
 
 struct ReplayFlags {
   std::string workload;
+  std::string from_decisions;
+  std::string config;
+  bool policy_given = false;
   std::string fleet;
   std::vector<std::string> policies = {"fairway", "round-robin"};
   uint32_t pickers = 1;
@@ -109,6 +120,11 @@ bool Write(const std::string& path, const std::string& text) {
   return file.good();
 }
 
+// Asked before the run, which may take minutes. What is there stays as it is.
+bool CanWrite(const std::string& path) {
+  return path.empty() || path == "-" || std::ofstream(path, std::ios::binary | std::ios::app).good();
+}
+
 replay::FleetSpec FleetOf(const ReplayFlags& flags, const replay::Workload& workload,
                           std::vector<api::Problem>& problems) {
   if (flags.fleet.empty())
@@ -128,7 +144,45 @@ std::string Describe(const ReplayFlags& flags, const replay::Workload& workload,
   return text;
 }
 
+// Recorded decisions instead of a workload. By default as they were made; a policy's parameters change that.
+int RunDecisions(const ReplayFlags& flags) {
+  constexpr uint64_t kMostTold = 100;
+  replay::DecisionReplayOptions how;
+  if (flags.policy_given) {
+    if (flags.policies.size() != 1) return Wrong("--from-decisions takes one --policy");
+    const auto policy = replay::Policy::Find(flags.policies[0]);
+    if (!policy) return Wrong(policy.error().message);
+    if (!policy->is_ours())
+      return Wrong("--from-decisions: " + policy->name() + " cannot decide on what was recorded");
+    how.change = [policy = *policy](scheduling::SchedulerOptions& options) {
+      replay::SetParameters(policy, options);
+    };
+  }
+  uint64_t told = 0;
+  how.tell = [&told](std::string_view line) {
+    if (told++ < kMostTold) std::printf("%.*s\n", static_cast<int>(line.size()), line.data());
+  };
+  std::vector<api::Problem> problems;
+  if (!flags.config.empty()) {
+    how.config = ReadConfigFile(flags.config, problems);
+    if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+    if (how.config == nullptr) return kExitInput;
+    problems.clear();
+  }
+  const replay::DecisionReplay done = replay::ReplayDecisions(flags.from_decisions, how, problems);
+  if (told > kMostTold) std::printf("... and %llu more\n", static_cast<unsigned long long>(told - kMostTold));
+  if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+  std::printf("%llu decisions are the same, %llu differ, %llu were left out\n",
+              static_cast<unsigned long long>(done.same), static_cast<unsigned long long>(done.differing),
+              static_cast<unsigned long long>(done.left_out));
+  return replay::HasErrors(problems) || done.differing > 0 ? kExitInput : kExitOk;
+}
+
 int RunReplay(const ReplayFlags& flags) {
+  if (flags.workload.empty() == flags.from_decisions.empty())
+    return Wrong("give --workload FILE or --from-decisions FILE");
+  if (!flags.from_decisions.empty()) return RunDecisions(flags);
+  if (!flags.config.empty()) return Wrong("--config goes with --from-decisions");
   std::vector<replay::Policy> policies;
   for (const std::string& name : SplitPolicies(flags.policies)) {
     auto policy = replay::Policy::Find(name);
@@ -156,6 +210,8 @@ int RunReplay(const ReplayFlags& flags) {
   }
   if (!flags.warmup.empty()) workload.warmup = Duration(flags.warmup);
   if (workload.warmup >= workload.duration) return Wrong("--warmup: want less than the duration");
+  for (const auto& [flag, path] : {std::pair("--json", flags.json), std::pair("--plot", flags.plot)})
+    if (!CanWrite(path)) return Wrong(std::string(flag) + ": " + path + " cannot be written");
 
   std::vector<replay::Row> rows;
   ProgressLine line(workload, policies.size() * flags.seeds);
@@ -189,17 +245,18 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
       app.add_subcommand("replay", "Workloads against policies in virtual time: where requests wait");
   auto flags = std::make_shared<ReplayFlags>();
   replay->footer(std::string(kExamples) + "Policies:\n" + replay::Policy::Describe());
-  replay
-      ->add_option("--workload", flags->workload,
-                   "a workload (YAML, see examples/workloads) or a trace (Mooncake's JSONL, Azure's CSV)")
-      ->required();
+  replay->add_option("--workload", flags->workload,
+                     "a workload (YAML, see examples/workloads) or a trace (Mooncake's JSONL, Azure's CSV)");
+  replay->add_option("--from-decisions", flags->from_decisions,
+                     "instead: decisions that --record wrote, made again; those that differ are told");
   replay->add_option("--fleet", flags->fleet,
                      "a file, or COUNT[,NAME=VALUE...][;COUNT...]; else the workload's own, else 8");
-  replay
-      ->add_option("--policy", flags->policies,
-                   "who decides; several side by side, separated by commas or repeated")
-      ->capture_default_str()
-      ->allow_extra_args(false);
+  replay->add_option("--config", flags->config, "with --from-decisions: decide by this EndpointPickerConfig");
+  CLI::Option* policy = replay
+                            ->add_option("--policy", flags->policies,
+                                         "who decides; several side by side, separated by commas or repeated")
+                            ->capture_default_str()
+                            ->allow_extra_args(false);
   replay
       ->add_option("--pickers", flags->pickers,
                    "replicas, each with its own pages and its share of the requests")
@@ -222,7 +279,10 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
   replay->add_option("--json", flags->json,
                      "every number into this file; -: to standard output instead of the table");
   replay->add_option("--plot", flags->plot, "the table as a picture (SVG) into this file");
-  replay->callback([flags, &run] { run = [flags] { return RunReplay(*flags); }; });
+  replay->callback([flags, policy, &run] {
+    flags->policy_given = policy->count() > 0;
+    run = [flags] { return RunReplay(*flags); };
+  });
 }
 
 }  // namespace fairway::cli

@@ -132,6 +132,10 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   if (f.common.seed != 0) add("seed", std::to_string(f.common.seed));
   add("metricsMaxBytes", std::to_string(f.common.metrics_max_bytes));
   if (f.common.debug_decisions != 0) add("debugDecisions", std::to_string(f.common.debug_decisions));
+  if (!f.common.record.empty()) {
+    add_text("record", std::filesystem::absolute(f.common.record).string());
+    add("recordMaxBytes", std::to_string(options.record_max_bytes));
+  }
   add("explain", f.common.explain ? "true" : "false");
   add("logManifests", "false");  // we say it
   return text + "}";
@@ -275,6 +279,7 @@ int Up(const UpFlags& f) {
     // This process then only watches the manifests, for Envoy's configuration.
     options.serve_ext_proc = false;
     options.scrape_endpoints = false;
+    options.record_file.clear();
     options.admin = picker::Options::Admin::kNone;
   }
   options.ext_proc.host = "127.0.0.1";

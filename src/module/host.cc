@@ -79,6 +79,8 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.manifests = config.manifests;
   options.log_problems = config.log_manifests;
   options.debug_decisions = config.debug_decisions;
+  options.record_file = config.record_file;
+  options.record_max_bytes = config.record_max_bytes;
   options.metrics_max_bytes = config.metrics_max_bytes;
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;

@@ -2,30 +2,27 @@
 
 #include <utility>
 
-#include "base/strings.h"
+#include "base/json_writer.h"
 
 namespace fairway::picker {
 namespace {
 
 constexpr size_t kPiece = 64u << 10;
 
-void AppendEndpoint(std::string& out, const fleet::Endpoint& endpoint, const fleet::PoolSnapshot& pool,
-                    base::Nanos now) {
+void WriteEndpoint(const fleet::Endpoint& endpoint, const fleet::PoolSnapshot& pool, base::Nanos now,
+                   base::JsonWriter& json) {
   const fleet::EndpointCell& cell = *endpoint.cell;
-  out += "{\"name\":" + base::JsonString(endpoint.name) +
-         ",\"address\":" + base::JsonString(endpoint.address) +
-         ",\"waiting\":" + std::to_string(cell.waiting()) + ",\"running\":" + std::to_string(cell.running()) +
-         ",\"kvUsage\":" + std::to_string(cell.kv_usage()) + ",\"inflight\":" + std::to_string(cell.own()) +
-         ",\"others\":" + std::to_string(cell.others()) + ",\"workMs\":" + std::to_string(cell.work_ms(now)) +
-         ",\"msPerToken\":" + std::to_string(cell.ms_per_token()) + ",\"scrapeAgeMs\":" +
-         (cell.scraped_at() == 0 ? "null" : std::to_string((now - cell.scraped_at()) / base::kMillisecond)) +
-         ",\"refusing\":" + (cell.refusing() ? "true" : "false") + ",\"adapters\":[";
+  json.BeginObject();
+  json.Member("name", endpoint.name).Member("address", endpoint.address);
+  json.Member("waiting", cell.waiting()).Member("running", cell.running()).Member("kvUsage", cell.kv_usage());
+  json.Member("inflight", cell.own()).Member("others", cell.others()).Member("workMs", cell.work_ms(now));
+  json.Member("msPerToken", cell.ms_per_token()).Key("scrapeAgeMs");
+  cell.scraped_at() == 0 ? json.Null() : json.Value((now - cell.scraped_at()) / base::kMillisecond);
+  json.Member("refusing", cell.refusing()).Key("adapters").BeginList();
   for (const auto& [name, id] : pool.adapters) {
-    if (!cell.adapter_running(id)) continue;
-    if (out.back() != '[') out += ',';
-    base::AppendJsonString(out, name);
+    if (cell.adapter_running(id)) json.Value(name);
   }
-  out += "]}";
+  json.EndList().EndObject();
 }
 
 // Where in the snapshot the next piece begins.
@@ -37,9 +34,8 @@ class Pages {
   std::string Next() {
     std::string out;
     if (ended_) return out;
-    if (!std::exchange(began_, true)) {
-      out += "{\"version\":" + std::to_string(snapshot_->version) + ",\"pools\":[";
-    }
+    if (!std::exchange(began_, true))
+      base::JsonWriter(out).BeginObject().Member("version", snapshot_->version).Key("pools").BeginList();
     while (pool_ != snapshot_->pools.end()) {
       if (out.size() >= kPiece) return out;
       AppendPool(out, *pool_->second, pool_->first);
@@ -53,17 +49,16 @@ class Pages {
   void AppendPool(std::string& out, const fleet::PoolSnapshot& pool, const std::string& key) {
     if (!std::exchange(in_pool_, true)) {
       if (pool_ != snapshot_->pools.begin()) out += ',';
-      out += "{\"name\":" + base::JsonString(key) + ",\"models\":[";
-      for (const auto& [name, model] : pool.models) {
-        if (out.back() != '[') out += ',';
-        base::AppendJsonString(out, name);
-      }
-      out += "],\"endpoints\":[";
+      base::JsonWriter json(out);
+      json.BeginObject().Member("name", key).Key("models").BeginList();
+      for (const auto& [name, model] : pool.models) json.Value(name);
+      json.EndList().Key("endpoints").BeginList();
     }
     for (; endpoint_ < pool.endpoints.size(); ++endpoint_) {
       if (out.size() >= kPiece) return;
       if (endpoint_ > 0) out += ',';
-      AppendEndpoint(out, pool.endpoints[endpoint_], pool, now_);
+      base::JsonWriter json(out);
+      WriteEndpoint(pool.endpoints[endpoint_], pool, now_, json);
     }
     out += "]}";
     ++pool_;

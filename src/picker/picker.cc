@@ -13,6 +13,7 @@
 #include "frontends/admin/admin.h"
 #include "net/address.h"
 #include "picker/fleet_page.h"
+#include "picker/recorder.h"
 #include "routing/decision_log.h"
 #include "sources/files/file_source.h"
 #include "sources/kubernetes/access_review.h"
@@ -135,7 +136,14 @@ struct Picker::Impl {
                         [done = std::move(done)](Review verdict) { done(StatusOf(verdict)); });
       };
     }
-    if (decisions != nullptr) content.decisions = [this] { return decisions->Pages(clock.Now()); };
+    if (decisions != nullptr)
+      content.decisions = [this](const std::string& request_id, auto format) {
+        using Format = admin::Content::Format;
+        return decisions->Pages(clock.Now(), request_id,
+                                format == Format::kJson   ? routing::DecisionFormat::kJson
+                                : format == Format::kText ? routing::DecisionFormat::kText
+                                                          : routing::DecisionFormat::kHtml);
+      };
     auto listening = admin::AdminServer::Listen({.host = options.admin_host,
                                                  .port = options.admin_port,
                                                  .hosts = options.admin_hosts,
@@ -192,6 +200,8 @@ struct Picker::Impl {
   uint64_t admin_failures = 0;
   std::atomic<uint16_t> admin_port{0};
   std::unique_ptr<routing::DecisionLog> decisions;  // null: not kept
+  std::unique_ptr<ConfigSource> config;             // null: the built-in profiles
+  std::unique_ptr<DecisionRecorder> recorder;       // null: not written
   std::unique_ptr<routing::Router> router;
   std::unique_ptr<net::LoopThread> control;
   std::unique_ptr<sources::NameResolver> resolver;
@@ -245,7 +255,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
                                              .labels = {"outcome"}});
   auto& lost =
       impl->registry.AddCounter({.name = "fairway_log_lines_lost_total",
-                                 .help = "Texts that were not printed because nobody read the stream.",
+                                 .help = "Texts that were not written because nobody, or no disk, took them.",
                                  .labels = {"stream"}});
   for (const auto& [stream, count] : o.lost_lines) {
     impl->registry.AddCollector(
@@ -257,6 +267,24 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
   if (o.debug_decisions > 0) {
     impl->decisions = std::make_unique<routing::DecisionLog>(o.debug_decisions);
     router_options.decisions = impl->decisions.get();
+  }
+  if (o.config.given()) {
+    impl->config = std::make_unique<ConfigSource>(o.config);
+    std::vector<api::Problem> found;
+    router_options.config = impl->config->Load(found);
+    if (problems) problems(found);
+    if (router_options.config == nullptr)
+      return Fail(ErrorCode::kInvalidArgument, "the scheduler config has errors");
+  }
+  if (!o.record_file.empty()) {
+    auto recorder = DecisionRecorder::Open({.file = o.record_file, .max_bytes = o.record_max_bytes},
+                                           router_options.scheduling);
+    if (!recorder) return tl::make_unexpected(recorder.error());
+    impl->recorder = std::move(*recorder);
+    router_options.record = impl->recorder.get();
+    impl->registry.AddCollector([&counter = lost.With({"record"}), recorder = impl->recorder.get()] {
+      counter.Add(recorder->lost() - counter.value());
+    });
   }
   impl->router = std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry,
                                                    std::move(router_options));
@@ -272,6 +300,13 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
         control, self.log, [&self](const sources::NameResolver::Addresses&) { self.Apply(); });
     self.resolver->Watch(HostNames(self.manifests));
     self.Apply();
+    if (self.config != nullptr) {
+      self.config->Watch(control, self.log, self.registry,
+                         [&self](std::shared_ptr<const scheduling::Config> config) {
+                           self.router->Swap(std::make_shared<scheduling::ConfigSet>(
+                               scheduling::ConfigSet{.common = std::move(config), .of_pools = {}}));
+                         });
+    }
     if (o.scrape_endpoints) {
       auto scraper = sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log,
                                                       self.registry);
@@ -310,6 +345,7 @@ Picker::~Picker() {
   impl_->StopAdmin();
   RunOn(impl_->control->loop(), [this] {
     impl_->files.reset();
+    if (impl_->config != nullptr) impl_->config->Stop();
     impl_->kubernetes.reset();
     impl_->scraper.reset();
     impl_->resolver.reset();
@@ -329,6 +365,7 @@ void Picker::SetEndpoints(const std::string& pool_key, std::vector<api::Endpoint
 void Picker::Reload() {
   impl_->control->loop().Post([impl = impl_.get()] {
     if (impl->files != nullptr) impl->files->LookAgain();
+    if (impl->config != nullptr) impl->config->LookAgain();
   });
 }
 

@@ -23,6 +23,7 @@
 #include "fleet/snapshot.h"
 #include "net/loop.h"
 #include "net/tls.h"
+#include "picker/config_source.h"
 #include "routing/router.h"
 #include "sources/files/name_resolver.h"
 #include "sources/kubernetes/kubernetes_source.h"
@@ -62,8 +63,11 @@ struct Options {
   // Stream -> how many texts nobody took: for the metrics page. Outlive the picker.
   std::map<std::string, std::function<uint64_t()>> lost_lines;
   size_t debug_decisions = 0;  // how many of the last decisions /debug/decisions shows; 0: none is kept
+  std::string record_file;     // each decision is written there (recorder.h); "": none is
+  size_t record_max_bytes = 64u << 20;
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;
+  ConfigOptions config;  // decides instead of the built-in profiles
 };
 
 // Created and destroyed on one thread, that is none of its loops.

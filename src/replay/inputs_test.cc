@@ -52,6 +52,25 @@ classes:
   EXPECT_THAT(text, HasSubstr("classes[1].system-prompt.tokens"));
 }
 
+TEST(WorkloadFile, SaysWhichOfATracesRequestsFitNowhere) {
+  std::vector<api::Problem> problems;
+  Workload workload;
+  workload.classes.emplace_back();
+  workload.classes[0].arrivals.trace = ParseTrace(
+      "{\"timestamp\": 0, \"input_length\": 900, \"output_length\": 100}\n"
+      "{\"timestamp\": 1, \"input_length\": 901, \"output_length\": 100}\n",
+      "t.jsonl", problems);
+  CheckFit(workload, ParseFleet("2,max-model-len=1001", "--fleet", problems), "t.jsonl", problems);
+  EXPECT_EQ(ToText(problems), "");
+  CheckFit(workload, ParseFleet("1,max-model-len=500;1,max-model-len=1000", "--fleet", problems), "t.jsonl",
+           problems);
+  EXPECT_THAT(ToText(problems), HasSubstr("t.jsonl"));
+  EXPECT_THAT(ToText(problems),
+              HasSubstr("1 of 2 requests will fail: they have up to 1001 tokens, and servers take "
+                        "1000; raise max-model-len"));
+  EXPECT_FALSE(HasErrors(problems));
+}
+
 TEST(WorkloadFile, RefusesWhatIsNone) {
   EXPECT_THAT(WorkloadProblems("- 1\n"), HasSubstr("w.yaml:1"));
   EXPECT_THAT(WorkloadProblems(""), HasSubstr("want one document"));

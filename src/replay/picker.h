@@ -87,6 +87,9 @@ struct PickerSetup {
   uint64_t seed = 1;
 };
 
+class Policy;
+std::unique_ptr<Picker> MakeProduction(const Policy& policy, const PickerSetup& setup);  // production.cc
+
 // A policy by the name that `--policy` takes, e.g. "fairway", or with parameters
 // "fairway,tolerance=0".
 class Policy {
@@ -98,6 +101,7 @@ class Policy {
   static std::string Describe();
 
   const std::string& name() const { return name_; }  // as it was given
+  bool is_ours() const { return make_ == MakeProduction; }
   std::unique_ptr<Picker> NewPicker(const PickerSetup& setup) const { return make_(*this, setup); }
 
   std::vector<std::pair<std::string, double>> parameters;
@@ -115,7 +119,5 @@ std::unique_ptr<Picker> MakeRandom(const Policy& policy, const PickerSetup& setu
 std::unique_ptr<Picker> MakeLeastRequests(const Policy& policy, const PickerSetup& setup);
 std::unique_ptr<Picker> MakePowerOfTwo(const Policy& policy, const PickerSetup& setup);
 std::unique_ptr<Picker> MakeOracle(const Policy& policy, const PickerSetup& setup);
-// production.cc
-std::unique_ptr<Picker> MakeProduction(const Policy& policy, const PickerSetup& setup);
 
 }  // namespace fairway::replay

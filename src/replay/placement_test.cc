@@ -50,6 +50,29 @@ classes:
   prompt: {uniform: [300, 2700]}
   answer: {uniform: [13, 115]}
 )";
+constexpr char kSystemPrompts[] = R"(
+duration: 70s
+warmup: 10s
+classes:
+- name: apps
+  arrivals: {process: poisson, rate: 30}
+  system-prompt: {count: 24, tokens: 2000}
+  prompt: {uniform: [50, 350]}
+  answer: {uniform: [13, 115]}
+)";
+constexpr char kConversations[] = R"(
+duration: 70s
+warmup: 10s
+classes:
+- name: chats
+  arrivals: {process: poisson, rate: 5}
+  system-prompt: {count: 4, tokens: 400}
+  turns: {uniform: [2, 10]}
+  think: {exponential: 5, max: 60}
+  prompt: {lognormal: {mean: 200, stddev: 200}, max: 4000}
+  answer: {uniform: [13, 115]}
+)";
+constexpr char kSmallCaches[] = "8,jitter=0.05,num-blocks=2049";
 constexpr char kEqual[] = "8,jitter=0.05";
 constexpr char kUnequal[] = "6,jitter=0.05;2,name=old,jitter=0.05,prefill-rate=4000,decode-ms=24";
 constexpr char kWithSlots[] = "8,jitter=0.05,max-loras=4,lora-load-ms=500";
@@ -138,6 +161,24 @@ TEST(Placement, InOverloadWhatMayBeShedDoesNotGoFirst) {
     EXPECT_LT(rows["critical"].first_token.p90, 1.5) << policy;
     EXPECT_LT(rows["critical"].first_token.mean, rows["sheddable"].first_token.mean) << policy;
     EXPECT_LT(rows["critical"].first_token.p90, 1.05 * rows["sheddable"].first_token.p90) << policy;
+  }
+}
+
+TEST(Placement, PromptsGoWhereTheirPrefixesAre) {
+  for (const uint32_t pickers : {1u, 2u, 4u}) {
+    const Question apps{.workload = kSystemPrompts, .fleet = kSmallCaches, .pickers = pickers};
+    EXPECT_LT(Mean(apps, "fairway"), 0.4 * Mean(apps, "round-robin")) << pickers;
+    const Question chats{.workload = kConversations, .pickers = pickers};
+    EXPECT_LT(Mean(chats, "fairway"), 0.7 * Mean(chats, "round-robin")) << pickers;
+  }
+  const Question chats{.workload = kConversations};
+  EXPECT_LT(Mean(chats, "fairway"), 1.2 * Mean(chats, "oracle"));
+}
+
+TEST(Placement, PromptsThatShareNothingAreNoWorseForTheIndex) {
+  for (const uint32_t pickers : {1u, 4u}) {
+    const Question question{.workload = kUnique, .pickers = pickers};
+    EXPECT_EQ(Mean(question, "fairway"), Mean(question, "fairway,prefix-cache=0")) << pickers;
   }
 }
 

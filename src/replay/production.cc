@@ -1,6 +1,7 @@
 #include "replay/production.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -87,6 +88,10 @@ class Production final : public Picker {
     const auto prompt = static_cast<uint64_t>(asked.request.prompt_tokens * asked.traffic.bytes_per_token);
     input.unseen_prompt_bytes = prompt - std::min(prompt, scanner_.fields().prompt_bytes);
     input.body_bytes = body_.size() + input.unseen_prompt_bytes;
+    if (router_.wants_prefixes()) {
+      HashPrompt(asked);
+      input.unseen_prompt = &hasher_;
+    }
     if (asked.traffic.priority) input.objective = asked.traffic.name;
     auto begun = router_.Begin(*worker_, input);
     Picked picked;
@@ -174,6 +179,25 @@ class Production final : public Picker {
     body_ += "\",\"stream\":true,\"prompt\":\"x\"}";
   }
 
+  // As if it were text: equal segments after equal segments have equal bytes.
+  void HashPrompt(const Asked& asked) {
+    hasher_.Reset();
+    hasher_.BeginPart(payload::PromptHasher::kMain);
+    std::array<uint64_t, 512> text;
+    for (const simulator::PromptSegment& segment : asked.request.segments) {
+      auto left = static_cast<size_t>(segment.tokens * asked.traffic.bytes_per_token);
+      for (uint64_t word = 0; left > 0;) {
+        for (uint64_t& out : text)
+          out = (segment.content + 1) * 0x9e3779b97f4a7c15 ^ ++word * 0xbf58476d1ce4e5b9;
+        const size_t size = std::min(left, sizeof text);
+        hasher_.Add({reinterpret_cast<const char*>(text.data()), size});
+        left -= size;
+      }
+    }
+    hasher_.EndPart();
+    hasher_.Finish(false);
+  }
+
   uint32_t AddAdapters(const std::vector<std::string>& names, fleet::AdapterSet& set) {
     for (const std::string& name : names) {
       uint32_t id = Pool().AdapterId(name);
@@ -199,6 +223,7 @@ class Production final : public Picker {
   std::vector<routing::Ticket> tickets_;  // by slot
   payload::RequestScanner scanner_{payload::Api::kCompletions};
   std::string body_;
+  payload::PromptHasher hasher_;
 };
 
 }  // namespace

@@ -58,8 +58,9 @@ struct Slot {
   uint32_t picker = 0;
   uint32_t choice = 0;  // of picked.servers: where it is
   uint32_t engine = 0;
-  uint32_t tries = 0;  // retries of the client's so far
-  int status = 0;      // of a refusal
+  uint32_t cached_tokens = 0;  // of the prompt, as the engine tells
+  uint32_t tries = 0;          // retries of the client's so far
+  int status = 0;              // of a refusal
   bool open = false;
   bool picked_now = false;  // the picker holds a ticket for it
   bool at_engine = false;
@@ -268,9 +269,12 @@ void Replay::Impl::Ended(uint32_t number) {
   const Request& request = slot.request;
   if (std::exchange(slot.picked_now, false)) {
     const int64_t input = request.prompt_tokens, output = request.answer_tokens;
-    PickerOf(slot).OnEnd(
-        number,
-        {.found = true, .input_tokens = input, .output_tokens = output, .total_tokens = input + output});
+    PickerOf(slot).OnEnd(number, {.found = true,
+                                  .input_tokens = input,
+                                  .output_tokens = output,
+                                  .total_tokens = input + output,
+                                  .cached_tokens = slot.cached_tokens,
+                                  .tells_cached = true});
   }
   std::optional<Request> next = traffic.After(request, now() - kStart);
   Finish(number, End::kAnswered);
@@ -356,7 +360,10 @@ void Replay::Impl::RunEngine(uint32_t engine, Nanos at) {
   for (const simulator::EngineEvent& token : tokens) {
     const auto slot = static_cast<uint32_t>(token.tag);
     const auto generation = static_cast<uint32_t>(token.tag >> 32);
-    if (token.index == 0) Push(at + delay(), Kind::kFirstToken, slot, generation);
+    if (token.index == 0) {
+      if (slots[slot].generation == generation) slots[slot].cached_tokens = token.cached_tokens;
+      Push(at + delay(), Kind::kFirstToken, slot, generation);
+    }
     if (token.finish != simulator::FinishReason::kNone) Push(at + delay(), Kind::kEnd, slot, generation);
   }
   Schedule(engine);

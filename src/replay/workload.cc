@@ -214,8 +214,37 @@ Workload LoadWorkload(const std::string& path, std::vector<api::Problem>& proble
   return workload;
 }
 
+namespace {
+
+// Requests of a trace that no server takes, as their engines would say one by one.
+void CheckLengths(const TrafficClass& traffic, const FleetSpec& fleet, const std::string& file,
+                  std::vector<api::Problem>& problems) {
+  if (!traffic.arrivals.trace || fleet.servers.empty()) return;
+  uint64_t room = 0;
+  for (const ServerSpec& server : fleet.servers) room = std::max<uint64_t>(room, server.engine.max_model_len);
+  uint64_t longest = 0;
+  size_t too_long = 0;
+  for (const TraceRequest& request : traffic.arrivals.trace->requests) {
+    const uint64_t tokens = uint64_t{request.prompt_tokens} + request.answer_tokens;
+    longest = std::max(longest, tokens);
+    too_long += tokens > room ? 1 : 0;
+  }
+  if (too_long == 0) return;
+  problems.push_back(
+      {api::Severity::kWarning,
+       {file, 0},
+       "",
+       "",
+       std::to_string(too_long) + " of " + std::to_string(traffic.arrivals.trace->requests.size()) +
+           " requests will fail: they have up to " + std::to_string(longest) + " tokens, and servers take " +
+           std::to_string(room) + "; raise max-model-len (and num-blocks) in the fleet"});
+}
+
+}  // namespace
+
 void CheckFit(const Workload& workload, const FleetSpec& fleet, const std::string& file,
               std::vector<api::Problem>& problems) {
+  for (const TrafficClass& traffic : workload.classes) CheckLengths(traffic, fleet, file, problems);
   for (const TrafficClass& traffic : workload.classes) {
     if (traffic.adapters == 0) continue;
     for (const ServerSpec& server : fleet.servers) {

@@ -84,8 +84,8 @@ constexpr uint32_t kMaxPromptTokens = 1 << 24;
 // A YAML or JSON file that describes a workload, or a trace (trace.h), told apart by what is in it. Wrong
 // ones give problems with errors.
 Workload LoadWorkload(const std::string& path, std::vector<api::Problem>& problems);
-// What cannot go together: adapters at servers that have none, prompts that fit nowhere. `file` is the
-// workload's.
+// What cannot go together: adapters at servers that have none (an error), requests of a trace that are longer
+// than every server takes (a warning). `file` is the workload's.
 void CheckFit(const Workload& workload, const FleetSpec& fleet, const std::string& file,
               std::vector<api::Problem>& problems);
 // The described form; `folder`: where files that it names are looked for.

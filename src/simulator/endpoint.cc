@@ -139,6 +139,7 @@ class EndpointImpl final : public Endpoint {
 
   void Handle(const HttpRequest& request, Responder responder);
   void Complete(const HttpRequest& request, const Responder& responder, bool chat);
+  void Tokenize(const HttpRequest& request, net::HttpResponder& responder) const;
   void Metrics(Responder responder);
   void FaultsRequest(const HttpRequest& request, Responder responder);
   void DelegateFaults(TargetedPatch patch, Responder responder);
@@ -207,7 +208,8 @@ void EndpointImpl::Handle(const HttpRequest& request, Responder responder) {
     return ReplyError(*responder, 500, "The simulated server was told to fail.");
 
   const bool chat = path == "/v1/chat/completions";
-  const bool post = chat || path == "/v1/completions";
+  const bool tokenize = path == "/tokenize";
+  const bool post = chat || tokenize || path == "/v1/completions";
   const bool get =
       metrics || path == "/v1/models" || path == "/health" || path == "/ping" || path == "/version";
   if (!post && !get) return ReplyJson(*responder, 404, R"({"detail":"Not Found"})");
@@ -215,6 +217,7 @@ void EndpointImpl::Handle(const HttpRequest& request, Responder responder) {
       post ? request.method == "POST" : request.method == "GET" || request.method == "HEAD";
   if (!right_method) return ReplyJson(*responder, 405, R"({"detail":"Method Not Allowed"})");
 
+  if (tokenize) return Tokenize(request, *responder);
   if (post) return Complete(request, responder, chat);
   if (metrics) return Metrics(std::move(responder));
   if (path == "/v1/models") {
@@ -278,6 +281,17 @@ void EndpointImpl::Complete(const HttpRequest& request, const Responder& respond
     Gone(id);
   }
   Pump();  // sets the timer
+}
+
+// A chat (`messages`) or a text (`prompt`), as vLLM takes them. The engine is not asked.
+void EndpointImpl::Tokenize(const HttpRequest& request, net::HttpResponder& responder) const {
+  const bool chat = request.body.find("\"messages\"") != std::string_view::npos;
+  payload::RequestScanner scanner(chat ? payload::Api::kChatCompletions : payload::Api::kCompletions);
+  scanner.Feed(request.body);
+  scanner.Finish();
+  if (!scanner.ok()) return ReplyError(responder, 400, scanner.error());
+  ReplyJson(responder, 200,
+            TokenizeBody(PromptText(request.body, scanner.fields()), options_.engine.max_model_len));
 }
 
 void EndpointImpl::Gone(uint64_t id) {

@@ -41,6 +41,9 @@ std::string ErrorBody(int status, std::string_view message, std::string_view par
 std::string ModelsBody(const std::string& model, const std::vector<std::string>& adapters,
                        uint32_t max_model_len, int64_t created);
 
+// What POST /tokenize answers: a token is 4 bytes of the prompt, and its number depends on them alone.
+std::string TokenizeBody(std::string_view prompt, uint32_t max_model_len);
+
 // The text of token `index` of an answer: it says who served, then goes on with filler that depends on `seed`
 // alone.
 std::string TokenText(std::string_view server, uint64_t seed, uint32_t index);

@@ -323,6 +323,28 @@ TEST_F(SimulatorTest, ModelsNameTheParentOfAdapters) {
   EXPECT_THAT(Ask("GET", "/version").body, HasSubstr("version"));
 }
 
+TEST_F(SimulatorTest, TokensOfAChatAreThoseOfItsText) {
+  Start({Fast()});
+  const auto tokens = [&](const std::string& body) {
+    const Json json = Parsed(Ask("POST", "/tokenize", body).body);
+    std::vector<double> out;
+    for (const Json& token : json.Find("tokens")->items) out.push_back(token.number);
+    EXPECT_EQ(json.Find("count")->number, static_cast<double>(out.size()));
+    EXPECT_EQ(json.Find("max_model_len")->number, 4096);
+    return out;
+  };
+  const auto whole = tokens(R"({"prompt": "abcdefghabcdxy"})");
+  ASSERT_EQ(whole.size(), 4u);
+  EXPECT_EQ(whole[0], whole[2]);
+  EXPECT_NE(whole[0], whole[1]);
+  EXPECT_EQ(tokens(R"({"messages": [{"role": "system", "content": "abcd"},
+                                    {"role": "user", "content": "efghabcdxy"}]})"),
+            whole);
+  EXPECT_EQ(Ask("POST", "/tokenize", R"({"prompt": ""})").status, 400);
+  EXPECT_EQ(Ask("POST", "/tokenize", "{").status, 400);
+  EXPECT_EQ(Ask("GET", "/tokenize").status, 405);
+}
+
 TEST_F(SimulatorTest, MetricsMoveUnderLoad) {
   EndpointOptions options = Fast();
   options.engine = ScaleTime(options.engine, 100);  // real time: they stay while we look

@@ -14,6 +14,7 @@ import time
 import unittest
 import urllib.error
 import urllib.request
+import xml.dom.minidom
 
 FAIRWAY = os.environ["FAIRWAY_BINARY"]
 SOURCE = os.environ["FAIRWAY_SOURCE"]
@@ -200,6 +201,42 @@ class CliTest(unittest.TestCase):
         for policy, fleet, code in (("fairwy", "8", 2), ("fairway", "8,x=1", 1), ("fairway", "no.yaml", 1)):
             self.assertEqual(run(*args, "--policy", policy, "--fleet", fleet).returncode, code)
 
+    def test_replay_writes_a_picture_and_says_early_where_it_cannot(self):
+        args = ["replay", "--workload", os.path.join(EXAMPLES, "workloads", "priorities.yaml"), "--duration", "5s"]
+        picture = os.path.join(self.folder, "out.svg")
+        done = run(*args, "--policy", "fairway,tolerance=0,round-robin", "--plot", picture)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        drawn = xml.dom.minidom.parse(picture)
+        texts = [node.firstChild.data for node in drawn.getElementsByTagName("text")]
+        for text in ("fairway,tolerance=0", "round-robin", "critical", "sheddable", "time to the first token"):
+            self.assertIn(text, texts)
+        self.assertEqual(len(drawn.getElementsByTagName("rect")), 1 + 2 * 3 * 3 * 3)  # of policies, rows, panels, bars
+        for flag in ("--plot", "--json"):
+            done = run(*args, "--duration", "30m", flag, os.path.join(self.folder, "nowhere", "out"))
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertIn(f"fairway replay: {flag}: {self.folder}/nowhere/out cannot be written", done.stderr)
+
+    def test_what_the_page_on_replays_shows_works_as_it_is_written(self):
+        with open(os.path.join(SOURCE, "docs", "replay.md"), encoding="utf-8") as file:
+            page = file.read()
+        files = re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)```", page, re.S)
+        self.assertEqual([name for name, _ in files], ["mine.yaml", "trace.jsonl", "fleet.yaml"])
+        for name, text in files:
+            self.write(name, text)
+        os.symlink(EXAMPLES, os.path.join(self.folder, "examples"))
+        commands = re.findall(r"^    (fairway replay .*)$", page, re.M)
+        self.assertGreater(len(commands), 8)
+        path = os.path.dirname(FAIRWAY) + ":" + os.environ["PATH"]
+        for command in commands:
+            done = subprocess.run(command, shell=True, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE,
+                                  env={**os.environ, "PATH": path}, check=False)
+            self.assertEqual(done.returncode, 0, (command, done))
+            self.assertRegex(done.stdout, r"round-robin|least-requests|oracle|p90", command)
+            self.assertNotIn("requests will fail", done.stderr, command)
+        shown = re.search(r"```\n(unique: .*?)```", page, re.S).group(1)
+        self.assertEqual(run("replay", "--workload", os.path.join(EXAMPLES, "workloads", "unique.yaml")).stdout.split("|")[0],
+                         shown.split("|")[0])
+
     def test_each_example_workload_can_be_replayed(self):
         folder = os.path.join(EXAMPLES, "workloads")
         for name in sorted(os.listdir(folder)):
@@ -239,6 +276,21 @@ class CliTest(unittest.TestCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("InferencePool", done.stdout)
         self.assertIn("weight 75, 75 %", run("check", "-f", os.path.join(EXAMPLES, "intro-fixed")).stdout)
+
+    def test_check_reads_an_endpoint_picker_config(self):
+        folder = os.path.join(EXAMPLES, "endpoint-picker-config")
+        for name in sorted(os.listdir(folder)):
+            done = run("check", "--allow-experimental-plugins", "--config-file", os.path.join(folder, name))
+            self.assertEqual(done.returncode, 0, (name, done.stderr))
+            self.assertIn("profile ", done.stdout)
+            self.assertRegex(done.stderr, r"^.*:2: warning: .*apiVersion: .* is deprecated; use \"llm-d.ai/v1\"\n")
+        bad = self.write("config.yaml", "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: queue-scorer}]\n"
+                                        "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-score}]}]\n")
+        done = run("check", "-f", os.path.join(EXAMPLES, "intro-fixed"), "--config-file", bad)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r'config\.yaml:4: EndpointPickerConfig: schedulingProfiles\[0\]\.plugins\[0\]\.pluginRef: '
+                                      r'no "queue-score" among plugins; did you mean "queue-scorer"\?')
+        self.assertEqual(done.stdout, "")
 
     def test_check_reports_all_errors_at_once(self):
         path = self.write("bad.yaml", "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: p}\n"
@@ -287,11 +339,11 @@ class CliTest(unittest.TestCase):
             self.assertEqual(server.stop(), 0)
 
     def test_flags_of_the_reference_are_taken_with_a_warning(self):
-        server = self.serve("--tracing=false", "-v", "3", "--zap-encoder", "json", "--config-text", "x", "--enable-pprof=true",
+        server = self.serve("--tracing=false", "-v", "3", "--zap-encoder", "json", "--enable-pprof=true",
                             "--pool-group", "inference.networking.k8s.io", "--ha-enable-leader-election",
                             "--pool-name", "llama-pool", "--refresh-metrics-interval", "100ms", "--secure-serving=true",
                             "--tls-min-version", "VersionTLS13", "--health-checking", "--grpc-max-recv-msg-size", "10MiB")
-        for flag in ("--tracing", "-v", "--zap-encoder", "--config-text", "--ha-enable-leader-election"):
+        for flag in ("--tracing", "-v", "--zap-encoder", "--ha-enable-leader-election"):
             server.await_line(f"warning: {flag}.* has no effect: ")
         server.await_line("serving")
         self.assertEqual(server.stop(), 0)
@@ -388,6 +440,82 @@ class CliTest(unittest.TestCase):
         self.assertEqual(done.returncode, 3)
         self.assertRegex(done.stderr, "(?i)envoy")
         self.assertIn("get-envoy", done.stderr)
+
+
+STATE = """
+endpoints: [{name: a, address: "10.0.0.1:8000"}, {name: b, address: "10.0.0.2:8000", labels: {zone: x}}]
+columns: {requests: [5, 1], work: [480, 80], prefill: [10, 10], queue: [5, 1], kv-usage: [0.3, 0.7]}
+request: {promptTokens: 25}
+"""
+CONFIG = """apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins: [{type: kv-cache-utilization-scorer}, {type: max-score-picker}]
+schedulingProfiles:
+- name: default
+  plugins: [{pluginRef: kv-cache-utilization-scorer, weight: 2}, {pluginRef: max-score-picker}]
+"""
+
+
+class Explaining(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.state = self.write("state.yaml", STATE)
+
+    def write(self, name, text):
+        path = os.path.join(self.folder.name, name)
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def explain(self, *args):
+        done = run("explain", "--fleet", self.state, *args)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_a_picture_by_hand_is_decided_and_explained(self):
+        text = self.explain()
+        self.assertIn("picked b 10.0.0.2:8000, then a", text)
+        self.assertRegex(text, r"why: b won; a was next: .*time-to-first-token-scorer decided.*work 80 against 480")
+        decision = json.loads(self.explain("--format", "json"))
+        self.assertEqual(decision["endpoints"], ["10.0.0.2:8000", "10.0.0.1:8000"])
+        self.assertEqual(decision["profiles"][0]["runnerUp"]["address"], "10.0.0.1:8000")
+        page = self.explain("--format", "html")
+        self.assertTrue(page.startswith("<!DOCTYPE html>") and page.endswith("</html>\n"))
+
+    def test_what_it_prints_can_be_asked_again(self):
+        printed = self.explain("--format", "json")
+        text = self.explain()
+        self.state = self.write("again.json", printed)
+        self.assertEqual(self.explain(), text)
+        self.state = self.write("page.json", '{"decisions": [%s]}' % printed)
+        self.assertEqual(self.explain(), text)
+
+    def test_another_config_parameter_or_body(self):
+        text = self.explain("--config", self.write("config.yaml", CONFIG))
+        self.assertIn("picked a", text)
+        self.assertIn("kv-cache-utilization-scorer: weight 2: a 0.7 b 0.3", text)
+        self.assertIn("own prompt", self.explain("--policy", "fairway-lmetric"))
+        body = self.write("body.json", json.dumps({"model": "m", "prompt": "x" * 1000, "stream": True}))
+        self.assertIn("prefill", json.loads(self.explain("--request", body, "--format", "json"))["picture"]["columns"])
+        self.assertIn("100 ms", self.explain("--request", body))  # ten times the prompt
+
+    def test_what_is_wrong_is_said(self):
+        for args, code, message in (
+                (["--fleet", self.write("x.yaml", "a: 1")], 1, "there is no picture"),
+                (["--fleet", "/nowhere.json"], 1, "cannot be opened"),
+                (["--fleet", self.state, "--request-id", "r-1"], 1, 'there is no decision of request "r-1"'),
+                (["--fleet", self.state, "--policy", "nobody"], 2, "nobody"),
+                (["--fleet", self.write("y.yaml", STATE.replace("[5, 1]", "[5]"))], 1, "want 2 numbers, one for each endpoint"),
+                (["--fleet", self.state, "--config", self.write("c.yaml", CONFIG.replace("weight: 2", "weight: x"))], 1, "weight"),
+                (["--fleet", self.state, "--request", self.write("b.json", "{")], 1, "b.json: ")):
+            done = run("explain", *args)
+            self.assertEqual(done.returncode, code, (args, done.stderr))
+            self.assertIn(message, done.stderr)
+        done = run("replay", "--from-decisions", self.state)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("want one JSON object a line", done.stderr + "want one JSON object a line" * ("not valid JSON" in done.stderr))
+        self.assertEqual(run("replay").returncode, 2)
 
 
 if __name__ == "__main__":

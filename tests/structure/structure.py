@@ -14,13 +14,14 @@ import re
 import subprocess
 import sys
 
-CORE = ["base", "api", "payload", "fleet", "scheduling", "flow_control", "routing"]
+CORE = ["base", "api", "payload", "prefix", "fleet", "scheduling", "flow_control", "routing"]
 ROOMS = {
     "base": set(),
     "api": {"base"},
     "payload": {"base"},
+    "prefix": {"base", "payload"},
     "fleet": {"base", "api"},
-    "scheduling": {"base", "api", "payload", "fleet"},
+    "scheduling": {"base", "api", "payload", "fleet", "prefix"},
     "flow_control": {"base", "api", "fleet"},
     "routing": {"base", "api", "payload", "fleet", "scheduling", "flow_control"},
     "net": {"base"},

@@ -78,15 +78,22 @@ std::set<std::string> FoldersOf(const std::string& path) {
 
 // Runs on the thread of its own; only `deliver` goes to the owner's loop.
 struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
-  Impl(std::vector<std::string> p, std::function<void(api::LoadResult)> d, base::Nanos s, api::LoadOptions l)
+  Impl(std::vector<std::string> p, std::function<void(api::LoadResult)> d, base::Nanos s, api::LoadOptions l,
+       Loader r)
       : paths(std::move(p)),
         deliver(std::move(d)),
         settle(s),
         load(std::move(l)),
+        loader(std::move(r)),
         inotify(thread.loop().io()),
         poll(thread.loop()),
         settling(thread.loop()) {
     load.only_files = true;
+    if (!loader) {
+      loader = [](const std::vector<std::string>& files, const api::LoadOptions& options) {
+        return api::LoadManifests(files, options);
+      };
+    }
   }
 
   void Begin(std::optional<uint64_t> known) {
@@ -99,7 +106,7 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
       WaitForEvents();
     }
     marks = MarksOf(paths);
-    fingerprint = known ? *known : api::LoadManifests(paths, load).fingerprint;
+    fingerprint = known ? *known : loader(paths, load).fingerprint;
     watches = true;
     poll.Every(kPoll, [this] {
       AddWatches();  // a folder that was replaced, a link that leads elsewhere now
@@ -161,7 +168,7 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
     }
     rounds = 0;
     unsettled = false;
-    api::LoadResult result = api::LoadManifests(paths, load);
+    api::LoadResult result = loader(paths, load);
     if (result.fingerprint == fingerprint) return;
     fingerprint = result.fingerprint;
     deliver(std::move(result));
@@ -172,6 +179,7 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
   std::function<void(api::LoadResult)> deliver;
   base::Nanos settle;
   api::LoadOptions load;
+  Loader loader;
   boost::asio::posix::stream_descriptor inotify;
   net::Timer poll;
   net::Timer settling;
@@ -184,7 +192,7 @@ struct FileSource::Impl : std::enable_shared_from_this<FileSource::Impl> {
 };
 
 FileSource::FileSource(net::Loop& loop, std::vector<std::string> paths, Changed changed, base::Nanos settle,
-                       std::optional<uint64_t> known, const api::LoadOptions& load)
+                       std::optional<uint64_t> known, const api::LoadOptions& load, Loader loader)
     : alive_(std::make_shared<bool>(true)) {
   auto deliver = [home = &loop, alive = alive_,
                   call = std::make_shared<const Changed>(std::move(changed))](api::LoadResult result) {
@@ -193,7 +201,7 @@ FileSource::FileSource(net::Loop& loop, std::vector<std::string> paths, Changed 
       if (*alive) (*call)(*kept);
     });
   };
-  impl_ = std::make_shared<Impl>(std::move(paths), std::move(deliver), settle, load);
+  impl_ = std::make_shared<Impl>(std::move(paths), std::move(deliver), settle, load, std::move(loader));
   std::promise<void> begun;
   impl_->thread.loop().Post([&] {
     impl_->Begin(known);

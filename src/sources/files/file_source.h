@@ -28,6 +28,9 @@ class FileSource {
   // the receiver keeps what it has when !result.ok(). A file that vanished is a problem of that kind.
   using Changed = std::function<void(const api::LoadResult&)>;
 
+  // What reads the files, on this source's own thread.
+  using Loader = std::function<api::LoadResult(const std::vector<std::string>&, const api::LoadOptions&)>;
+
   // `settle`: how long nothing must change before it is read, so that a file being written is read once and
   // whole; what never comes to rest is read all the same after 40 times that. `known`: the fingerprint of
   // what the caller has loaded; a change since then is delivered. Without it the content of now counts as
@@ -35,7 +38,7 @@ class FileSource {
   // that becomes one is a problem like a broken file.
   FileSource(net::Loop& loop, std::vector<std::string> paths, Changed changed,
              base::Nanos settle = 50 * base::kMillisecond, std::optional<uint64_t> known = std::nullopt,
-             const api::LoadOptions& load = {});
+             const api::LoadOptions& load = {}, Loader loader = {});  // empty: api::LoadManifests
   ~FileSource();
   FileSource(const FileSource&) = delete;
   FileSource& operator=(const FileSource&) = delete;
