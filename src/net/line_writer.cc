@@ -35,14 +35,15 @@ struct LineWriter::State {
     for (;;) {
       changed.wait(lock, [this] { return ending || !lines.empty(); });
       if (lines.empty()) break;
-      const std::string line = std::move(lines.front());
+      Item item = std::move(lines.front());
       lines.pop_front();
       lock.unlock();
-      const bool written = WriteAll(line);
+      const bool written = WriteAll(item.make ? item.make() : item.text);
+      item.make = {};
       if (!written) lost.fetch_add(1, std::memory_order_relaxed);
       if (written) TellLost();
       lock.lock();
-      waiting_bytes -= line.size();
+      waiting_bytes -= item.bytes;
     }
     ended = true;
     changed.notify_all();
@@ -56,6 +57,7 @@ struct LineWriter::State {
   }
 
   bool WriteAll(std::string_view text) const {
+    if (options.sink) return options.sink(text);
     while (!text.empty()) {
       pollfd look{descriptor, POLLOUT, 0};
       if (::poll(&look, 1, kLookMs) <= 0) {
@@ -74,7 +76,22 @@ struct LineWriter::State {
   const LineWriterOptions options;
   std::mutex mutex;
   std::condition_variable changed;
-  std::deque<std::string> lines;
+  struct Item {
+    std::string text;
+    std::function<std::string()> make;  // empty: the text is there
+    size_t bytes = 0;
+  };
+  void Add(Item item) {
+    const std::lock_guard lock(mutex);
+    if (waiting_bytes + item.bytes > options.max_bytes) {
+      lost.fetch_add(1, std::memory_order_relaxed);
+      return;
+    }
+    waiting_bytes += item.bytes;
+    lines.push_back(std::move(item));
+    changed.notify_one();
+  }
+  std::deque<Item> lines;
   size_t waiting_bytes = 0;  // with the line that is being written
   bool ending = false;
   bool ended = false;
@@ -121,15 +138,11 @@ LineWriter::~LineWriter() {
 }
 
 void LineWriter::Write(std::string_view lines) {
-  if (lines.empty()) return;
-  const std::lock_guard lock(state_->mutex);
-  if (state_->waiting_bytes + lines.size() > state_->options.max_bytes) {
-    state_->lost.fetch_add(1, std::memory_order_relaxed);
-    return;
-  }
-  state_->waiting_bytes += lines.size();
-  state_->lines.emplace_back(lines);
-  state_->changed.notify_one();
+  if (!lines.empty()) state_->Add({std::string(lines), {}, lines.size()});
+}
+
+void LineWriter::WriteLater(std::function<std::string()> make, size_t bytes) {
+  state_->Add({"", std::move(make), bytes});
 }
 
 uint64_t LineWriter::lost() const { return state_->lost.load(std::memory_order_relaxed); }

@@ -25,6 +25,9 @@ struct LineWriterOptions {
   // Called on the writer's thread.
   std::function<std::string(uint64_t lost)> note = {};
   base::Nanos grace = 500 * base::kMillisecond;  // at the end, for what still waits
+  // Gets the texts instead of the descriptor, on the writer's thread; false: it was not written. It may wait.
+  // Called by one thread at a time, at most until `grace` after the writer is gone, or as long as it waits.
+  std::function<bool(std::string_view text)> sink = {};
 };
 
 class LineWriter {
@@ -39,6 +42,8 @@ class LineWriter {
   // Thread-safe. Takes one or several whole lines; up to 4 KiB of them stay together whoever else writes
   // there. Never waits for a reader.
   void Write(std::string_view lines);
+  // The same for a text that is made on the writer's thread. `bytes`: about what it takes until then.
+  void WriteLater(std::function<std::string()> make, size_t bytes);
   // Calls of Write whose text was not, or not wholly, written. Thread-safe.
   uint64_t lost() const;
 
