@@ -13,6 +13,7 @@ constexpr double kLoad = 0.6;  // of the table, when all is taken by different b
 // those.
 constexpr size_t kAhead = 12;
 constexpr size_t kStridesAhead = 4;
+constexpr size_t kEvictedAtOnce = 32;
 
 size_t Records(size_t held) { return static_cast<size_t>(static_cast<double>(held) / kLoad); }
 
@@ -102,8 +103,18 @@ Index::Slot* Index::Lock(EndpointSlot slot, std::unique_lock<std::mutex>& lock) 
 
 void Index::Trim(Slot& slot, uint16_t index, size_t most) {
   uint64_t evicted = 0;
-  for (; slot.blocks.size() > most; ++evicted) table_.Remove(slot.blocks.TakeLast(), index);
-  evicted_.fetch_add(evicted, std::memory_order_relaxed);
+  std::array<uint64_t, kEvictedAtOnce> last;
+  while (slot.blocks.size() > most) {
+    const size_t count =
+        slot.blocks.Last(std::span(last).first(std::min(last.size(), slot.blocks.size() - most)));
+    for (size_t i = 0; i < count; ++i) {
+      table_.Prefetch(last[i]);
+      slot.blocks.Prefetch(last[i]);
+    }
+    for (size_t i = 0; i < count; ++i) table_.Remove(slot.blocks.TakeLast(), index);
+    evicted += count;
+  }
+  if (evicted != 0) evicted_.fetch_add(evicted, std::memory_order_relaxed);
   slot.held.store(slot.blocks.size(), std::memory_order_relaxed);
 }
 
@@ -124,38 +135,53 @@ void Index::Forget(EndpointSlot which) {
   slot->blocks.Clear();
 }
 
+// Who holds a block holds all before it, so what is known of a chain is its begin. Room for the rest is made
+// at once: what falls off is not of this chain, which is in front by then and no longer than `most`.
 void Index::Insert(EndpointSlot which, std::span<const uint64_t> chain) {
   std::unique_lock<std::mutex> lock;
   Slot* slot = Lock(which, lock);
   if (slot == nullptr) return;
   SlotBlocks& blocks = slot->blocks;
   const size_t most = Most(*slot);
-  Trim(*slot, which.index, most);
   chain = chain.first(std::min(chain.size(), most));
-  uint32_t after = SlotBlocks::kFront;
-  uint64_t inserted = 0, evicted = 0, refused = 0;
+  for (size_t i = 0; i < std::min(kAhead, chain.size()); ++i) blocks.Prefetch(chain[i]);
+  size_t known = 0;
+  for (uint32_t after = SlotBlocks::kFront; known < chain.size(); ++known) {
+    if (known + kAhead < chain.size()) blocks.Prefetch(chain[known + kAhead]);
+    const uint32_t node = blocks.Find(chain[known]);
+    if (node == SlotBlocks::kNone) break;
+    blocks.Move(node, after);
+    after = node;
+  }
+  Trim(*slot, which.index, most - (chain.size() - known));
+  const uint32_t after = known != 0 ? blocks.Find(chain[known - 1]) : SlotBlocks::kFront;
+  Append(*slot, which.index, chain.subspan(known), after, most);
+  slot->held.store(blocks.size(), std::memory_order_relaxed);
+}
+
+void Index::Append(Slot& slot, uint16_t index, std::span<const uint64_t> chain, uint32_t after, size_t most) {
+  const auto fetch = [&](size_t i) {
+    if (i >= chain.size()) return;
+    table_.Prefetch(chain[i]);
+    slot.blocks.Prefetch(chain[i]);
+  };
+  for (size_t i = 0; i < kAhead; ++i) fetch(i);
+  size_t added = 0;
   for (size_t i = 0; i < chain.size(); ++i) {
-    if (i + kAhead < chain.size()) table_.Prefetch(chain[i + kAhead]);
-    if (const uint32_t known = blocks.Find(chain[i]); known != SlotBlocks::kNone) {
-      blocks.Move(known, after);
-      after = known;
+    fetch(i + kAhead);
+    if (const uint32_t node = slot.blocks.Find(chain[i]); node != SlotBlocks::kNone) {
+      slot.blocks.Move(node, after);
+      after = node;
       continue;
     }
-    if (blocks.size() == most) {
-      table_.Remove(blocks.TakeLast(&after), which.index);
-      ++evicted;
-    }
-    if (!table_.Add(chain[i], which.index)) {
-      refused += chain.size() - i;  // what comes behind it would be out of reach
+    if (!table_.Add(chain[i], index)) {  // what comes behind it would be out of reach
+      refused_.fetch_add(chain.size() - i, std::memory_order_relaxed);
       break;
     }
-    after = blocks.Add(chain[i], after, most);
-    ++inserted;
+    after = slot.blocks.Add(chain[i], after, most);
+    ++added;
   }
-  slot->held.store(blocks.size(), std::memory_order_relaxed);
-  inserted_.fetch_add(inserted, std::memory_order_relaxed);
-  if (evicted != 0) evicted_.fetch_add(evicted, std::memory_order_relaxed);
-  if (refused != 0) refused_.fetch_add(refused, std::memory_order_relaxed);
+  inserted_.fetch_add(added, std::memory_order_relaxed);
 }
 
 void Index::Unlearn(EndpointSlot which, std::span<const uint64_t> chain, size_t from) {

@@ -65,11 +65,16 @@ void SlotBlocks::Delete(uint32_t node) {
   (n.older == kNone ? oldest_ : nodes_[n.older].newer) = node;
 }
 
-uint64_t SlotBlocks::TakeLast(uint32_t* keep) {
-  const uint32_t gone = oldest_;
-  const uint64_t block = nodes_[gone].block();
-  Delete(gone);
-  if (keep != nullptr && *keep == size_) *keep = gone;  // it stood last in the array
+size_t SlotBlocks::Last(std::span<uint64_t> last) const {
+  size_t count = 0;
+  for (uint32_t node = oldest_; node != kNone && count < last.size(); node = nodes_[node].newer)
+    last[count++] = nodes_[node].block();
+  return count;
+}
+
+uint64_t SlotBlocks::TakeLast() {
+  const uint64_t block = nodes_[oldest_].block();
+  Delete(oldest_);
   return block;
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace fairway::prefix {
@@ -22,6 +23,13 @@ class SlotBlocks {
   size_t size() const { return size_; }
   size_t bytes() const { return nodes_.capacity() * sizeof(Node); }
 
+  // Fetches into the cache where Find will look for a block.
+  void Prefetch(uint64_t block) const {
+    if (size_ != 0) __builtin_prefetch(&nodes_[BucketOf(block)]);
+  }
+  // The blocks that TakeLast will give, in that order, as many as there are and `last` has room for. Returns
+  // how many.
+  size_t Last(std::span<uint64_t> last) const;
   // Where a block is, or kNone. Good until the next Add or Remove.
   uint32_t Find(uint64_t block) const;
   // Puts what is there behind `after`, which may be kFront.
@@ -29,8 +37,8 @@ class SlotBlocks {
   // Adds what is not there. `most`: how many there may be in all, so that memory grows to that and no
   // further; `after` stays good. REQUIRES: size() < most
   uint32_t Add(uint64_t block, uint32_t after, size_t most);
-  // The last one, and takes it away; `keep` stays the node that it was. REQUIRES: size() != 0
-  uint64_t TakeLast(uint32_t* keep = nullptr);
+  // The last one, and takes it away. REQUIRES: size() != 0
+  uint64_t TakeLast();
   // Takes away `block`, if it is there, and what came behind it in any prompt; they are appended to `gone`.
   // One pass over the blocks that are older.
   void RemoveWithAllBehind(uint64_t block, std::vector<uint64_t>& gone);
