@@ -107,6 +107,7 @@ void Fleet::Publish(Pools pools) {
   next->version = ++version_;
   next->knew_a_pool = published_.Load()->knew_a_pool || !pools.empty();
   next->pools = std::move(pools);
+  if (prepare_) prepare_(*next);
   published_.Publish(std::move(next));
 }
 

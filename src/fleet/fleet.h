@@ -4,10 +4,12 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "api/manifests.h"
@@ -46,6 +48,10 @@ class Fleet {
   uint32_t InternAdapter(std::string_view pool_key, std::string_view name);
   uint64_t adapter_overflow() const { return adapter_overflow_; }
 
+  // Called with each snapshot before readers see it, for what they are to find ready then. The fleet's
+  // thread.
+  void set_before_publish(std::function<void(const Snapshot&)> prepare) { prepare_ = std::move(prepare); }
+
   const std::vector<std::string>& unresolved() const { return unresolved_; }
   const base::Published<Snapshot>& published() const { return published_; }
   // Frees former snapshots that no reader holds any more; Apply does so, too.
@@ -78,6 +84,7 @@ class Fleet {
 
   const std::shared_ptr<LoadSlab> loads_ = std::make_shared<LoadSlab>();
   base::Published<Snapshot> published_;
+  std::function<void(const Snapshot&)> prepare_;
   uint64_t version_ = 0;
   uint64_t adapter_overflow_ = 0;
   std::vector<std::string> unresolved_;

@@ -74,6 +74,12 @@ struct PoolTally {
   std::array<std::atomic<uint64_t>, 5> shadow{};
   std::atomic<uint64_t> shadow_wait{0};
   std::atomic<uint64_t> live_wait{0};
+  // Prompt tokens of requests that were compared with what prefix caches are believed to have: believed to be
+  // cached at the first choice, and not.
+  std::array<std::atomic<uint64_t>, 2> predicted{};
+  // Of those whose answers tell: the same, then cached and not as the answers have it, in the engine's
+  // tokens.
+  std::array<std::atomic<uint64_t>, 4> told{};
 };
 
 }  // namespace fairway::fleet

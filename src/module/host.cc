@@ -185,6 +185,7 @@ class Process::Host {
     parts.clock = &picker_->clock();
     parts.log = &process_.log();
     parts.settled = [this](std::string_view pool) { return Settled(pool); };
+    parts.post = [this](std::function<void()> task) { picker_->control_loop().Post(std::move(task)); };
     parts.seed = config_.seed != 0 ? config_.seed : picker::SystemSeed();
     parts.concurrency = std::max(1u, FAIRWAY_ENVOY(get_concurrency)());
     shared_ = std::make_unique<SharedPicker>(std::move(parts));

@@ -140,9 +140,10 @@ struct Picker::Impl {
       content.decisions = [this](const std::string& request_id, auto format) {
         using Format = admin::Content::Format;
         return decisions->Pages(clock.Now(), request_id,
-                                format == Format::kJson   ? routing::DecisionFormat::kJson
-                                : format == Format::kText ? routing::DecisionFormat::kText
-                                                          : routing::DecisionFormat::kHtml);
+                                format == Format::kJson       ? routing::DecisionFormat::kJson
+                                : format == Format::kText     ? routing::DecisionFormat::kText
+                                : format == Format::kPrefixes ? routing::DecisionFormat::kPrefixes
+                                                              : routing::DecisionFormat::kHtml);
       };
     auto listening = admin::AdminServer::Listen({.host = options.admin_host,
                                                  .port = options.admin_port,
@@ -288,6 +289,8 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
   }
   impl->router = std::make_unique<routing::Router>(impl->fleet.published(), impl->clock, impl->registry,
                                                    std::move(router_options));
+  impl->fleet.set_before_publish(
+      [router = impl->router.get()](const fleet::Snapshot& next) { router->Prepare(next); });
   impl->control = std::make_unique<net::LoopThread>("control");
   net::Loop& control = impl->control->loop();
 

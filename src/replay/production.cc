@@ -99,6 +99,7 @@ class Production final : public Picker {
       picked.kind = rejection->status == 429 ? Picked::Kind::kShed : Picked::Kind::kNobody;
       return picked;
     }
+    if (routing::Router::HasPutOff(*worker_)) routing::Router::RunPutOff(*worker_);
     routing::Ticket& ticket = std::get<routing::Ticket>(begun);
     picked.kind = Picked::Kind::kPicked;
     for (const std::string_view address : base::Split(ticket.destinations(), ',')) {

@@ -1,6 +1,7 @@
 #include "routing/decision_json.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 
 namespace fairway::routing {
@@ -146,6 +147,35 @@ void WriteReasons(const Told& told, JsonWriter& json) {
   for (const Explanation::Ran& ran : e.profiles) WriteProfile(told, ran, json);
   json.EndList().Key("steps").BeginList();
   for (const Explanation::Step& step : e.steps) WriteStep(told, step, shown, json);
+  json.EndList();
+}
+
+void WritePrefixes(const Told& told, JsonWriter& json) {
+  const Decision& d = told.decision;
+  const auto column = [&](std::string_view name) -> const std::vector<float>* {
+    for (const Explanation::Made& made : told.explanation.columns) {
+      if (made.name == name) return &made.values;
+    }
+    return nullptr;
+  };
+  const auto* cached = column(scheduling::kCachedTokens);
+  const auto* likely = column(scheduling::kLikelyCachedTokens);
+  const uint32_t prompt = d.seen.facts.prompt_tokens;
+  constexpr double kBlockTokens = payload::PromptHasher::kBlockBytes / 4;
+  json.TextMember("requestId", d.request_id, kMaxText).Member("pool", d.pool);
+  json.TextMember("targetModel", d.target_model, kMaxText).Member("promptTokens", prompt);
+  WriteChoices(d, d.seen.outcome, "chosen", json);
+  json.Key("endpoints").BeginList();
+  for (const size_t i : Shown(told, kMaxListed)) {
+    const Explanation::Candidate& c = told.explanation.candidates[i];
+    const double tokens = cached != nullptr ? (*cached)[i] : 0;
+    json.BeginObject().Member("name", d.Name(c.endpoint)).Member("address", d.Address(c.endpoint));
+    json.Member("blocks", std::ceil(tokens / kBlockTokens)).Member("cachedTokens", tokens);
+    json.Member("uncachedTokens", prompt - tokens);
+    // What other pickers are guessed to have sent there counts, too.
+    if (likely != nullptr) json.Member("likelyCachedTokens", (*likely)[i]);
+    json.Member("workMs", c.work).Member("promptMs", c.prefill).EndObject();
+  }
   json.EndList();
 }
 

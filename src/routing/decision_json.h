@@ -22,6 +22,8 @@ inline constexpr size_t kMaxListed = 100;  // endpoints of one list, but for the
 
 // The members of one decision with its reasons, without the picture.
 void WriteReasons(const Told& told, base::JsonWriter& json);
+// What the request hits: the members of one decision for /debug/prefix.
+void WritePrefixes(const Told& told, base::JsonWriter& json);
 // The member "picture", where there is one. `with_options`: and by which options was decided.
 void WritePicture(const Decision& decision, base::JsonWriter& json, bool with_options = true);
 void WriteOptions(const scheduling::SchedulerOptions& options, base::JsonWriter& json);

@@ -72,11 +72,12 @@ class DecisionLog::Reader {
   bool list() const { return format_ == DecisionFormat::kHtml && request_id_.empty(); }
   std::string Head() const {
     if (format_ == DecisionFormat::kJson) return "{\"decisions\":[";
+    if (format_ == DecisionFormat::kPrefixes) return "{\"requests\":[";
     if (format_ == DecisionFormat::kText) return none() ? "no decision yet\n" : "";
     return HtmlHead("Decisions") + (list() ? HtmlListHead() : "");
   }
   std::string Tail() const {
-    if (format_ == DecisionFormat::kJson) return "]}\n";
+    if (format_ == DecisionFormat::kJson || format_ == DecisionFormat::kPrefixes) return "]}\n";
     if (format_ == DecisionFormat::kText) return "";
     return (list() ? HtmlListTail() : "") + HtmlTail();
   }
@@ -88,12 +89,16 @@ class DecisionLog::Reader {
     const Told told = Explain(decision, scratch_, explanation_);
     if (format_ == DecisionFormat::kText) out += ToText(told) + "\n";
     if (format_ == DecisionFormat::kHtml) out += ToHtml(told, now_);
-    if (format_ != DecisionFormat::kJson) return;
+    if (format_ != DecisionFormat::kJson && format_ != DecisionFormat::kPrefixes) return;
     out += std::exchange(first_, false) ? "\n" : ",\n";
     base::JsonWriter json(out);
     json.BeginObject().Member("ageMs", static_cast<double>(now_ - decision.at) / base::kMillisecond);
-    WriteReasons(told, json);
-    WritePicture(decision, json);
+    if (format_ == DecisionFormat::kPrefixes) {
+      WritePrefixes(told, json);
+    } else {
+      WriteReasons(told, json);
+      WritePicture(decision, json);
+    }
     json.EndObject();
   }
 

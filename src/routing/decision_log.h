@@ -16,7 +16,7 @@
 
 namespace fairway::routing {
 
-enum class DecisionFormat { kJson, kText, kHtml };
+enum class DecisionFormat { kJson, kText, kHtml, kPrefixes };
 
 // Keeps the last `capacity` decisions and at most `max_bytes` of them, older ones go. Thread-safe: a mutex,
 // held to exchange pointers; only who asks for the log pays for it. Reasons are found when somebody reads, on

@@ -11,6 +11,7 @@
 #include "routing/router.h"
 #include "tests/support/plugins.h"
 #include "tests/support/pools.h"
+#include "tests/support/router_scene.h"
 
 namespace fairway::routing {
 namespace {
@@ -149,6 +150,27 @@ TEST(DecisionLog, ADecisionSaysWhatWasAskedWhoWasLookedAtAndWhy) {
 }
 
 // What clients write cannot become a part of the page.
+TEST(DecisionLog, SaysWhatARequestHits) {
+  DecisionLog log(10);
+  tests::Scene scene({{"A"}, {"B"}}, {}, {.decisions = &log});
+  const std::string body = R"({"model":"m","prompt":")" + std::string(20 * 256, 'x');
+  const std::string home(scene.Get(body + R"("})", "/v1/completions", {.request_id = "r-1"}).destination());
+  scene.Get(body + std::string(20 * 256, 'y') + R"("})", "/v1/completions", {.request_id = "r-2"});
+  const std::string page = log.Render(scene.clock.Now(), "r-2", DecisionFormat::kPrefixes);
+  EXPECT_THAT(page, testing::StartsWith(R"({"requests":[)"));
+  EXPECT_THAT(page,
+              HasSubstr(R"("requestId":"r-2","pool":"default/pool","targetModel":"m","promptTokens":2560,)"
+                        R"("chosen":[")" +
+                        home));
+  EXPECT_THAT(page, HasSubstr(R"("address":")" + home +
+                              R"(","blocks":20,"cachedTokens":1280,)"
+                              R"("uncachedTokens":1280,"likelyCachedTokens":1280,)"
+                              // 0.4 ms a token; the first request's answer was not seen and wears off.
+                              R"("workMs":512,"promptMs":512})"));
+  EXPECT_THAT(page, HasSubstr(R"("blocks":0,"cachedTokens":0,"uncachedTokens":2560,)"));
+  EXPECT_EQ(log.Render(scene.clock.Now(), "r-3", DecisionFormat::kPrefixes), "");
+}
+
 TEST(DecisionLog, ThePageForPeopleIsWholeAndSafe) {
   tests::TestPool pool({{"A", 10, 0.30f}, {"B", 5, 0.70f}, {"<b>C", 1, 0.9f}});
   const base::ManualClock clock(kSecond + 20 * kMillisecond);

@@ -54,6 +54,50 @@ void Serve(Scene& scene, std::string_view body, std::string_view path, const Req
   ticket.OnComplete();
 }
 
+// ---- Prefix caches.
+
+TEST(PrefixCaches, AreCountedAsPredictedAndAsTold) {
+  Scene scene({{"A"}});
+  // 20 blocks of 64 tokens; the estimate has 4 bytes to a token.
+  const std::string body = R"({"model":"m","prompt":")" + std::string(20 * 256, 'x') + R"("})";
+  const auto serve = [&](payload::Usage usage) {
+    Ticket ticket = scene.Get(body);
+    ticket.OnResponseHeaders(200, "", true);
+    ticket.OnResponseBody(100);
+    ticket.OnUsage(usage);
+    ticket.OnComplete();
+  };
+  serve({.found = true, .input_tokens = 1000, .cached_tokens = 0, .tells_cached = true});
+  serve({.found = true, .input_tokens = 1000, .cached_tokens = 900, .tells_cached = true});
+  serve({.found = true, .input_tokens = 1000});
+  const PrometheusPage page = scene.Page();
+  const PrometheusPage::Labels plugin{{"plugin_name", "approx-prefix-cache-producer"},
+                                      {"plugin_type", "approx-prefix-cache-producer"}};
+  EXPECT_EQ(page.Value("llm_d_epp_prefix_indexer_size", plugin), 20);
+  EXPECT_EQ(page.Value("inference_extension_prefix_indexer_size"), 20);
+  EXPECT_EQ(page.Value("llm_d_epp_prefix_indexer_hit_ratio_count", plugin), 3);
+  EXPECT_EQ(page.Value("llm_d_epp_prefix_indexer_hit_ratio_sum", plugin), 2);
+  EXPECT_EQ(page.Value("llm_d_epp_prefix_indexer_hit_bytes_sum", plugin), 2 * 20 * 256);
+  EXPECT_EQ(page.Value("llm_d_epp_prefix_predicted_cached_tokens_sum", plugin), 2 * 1280);
+  EXPECT_EQ(page.Value("llm_d_epp_prefix_prompt_tokens_sum", plugin), 3 * 1280);
+  const auto predicted = [&](const char* state) {
+    return page.Value("fairway_prefix_predicted_tokens_total", {{"pool", "default/pool"}, {"state", state}});
+  };
+  EXPECT_EQ(predicted("cached"), 2 * 1280);
+  EXPECT_EQ(predicted("uncached"), 1280);
+  const auto answered = [&](const char* source, const char* state) {
+    return page.Value("fairway_prefix_answered_tokens_total",
+                      {{"pool", "default/pool"}, {"source", source}, {"state", state}});
+  };
+  EXPECT_EQ(answered("predicted", "cached"), 1280);
+  EXPECT_EQ(answered("predicted", "uncached"), 1280);
+  EXPECT_EQ(answered("told", "cached"), 900);
+  EXPECT_EQ(answered("told", "uncached"), 1100);
+  const PrometheusPage::Labels endpoint{{"pool", "default/pool"}, {"endpoint", "A"}};
+  EXPECT_EQ(page.Value("fairway_prefix_endpoint_tokens", endpoint), 1280);
+  EXPECT_EQ(page.Value("fairway_prefix_endpoint_capacity_tokens", endpoint), 7812 * 64);
+}
+
 // ---- What clients write.
 
 TEST(ClientText, MakesNoPageLargeAndEveryPageCanBeRead) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <new>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "routing/decision.h"
 #include "routing/decision_log.h"
 #include "routing/metrics.h"
+#include "routing/prefix_metrics.h"
 #include "routing/worker.h"
 #include "scheduling/config.h"
 
@@ -170,6 +172,8 @@ struct Router::Impl {
   Impl(const base::Published<fleet::Snapshot>& f, const base::Clock& c, base::Registry& registry,
        RouterOptions o)
       : metrics(registry),
+        prefixes(
+            registry, [this] { return scheduler.configs(); }, [this] { return fleet.Load(); }),
         clock(c),
         scheduler(o.scheduling, c.Now(),
                   o.config != nullptr ? o.config : scheduling::CompileBuiltin(o.scheduling)),
@@ -219,7 +223,12 @@ struct Router::Impl {
   void Tell(const Asked& asked, Worker::Impl& worker);
   void DecideShadow(const Asked& asked, Worker::Impl& worker, Decision& decision) const;
 
+  // Of a request whose prompt was looked up.
+  void CountPrefixes(const fleet::PoolSnapshot& pool, const scheduling::Request& request,
+                     const scheduling::Outcome& outcome, Worker::Impl& worker);
+
   RouterMetrics metrics;
+  PrefixMetrics prefixes;
   // What each request reads, together.
   const base::Clock& clock;
   scheduling::Scheduler scheduler;
@@ -264,6 +273,29 @@ struct Router::Impl {
   Rejection rejection = kind == scheduling::OutcomeKind::kNoCandidates ? NoEndpoint() : Saturated();
   metrics.Errors(series, rejection.code).Add();
   return rejection;
+}
+
+[[gnu::noinline]] void Router::Impl::CountPrefixes(const fleet::PoolSnapshot& pool,
+                                                   const scheduling::Request& request,
+                                                   const scheduling::Outcome& outcome, Worker::Impl& worker) {
+  const scheduling::Config& config = scheduler.ConfigOf(pool, worker.scratch);
+  if (!config.cached || request.prompt_tokens == 0) return;
+  if (worker.prefix_generation != config.generation) {
+    for (const auto& instance : config.plugins) {
+      const auto makes = [&](const scheduling::Column& column) { return column.id == config.cached->id; };
+      if (std::any_of(instance->makes.begin(), instance->makes.end(), makes))
+        worker.prefix_series = prefixes.Of(instance->name, instance->type);
+    }
+    worker.prefix_generation = config.generation;
+  }
+  const uint32_t cached = outcome.cached_tokens;
+  const PrefixMetrics::Series& series = worker.prefix_series;
+  series.hit_ratio->Observe(static_cast<double>(cached) / request.prompt_tokens);
+  series.hit_bytes->Observe(4.0 * cached);
+  series.predicted_tokens->Observe(cached);
+  series.prompt_tokens->Observe(request.prompt_tokens);
+  pool.tally->predicted[0].fetch_add(cached, std::memory_order_relaxed);
+  pool.tally->predicted[1].fetch_add(request.prompt_tokens - cached, std::memory_order_relaxed);
 }
 
 [[gnu::noinline]] scheduling::Recording& Router::Impl::Recording(Worker::Impl& worker) {
@@ -413,7 +445,12 @@ std::unique_ptr<Worker> Router::NewWorker(uint64_t seed) const {
                                         impl_->clock, impl_->metrics, seed);
 }
 
+void Router::Prepare(const fleet::Snapshot& snapshot) {
+  impl_->scheduler.Prepare(snapshot, *impl_->scheduler.configs());
+}
+
 void Router::Swap(std::shared_ptr<const scheduling::ConfigSet> configs) {
+  impl_->scheduler.Prepare(*impl_->fleet.Load(), *configs);
   impl_->scheduler.Swap(std::move(configs));
   impl_->PublishWants();
 }
@@ -430,6 +467,24 @@ std::span<const std::string> Router::WantedHeaders(Worker& worker) const {
   return *static_cast<Worker::Impl&>(worker).wanted_headers.Get();
 }
 
+bool Router::HasPutOff(Worker& worker) noexcept {
+  return scheduling::Scheduler::HasPutOff(static_cast<Worker::Impl&>(worker).scratch);
+}
+
+[[gnu::noinline, gnu::cold]] std::function<void()> Router::TakePutOff(Worker& worker) {
+  auto& impl = static_cast<Worker::Impl&>(worker);
+  return scheduling::Scheduler::TakePutOff(impl.scratch,
+                                           {std::move(impl.prefixes), std::move(impl.prefix_ends)});
+}
+
+void Router::RunPutOff(Worker& worker) noexcept {
+  try {
+    TakePutOff(worker)();
+  } catch (const std::bad_alloc&) {
+    return;  // not learned
+  }
+}
+
 bool Router::wants_prefixes() const { return impl_->wants_prefixes.load(std::memory_order_relaxed); }
 
 bool Router::knew_a_pool() const { return impl_->fleet.Load()->knew_a_pool; }
@@ -442,6 +497,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
 [[gnu::hot]] std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle,
                                                            const RequestInput& input) const {
   Worker::Impl& worker = static_cast<Worker::Impl&>(worker_handle);
+  if (HasPutOff(worker)) [[unlikely]]
+    RunPutOff(worker);
   const payload::RequestScanner* body = input.body;
   std::string_view model;  // "": not known
   bool known_api = false;
@@ -532,6 +589,7 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     Ticket::State::Extras& extras = state.NeedExtras();
     extras.believed_tokens = outcome.cached_tokens;
     extras.prompt_estimate = request.prompt_tokens;
+    if (!input.provisional) impl_->CountPrefixes(pool, request, outcome, worker);
   }
   if (!input.provisional) {
     series.requests.Add();

@@ -169,6 +169,12 @@ class Router {
 
   std::variant<Ticket, Rejection> Begin(Worker& worker, const RequestInput& input) const;
 
+  // The last Begin left work that belongs behind its answer: what a long prompt teaches. Who has sent the
+  // answer runs it, on any thread; what nobody took the worker's next Begin runs first.
+  static bool HasPutOff(Worker& worker) noexcept;
+  static std::function<void()> TakePutOff(Worker& worker);  // throws only std::bad_alloc
+  static void RunPutOff(Worker& worker) noexcept;
+
   // A request that was refused before Begin (malformed beyond what the scanner sees, too large, ...): counted
   // in the metrics.
   void CountRejection(Worker& worker, const RequestInput& input, const Rejection& rejection) const;
@@ -176,6 +182,9 @@ class Router {
   // Requests that begin from now on are decided by `configs`. One thread at a time.
   void Swap(std::shared_ptr<const scheduling::ConfigSet> configs);
   std::shared_ptr<const scheduling::ConfigSet> configs() const;
+  // Computes what decisions on this snapshot need of it and the config alone, so that none has to: before it
+  // is published. As Swap, which does so for the one that is published. Without it workers do it.
+  void Prepare(const fleet::Snapshot& snapshot);
   // RouterOptions::shadow from now on; null: none. As Swap.
   void SwapShadow(std::shared_ptr<const scheduling::Config> shadow);
   // Names of the headers that frontends hand over (RequestInput::headers), sorted, in lower case. Most

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/support/router_scene.h"
@@ -82,6 +83,40 @@ TEST(TargetModels, UnsetWeightsAreUniform) {
   for (int i = 0; i < 9'000; ++i) ++seen[std::string(scene.Get(Completion("m")).target_model())];
   for (const auto& [name, n] : seen) EXPECT_NEAR(n, 3000, 4 * 44.7) << name;
   EXPECT_EQ(seen.size(), 3u);
+}
+
+// ---- What long prompts teach.
+
+class LongPrompts : public testing::Test {
+ protected:
+  LongPrompts() : scene({{"A"}}, {}, {.explain = [this](std::string_view text) { said = text; }}) {}
+  std::string Ask(Worker& worker) {
+    payload::RequestScanner scanner(payload::Api::kCompletions);
+    scanner.HashPrompt(scene.router->wants_prefixes());
+    scanner.Feed(R"({"model":"m","prompt":")" + std::string(100 * 256, 'x') + R"("})");
+    scanner.Finish();
+    RequestInput input;
+    input.body = &scanner;
+    EXPECT_TRUE(std::holds_alternative<Ticket>(scene.router->Begin(worker, input)));
+    return said;
+  }
+  std::string said;
+  Scene scene;
+};
+
+TEST_F(LongPrompts, TeachBeforeTheNextDecisionWhereNobodyTookIt) {
+  Ask(*scene.worker);
+  EXPECT_TRUE(Router::HasPutOff(*scene.worker));
+  EXPECT_THAT(Ask(*scene.worker), HasSubstr("6400 more are cached"));
+}
+
+TEST_F(LongPrompts, TeachOnAnyThread) {
+  Ask(*scene.worker);
+  const std::function<void()> rest = Router::TakePutOff(*scene.worker);
+  EXPECT_FALSE(Router::HasPutOff(*scene.worker));
+  EXPECT_THAT(Ask(*scene.router->NewWorker(2)), HasSubstr("2048 more are cached"));
+  std::thread(rest).join();
+  EXPECT_THAT(Ask(*scene.router->NewWorker(3)), HasSubstr("6400 more are cached"));
 }
 
 // ---- Objectives and rewrites.

@@ -94,6 +94,15 @@ SpareBlocks::~SpareBlocks() {
                                    .cached_tokens = extras->tokens.cached,
                                    .prompt_tokens = extras->tokens.input};
   const auto configs = worker->scheduler.configs();
+  if (const fleet::PoolSnapshot* pool = worker->reader.Get()->FindPool(request_class->pool_key)) {
+    const auto count = [&](size_t i, uint64_t tokens) {
+      pool->tally->told[i].fetch_add(tokens, std::memory_order_relaxed);
+    };
+    count(0, told.believed_tokens);
+    count(1, told.prompt_estimate - std::min(told.believed_tokens, told.prompt_estimate));
+    count(2, told.cached_tokens);
+    count(3, told.prompt_tokens - std::min(told.cached_tokens, told.prompt_tokens));
+  }
   for (const scheduling::RequestHook* hook : configs->Of(request_class->pool_key).hooks)
     hook->Told(*cell, told, now);
 }

@@ -14,6 +14,7 @@
 
 #include "routing/decision.h"
 #include "routing/metrics.h"
+#include "routing/prefix_metrics.h"
 #include "routing/route.h"
 #include "routing/router.h"
 
@@ -110,6 +111,8 @@ struct Worker::Impl final : Worker {
   std::vector<std::string_view> headers;  // that the config reads
   std::vector<uint64_t> prefixes;         // of the request under way
   std::vector<payload::PromptEnd> prefix_ends;
+  uint64_t prefix_generation = 0;       // Config::generation of
+  PrefixMetrics::Series prefix_series;  // which these are
   scheduling::Explanation explanation;
   std::shared_ptr<Decision> decision;  // the next one that is kept
   std::vector<std::shared_ptr<const EndpointNames>> names;

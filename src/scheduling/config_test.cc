@@ -152,6 +152,56 @@ TEST(Config, AScorerOverAColumnOfOnesOwnDecides) {
   EXPECT_EQ(Decide(spec, pool), (std::map<std::string, int>{{"b", 100}}));
 }
 
+// Counts how often it is asked.
+class CountingProducer final : public Plugin, public EndpointProducer {
+ public:
+  static inline int asked = 0;
+  explicit CountingProducer(Build& build) { build.Makes("in-zone", Lifetime::kSnapshot, Unit::kCount); }
+  float Value(Column, const fleet::Endpoint& endpoint) const override {
+    ++asked;
+    return endpoint.name == "b";
+  }
+};
+
+TEST(Config, SnapshotColumnsAreThereBeforeTheFirstDecision) {
+  const ConfigSpec spec = OneProfile({Spec("counting"), Spec("zone-scorer"), Spec("max-score-picker")},
+                                     {{"zone-scorer"}, {"max-score-picker"}});
+  CompileOptions options = WithOurs();
+  options.more_types.push_back({"counting", MakeOf<CountingProducer>, Stability::kOurs, "in-zone"});
+  tests::TestPool pool({{"a"}, {"b"}, {"c"}});
+  Scheduler scheduler({}, 0, tests::Compiled(spec, options));
+  base::Random random(1);
+  const auto pick = [&](Scratch& scratch) {
+    const auto snapshot = pool.pool();
+    const Outcome outcome = scheduler.Pick(*snapshot, {}, std::nullopt, base::kSecond, scratch, random);
+    return snapshot->endpoints[outcome.choices[0]].name;
+  };
+  CountingProducer::asked = 0;
+  pool.fleet().set_before_publish(
+      [&](const fleet::Snapshot& next) { scheduler.Prepare(next, *scheduler.configs()); });
+  pool.manifests().endpoints.erase(pool.manifests().endpoints.begin());
+  pool.fleet().Apply(pool.manifests());
+  EXPECT_EQ(CountingProducer::asked, 2) << "once an endpoint, when it is published";
+  Scratch first, second;
+  EXPECT_EQ(pick(first), "b");
+  EXPECT_EQ(pick(second), "b");
+  EXPECT_EQ(CountingProducer::asked, 2) << "and never again";
+  // A new config, as the router swaps it.
+  const auto next =
+      std::make_shared<ConfigSet>(ConfigSet{.common = tests::Compiled(spec, options), .of_pools = {}});
+  scheduler.Prepare(*pool.fleet().published().Load(), *next);
+  scheduler.Swap(next);
+  EXPECT_EQ(CountingProducer::asked, 4);
+  EXPECT_EQ(pick(first), "b");
+  EXPECT_EQ(CountingProducer::asked, 4);
+  // Who is not told computes it when it is needed.
+  pool.fleet().set_before_publish(nullptr);
+  pool.manifests().endpoints.pop_back();
+  pool.fleet().Apply(pool.manifests());
+  EXPECT_EQ(pick(first), "b");
+  EXPECT_EQ(CountingProducer::asked, 5);
+}
+
 TEST(Config, WhatNobodyMakesComesFromTheDefaultProducer) {
   tests::TestPool pool({{"a"}, {"b"}});
   const ConfigSpec spec =

@@ -282,33 +282,48 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   }
 }
 
-// The snapshot columns of this pool and config, computed when either is new to this worker.
+// The snapshot columns of this pool and config, looked for when either is new to this worker.
 const std::vector<std::vector<float>>& EndpointColumnsOf(const Config& config,
                                                          const fleet::PoolSnapshot& pool, Scratch::Impl& s) {
   constexpr size_t kMaxKept = 16;  // pools and configs that are in use at one time
+  const auto wanted = [&](const auto& columns) {
+    return columns->content == pool.content->number && columns->generation == config.generation;
+  };
   auto& kept = s.endpoint_columns;
-  const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto& columns) {
-    return columns.content == pool.content->number && columns.generation == config.generation;
-  });
+  const auto found = std::find_if(kept.begin(), kept.end(), wanted);
   if (found != kept.end()) {
     if (found != kept.begin()) std::iter_swap(found, kept.begin());
-    return kept.front().values;
+    return kept.front()->values;
   }
+  std::shared_ptr<const EndpointColumns> columns;
+  if (s.prepared) {
+    const PreparedColumns& prepared = *s.prepared->Get();
+    const auto there = std::find_if(prepared.begin(), prepared.end(), wanted);
+    if (there != prepared.end()) columns = *there;
+  }
+  if (columns == nullptr) columns = ComputeEndpointColumns(config, pool);
   if (kept.size() == kMaxKept) kept.pop_back();
-  auto& made = *kept.insert(kept.begin(), {pool.content->number, config.generation, {}});
+  return (*kept.insert(kept.begin(), std::move(columns)))->values;
+}
+
+}  // namespace
+
+std::shared_ptr<const EndpointColumns> ComputeEndpointColumns(const Config& config,
+                                                              const fleet::PoolSnapshot& pool) {
+  auto made = std::make_shared<EndpointColumns>();
+  made->content = pool.content->number;
+  made->generation = config.generation;
   for (const Config::AbsentColumn& column : config.absent_columns)
-    made.values.emplace_back(pool.endpoints.size() + kLanes, column.value);
+    made->values.emplace_back(pool.endpoints.size() + kLanes, column.value);
   for (const Config::EndpointColumn& column : config.endpoint_columns) {
-    auto& values = made.values.emplace_back();
+    auto& values = made->values.emplace_back();
     values.reserve(pool.endpoints.size() + kLanes);
     for (const fleet::Endpoint& endpoint : pool.endpoints)
       values.push_back(column.producer->Value(column.column, endpoint));
     values.resize(values.size() + kLanes);  // who reads by fours may read on
   }
-  return made.values;
+  return made;
 }
-
-}  // namespace
 
 [[gnu::noinline]] void GatherEndpointColumns(const Config& config, const Candidates& candidates,
                                              Scratch::Impl& s) {

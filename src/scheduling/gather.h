@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -33,6 +34,17 @@ struct ScratchArrays {
   uint32_t* fresh = nullptr;  // not 0: its page is not older than fresh_for
 };
 
+// The snapshot columns of a pool by a config.
+struct EndpointColumns {
+  uint64_t content = 0;                    // PoolContent::number
+  uint64_t generation = 0;                 // Config::generation
+  std::vector<std::vector<float>> values;  // of absent columns, then of endpoint columns
+};
+using PreparedColumns = std::vector<std::shared_ptr<const EndpointColumns>>;
+
+std::shared_ptr<const EndpointColumns> ComputeEndpointColumns(const Config& config,
+                                                              const fleet::PoolSnapshot& pool);
+
 struct Scratch::Impl : ScratchArrays {
   using Arrays = ScratchArrays;
   // Makes room for `n` candidates, by fours: who goes over a column need not look at its end; and for `more`
@@ -45,6 +57,7 @@ struct Scratch::Impl : ScratchArrays {
   // Of the scheduler that this worker decides for.
   const base::Published<ConfigSet>* published = nullptr;
   std::optional<base::Published<ConfigSet>::Reader> configs;
+  std::shared_ptr<const ConfigSet> current;  // that the last decision was made by
 
   // What plugins have for this worker, of the last configs it decided by; the one in use first.
   struct PluginMemory {
@@ -71,12 +84,9 @@ struct Scratch::Impl : ScratchArrays {
   std::array<float*, kMaxColumns> made{};
   std::array<const float*, kMaxColumns> table{};
   // Snapshot columns of the pools that this worker decided for, newest first.
-  struct EndpointColumns {
-    uint64_t content = 0;     // PoolContent::number
-    uint64_t generation = 0;  // Config::generation
-    std::vector<std::vector<float>> values;
-  };
-  std::vector<EndpointColumns> endpoint_columns;
+  std::vector<std::shared_ptr<const EndpointColumns>> endpoint_columns;
+  // What was computed before it was asked for; of that scheduler, too.
+  std::optional<base::Published<PreparedColumns>::Reader> prepared;
 
   // What the profiles chose that do not answer the request, and the one that does.
   struct Beside {
@@ -87,6 +97,12 @@ struct Scratch::Impl : ScratchArrays {
   std::array<Beside, Config::kMaxProfiles> beside;
   size_t num_beside = 0;
   const Program* answering_program = nullptr;
+
+  // Who put work off at the last decision, and with which memory.
+  std::array<const RequestHook*, 4> put_off{};  // more lose theirs
+  size_t num_put_off = 0;
+  std::shared_ptr<const ConfigSet> put_off_configs;  // keeps them
+  std::span<const std::shared_ptr<void>> put_off_memory;
 
   // The columns one after the other: those of a small pool are a few cache lines.
   std::vector<float> floats;

@@ -16,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -177,8 +178,40 @@ class RequestHook {
   // Before that, for each further profile that chose: what it chose first.
   virtual void PickedBeside(const Context&, std::string_view /*profile*/, uint32_t /*position*/,
                             const fleet::Endpoint&) const noexcept {}
+  // Whether Picked left work that belongs behind the answer.
+  virtual bool HasPutOff(std::span<const std::shared_ptr<void>> /*worker*/) const noexcept { return false; }
+  // That work. It runs once, on any thread, and keeps alive itself what it needs. What it throws for want of
+  // memory ends it. What it throws for want of
+  // memory ends it.
+  virtual std::function<void()> TakePutOff(std::span<const std::shared_ptr<void>> /*worker*/,
+                                           const std::shared_ptr<const Prompts>& /*of_request*/) const {
+    return {};
+  }
   // The answer is complete, and says what was cached. The config may be another one than at the pick.
   virtual void Told(const fleet::EndpointCell&, const CacheTold&, base::Nanos /*now*/) const noexcept {}
+};
+
+// What a plugin believes of engines' prefix caches, for pages and metrics. Any thread.
+class PrefixBelief {
+ public:
+  struct Size {
+    uint64_t tokens = 0;    // believed to be cached
+    uint64_t capacity = 0;  // at most
+  };
+  struct Totals {
+    uint64_t entries = 0;  // blocks at endpoints
+    uint64_t blocks = 0;   // different ones
+    uint64_t bytes = 0;
+    uint64_t most_bytes = 0;
+    uint64_t inserted = 0;  // since the start, as the rest
+    uint64_t evicted = 0;
+    uint64_t refused = 0;   // found no room
+    uint64_t given_up = 0;  // reads that met a writer too often
+  };
+  virtual ~PrefixBelief() = default;
+  // Nothing: it is not known.
+  virtual std::optional<Size> SizeOf(const fleet::EndpointCell& cell) const = 0;
+  virtual Totals totals() const = 0;
 };
 
 // Names a header of the answer that tells the client which endpoint it had (session_token.h).

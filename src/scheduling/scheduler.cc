@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -90,14 +91,19 @@ struct Scheduler::Impl {
   const Config& ConfigOf(const fleet::PoolSnapshot& pool, Scratch::Impl& s) const {
     if (s.published != &configs) [[unlikely]] {
       s.configs.emplace(configs);
+      s.prepared.emplace(prepared);
       s.published = &configs;
     }
-    return s.configs->Get()->Of(pool.key);
+    // What is decided by stays until the next decision, whatever is published meanwhile.
+    if (const auto& newest = s.configs->Get(); newest != s.current) [[unlikely]]
+      s.current = newest;
+    return s.current->Of(pool.key);
   }
 
   SchedulerOptions options;
   base::Nanos started_at;
   base::Published<ConfigSet> configs;
+  base::Published<PreparedColumns> prepared{std::make_shared<const PreparedColumns>()};
 };
 
 namespace {
@@ -191,14 +197,19 @@ Choice DecideSeveral(const Config& config, const SchedulerOptions& options, cons
 
 // Tells those who want to know what became of the request, and the headers that tell the client.
 [[gnu::noinline]] void Announce(const Config& config, const fleet::PoolSnapshot& pool, Context context,
-                                uint32_t position, const Scratch::Impl& s, Outcome& outcome) noexcept {
+                                uint32_t position, Scratch::Impl& s, Outcome& outcome) noexcept {
   context.profile = s.answering_program->name;
+  s.num_put_off = 0;
+  s.put_off_memory = context.worker;
   const std::span beside(s.beside.data(), s.num_beside);
   for (const RequestHook* hook : config.hooks) {
     for (const auto& [program, endpoint, at] : beside)
       hook->PickedBeside(context, program->name, at, pool.endpoints[endpoint]);
     hook->Picked(context, position, pool.endpoints[outcome.choices[0]]);
+    if (hook->HasPutOff(context.worker) && s.num_put_off < s.put_off.size()) [[unlikely]]
+      s.put_off[s.num_put_off++] = hook;
   }
+  if (s.num_put_off != 0) s.put_off_configs = s.current;
   for (const SessionTeller* teller : config.session_tellers) {
     const std::string_view profile = teller->TokenProfile();
     std::optional<uint32_t> told;
@@ -266,10 +277,48 @@ Scheduler::Scheduler(const SchedulerOptions& options, base::Nanos started_at,
 Scheduler::~Scheduler() = default;
 
 void Scheduler::Swap(std::shared_ptr<const ConfigSet> configs) { impl_->configs.Publish(std::move(configs)); }
-void Scheduler::FreeUnused() { impl_->configs.FreeUnused(); }
+void Scheduler::FreeUnused() {
+  impl_->configs.FreeUnused();
+  impl_->prepared.FreeUnused();
+}
+
+void Scheduler::Prepare(const fleet::Snapshot& snapshot, const ConfigSet& configs) {
+  const std::shared_ptr<const PreparedColumns> before = impl_->prepared.Load();
+  PreparedColumns next;
+  bool changed = false;
+  for (const auto& [key, pool] : snapshot.pools) {
+    const Config& config = configs.Of(key);
+    if (config.endpoint_columns.empty()) continue;
+    const auto found = std::find_if(before->begin(), before->end(), [&](const auto& columns) {
+      return columns->content == pool->content->number && columns->generation == config.generation;
+    });
+    changed = changed || found == before->end();
+    next.push_back(found != before->end() ? *found : ComputeEndpointColumns(config, *pool));
+  }
+  if (changed || next.size() != before->size())
+    impl_->prepared.Publish(std::make_shared<const PreparedColumns>(std::move(next)));
+}
 std::shared_ptr<const ConfigSet> Scheduler::configs() const { return impl_->configs.Load(); }
 const Config& Scheduler::ConfigOf(const fleet::PoolSnapshot& pool, Scratch& scratch) const {
   return impl_->ConfigOf(pool, scratch.impl());
+}
+
+bool Scheduler::HasPutOff(Scratch& scratch) noexcept { return scratch.impl().num_put_off != 0; }
+
+std::function<void()> Scheduler::TakePutOff(Scratch& scratch, Prompts prompts) {
+  Scratch::Impl& s = scratch.impl();
+  const std::span put_off(s.put_off.data(), std::exchange(s.num_put_off, 0));
+  const auto configs = std::exchange(s.put_off_configs, nullptr);
+  const auto kept = std::make_shared<const Prompts>(std::move(prompts));
+  std::vector<std::function<void()>> tasks;
+  for (const RequestHook* hook : put_off) tasks.push_back(hook->TakePutOff(s.put_off_memory, kept));
+  return [all = std::move(tasks)] {
+    try {
+      for (const auto& task : all) task();
+    } catch (const std::bad_alloc&) {
+      return;  // not learned
+    }
+  };
 }
 
 [[gnu::hot]] Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
@@ -284,7 +333,7 @@ const Config& Scheduler::ConfigOf(const fleet::PoolSnapshot& pool, Scratch& scra
   const Candidates among{&pool, candidates};
   Outcome outcome;
   if (recording != nullptr) [[unlikely]]
-    recording->Begin(s.configs->Get(), config, pool, among.size());
+    recording->Begin(s.current, config, pool, among.size());
   if (among.size() == 0) [[unlikely]]
     return outcome;
   const Program& program = config.ProgramOf(pool);

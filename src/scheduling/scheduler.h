@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -56,6 +57,12 @@ struct Request {
   std::string_view header(Header header) const {
     return header.id < headers.size() ? headers[header.id] : std::string_view();
   }
+};
+
+// The prompts of a request, kept beyond its decision.
+struct Prompts {
+  std::vector<uint64_t> prefixes;
+  std::vector<payload::PromptEnd> ends;
 };
 
 enum class OutcomeKind { kPicked, kShed, kNoCandidates };
@@ -239,6 +246,9 @@ class Scheduler {
   void Swap(std::shared_ptr<const ConfigSet> configs);
   void FreeUnused();
   std::shared_ptr<const ConfigSet> configs() const;
+  // Computes the snapshot columns (column.h) that decisions on these pools by these configs read, before they
+  // are published; without it the first decision of each worker does. As Swap.
+  void Prepare(const fleet::Snapshot& snapshot, const ConfigSet& configs);
   // What decides for this pool now. The config is good until the next call with this scratch.
   const Config& ConfigOf(const fleet::PoolSnapshot& pool, Scratch& scratch) const;
 
@@ -249,6 +259,12 @@ class Scheduler {
                std::optional<std::span<const uint32_t>> candidates, base::Nanos now, Scratch& scratch,
                base::Random& random, Explanation* explanation = nullptr,
                Recording* recording = nullptr) const noexcept;
+
+  // What plugins learn from the last decision with this scratch, as far as the pick had no time for it. It is
+  // taken before the next one, or lost; runs on any thread; may outlive the scheduler. `prompts`: those of
+  // that request.
+  static bool HasPutOff(Scratch& scratch) noexcept;
+  static std::function<void()> TakePutOff(Scratch& scratch, Prompts prompts);
 
  private:
   struct Impl;

@@ -61,6 +61,40 @@ void BM_DefaultProfileRecorded(benchmark::State& state) { Decide(state, false, t
 void BM_TreeCritical(benchmark::State& state) { Decide(state, true, true); }
 void BM_TreeSheddable(benchmark::State& state) { Decide(state, true, false); }
 
+// A prompt of 2,000 blocks that nobody has, to 8 endpoints whose index is full: the decision, and what it
+// leaves to be learned behind the answer.
+void LongPrompt(benchmark::State& state, bool behind) {
+  tests::TestPool pool = MakePool(8, false);
+  const auto snapshot = pool.pool();
+  const Scheduler scheduler({}, 0);
+  Scratch scratch;
+  base::Random random(1);
+  Prompts prompts{std::vector<uint64_t>(2000), {{2000, false}}};
+  const auto decide = [&] {
+    for (uint64_t& block : prompts.prefixes) block = random.Next();
+    const Request request{.target_model = "m",
+                          .prompt_tokens = 128'000,
+                          .prefixes = prompts.prefixes,
+                          .prefix_ends = prompts.ends};
+    if (!behind) state.ResumeTiming();
+    const Outcome outcome = scheduler.Pick(*snapshot, request, std::nullopt, base::kSecond, scratch, random);
+    if (!behind) state.PauseTiming();
+    snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,
+                                                          base::kSecond);
+    const auto learn = Scheduler::TakePutOff(scratch, prompts);
+    if (behind) state.ResumeTiming();
+    learn();
+    if (behind) state.PauseTiming();
+  };
+  for (auto _ : state) {
+    state.PauseTiming();
+    decide();
+    state.ResumeTiming();
+  }
+}
+void BM_LongPrompt(benchmark::State& state) { LongPrompt(state, false); }
+void BM_LongPromptLearned(benchmark::State& state) { LongPrompt(state, true); }
+
 void BM_FloorReadCells(benchmark::State& state) {
   tests::TestPool pool = MakePool(state.range(0), false);
   const auto snapshot = pool.pool();
@@ -80,6 +114,8 @@ BENCHMARK(BM_FloorReadCells)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 BENCHMARK(BM_DefaultProfile)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 BENCHMARK(BM_NoAdapter)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 BENCHMARK(BM_DefaultProfileRecorded)->Arg(8)->Arg(100)->Arg(1000);
+BENCHMARK(BM_LongPrompt);
+BENCHMARK(BM_LongPromptLearned);
 BENCHMARK(BM_TreeCritical)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 BENCHMARK(BM_TreeSheddable)->Arg(8)->Arg(100)->Arg(1000)->Arg(10000);
 

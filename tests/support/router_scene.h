@@ -33,6 +33,7 @@ class Scene {
   std::variant<Ticket, Rejection> Ask(std::string_view body, std::string_view path = "/v1/completions",
                                       RequestInput input = {}) {
     payload::RequestScanner scanner(payload::ApiOfPath(path));
+    scanner.HashPrompt(router->wants_prefixes());
     scanner.Feed(body);
     scanner.Finish();
     input.body = &scanner;

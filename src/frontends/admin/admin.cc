@@ -119,7 +119,15 @@ net::HttpResponse Decisions(const net::HttpRequest& request, const Content& cont
   return response;
 }
 
-constexpr std::string_view kPages = "pages: /metrics /healthz /readyz /debug/fleet /debug/decisions";
+net::HttpResponse Prefixes(const net::HttpRequest& request, const Content& content) {
+  const std::string id = QueryValue(request.target, "request-id").value_or("");
+  auto pages = content.decisions(id, Content::Format::kPrefixes);
+  if (!pages) return Text(404, "no decision of that request is kept: it was none of the last ones");
+  return {.next = std::move(pages)};
+}
+
+constexpr std::string_view kPages =
+    "pages: /metrics /healthz /readyz /debug/fleet /debug/decisions /debug/prefix";
 
 }  // namespace
 
@@ -139,8 +147,9 @@ net::HttpResponse Answer(const net::HttpRequest& request, const Content& content
                                              : Text(503, "no pool is known yet, or the server is draining");
   }
   if (path == "/debug/fleet" && content.fleet) return {.next = content.fleet()};
-  if (path == "/debug/decisions") {
-    if (content.decisions) return Decisions(request, content);
+  if (path == "/debug/decisions" || path == "/debug/prefix") {
+    if (content.decisions)
+      return path == "/debug/prefix" ? Prefixes(request, content) : Decisions(request, content);
     return Text(404, "decisions are not kept: start with --debug-decisions N to see the last N here");
   }
   if (path == "/debug/pprof" || path.starts_with("/debug/pprof/")) {

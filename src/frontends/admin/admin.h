@@ -53,7 +53,7 @@ struct Content {
   // Text in pieces, "" after the last (net::HttpResponse::next); empty: no such page.
   using Pages = std::function<std::string()>;
   std::function<Pages()> fleet;
-  enum class Format { kJson, kText, kHtml };
+  enum class Format { kJson, kText, kHtml, kPrefixes };
   // `request_id`: "" is all. Gives none where there is no decision of that request.
   std::function<Pages(const std::string& request_id, Format format)> decisions;
 

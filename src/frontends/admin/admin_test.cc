@@ -65,14 +65,18 @@ TEST(Admin, Pages) {
   const Content keeping = {.registry = &registry,
                            .decisions = [](const std::string& id, Content::Format format) {
                              if (id == "none") return Content::Pages();
-                             const std::string name = format == Content::Format::kJson   ? "json"
-                                                      : format == Content::Format::kText ? "text"
-                                                                                         : "html";
+                             const std::string name = format == Content::Format::kJson       ? "json"
+                                                      : format == Content::Format::kText     ? "text"
+                                                      : format == Content::Format::kPrefixes ? "prefixes"
+                                                                                             : "html";
                              return Pages({name + " of " + id});
                            }};
   EXPECT_EQ(Get(keeping, "/debug/decisions").content_type, "application/json");
   EXPECT_EQ(All(Get(keeping, "/debug/decisions")), "json of ");
   EXPECT_EQ(All(Get(keeping, "/debug/decisions?format=text&request-id=a%2Fb+%zz")), "text of a/b %zz");
+  EXPECT_EQ(All(Get(keeping, "/debug/prefix?request-id=r")), "prefixes of r");
+  EXPECT_EQ(Get(keeping, "/debug/prefix?request-id=none").status, 404);
+  EXPECT_EQ(Get(content, "/debug/prefix").status, 404);
   EXPECT_EQ(Get(keeping, "/debug/decisions?format=html").content_type, "text/html; charset=utf-8");
   EXPECT_EQ(Get(keeping, "/debug/decisions?format=pdf").status, 400);
   EXPECT_EQ(Get(keeping, "/debug/decisions?request-id=none").status, 404);

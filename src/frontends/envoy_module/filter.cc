@@ -74,6 +74,17 @@ void SharedPicker::RingForBodies(base::Nanos now) {
   for (const auto& worker : workers_) worker->bodies.Ring(now);
 }
 
+void SharedPicker::RunElsewhere(std::function<void()> task) {
+  if (!parts_.post || elsewhere_->fetch_add(1, std::memory_order_relaxed) >= kMaxElsewhere) {
+    if (parts_.post) elsewhere_->fetch_sub(1, std::memory_order_relaxed);
+    return task();
+  }
+  parts_.post([task = std::move(task), waiting = elsewhere_] {
+    task();
+    waiting->fetch_sub(1, std::memory_order_relaxed);
+  });
+}
+
 [[gnu::hot]] WorkerState* SharedPicker::worker(uint32_t index) {
   return index < workers_.size() ? workers_[index].get() : nullptr;
 }

@@ -95,6 +95,8 @@ class SharedPicker {
     const base::Log* log = nullptr;
     // Has this pool its first endpoints? Asked only until Settle, on workers. Empty: all have.
     std::function<bool(std::string_view pool_key)> settled;
+    // Runs a task on a thread that is none of Envoy's workers. Empty: tasks are run where they come up.
+    std::function<void(std::function<void()> task)> post;
     uint64_t seed = 0;
     uint32_t concurrency = 1;  // Envoy's worker threads
   };
@@ -121,6 +123,9 @@ class SharedPicker {
   Waiters& waiters() { return waiters_; }
   // Sends workers to look for bodies that are overdue. Any thread; a few times in the shortest wait.
   void RingForBodies(base::Nanos now);
+  // Work that a decision left (Router::HasPutOff), on another thread: what the worker still does comes before
+  // its answer, and before those of others. Where too much waits there, it is done here.
+  [[gnu::cold]] void RunElsewhere(std::function<void()> task);
   // Of the calling worker thread, whose number Envoy knows. Null for numbers that are none.
   WorkerState* worker(uint32_t index);
 
@@ -130,6 +135,8 @@ class SharedPicker {
   std::atomic<base::Nanos> calm_at_;
   std::atomic<bool> knew_a_pool_{false};
   Waiters waiters_;
+  static constexpr size_t kMaxElsewhere = 64;  // 16 to 64 KiB each
+  std::shared_ptr<std::atomic<size_t>> elsewhere_ = std::make_shared<std::atomic<size_t>>(0);
   std::vector<std::unique_ptr<WorkerState>> workers_;  // each entry is used by its thread alone
 };
 

@@ -297,6 +297,9 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   }
   phase_ = Phase::kPassed;
   ticket_ = std::get<routing::Ticket>(std::move(begun));
+  routing::Worker& router_worker = *worker_->router_worker;
+  if (routing::Router::HasPutOff(router_worker)) [[unlikely]]
+    filter_.picker->RunElsewhere(routing::Router::TakePutOff(router_worker));
   // Setters end the views into headers: what is needed of them comes first.
   const bool has_content_length = headers.has_content_length;
   const bool has_destination = headers.has_destination;

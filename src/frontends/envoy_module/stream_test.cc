@@ -55,6 +55,7 @@ class StreamTest : public testing::Test {
     parts.settled = std::move(settled);
     parts.seed = 1;
     parts.concurrency = 2;
+    parts.post = post_;
     filter_.picker = std::make_shared<SharedPicker>(std::move(parts));
     filter_.counters = {
         .faults = 1, .failed_open = 2, .waited = 3, .timeouts = 4, .no_room = 5, .defined = true};
@@ -100,6 +101,7 @@ class StreamTest : public testing::Test {
     return false;
   }
 
+  std::function<void(std::function<void()>)> post_;
   base::ManualClock clock_{kSecond + 20 * kMillisecond};
   base::Log log_{base::LogLevel::kOff, base::LogFormat::kText};
   std::unique_ptr<base::Registry> registry_;
@@ -132,6 +134,27 @@ TEST_F(StreamTest, WithOneEndpointThereIsNoList) {
   Stream stream(filter_, &envoy);
   ASSERT_TRUE(SendHttp2(stream, envoy, {kBody}));
   EXPECT_TRUE(envoy.metadata.empty());
+}
+
+TEST_F(StreamTest, WhatLongPromptsTeachIsDoneOnAnotherThread) {
+  std::vector<std::function<void()>> posted;
+  post_ = [&](std::function<void()> task) { posted.push_back(std::move(task)); };
+  Serve({{.name = "a"}});
+  const auto send = [&](char letter) {
+    const std::string body = R"({"model":"m","prompt":")" + std::string(100 * 256, letter) + R"("})";
+    FakeStream envoy{.request_headers = Post(body.size())};
+    Stream stream(filter_, &envoy);
+    ASSERT_TRUE(SendHttp2(stream, envoy, {body}));
+  };
+  send('a');
+  EXPECT_EQ(posted.size(), 1u);
+  // What waits there is bounded.
+  for (int i = 0; i < 100; ++i) send(static_cast<char>('b' + i % 20));
+  EXPECT_EQ(posted.size(), 64u);
+  for (const auto& task : posted) task();
+  posted.clear();
+  send('A');
+  EXPECT_EQ(posted.size(), 1u);
 }
 
 TEST_F(StreamTest, ARequestWithoutBodyIsDecidedByLoad) {

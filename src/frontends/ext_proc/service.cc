@@ -39,6 +39,7 @@ struct ExtProcService::Worker {
         shared{router,           *router_worker,     service.clock_, service.options_.session,
                service.metrics_, base::Random(~seed)} {
     const SessionOptions& o = service.options_.session;
+    shared.has_put_off = [this] { PutOff(); };
     sweep_period = std::clamp(std::min({o.body_timeout, o.buffered_timeout, o.mode_timeout}) / 8,
                               base::kMillisecond * 5, base::kMillisecond * 250);
   }
@@ -46,6 +47,7 @@ struct ExtProcService::Worker {
   void Add(ExtProcCall* call);
   void Remove(ExtProcCall* call);
   void Sweep();
+  void PutOff();
 
   net::Loop& loop;
   std::unique_ptr<routing::Worker> router_worker;
@@ -56,6 +58,8 @@ struct ExtProcService::Worker {
   ExtProcCall* sweep_next = nullptr;
   std::unique_ptr<net::Timer> timer;
   bool knew_a_pool = false;
+  bool put_off = false;                                    // a task is posted
+  std::shared_ptr<bool> alive = std::make_shared<bool>();  // for that task
 };
 
 class ExtProcCall final : public net::GrpcCall, private Sink {
@@ -175,6 +179,16 @@ void ExtProcService::Worker::Sweep() {
     call->Sweep(now);
   }
   if (calls == nullptr) timer.reset();
+}
+
+// A connection writes what its calls send before its loop comes to what is posted.
+void ExtProcService::Worker::PutOff() {
+  if (std::exchange(put_off, true)) return;
+  loop.Post([this, is_alive = std::weak_ptr<bool>(alive)] {
+    if (is_alive.expired()) return;
+    put_off = false;
+    if (routing::Router::HasPutOff(*router_worker)) routing::Router::RunPutOff(*router_worker);
+  });
 }
 
 ExtProcService::ExtProcService(ServiceOptions options, const routing::Router& router,

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -76,6 +77,9 @@ struct SessionShared {
   base::Random random;  // for request ids
   WireWriter writer{};
   std::vector<std::pair<std::string_view, std::string_view>> wanted_headers{};  // of the decision under way
+  // The decision left work (Router::HasPutOff), to be done when what was sent has left. Empty: the worker's
+  // next decision does it.
+  std::function<void()> has_put_off{};
 };
 
 class Session {

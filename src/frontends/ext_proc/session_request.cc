@@ -329,6 +329,8 @@ bool Session::Decide(const routing::RequestInput& input) {
   }
   ticket_.emplace(std::get<routing::Ticket>(std::move(begun)));
   decided_ = true;
+  if (routing::Router::HasPutOff(shared_.worker) && shared_.has_put_off) [[unlikely]]
+    shared_.has_put_off();
   if (body_seen_) shared_.metrics.BodyWaited(message_at_ - received_at_);
   return true;
 }

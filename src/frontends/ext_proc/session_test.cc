@@ -1036,6 +1036,23 @@ TEST_F(SessionTest, LongIdsAreCut) {
   EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
 }
 
+TEST_F(SessionTest, WhatALongPromptTeachesComesBehindTheAnswer) {
+  Start(Idle(1));
+  int told = 0;
+  shared_->has_put_off = [&] { ++told; };
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, true));
+  EXPECT_EQ(told, 0);
+  const std::string text(100 * 256, 'x');
+  NewExchange();
+  Give(RequestHeaders());
+  Give(RequestBody(R"({"model":"m","messages":[{"role":"user","content":")" + text + R"("}]})", true));
+  EXPECT_EQ(told, 1);
+  EXPECT_TRUE(routing::Router::HasPutOff(*worker_));
+  routing::Router::RunPutOff(*worker_);
+  EXPECT_FALSE(routing::Router::HasPutOff(*worker_));
+}
+
 TEST_F(SessionTest, ManyHeadersToRemoveCount) {
   Start(Idle(1));
   Headers many;

@@ -2,12 +2,15 @@
 // believed to have in its prefix cache, and "prefix-match", the same as a share of the prompt. It believes
 // that an endpoint has what was sent there, as long as its cache is large enough for all that came since.
 //
-// Prompts are compared by blocks of 64 tokens, taken as 256 bytes of text. An endpoint's cache is as large as
-// its page says (blocks x tokens of each), else `lruCapacityPerServer` blocks (7812 = the reference's 31,250
-// of 16 tokens); what answers tell of cached tokens corrects that, since engines evict earlier than they say.
-// `maxPrefixTokensToMatch` (131,072; 0 is all that is hashed) ends what is compared. `memory` (268,435,456
-// bytes) bounds the whole index. Of the reference's other parameters `autoTune` (true) says whether pages
-// count; block sizes are taken and have no effect.
+// Prompts are compared by blocks of 64 tokens, taken as 256 bytes of text, and their last, shorter block by
+// all that came before it. An endpoint's cache is as large as its page says (blocks x tokens of each) while
+// `autoTune` (true), else `lruCapacityPerServer` (31,250) blocks of `blockSizeTokens` (16) tokens; what
+// answers tell of cached tokens corrects that, since engines evict earlier than they say. Without autoTune
+// `blockSizeTokens` above 64 is the unit of what matches, as the reference has it: in whole blocks of so many
+// tokens, rounded down to 64s; up to 64 it says the same as 64. `blockSize` is its old name.
+// `maxPrefixTokensToMatch` (131,072 tokens) ends what is compared, where it is 0 `maxPrefixBlocksToMatch`
+// (2048 blocks), and where both are, what is hashed does (2 MiB of text). `memory` (268,435,456 bytes) bounds
+// the whole index.
 //
 // Source: the reference's producer of this name (llm-d router), which counts blocks that are not contiguous,
 // keeps what engines have evicted, and never learns from answers. prefix/index.h has the structure.
@@ -59,6 +62,14 @@ class Cache {
   prefix::EndpointSlot Slot(float column) const noexcept {
     const auto index = static_cast<uint16_t>(column);
     return {index, generations_[index].load(std::memory_order_relaxed)};
+  }
+
+  // Nothing: it was never seen.
+  std::optional<prefix::EndpointSlot> Find(const fleet::EndpointCell& cell) {
+    const std::lock_guard lock(mutex_);
+    const auto found = known_.find(&cell);
+    if (found == known_.end() || found->second.cell.expired()) return std::nullopt;
+    return found->second.slot;
   }
 
   // The size of its cache as its page has it, in blocks of ours.
@@ -118,6 +129,11 @@ class Cache {
   std::vector<std::atomic<uint32_t>> generations_, reported_;
 };
 
+// Blocks of a prompt that are learned at the pick; the rest is put off. 8 KB of text.
+constexpr size_t kLearnedAtOnce = 32;
+// The profile that answers and one that prefills.
+constexpr size_t kMostPutOff = 2;
+
 // Of one worker.
 struct Lookup {
   prefix::Index::Scratch scratch;
@@ -129,24 +145,26 @@ struct Lookup {
   // prompts we knew.
   float others = 0;
   float known = 0;
+  // Who is to learn the rest of the last request's prompts.
+  std::array<prefix::EndpointSlot, kMostPutOff> put_off;
+  size_t num_put_off = 0;
 };
 
 class ApproxPrefixCacheProducer final : public Plugin,
                                         public Producer,
                                         public EndpointProducer,
-                                        public RequestHook {
+                                        public RequestHook,
+                                        public PrefixBelief {
  public:
   explicit ApproxPrefixCacheProducer(Build& build) : auto_tune_(build.Flag("autoTune", true)) {
     prefix::IndexOptions options;
     options.bytes = static_cast<size_t>(build.Integer("memory", 256 << 20, 1 << 20, int64_t{1} << 40));
+    const int64_t block_tokens = ReadBlock(build);
+    // As many of the reference's blocks, each of so many tokens as the config says.
+    const int64_t capacity = build.Integer("lruCapacityPerServer", 31'250, 1, 100'000'000);
     options.default_capacity =
-        static_cast<size_t>(build.Integer("lruCapacityPerServer", 31'250, 1, 100'000'000)) / 4;
-    const int64_t tokens = build.Integer("maxPrefixTokensToMatch", 131'072, 0, 1 << 30);
-    max_blocks_ = tokens == 0 ? SIZE_MAX : static_cast<size_t>(tokens) / kBlockTokens;
-    for (const char* size : {"blockSizeTokens", "blockSize", "maxPrefixBlocksToMatch"}) {
-      if (build.Integer(size, 0, 0, 1 << 30) != 0)
-        build.Warn(size, "has no effect: prompts are compared by blocks of 64 tokens");
-    }
+        static_cast<size_t>(std::max<int64_t>(capacity * block_tokens / kBlockTokens, 1));
+    ReadMost(build);
     build.WantsPrefixes();
     slot_ = build.Makes(build.Own("slot"), Lifetime::kSnapshot, Unit::kCount);
     name_ = build.Makes(build.Own("name"), Lifetime::kSnapshot, Unit::kCount);
@@ -169,14 +187,15 @@ class ApproxPrefixCacheProducer final : public Plugin,
     const Request& request = context.request;
     if (request.prefixes.empty()) return;
     Lookup& lookup = lookup_.Get(context.worker);
+    lookup.num_put_off = 0;
     size_t total = 0;
     uint32_t begin = 0;
     for (const payload::PromptEnd& prompt : request.prefix_ends) {
-      const auto chain = Chain(request, begin, prompt.end);
+      const auto chain = Chain(request.prefixes, begin, prompt.end);
       cache_->index.Match(chain, lookup.scratch, lookup.matches);
       for (const prefix::SlotMatch& match : lookup.matches) {
         if (lookup.blocks[match.slot.index] == 0) lookup.found.push_back(match.slot.index);
-        lookup.blocks[match.slot.index] += match.blocks;
+        lookup.blocks[match.slot.index] += Whole(match.blocks, chain.size());
       }
       total += chain.size();
       begin = prompt.end;
@@ -203,11 +222,37 @@ class ApproxPrefixCacheProducer final : public Plugin,
     if (request.prefixes.empty() || column < 0) return;
     const prefix::EndpointSlot slot = cache_->Slot(column);
     if (auto_tune_) cache_->Report(*endpoint.cell, slot);
+    size_t room = kLearnedAtOnce;
+    bool all = true;
     uint32_t begin = 0;
     for (const payload::PromptEnd& prompt : request.prefix_ends) {
-      cache_->index.Insert(slot, Chain(request, begin, prompt.end));
+      const auto chain = Chain(request.prefixes, begin, prompt.end);
+      const auto first = chain.first(std::min(chain.size(), room));
+      if (!first.empty()) cache_->index.Insert(slot, first);
+      room -= first.size();
+      all = all && first.size() == chain.size();
       begin = prompt.end;
     }
+    Lookup& lookup = lookup_.Get(context.worker);
+    if (!all && lookup.num_put_off < kMostPutOff) lookup.put_off[lookup.num_put_off++] = slot;
+  }
+
+  bool HasPutOff(std::span<const std::shared_ptr<void>> worker) const noexcept override {
+    return lookup_.Get(worker).num_put_off != 0;
+  }
+  std::function<void()> TakePutOff(std::span<const std::shared_ptr<void>> worker,
+                                   const std::shared_ptr<const Prompts>& of_request) const override {
+    Lookup& lookup = lookup_.Get(worker);
+    return [cache = cache_, of_request, slots = lookup.put_off, count = std::exchange(lookup.num_put_off, 0),
+            most = max_blocks_] {
+      uint32_t begin = 0;
+      for (const payload::PromptEnd& prompt : of_request->ends) {
+        const std::span prefixes(of_request->prefixes);
+        const auto chain = prefixes.subspan(begin, std::min<size_t>(prompt.end - begin, most));
+        for (size_t i = 0; i < count; ++i) cache->index.Insert(slots[i], chain);
+        begin = prompt.end;
+      }
+    };
   }
 
   void PickedBeside(const Context& context, std::string_view profile, uint32_t position,
@@ -225,7 +270,56 @@ class ApproxPrefixCacheProducer final : public Plugin,
                   now);
   }
 
+  std::optional<Size> SizeOf(const fleet::EndpointCell& cell) const override {
+    const auto slot = cache_->Find(cell);
+    if (!slot) return std::nullopt;
+    return Size{cache_->index.held(*slot) * kBlockTokens, cache_->index.capacity(*slot) * kBlockTokens};
+  }
+  Totals totals() const override {
+    const prefix::IndexStats stats = cache_->index.stats();
+    return {.entries = stats.held,
+            .blocks = stats.blocks,
+            .bytes = stats.bytes,
+            .most_bytes = stats.most_bytes,
+            .inserted = stats.inserted,
+            .evicted = stats.evicted,
+            .refused = stats.refused,
+            .given_up = stats.given_up};
+  }
+
  private:
+  // `blockSizeTokens`, 16; `blockSize` is its old name. In tokens.
+  int64_t ReadBlock(Build& build) {
+    constexpr int64_t kOtherwise = 16;
+    constexpr int64_t kMost = 1 << 20;
+    const int64_t old = build.Integer("blockSize", kOtherwise, 0, kMost);
+    int64_t tokens = build.Integer("blockSizeTokens", kOtherwise, 0, kMost);
+    if (tokens == kOtherwise) tokens = old;
+    if (tokens == 0 && !auto_tune_) build.Error("blockSizeTokens", "must be above 0 without autoTune");
+    if (tokens == 0) tokens = kOtherwise;
+    if (auto_tune_ || tokens <= kBlockTokens) return tokens;
+    blocks_each_ = static_cast<uint32_t>(tokens / kBlockTokens);
+    if (tokens % kBlockTokens != 0)
+      build.Warn("blockSizeTokens", "counts as " + std::to_string(blocks_each_ * kBlockTokens) +
+                                        ": a multiple of " + std::to_string(kBlockTokens) + " tokens");
+    return tokens;
+  }
+  // `maxPrefixTokensToMatch`, 131,072; where that is 0 the old `maxPrefixBlocksToMatch`, 2048; 0: no limit.
+  void ReadMost(Build& build) {
+    const int64_t tokens = build.Integer("maxPrefixTokensToMatch", 131'072, 0, 1 << 30);
+    const int64_t blocks = build.Integer("maxPrefixBlocksToMatch", 2048, 0, 1 << 30);
+    const size_t each = blocks_each_;
+    if (tokens != 0) {
+      max_blocks_ = static_cast<size_t>(tokens) / (kBlockTokens * each) * each;
+    } else {
+      max_blocks_ = blocks != 0 ? static_cast<size_t>(blocks) * each : SIZE_MAX;
+    }
+  }
+  // Of a chain of `total` blocks of ours those that are whole ones of the config's.
+  uint32_t Whole(uint32_t blocks, size_t total) const noexcept {
+    return blocks == total ? blocks : blocks - blocks % blocks_each_;
+  }
+
   // What other pickers did is not known here. But they decide as we do: what a conversation began with was
   // sent to the endpoint that is first by its hash, where load allowed it, and what continues what we know
   // went on there.
@@ -269,12 +363,13 @@ class ApproxPrefixCacheProducer final : public Plugin,
     return (x ^ x >> 32) * 0xd6e8feb86659fd93;
   }
 
-  std::span<const uint64_t> Chain(const Request& request, uint32_t begin, uint32_t end) const {
-    return request.prefixes.subspan(begin, std::min<size_t>(end - begin, max_blocks_));
+  std::span<const uint64_t> Chain(std::span<const uint64_t> prefixes, uint32_t begin, uint32_t end) const {
+    return prefixes.subspan(begin, std::min<size_t>(end - begin, max_blocks_));
   }
 
   bool auto_tune_;
-  size_t max_blocks_ = 0;
+  uint32_t blocks_each_ = 1;  // of ours to one of the config's
+  size_t max_blocks_ = SIZE_MAX;
   float trust_ = 0;
   Column slot_, name_, cached_, match_, likely_;
   Build::Worker<Lookup> lookup_;

@@ -1,4 +1,5 @@
 // What engines are believed to have cached, from picks and answers.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -28,6 +29,7 @@ class Prompt {
     hasher.AppendChains(payload::PrefixRoot(model, ""), prefixes_, ends_);
     tokens_ = static_cast<uint32_t>(blocks.size() * payload::PromptHasher::kBlockBytes / 4);
   }
+  Prompts prompts() const { return {prefixes_, ends_}; }
   Request request() const { return {.prompt_tokens = tokens_, .prefixes = prefixes_, .prefix_ends = ends_}; }
 
  private:
@@ -53,7 +55,7 @@ class PrefixCache : public testing::Test {
   std::string Pick(const Prompt& prompt, std::optional<std::span<const uint32_t>> among = {}) {
     const auto snapshot = pool.pool();
     const Outcome outcome =
-        scheduler->Pick(*snapshot, prompt.request(), among, kSecond, scratch, random, &why);
+        scheduler->Pick(*snapshot, prompt.request(), among, kSecond, *scratch, random, &why);
     cached = outcome.cached_tokens;
     reserved = outcome.reservation.tokens;
     const fleet::Endpoint& endpoint = snapshot->endpoints[outcome.choices[0]];
@@ -70,7 +72,7 @@ class PrefixCache : public testing::Test {
   tests::TestPool pool;
   States states;
   std::optional<Scheduler> scheduler;
-  Scratch scratch;
+  std::optional<Scratch> scratch{std::in_place};
   base::Random random{1};
   Explanation why;
   uint32_t cached = 0, reserved = 0;
@@ -159,6 +161,67 @@ TEST(PrefixCacheAtSize, AFleetOfManyIsKnownAtOnce) {
   EXPECT_LT(clock.Now() - start, 5 * kSecond);
 }
 
+TEST_F(PrefixCache, TheRestOfALongPromptIsLearnedBehindTheAnswer) {
+  Use();
+  const Prompt longer(std::string(100, 'x'));
+  const auto seen_by_another_worker = [&] {
+    Scratch another;
+    const auto snapshot = pool.pool();
+    const Outcome outcome =
+        scheduler->Pick(*snapshot, longer.request(), std::nullopt, kSecond, another, random);
+    snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,
+                                                          kSecond);
+    return outcome.cached_tokens;  // what it put off is lost with it
+  };
+  Pick(Prompt("abcdefgh"));
+  EXPECT_FALSE(Scheduler::HasPutOff(*scratch)) << "short ones are learned at once";
+  Pick(longer);
+  EXPECT_TRUE(Scheduler::HasPutOff(*scratch));
+  EXPECT_EQ(seen_by_another_worker(), 32 * 64u);
+  const std::function<void()> rest = Scheduler::TakePutOff(*scratch, longer.prompts());
+  EXPECT_FALSE(Scheduler::HasPutOff(*scratch));
+  EXPECT_EQ(seen_by_another_worker(), 32 * 64u);
+  rest();
+  EXPECT_EQ(seen_by_another_worker(), 100 * 64u);
+}
+
+TEST_F(PrefixCache, AConfigThatIsSwappedStaysUntilWhatItPutOffIsTaken) {
+  Use();
+  const Prompt longer(std::string(100, 'x'));
+  Pick(longer);
+  const std::weak_ptr<const ConfigSet> before = scheduler->configs();
+  scheduler->Swap(std::make_shared<ConfigSet>(
+      ConfigSet{.common = tests::Compiled(Spec(), {.states = &states}), .of_pools = {}}));
+  scheduler->ConfigOf(*pool.pool(), *scratch);  // another decision begins, by the new one
+  scheduler->FreeUnused();
+  EXPECT_FALSE(before.expired());
+  Scheduler::TakePutOff(*scratch, longer.prompts())();
+  scheduler->FreeUnused();
+  EXPECT_TRUE(before.expired());
+  Pick(longer);
+  EXPECT_EQ(cached, 100 * 64u);
+}
+
+TEST_F(PrefixCache, OfSeveralPromptsTheRestIsLearnedToo) {
+  Use();
+  const auto tokens = [&](const Prompts& prompts) {
+    const Request request{.prompt_tokens = 8000, .prefixes = prompts.prefixes, .prefix_ends = prompts.ends};
+    const auto snapshot = pool.pool();
+    const Outcome outcome = scheduler->Pick(*snapshot, request, std::nullopt, kSecond, *scratch, random);
+    snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,
+                                                          kSecond);
+    if (Scheduler::HasPutOff(*scratch)) Scheduler::TakePutOff(*scratch, prompts)();
+    return outcome.cached_tokens;
+  };
+  Prompts both = Prompt(std::string(20, 'x')).prompts();
+  const Prompts second = Prompt(std::string(50, 'y')).prompts();
+  both.prefixes.insert(both.prefixes.end(), second.prefixes.begin(), second.prefixes.end());
+  both.ends.push_back({70, false});
+  EXPECT_EQ(tokens(both), 0u);
+  EXPECT_EQ(tokens(both), 70 * 64u);
+  EXPECT_EQ(tokens(second), 50 * 64u);
+}
+
 TEST_F(PrefixCache, AnswersThatTellOfNoHitsEndTheBelief) {
   Use();
   const std::string home = Pick(Prompt("abcdefghijklmnop"));
@@ -186,6 +249,114 @@ TEST_F(PrefixCache, ACacheIsAsLargeAsItsPageSays) {
     Pick(Prompt(other));
   Pick(Prompt("abcdefgh"));
   EXPECT_EQ(cached, 0u);
+}
+
+// The reference's blocks. What matches is worked out by hand from its rules: blocks of max(64,
+// blockSizeTokens) tokens, the last, shorter one hashed as well, up to maxPrefixTokensToMatch, else
+// maxPrefixBlocksToMatch.
+class ReferenceBlocks : public PrefixCache {
+ protected:
+  ReferenceBlocks() : PrefixCache({{"A"}}) {}
+  // As YAML.
+  static ConfigSpec SpecOf(const std::string& parameters) {
+    const std::string type = "approx-prefix-cache-producer";
+    return tests::OneProfile({tests::Parsed(type, type, parameters),
+                              tests::Spec("time-to-first-token-scorer"), tests::Spec("max-score-picker")},
+                             {{"time-to-first-token-scorer"}, {"max-score-picker"}});
+  }
+  void UseYaml(const std::string& parameters, bool anew = true) {
+    scratch.emplace();
+    scheduler.reset();
+    if (anew) states.FreeUnused();
+    scheduler.emplace(SchedulerOptions{}, 0, tests::Compiled(SpecOf(parameters), {.states = &states}));
+  }
+  uint32_t Cached(const Prompt& prompt) {
+    Pick(prompt);
+    return cached;
+  }
+  float Match() const {
+    for (const auto& column : why.columns) {
+      if (column.name == "prefix-match") return column.values.at(0);
+    }
+    return -1;
+  }
+};
+
+TEST_F(ReferenceBlocks, AreOf64TokensWhateverLessIsAskedFor) {
+  for (const char* tokens : {"1", "16", "64"}) {
+    UseYaml("{autoTune: false, blockSizeTokens: " + std::string(tokens) + "}");
+    EXPECT_EQ(Cached(Prompt("abcd")), 0u) << tokens;
+    EXPECT_EQ(Cached(Prompt("abcxyz")), 3 * 64u);
+    EXPECT_FLOAT_EQ(Match(), 0.5f);
+  }
+}
+
+TEST_F(ReferenceBlocks, MatchAsAWhole) {
+  // 192 tokens: "abc", "def", "gh" of the first prompt, "abc", "dxx", "x" of the second.
+  UseYaml("{autoTune: false, blockSizeTokens: 192}");
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 0u);
+  EXPECT_EQ(Cached(Prompt("abcdxxx")), 3 * 64u);
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 8 * 64u) << "the last, shorter one too";
+}
+
+TEST_F(ReferenceBlocks, EndWhereTheLimitIs) {
+  UseYaml("{maxPrefixTokensToMatch: 256}");
+  Pick(Prompt("abcdefgh"));
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 256u);
+  EXPECT_FLOAT_EQ(Match(), 1);
+  UseYaml("{maxPrefixTokensToMatch: 0, maxPrefixBlocksToMatch: 3}", false);
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 192u);
+  UseYaml("{autoTune: false, blockSizeTokens: 128, maxPrefixTokensToMatch: 0, maxPrefixBlocksToMatch: 3}",
+          false);
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 256u) << "what was learned before, in blocks of 128";
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 384u);
+  UseYaml("{maxPrefixTokensToMatch: 0, maxPrefixBlocksToMatch: 0}", false);
+  Pick(Prompt("abcdefgh"));
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 512u);
+}
+
+TEST_F(ReferenceBlocks, ACacheHoldsSoManyOfSoManyTokens) {
+  // 32 blocks of 16 tokens and 4 of 128 are 8 of ours.
+  for (const char* parameters :
+       {"{lruCapacityPerServer: 32}", "{autoTune: false, blockSizeTokens: 128, lruCapacityPerServer: 4}"}) {
+    UseYaml(parameters);
+    Pick(Prompt("abcdefgh"));
+    EXPECT_EQ(Cached(Prompt("abcdefgh")), 512u) << parameters;
+    Pick(Prompt("ijkl"));
+    EXPECT_EQ(Cached(Prompt("abcdefgh")), 256u) << parameters;
+  }
+}
+
+TEST_F(ReferenceBlocks, WhatCountsAsAnotherIsSaid) {
+  std::vector<std::string> warnings;
+  tests::Compiled(SpecOf("{autoTune: false, blockSizeTokens: 100}"), {}, &warnings);
+  EXPECT_THAT(warnings, testing::ElementsAre(testing::HasSubstr("counts as 64: a multiple of 64 tokens")));
+  warnings.clear();
+  tests::Compiled(SpecOf("{blockSizeTokens: 16, blockSize: 16, maxPrefixBlocksToMatch: 256}"), {}, &warnings);
+  EXPECT_THAT(warnings, testing::IsEmpty());
+  EXPECT_THAT(tests::ProblemsOf(SpecOf("{autoTune: false, blockSizeTokens: 0}")),
+              testing::ElementsAre(testing::HasSubstr("must be above 0 without autoTune")));
+}
+
+TEST_F(PrefixCache, WhatIsBelievedCanBeRead) {
+  Use();
+  const std::string home = Pick(Prompt("abcdefgh"));
+  const auto& config = *scheduler->configs()->common;
+  const PrefixBelief* belief = nullptr;
+  for (const auto& instance : config.plugins) {
+    if (const auto* found = dynamic_cast<const PrefixBelief*>(instance->plugin.get())) belief = found;
+  }
+  ASSERT_NE(belief, nullptr);
+  for (const fleet::Endpoint& endpoint : pool.pool()->endpoints) {
+    const auto size = belief->SizeOf(*endpoint.cell);
+    ASSERT_TRUE(size);
+    EXPECT_EQ(size->tokens, endpoint.name == home ? 512u : 0u);
+    EXPECT_EQ(size->capacity, 7812 * 64u);
+  }
+  EXPECT_EQ(belief->totals().entries, 8u);
+  EXPECT_EQ(belief->totals().inserted, 8u);
+  const tests::TestPool other({{"D"}});
+  EXPECT_FALSE(belief->SizeOf(*other.pool()->endpoints[0].cell)) << "never seen";
 }
 
 // Several pickers that know nothing of each other.
