@@ -408,7 +408,24 @@ void Worker::Impl::FindPrefixes(const RequestInput& input, std::string_view targ
   if (hasher == nullptr) return;
   const std::string_view salt =
       input.body != nullptr ? std::string_view(input.body->fields().cache_salt) : std::string_view();
-  hasher->AppendChains(payload::PrefixRoot(target, salt), prefixes, prefix_ends);
+  hasher->AppendChains(payload::PrefixRoot(target, salt), prefixes, prefix_ends, true);
+  DropShortest();
+}
+
+// A prompt that is shorter than a block is met by the same one alone, and costs less than a place in an
+// index.
+void Worker::Impl::DropShortest() {
+  uint32_t begin = 0;
+  size_t kept = 0, kept_ends = 0;
+  for (const auto [end, partial] : prefix_ends) {
+    if (!partial || end - begin > 1) {
+      for (uint32_t i = begin; i < end; ++i) prefixes[kept++] = prefixes[i];
+      prefix_ends[kept_ends++] = {static_cast<uint32_t>(kept), partial};
+    }
+    begin = end;
+  }
+  prefixes.resize(kept);
+  prefix_ends.resize(kept_ends);
 }
 
 [[gnu::noinline]] void Worker::Impl::FindClass(const Route& route, RouteTarget& target,

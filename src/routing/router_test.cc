@@ -110,6 +110,29 @@ TEST_F(LongPrompts, TeachBeforeTheNextDecisionWhereNobodyTookIt) {
   EXPECT_THAT(Ask(*scene.worker), HasSubstr("6400 more are cached"));
 }
 
+// As the reference counts: blocks of 64 tokens, and a shorter last one that the same prompt alone meets.
+TEST(Prefixes, EndWithAShorterBlock) {
+  std::string said;
+  Scene scene({{"A"}}, {}, {.explain = [&](std::string_view text) { said = text; }});
+  const auto ask = [&](const std::string& prompt) {
+    scene.Get(R"({"model":"m","prompt":)" + prompt + "}");
+    return said;
+  };
+  const std::string block(256, 'x'), half(128, 'y'), other(128, 'z');
+  ask("\"" + block + half + "\"");
+  EXPECT_THAT(ask("\"" + block + half + "\""), HasSubstr("prefix-match: A 1\n"));
+  EXPECT_THAT(said, HasSubstr("96 more are cached"));
+  EXPECT_THAT(ask("\"" + block + other + "\""), HasSubstr("prefix-match: A 0.5\n"));
+  EXPECT_THAT(said, HasSubstr("64 more are cached"));
+  EXPECT_THAT(ask("\"" + block + half + other + "\""), HasSubstr("prefix-match: A 0.5\n"));
+  // What is shorter than a block is not looked up, alone or among others.
+  ask("\"" + half + "\"");
+  EXPECT_THAT(ask("\"" + half + "\""), HasSubstr("cached-tokens: A 0\n"));
+  ask("[\"" + half + "\",\"" + half + block + "\"]");
+  EXPECT_THAT(ask("[\"" + half + "\",\"" + half + block + "\"]"), HasSubstr("prefix-match: A 1\n"));
+  EXPECT_THAT(said, HasSubstr("cached-tokens: A 128\n"));
+}
+
 TEST_F(LongPrompts, TeachOnAnyThread) {
   Ask(*scene.worker);
   const std::function<void()> rest = Router::TakePutOff(*scene.worker);

@@ -93,6 +93,7 @@ struct Worker::Impl final : Worker {
   }
   // Of a request that goes to `target`.
   void FindPrefixes(const RequestInput& input, std::string_view target);
+  void DropShortest();
   void FindClass(const Route& route, RouteTarget& target, std::string_view model,
                  std::string_view fairness_id, base::Nanos now);
 
