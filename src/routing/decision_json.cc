@@ -161,7 +161,7 @@ void WritePrefixes(const Told& told, JsonWriter& json) {
   const auto* cached = column(scheduling::kCachedTokens);
   const auto* likely = column(scheduling::kLikelyCachedTokens);
   const uint32_t prompt = d.seen.facts.prompt_tokens;
-  constexpr double kBlockTokens = payload::PromptHasher::kBlockBytes / 4;
+  constexpr double kBlockTokens = payload::PromptHasher::kBlockBytes / 4.0;
   json.TextMember("requestId", d.request_id, kMaxText).Member("pool", d.pool);
   json.TextMember("targetModel", d.target_model, kMaxText).Member("promptTokens", prompt);
   WriteChoices(d, d.seen.outcome, "chosen", json);
