@@ -200,7 +200,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
       total += chain.size();
       begin = prompt.end;
     }
-    if (lookup.found.empty() && trust_ == 0) return;
+    if (total == 0 || (lookup.found.empty() && trust_ == 0)) return;
     const float* slots = context.columns[slot_];
     const auto prompt_tokens = static_cast<float>(request.prompt_tokens);
     const float share = 1 / static_cast<float>(total);

@@ -315,6 +315,13 @@ TEST_F(ReferenceBlocks, EndWhereTheLimitIs) {
   EXPECT_EQ(Cached(Prompt("abcdefgh")), 512u);
 }
 
+TEST_F(ReferenceBlocks, OfALimitBelowABlockNothingIsLeft) {
+  UseYaml("{maxPrefixTokensToMatch: 63}");
+  Pick(Prompt("abcdefgh"));
+  EXPECT_EQ(Cached(Prompt("abcdefgh")), 0u);
+  EXPECT_EQ(Match(), 0);
+}
+
 TEST_F(ReferenceBlocks, ACacheHoldsSoManyOfSoManyTokens) {
   // 32 blocks of 16 tokens and 4 of 128 are 8 of ours.
   for (const char* parameters :
