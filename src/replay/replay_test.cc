@@ -8,7 +8,6 @@
 namespace fairway::replay {
 namespace {
 
-
 Workload Parsed(std::string_view text) {
   std::vector<api::Problem> problems;
   Workload workload = ParseWorkload(text, "w.yaml", "", problems);
