@@ -7,7 +7,7 @@
 # and from its folder plugins/ where there is one.
 # A new file is picked up by its name; nothing has to be listed.
 #
-# Tests, and with FAIRWAY_UNITY the libraries too, are compiled several files at a time: most of what the compiler does for one of
+# Tests, and with FAIRWAY_UNITY (all presets but debug) the libraries too, are compiled several files at a time: most of what the compiler does for one of
 # our files is reading the same headers again (the front end alone took 1,090 s for 330 files, in eights 180 s). Two files that
 # give something file-local the same name cannot be compiled together: one of them is named under APART.
 add_library(fairway_options INTERFACE)
