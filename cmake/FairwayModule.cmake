@@ -9,7 +9,8 @@
 #
 # Tests, and with FAIRWAY_UNITY (all presets but debug) the libraries too, are compiled several files at a time: most of what the compiler does for one of
 # our files is reading the same headers again (the front end alone took 1,090 s for 330 files, in eights 180 s). Two files that
-# give something file-local the same name cannot be compiled together: one of them is named under APART.
+# give something file-local the same name cannot be compiled together: one of them is named under APART, as is what not all who link
+# the room's library should get.
 add_library(fairway_options INTERFACE)
 target_include_directories(fairway_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
 # Designated initialisers leave fields at their defaults on purpose.
