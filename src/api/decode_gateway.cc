@@ -17,7 +17,6 @@ constexpr size_t kMaxMatches = 64;
 constexpr size_t kMaxMatchesOfRoute = 128;
 constexpr size_t kMaxBackends = 16;
 constexpr size_t kMaxValueMatches = 16;
-constexpr int64_t kMaxWeight = 1'000'000;
 
 Gateway::Listener ReadListener(const Node& item) {
   ObjectReader reader(item);

@@ -8,9 +8,6 @@
 namespace fairway::replay {
 namespace {
 
-using base::kMillisecond;
-using base::kSecond;
-
 Workload Parsed(std::string_view text) {
   std::vector<api::Problem> problems;
   Workload workload = ParseWorkload(text, "w.yaml", "", problems);

@@ -28,7 +28,6 @@ extern "C" int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept {
 namespace fairway::routing {
 namespace {
 
-using base::kMillisecond;
 using base::kSecond;
 using tests::Completion;
 using tests::Model;

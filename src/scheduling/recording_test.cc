@@ -13,7 +13,6 @@
 namespace fairway::scheduling {
 namespace {
 
-using base::kMillisecond;
 using base::kSecond;
 
 tests::TestPool RandomPool(base::Random& random, bool with_models) {

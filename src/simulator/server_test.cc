@@ -20,7 +20,6 @@
 namespace fairway::simulator {
 namespace {
 
-using base::kMillisecond;
 using base::kSecond;
 using testing::HasSubstr;
 using testing::IsEmpty;

@@ -5,6 +5,7 @@
 Read from #include lines under src/:
 - arrows: a room includes only rooms it may use (ARCHITECTURE.md); no cycle can hide, since the table has none;
 - the core has no sockets, threads or protocols in it;
+- a using-declaration in a .cc file is used there (tools/tidy looks at several files at a time and cannot tell);
 - a heavy header (slow to compile) is included by .cc files, or by headers that no other room sees.
 And from the tree: each room has a README of at most 40 lines; no file names a path of somebody's machine; links between documents lead somewhere.
 """
@@ -40,6 +41,7 @@ HEAVY = re.compile(r"(boost/|yaml-cpp/|CLI/|google/protobuf/|grpcpp/|simdjson|op
 NOT_IN_CORE = re.compile(
     r"(boost/asio|boost/beast|google/protobuf/|grpc|.*\.pb\.h$|openssl/|nghttp2/|thread$|future$|stop_token$"
     r"|condition_variable$|sys/socket\.h|sys/epoll\.h|sys/un\.h|netdb\.h|pthread\.h|experimental/)")
+USING = re.compile(r"^\s*using\s+[\w:]*::(\w+);", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 README_LINES = 40
 # A README of its own for these too: they are large enough to get lost in.
@@ -101,6 +103,13 @@ def check_includes(files):
     return problems
 
 
+def check_using(files):
+    """`files`: path below src/ -> text."""
+    return [f"src/{path}:{text.count(chr(10), 0, found.start(1)) + 1}: using {found.group(1)}, which this file does not use"
+            for path, text in sorted(files.items()) if path.endswith(".cc") for found in USING.finditer(text)
+            if len(re.findall(rf"\b{found.group(1)}\b", text)) == 1]
+
+
 def check_readmes(root):
     problems = []
     rooms = [f"src/{room}" for room in ROOMS if (root / "src" / room).is_dir()]
@@ -155,7 +164,7 @@ def check(root):
     if not sources:
         return [f"{src}: no sources found"]
     texts = tracked_files(root)
-    return check_includes(sources) + check_readmes(root) + check_machine_paths(texts) + check_links(root, texts)
+    return check_includes(sources) + check_using(sources) + check_readmes(root) + check_machine_paths(texts) + check_links(root, texts)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,13 @@ class Includes(unittest.TestCase):
         self.only(self.problems(nett__n_DOT_cc=""), "no room 'nett'")
 
 
+class Using(unittest.TestCase):
+    def test_a_using_declaration_is_used(self):
+        used, unused = "using std::string;\nstring a;\n", "\nusing testing::Each;\nEachOf(a);\n"
+        self.assertEqual(structure.check_using({"base/a.cc": used, "base/b.h": unused}), [])
+        self.assertEqual(structure.check_using({"base/a.cc": unused}), ["src/base/a.cc:2: using Each, which this file does not use"])
+
+
 class Tree(unittest.TestCase):
     def test_readmes_are_there_and_short(self):
         with tempfile.TemporaryDirectory() as folder:

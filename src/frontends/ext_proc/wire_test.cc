@@ -15,8 +15,6 @@ namespace fairway::ext_proc {
 namespace {
 
 namespace pb = envoy::service::ext_proc::v3;
-using testing::ElementsAre;
-using testing::Pair;
 
 std::string Text(base::Random& random, size_t max) {
   std::string text(random.Below(max + 1), ' ');

@@ -25,7 +25,6 @@ namespace {
 
 using test::RawConnection;
 using test::RawTcpServer;
-using ::testing::Each;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
