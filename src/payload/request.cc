@@ -72,14 +72,18 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
 
 [[gnu::hot]] void RequestScanner::Finish() {
   if (api_ == Api::kUnknown || !ok()) return;
-  if (hasher_ != nullptr) hasher_->Finish(IsLenient() && json_.failed());
+  if (hasher_ != nullptr) hasher_->Finish(false);
   if (!json_.Finish(*this)) return RefuseJson();
   if (!MainIsValid() || typed_bad_ != 0) RefuseFields();
 }
 
 [[gnu::noinline, gnu::cold]] void RequestScanner::RefuseJson() {
   // Of an unknown API any bytes will do: what was found before they stopped to be JSON stays.
-  if (!IsLenient()) error_ = "error unmarshaling request bodyMap: " + json_.error();
+  if (IsLenient()) {
+    if (hasher_ != nullptr) hasher_->Reset();  // how far it was hashed depends on how it was cut
+    return;
+  }
+  error_ = "error unmarshaling request bodyMap: " + json_.error();
 }
 
 [[gnu::noinline, gnu::cold]] void RequestScanner::RefuseFields() {

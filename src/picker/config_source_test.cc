@@ -147,7 +147,7 @@ TEST_F(Configs, FilesOfAFolderAreTakenByTheirNames) {
   EXPECT_EQ(files.size(), 1u);
   EXPECT_EQ(files.count("team/llama.v2"), 1u);
   ASSERT_EQ(problems.size(), 1u);
-  EXPECT_THAT(api::ToString(problems[0]), HasSubstr("odd.yaml: decides for nobody"));
+  EXPECT_THAT(api::ToString(problems[0]), HasSubstr("odd.yaml: warning: decides for nobody"));
   Write("pools/team.llama.v2.yml", kQueue);
   problems.clear();
   PoolConfigFiles(folder_ + "/pools", common, problems);

@@ -30,7 +30,8 @@ DECIDERS = [("always-disagg-pd-decider", {}), ("prefix-based-pd-decider", {"nonC
 
 
 def random_config(rng):
-    plugins = []
+    # How much other pickers are believed to have sent depends on which answers have ended by then.
+    plugins = [{"type": "approx-prefix-cache-producer", "parameters": {"trustInOthers": 0}}]
 
     def add(type_, parameters):
         name = f"{type_}-{len(plugins)}"
