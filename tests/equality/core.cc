@@ -152,6 +152,8 @@ Outcome Core::Ask(const Request& request) {
   if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) {
     return {.status = rejection->status,
             .drop_reason = rejection->drop_reason.empty() ? "-" : std::string(rejection->drop_reason),
+            .refused_by = rejection->refused_by.empty() ? "-" : rejection->refused_by,
+            .come_again = rejection->retry_after > 0,
             .body = routing::RejectionBody(*rejection)};
   }
   const auto& ticket = std::get<routing::Ticket>(begun);
