@@ -89,7 +89,7 @@ void CheckSplice(Api api, std::string_view body, const RequestScanner& scanner, 
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
-  const Api api = static_cast<Api>(data[0] % 6);
+  const Api api = static_cast<Api>(data[0] % (static_cast<unsigned>(Api::kUnknown) + 1));
   const std::string_view body(reinterpret_cast<const char*>(data) + 2, size - 2);
 
   const RequestScanner whole = ScanWhole(api, body);

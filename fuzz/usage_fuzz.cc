@@ -15,7 +15,7 @@ using fairway::payload::UsageScanner;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
-  const Api api = static_cast<Api>((data[0] >> 1) % 6);
+  const Api api = static_cast<Api>((data[0] >> 1) % (static_cast<unsigned>(Api::kUnknown) + 1));
   const bool event_stream = (data[0] & 1) != 0;
   std::string_view rest(reinterpret_cast<const char*>(data) + 2, size - 2);
 

@@ -19,9 +19,9 @@ namespace fairway::api {
 
 enum class Severity { kError, kWarning };
 
-// "examples/intro-route.yaml:12: HTTPRoute default/llm-route: spec.rules[0].backendRefs[0].name: no
-// InferencePool
-//  \"vllm-llama2-7b\" in namespace \"default\"; did you mean \"vllm-llama2-7b-pool\"?"
+// examples/intro-route.yaml:12: HTTPRoute default/llm-route: spec.rules[0].backendRefs[0].name:
+//   no InferencePool "vllm-llama2-7b" in namespace "default";
+//   did you mean "vllm-llama2-7b-pool"?
 struct Problem {
   Severity severity = Severity::kError;
   Position where;

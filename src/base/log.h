@@ -2,8 +2,8 @@
 //
 //   log.Warn("scrape failed", {{"endpoint", "10.0.0.1:8000"}, {"error", "connection refused"}});
 //   -> 2026-11-22T20:28:25.123Z WARN scrape failed endpoint=10.0.0.1:8000 error="connection refused"
-//   -> {"time":"2026-11-22T20:28:25.123Z","level":"warn","msg":"scrape
-//   failed","endpoint":"10.0.0.1:8000",...}
+//   -> {"time":"2026-11-22T20:28:25.123Z","level":"warn","msg":"scrape failed",
+//       "endpoint":"10.0.0.1:8000",...}
 //
 // Nothing is logged per request unless the user asks for it. What can repeat many times a second goes through
 // a LogLimit.

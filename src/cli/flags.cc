@@ -102,6 +102,13 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
                  "EndpointPickerConfig (llm-d.ai/v1, v1alpha1) that decides instead of the built-in "
                  "profiles; watched while running");
   app.add_option("--config-text", f.config.text, "The same, as text");
+  app.add_option(
+      "--config-dir", f.config.directory,
+      "Folder with an EndpointPickerConfig NAMESPACE.POOL.yaml for each pool that shall have one of its "
+      "own; watched while running");
+  app.add_option("--shadow-config-file", f.config.shadow_file,
+                 "EndpointPickerConfig that decides too, without any effect: how often and how it differs is "
+                 "counted (fairway_shadow_*); watched while running");
   app.add_flag("--allow-experimental-plugins", f.config.allow_experimental,
                "Allow its plugins that the reference calls Alpha");
   app.add_option("--feature-gates", f.config.feature_gates, "As in its featureGates: name or name=false")

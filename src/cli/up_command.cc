@@ -85,6 +85,15 @@ std::string ObjectsOf(const api::Manifests& manifests) {
          endpoints + "]}]";
 }
 
+std::string ListOf(const std::vector<std::string>& texts) {
+  std::string list;
+  for (const std::string& text : texts) {
+    if (!list.empty()) list += ',';
+    base::AppendJsonString(list, text);
+  }
+  return "[" + list + "]";
+}
+
 // What the picker inside Envoy is told: the same manifests and settings as ours.
 std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   std::string text = "{";
@@ -95,12 +104,9 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   if (options.files.empty()) {
     add("objects", ObjectsOf(options.manifests));
   } else {
-    std::string files;
-    for (const auto& file : options.files) {
-      if (!files.empty()) files += ',';
-      base::AppendJsonString(files, std::filesystem::absolute(file).string());
-    }
-    add("manifests", "[" + files + "]");
+    std::vector<std::string> files;
+    for (const auto& file : options.files) files.push_back(std::filesystem::absolute(file).string());
+    add("manifests", ListOf(files));
   }
   add("admin", "{\"port\":" + std::to_string(options.admin_port) + "}");
   add("responseMode", base::JsonString(f.response_mode));
@@ -136,6 +142,16 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
     add_text("record", std::filesystem::absolute(f.common.record).string());
     add("recordMaxBytes", std::to_string(options.record_max_bytes));
   }
+  const picker::ConfigOptions& config = f.common.config;
+  const auto add_path = [&add_text](std::string_view name, const std::string& path) {
+    if (!path.empty()) add_text(name, std::filesystem::absolute(path).string());
+  };
+  add_path("configFile", config.file);
+  add_text("configText", config.text);
+  add_path("configDir", config.directory);
+  add_path("shadowConfigFile", config.shadow_file);
+  if (config.allow_experimental) add("allowExperimentalPlugins", "true");
+  if (!config.feature_gates.empty()) add("featureGates", ListOf(config.feature_gates));
   add("explain", f.common.explain ? "true" : "false");
   add("logManifests", "false");  // we say it
   return text + "}";
@@ -276,10 +292,16 @@ int Up(const UpFlags& f) {
   local_options.binary = binary->path;
 
   if (module) {
+    // Envoy would say it in a line of its log.
+    std::vector<api::Problem> found;
+    const bool good = picker::ConfigSource(options.config).Load(found);
+    if (!PrintProblems(found, options.print) || !good)
+      return say("the scheduler config has errors", kExitInput);
     // This process then only watches the manifests, for Envoy's configuration.
     options.serve_ext_proc = false;
     options.scrape_endpoints = false;
     options.record_file.clear();
+    options.config = {};
     options.admin = picker::Options::Admin::kNone;
   }
   options.ext_proc.host = "127.0.0.1";

@@ -62,6 +62,15 @@ std::function<void(std::string_view)> PrintsExplanations() {
   };
 }
 
+picker::ConfigOptions ConfigOf(const PickerConfig& config) {
+  return {.file = config.config_file,
+          .text = config.config_text,
+          .directory = config.config_directory,
+          .shadow_file = config.shadow_config_file,
+          .allow_experimental = config.allow_experimental_plugins,
+          .feature_gates = config.feature_gates};
+}
+
 base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   picker::Options options;
   if (config.kubernetes) {
@@ -82,6 +91,7 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.record_file = config.record_file;
   options.record_max_bytes = config.record_max_bytes;
   options.metrics_max_bytes = config.metrics_max_bytes;
+  options.config = ConfigOf(config);
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);
@@ -145,7 +155,7 @@ class Process::Host {
     auto started = picker::Picker::Start(
         std::move(*options), process.log(),
         [&](const std::vector<api::Problem>& problems) {
-          errors = Joined(problems);
+          errors += Joined(problems);
           for (const auto& problem : problems) {
             if (config.log_manifests && problem.severity == api::Severity::kWarning)
               process.log().Warn(api::ToString(problem));
@@ -292,6 +302,10 @@ void Process::Retire(Host* host) {
 
 base::Result<void> Process::Check(const PickerConfig& config) const {
   if (const auto options = MakeOptions(config); !options) return tl::make_unexpected(options.error());
+  std::vector<api::Problem> problems;
+  if (!picker::ConfigSource(ConfigOf(config)).Load(problems))
+    return base::Fail(base::ErrorCode::kInvalidArgument,
+                      "the scheduler config has errors" + Joined(problems));
   if (config.files.empty()) return {};
   const api::LoadResult loaded = api::LoadManifests(config.files);
   if (!loaded.ok()) {

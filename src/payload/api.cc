@@ -11,7 +11,7 @@ struct KnownPath {
 };
 
 // Longest first among those that end alike.
-constexpr std::array<KnownPath, 8> kPaths = {{
+constexpr std::array<KnownPath, 10> kPaths = {{
     {"chat/completions/render", Api::kChatCompletions},
     {"chat/completions", Api::kChatCompletions},
     {"completions/render", Api::kCompletions},
@@ -20,6 +20,8 @@ constexpr std::array<KnownPath, 8> kPaths = {{
     {"responses", Api::kResponses},
     {"messages/count_tokens", Api::kMessages},
     {"messages", Api::kMessages},
+    {"images/generations", Api::kImages},
+    {"inference/v1/generate", Api::kVllmGenerate},
 }};
 
 }  // namespace
@@ -32,7 +34,8 @@ constexpr std::array<KnownPath, 8> kPaths = {{
     const size_t before = path.size() - known.suffix.size();
     if (before == 0 || path[before - 1] == '/') return known.api;
   }
-  return Api::kUnknown;
+  // Not where it stands behind something: other servers have other APIs of that name.
+  return path == "/generate" || path == "generate" ? Api::kSglangGenerate : Api::kUnknown;
 }
 
 std::string_view ToString(Api api) {
@@ -47,6 +50,12 @@ std::string_view ToString(Api api) {
       return "responses";
     case Api::kMessages:
       return "messages";
+    case Api::kImages:
+      return "images/generations";
+    case Api::kVllmGenerate:
+      return "inference/v1/generate";
+    case Api::kSglangGenerate:
+      return "generate";
     case Api::kUnknown:
       return "unknown";
   }

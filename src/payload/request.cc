@@ -34,7 +34,7 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
   fields_.has_model = false;
   fields_.model.clear();
   fields_.model_span = {};
-  fields_.stream = false;
+  fields_.stream = fields_.has_media = false;
   fields_.max_tokens.reset();
   if (fields_.prompt.capacity() > kKeptPromptSpans) std::vector<Span>().swap(fields_.prompt);
   fields_.prompt.clear();
@@ -79,7 +79,11 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
 
 [[gnu::noinline, gnu::cold]] void RequestScanner::RefuseJson() {
   // Of an unknown API any bytes will do: what was found before they stopped to be JSON stays.
-  if (api_ != Api::kUnknown) error_ = "error unmarshaling request bodyMap: " + json_.error();
+  if (IsLenient()) {
+    if (hasher_ != nullptr) hasher_->Reset();  // how far it was hashed depends on how it was cut
+    return;
+  }
+  error_ = "error unmarshaling request bodyMap: " + json_.error();
 }
 
 [[gnu::noinline, gnu::cold]] void RequestScanner::RefuseFields() {
@@ -96,6 +100,12 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
       break;
     case Api::kResponses:
       error_ = "invalid responses request: must have input field";
+      break;
+    case Api::kImages:
+      error_ = "invalid images generations request: must have prompt field";
+      break;
+    case Api::kVllmGenerate:
+      error_ = "invalid generate request: must have non-empty token_ids field";
       break;
     default:
       error_ = "invalid messages request: must have valid messages field";
@@ -121,7 +131,7 @@ void RequestScanner::FinishPartial() {
 }
 
 [[gnu::hot]] bool RequestScanner::MainIsValid() const {
-  if (has_instead_) return true;
+  if (has_instead_ || api_ == Api::kSglangGenerate) return true;
   if (!Seen(Place::kMain) || main_bad_) return false;
   const bool array = main_type_ == Type::kArray;
   const bool string = main_type_ == Type::kString;
@@ -134,6 +144,10 @@ void RequestScanner::FinishPartial() {
       const auto only = [&](Type type) { return item_types_ == 1U << static_cast<unsigned>(type); };
       return only(Type::kString) || only(Type::kNumber) || only(Type::kArray);
     }
+    case Api::kImages:
+      return string && main_items_ > 0;
+    case Api::kVllmGenerate:
+      return array && item_types_ == 1U << static_cast<unsigned>(Type::kNumber);
     case Api::kEmbeddings:
       return (array || (string && !embeds_messages_)) && main_items_ > 0;
     default:
@@ -168,10 +182,15 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
     case Place::kBlock:
       if (key == "text") return Place::kBlockText;
       if (key == "content") return Place::kBlockContent;
+      if (IsMedia(key)) return Place::kOne;
       break;
     case Place::kInnerBlock:
       if (key == "text") return Place::kInnerText;
+      if (IsMedia(key)) return Place::kOne;
       break;
+    case Place::kSampling:
+      return key == (api_ == Api::kSglangGenerate ? "max_new_tokens" : "max_tokens") ? Place::kLimit
+                                                                                     : Place::kIgnored;
     default:
       return Place::kIgnored;
   }
@@ -180,6 +199,8 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
 
 // By length first: most keys are told by one comparison, or are none of these by none.
 [[gnu::hot]] RequestScanner::Place RequestScanner::TopMember(std::string_view key) const {
+  if (api_ == Api::kSglangGenerate) [[unlikely]]
+    return SglangMember(key);
   const auto in = [this](Api api, Place place) { return api_ == api ? place : Place::kIgnored; };
   switch (key.size()) {
     case 5:
@@ -191,14 +212,18 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
     case 6:
       if (key == "stream") return Place::kStream;
       if (key == "prompt")
-        return api_ == Api::kCompletions ? Place::kMain : in(Api::kResponses, Place::kInstead);
+        return api_ == Api::kCompletions || api_ == Api::kImages ? Place::kMain
+                                                                 : in(Api::kResponses, Place::kInstead);
       if (key == "system") return in(Api::kMessages, Place::kSide);
       return Place::kIgnored;
     case 8:
       if (key == "messages")
         return api_ == Api::kChatCompletions || api_ == Api::kEmbeddings ? Place::kMain
                                                                          : in(Api::kMessages, Place::kMain);
-      return Place::kIgnored;
+      return key == "features" ? in(Api::kVllmGenerate, Place::kMedia) : Place::kIgnored;
+    case 9:
+      if (key == "token_ids") return in(Api::kVllmGenerate, Place::kMain);
+      break;
     case 10:
       if (key == "max_tokens") {
         const bool limits =
@@ -213,6 +238,9 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
     case 13:
       if (key == "prompt_embeds") return in(Api::kCompletions, Place::kInstead);
       break;
+    case 15:
+      if (key == "sampling_params") return in(Api::kVllmGenerate, Place::kSampling);
+      break;
     case 17:
       if (key == "max_output_tokens") return in(Api::kResponses, Place::kLimit);
       return Place::kIgnored;
@@ -220,6 +248,34 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
       break;
   }
   return api_ == Api::kChatCompletions ? ChatMember(key) : Place::kIgnored;
+}
+
+// What a part of a message has that is an image, a sound or a video, by its URL, its id or its data.
+bool RequestScanner::IsMedia(std::string_view key) {
+  switch (key.size()) {
+    case 5:
+      return key == "image" || key == "video";
+    case 6:
+      return key == "source";
+    case 9:
+      return key == "image_url" || key == "audio_url" || key == "video_url";
+    case 11:
+      return key == "input_audio";
+    case 12:
+      return key == "image_embeds";
+    default:
+      return false;
+  }
+}
+
+[[gnu::noinline, gnu::cold]] RequestScanner::Place RequestScanner::SglangMember(std::string_view key) {
+  if (key == "input_ids") return Place::kMain;
+  if (key == "text") return Place::kSide;  // of the two one is given, and null may stand for the other
+  if (key == "stream") return Place::kStream;
+  if (key == "extra_key") return Place::kSalt;
+  if (key == "sampling_params") return Place::kSampling;
+  if (key == "image_data" || key == "audio_data" || key == "video_data") return Place::kMedia;
+  return key == "model" ? Place::kModel : Place::kIgnored;
 }
 
 RequestScanner::Place RequestScanner::ChatMember(std::string_view key) {
@@ -275,7 +331,11 @@ void RequestScanner::OnKey(std::string_view key) {
   }
   if (root && Seen(place)) return false;
   if (place >= Place::kWhole) {
-    if (member.first == '"') HashPlain(place, member.text);
+    if (place == Place::kSampling) return false;
+    const bool media = place == Place::kOne || place == Place::kMedia;
+    if (media && member.first != 'n') fields_.has_media = true;
+    if (hasher_ != nullptr && member.first == '"' && place != Place::kMedia) HashPlain(place, member.text);
+    if (root) fields_.empty_object = false;
     return true;
   }
   if (Part* part = PartOf(place)) {
@@ -333,7 +393,12 @@ void RequestScanner::BeginMember(Place place, std::string_view key) {
       break;
     case Place::kSalt:
     case Place::kTyped: {
-      if (place == Place::kSalt) fields_.cache_salt.clear();
+      if (place == Place::kSalt) {
+        fields_.cache_salt.clear();
+        typed_ = 0;
+        typed_bad_ &= ~1U;
+        break;
+      }
       const auto typed = [&](const TypedMember& member) { return member.key == key; };
       typed_ = static_cast<size_t>(std::ranges::find_if(kTypedMembers, typed) - kTypedMembers.begin());
       typed_bad_ &= ~(1U << typed_);
@@ -381,7 +446,7 @@ void RequestScanner::BeginValue(Place place, Type type) {
     case Place::kSalt:
       // Embeddings and Anthropic have no such member.
       if (type != kTypedMembers[typed_].type && type != Type::kNull && api_ != Api::kEmbeddings &&
-          api_ != Api::kMessages) {
+          api_ != Api::kMessages && api_ != Api::kSglangGenerate) {
         typed_bad_ |= 1U << typed_;
       }
       break;
@@ -408,6 +473,10 @@ void RequestScanner::BeginValue(Place place, Type type) {
       break;
     case Place::kInnerBlock:
       *PartOf(Place::kInnerText) = {};
+      break;
+    case Place::kOne:
+    case Place::kMedia:
+      if (type != Type::kNull) fields_.has_media = true;
       break;
     case Place::kToken:
       if (type != Type::kNumber && api_ == Api::kCompletions) main_bad_ = true;
@@ -449,6 +518,7 @@ void RequestScanner::EndValue(Place place) {
     case Place::kMessage:
     case Place::kBlock:
     case Place::kInnerBlock:
+    case Place::kSampling:
       return !array;
     case Place::kMain:
     case Place::kSide:
@@ -536,7 +606,8 @@ void RequestScanner::OnNumber(Span span, std::string_view text) {
     case Place::kToken:
       fields_.prompt_bytes += kBytesPerToken;
       if (hasher_ != nullptr) HashToken(text);
-      if (api_ == Api::kCompletions && !base::ParseInteger<uint32_t>(text)) main_bad_ = true;
+      if ((api_ == Api::kCompletions || api_ == Api::kVllmGenerate) && !base::ParseInteger<uint32_t>(text))
+        main_bad_ = true;
       break;
     default:
       break;

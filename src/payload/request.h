@@ -2,8 +2,8 @@
 // tree.
 //
 //   RequestScanner scanner(ApiOfPath(":path of the request"));
-//   scanner.Feed(chunk1); scanner.Feed(chunk2);      // any cuts; nothing is kept of a chunk but the few
-//   fields below scanner.Finish(); if (!scanner.ok()) -> 400 with scanner.error()
+//   scanner.Feed(chunk1); scanner.Feed(chunk2);      // cut anywhere; only the fields below are kept
+//   scanner.Finish(); if (!scanner.ok()) -> 400 with scanner.error()
 //
 // The whole body is checked as JSON (RFC 8259) on the way: strings, numbers, literals, nesting, UTF-8.
 #pragma once
@@ -27,6 +27,9 @@ enum class Api {
   kEmbeddings,       // .../embeddings
   kResponses,        // .../responses
   kMessages,         // Anthropic .../messages
+  kImages,           // .../images/generations
+  kVllmGenerate,     // vLLM .../inference/v1/generate: token ids
+  kSglangGenerate,   // SGLang /generate: text or token ids, no model; what is no JSON passes
   kUnknown,          // anything else: passes through, model read where the body is a JSON object with one
 };
 
@@ -34,12 +37,15 @@ enum class Api {
 // (docs/compatibility.md).
 Api ApiOfPath(std::string_view path);
 std::string_view ToString(Api api);
+// Requests of this API have to name a model.
+constexpr bool NamesModel(Api api) { return api < Api::kSglangGenerate; }
 
 struct RequestFields {
   bool has_model = false;  // a string; it may be empty
   std::string model;    // decoded; of duplicate keys the last counts, as every engine's JSON library has it
   Span model_span;      // the JSON value with its quotes, for SpliceModel; also of a model of a wrong type
   bool stream = false;  // only when literally true
+  bool has_media = false;  // an image, sound or video is among the prompt's parts
   std::optional<int64_t>
       max_tokens;  // max_completion_tokens, max_tokens or max_output_tokens, as the API has it
   // Raw bytes of the strings that make the prompt (without quotes, escapes as sent), in the order of the
@@ -110,9 +116,12 @@ class RequestScanner final : private MemberSink {
     kInnerBlock,
     kPromptItem,  // element of prompt, or of embeddings' input
     kToken,
-    kTools,  // these three only where the prompt is hashed: tools of the body,
-    kWhole,  // all bytes of the value,
-    kOne,    // the value as one block
+    kTools,     // up to kFile only where the prompt is hashed: tools of the body,
+    kWhole,     // all bytes of the value,
+    kOne,       // the value as one block; also without hashing: an image and the like
+    kFile,      // the value as one block
+    kMedia,     // the same beside the prompt, which is never hashed
+    kSampling,  // vLLM's and SGLang's: an object with a limit
   };
   enum class Type : uint8_t { kString, kNumber, kBool, kNull, kObject, kArray };
   struct Level {
@@ -157,6 +166,8 @@ class RequestScanner final : private MemberSink {
   // Of prompts that are hashed (request_hash.cc). REQUIRES: hasher_ != nullptr, for these eight.
   void FeedAndHash(std::string_view chunk);
   Place HashedMember(Place object, std::string_view key) const;
+  static bool IsMedia(std::string_view key);
+  static Place SglangMember(std::string_view key);
   bool IsTools(Place place) const;
   void BeginHashed(Place place, uint64_t begin, bool string);
   void EndHashed(Place place, uint64_t end);
@@ -174,6 +185,9 @@ class RequestScanner final : private MemberSink {
   void RefuseJson();
   void RefuseFields();
   // Members of the body whose value needs no preparation and no end.
+  static bool IsOneBlock(Place place) { return place == Place::kOne || place == Place::kFile; }
+  // Of these any bytes will do.
+  bool IsLenient() const { return api_ == Api::kUnknown || api_ == Api::kSglangGenerate; }
   static bool IsPlain(Place place) { return place >= Place::kRoot && place <= Place::kPreferredLimit; }
   static unsigned Bit(Place place) { return 1U << static_cast<unsigned>(place); }
   bool Seen(Place place) const { return (seen_ & Bit(place)) != 0; }

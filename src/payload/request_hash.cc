@@ -13,10 +13,8 @@ namespace {
 // are hashed.
 constexpr size_t kStep = 16384;
 
-// What a block of content has beside text: an image and the like, by its URL, its id or its data.
-constexpr auto kOneBlockKeys =
-    std::to_array<std::string_view>({"image_url", "image", "source", "input_audio", "audio_url", "video_url",
-                                     "video", "file", "file_id", "file_url", "file_data", "image_embeds"});
+// What a block of content has beside text and media (IsMedia): a file, by its URL, its id or its data.
+constexpr auto kFileKeys = std::to_array<std::string_view>({"file", "file_id", "file_url", "file_data"});
 
 }  // namespace
 
@@ -45,7 +43,7 @@ RequestScanner::Place RequestScanner::HashedMember(Place object, std::string_vie
     return call ? Place::kWhole : Place::kIgnored;
   }
   if (object == Place::kBlock && (key == "input" || key == "name")) return Place::kWhole;  // a call of a tool
-  return std::ranges::find(kOneBlockKeys, key) != kOneBlockKeys.end() ? Place::kOne : Place::kIgnored;
+  return std::ranges::find(kFileKeys, key) != kFileKeys.end() ? Place::kFile : Place::kIgnored;
 }
 
 bool RequestScanner::IsTools(Place place) const {
@@ -62,7 +60,7 @@ void RequestScanner::BeginHashed(Place place, uint64_t begin, bool string) {
   } else if (IsTools(place)) {
     hasher_->BeginPart(PromptHasher::kTools);
   }
-  const bool one = place == Place::kOne;
+  const bool one = IsOneBlock(place);
   if (one) hasher_->BeginOne();
   const bool text = string && (place == Place::kRole || IsPrompt(place));
   hashing_ = text || one || place == Place::kWhole || IsTools(place);
@@ -72,7 +70,7 @@ void RequestScanner::BeginHashed(Place place, uint64_t begin, bool string) {
 void RequestScanner::EndHashed(Place place, uint64_t end) {
   if (hashing_) HashUpTo(end);
   hashing_ = false;
-  if (place == Place::kOne) {
+  if (IsOneBlock(place)) {
     hasher_->EndOne();
   } else if (place == Place::kPromptItem) {
     hasher_->NextPrompt();
@@ -84,9 +82,9 @@ void RequestScanner::EndHashed(Place place, uint64_t end) {
 // A string that is one member's value, all of it in this chunk.
 void RequestScanner::HashPlain(Place place, std::string_view text) {
   if (place == Place::kMain) hasher_->BeginPart(PromptHasher::kMain);
-  if (place == Place::kOne) hasher_->BeginOne();
+  if (IsOneBlock(place)) hasher_->BeginOne();
   if (place != Place::kMain || IsPrompt(place)) hasher_->Add(text);
-  if (place == Place::kOne) hasher_->EndOne();
+  if (IsOneBlock(place)) hasher_->EndOne();
   if (place == Place::kMain) hasher_->EndPart();
 }
 

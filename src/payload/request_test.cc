@@ -12,8 +12,9 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-constexpr Api kAllApis[] = {Api::kChatCompletions, Api::kCompletions, Api::kEmbeddings,
-                            Api::kResponses,       Api::kMessages,    Api::kUnknown};
+constexpr Api kAllApis[] = {Api::kChatCompletions, Api::kCompletions,    Api::kEmbeddings,
+                            Api::kResponses,       Api::kMessages,       Api::kImages,
+                            Api::kVllmGenerate,    Api::kSglangGenerate, Api::kUnknown};
 
 RequestScanner Scan(Api api, const std::vector<std::string_view>& chunks) {
   RequestScanner scanner(api);
@@ -55,6 +56,11 @@ TEST(ApiOfPath, LongestSuffixAtASegmentBoundary) {
       {"/v1/responses", Api::kResponses},
       {"/v1/messages", Api::kMessages},
       {"/v1/messages/count_tokens", Api::kMessages},
+      {"/v1/images/generations", Api::kImages},
+      {"/inference/v1/generate", Api::kVllmGenerate},
+      {"/generate", Api::kSglangGenerate},
+      {"/generate/?x=1", Api::kSglangGenerate},
+      {"/v2/models/m/generate", Api::kUnknown},
       {"/foocompletions", Api::kUnknown},
       {"/v1/models", Api::kUnknown},
       {"/", Api::kUnknown},
@@ -298,6 +304,91 @@ TEST(RequestScanner, RefusesWithTheReferencesWords) {
       EXPECT_EQ(Scan(c.api, {c.body.substr(0, cut), c.body.substr(cut)}).error(), c.error) << c.body << cut;
     }
   }
+}
+
+// An image, a sound or a video wherever an API has them, and nothing that only looks like one.
+TEST(RequestScanner, MediaAreSeen) {
+  const struct {
+    Api api;
+    std::string_view body;
+    bool media;
+  } kCases[] = {
+      {Api::kChatCompletions,
+       R"({"messages":[{"content":[{"type":"text","text":"x"},{"type":"image_url","image_url":{"url":"u"}}]}]})",
+       true},
+      {Api::kChatCompletions,
+       R"({"messages":[{"content":[{"type":"input_audio","input_audio":{"data":"AA==","format":"wav"}}]}]})",
+       true},
+      {Api::kChatCompletions, R"({"messages":[{"content":[{"video_url":{"url":"u"}}]}],"model":"m"})", true},
+      {Api::kChatCompletions, R"({"messages":[{"content":[{"image_url":"u"}]}]})", true},
+      {Api::kChatCompletions, R"({"messages":[{"content":[{"image_url":null,"text":"x"}]}]})", false},
+      {Api::kChatCompletions, R"({"messages":[{"content":"image_url","image_url":"u"}],"image_url":"u"})",
+       false},
+      {Api::kChatCompletions, R"({"messages":[{"content":[{"file":{"file_id":"f"}}]}]})", false},
+      {Api::kResponses, R"({"input":[{"content":[{"type":"input_image","image_url":"u"}]}]})", true},
+      {Api::kMessages, R"({"messages":[{"content":[{"type":"image","source":{"type":"url","url":"u"}}]}]})",
+       true},
+      {Api::kMessages,
+       R"({"messages":[{"content":[{"type":"tool_result","content":[{"type":"image","source":{"data":"A"}}]}]}]})",
+       true},
+      {Api::kVllmGenerate, R"({"model":"m","token_ids":[1,2],"features":{"mm_hashes":{"image":["h"]}}})",
+       true},
+      {Api::kVllmGenerate, R"({"model":"m","token_ids":[1,2],"features":null})", false},
+      {Api::kSglangGenerate, R"({"text":"x","image_data":["u"]})", true},
+      {Api::kSglangGenerate, R"({"text":"x","image_data":null})", false},
+  };
+  for (const bool hashes : {false, true}) {
+    for (const auto& c : kCases) {
+      for (size_t cut = 0; cut < c.body.size(); ++cut) {
+        RequestScanner scanner(c.api);
+        if (hashes) scanner.HashPrompt(true);
+        scanner.Feed(c.body.substr(0, cut));
+        scanner.Feed(c.body.substr(cut));
+        scanner.Finish();
+        EXPECT_TRUE(scanner.ok()) << scanner.error();
+        ASSERT_EQ(scanner.fields().has_media, c.media) << c.body << " cut at " << cut;
+      }
+    }
+  }
+  RequestScanner again(Api::kChatCompletions);
+  again.Feed(kCases[0].body);
+  again.Reset(Api::kChatCompletions);
+  EXPECT_FALSE(again.fields().has_media);
+}
+
+TEST(RequestScanner, TheEnginesOwnApis) {
+  const auto vllm =
+      Scan(Api::kVllmGenerate, R"({"model":"m","token_ids":[1,2,3],"sampling_params":{"max_tokens":7,"n":1},)"
+                               R"("stream":true,"cache_salt":"s","max_tokens":9})");
+  EXPECT_TRUE(vllm.ok()) << vllm.error();
+  EXPECT_EQ(vllm.fields().model, "m");
+  EXPECT_EQ(vllm.fields().prompt_bytes, 12u);
+  EXPECT_EQ(vllm.fields().max_tokens, 7);
+  EXPECT_TRUE(vllm.fields().stream);
+  EXPECT_EQ(vllm.fields().cache_salt, "s");
+  for (const char* wrong : {"{}", R"({"token_ids":[]})", R"({"token_ids":null})", R"({"token_ids":["a"]})",
+                            R"({"token_ids":[-1]})", R"({"prompt":"x"})"}) {
+    EXPECT_EQ(Scan(Api::kVllmGenerate, wrong).error(),
+              "invalid generate request: must have non-empty token_ids field")
+        << wrong;
+  }
+
+  const std::string_view text =
+      R"({"text":"hello","input_ids":null,"sampling_params":{"max_new_tokens":5},"extra_key":"k","stream":true})";
+  const auto sglang = Scan(Api::kSglangGenerate, text);
+  EXPECT_EQ(Prompt(text, sglang.fields()), (std::vector<std::string>{"hello"}));
+  EXPECT_EQ(sglang.fields().max_tokens, 5);
+  EXPECT_EQ(sglang.fields().cache_salt, "k");
+  EXPECT_TRUE(sglang.fields().stream);
+  EXPECT_FALSE(sglang.fields().has_model);
+  EXPECT_EQ(Scan(Api::kSglangGenerate, R"({"text":null,"input_ids":[[1,2],[3]]})").fields().prompt_bytes,
+            12u);
+  for (const char* passes : {"", "no json", "[1]", R"({"inputs":"x"})", R"({"extra_key":1})"})
+    EXPECT_TRUE(Scan(Api::kSglangGenerate, passes).ok()) << passes;
+
+  EXPECT_TRUE(Scan(Api::kImages, R"({"model":"m","prompt":"a cat"})").ok());
+  EXPECT_EQ(Scan(Api::kImages, R"({"model":"m","prompt":""})").error(),
+            "invalid images generations request: must have prompt field");
 }
 
 TEST(RequestScanner, UnknownApisTakeAnything) {

@@ -7,10 +7,12 @@ namespace fairway::payload {
 namespace {
 
 constexpr std::string_view kNeedle = "\"usage\"";
+constexpr std::string_view kSglangNeedle = "\"meta_info\"";
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
-bool MentionsUsage(std::string_view json) {
-  return memmem(json.data(), json.size(), kNeedle.data(), kNeedle.size()) != nullptr;
+bool MentionsUsage(std::string_view json, Api api) {
+  const std::string_view needle = api == Api::kSglangGenerate ? kSglangNeedle : kNeedle;
+  return memmem(json.data(), json.size(), needle.data(), needle.size()) != nullptr;
 }
 
 bool IsSpace(char c) { return c == ' ' || c == '\t'; }
@@ -71,6 +73,7 @@ void UsageSink::OnKey(std::string_view key) {
   switch (levels_[depth_ - 1]) {
     case Place::kRoot:
       if (key == "response" || key == "message") member_ = Place::kHolder;
+      if (key == "meta_info") member_ = Place::kUsage;  // SGLang's own API
       [[fallthrough]];
     case Place::kHolder:
       if (key == "usage") member_ = Place::kUsage;
@@ -79,7 +82,7 @@ void UsageSink::OnKey(std::string_view key) {
       if (key == "prompt_tokens" || key == "input_tokens") member_ = Place::kInput;
       if (key == "completion_tokens" || key == "output_tokens") member_ = Place::kOutput;
       if (key == "total_tokens") member_ = Place::kTotal;
-      if (key == "cache_read_input_tokens") member_ = Place::kCached;
+      if (key == "cache_read_input_tokens" || key == "cached_tokens") member_ = Place::kCached;
       if (key == "prompt_tokens_details" || key == "input_tokens_details") member_ = Place::kDetails;
       break;
     case Place::kDetails:
@@ -236,7 +239,7 @@ void UsageScanner::EndEvent() {
   if (has_data_ && (too_long_ || !data.empty())) {
     const bool done = !too_long_ && TrimSpace(data) == "[DONE]";
     if (!done) ++events_;
-    if (!done && !too_long_ && MentionsUsage(data)) {
+    if (!done && !too_long_ && MentionsUsage(data, api_)) {
       json_.Reset();
       sink_.Reset();
       json_.Feed(data, sink_);

@@ -16,13 +16,13 @@ struct Usage {
   int64_t output_tokens = 0;  // usage.completion_tokens | output_tokens
   int64_t total_tokens = 0;   // as sent, else the sum
   int64_t cached_tokens = 0;  // prompt_tokens_details.cached_tokens | input_tokens_details.cached_tokens |
-                              // cache_read_input_tokens
+                              // cache_read_input_tokens; SGLang's meta_info.cached_tokens
   bool tells_cached = false;  // one of these was sent: engines leave it out unless they are asked for it
   bool operator==(const Usage&) const = default;
 };
 
 // Finds the last `usage` object of one JSON document: at its top, or in its `response` (Responses API events)
-// or `message` (Anthropic's message_start). One in a string, or deeper, is none.
+// or `message` (Anthropic's message_start); SGLang calls it `meta_info`. One in a string, or deeper, is none.
 class UsageSink final : public JsonSink {
  public:
   // Which fields were sent; -1: not.

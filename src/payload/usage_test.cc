@@ -59,6 +59,23 @@ TEST(UsageScanner, JsonOfEachApi) {
             (Usage{true, 2, 0, 2, 0}));
 }
 
+TEST(UsageScanner, SglangsOwnApi) {
+  const Usage usage =
+      Json(Api::kSglangGenerate, R"({"text":"x","meta_info":{"id":"1","finish_reason":{"type":"stop"},)"
+                                 R"("prompt_tokens":9,"completion_tokens":4,"cached_tokens":3}})");
+  EXPECT_TRUE(usage.found);
+  EXPECT_EQ(usage.input_tokens, 9);
+  EXPECT_EQ(usage.output_tokens, 4);
+  EXPECT_EQ(usage.cached_tokens, 3);
+  EXPECT_TRUE(usage.tells_cached);
+  const Seen events = Events(Api::kSglangGenerate,
+                             "data: {\"text\":\"x\",\"meta_info\":{\"prompt_tokens\":9,"
+                             "\"completion_tokens\":1}}\n\n"
+                             "data: {\"text\":\"xy\",\"meta_info\":{\"prompt_tokens\":9,"
+                             "\"completion_tokens\":2}}\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(events.usage.output_tokens, 2);
+}
+
 TEST(UsageScanner, NoUsageInOtherJson) {
   for (const std::string_view body :
        {"", "null", "[]", "17", "{}", R"({"usage":null})", R"({"usage":{}})",

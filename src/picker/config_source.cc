@@ -1,30 +1,31 @@
 #include "picker/config_source.h"
 
+#include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "api/endpoint_picker_config.h"
+#include "api/load.h"
+#include "base/strings.h"
 
 namespace fairway::picker {
 
 namespace {
 
+namespace fs = std::filesystem;
+using api::Severity;
+
 constexpr std::string_view kTextName = "--config-text";
 
-}  // namespace
+bool HasError(const std::vector<api::Problem>& problems) {
+  return std::any_of(problems.begin(), problems.end(),
+                     [](const api::Problem& problem) { return problem.severity == Severity::kError; });
+}
 
-std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& options,
-                                                     std::vector<api::Problem>& problems,
-                                                     scheduling::States* states, uint64_t* fingerprint) {
-  const api::EndpointPickerConfigOptions reading{.feature_gates = options.feature_gates};
-  const bool from_file = !options.file.empty();
-  const std::string name = from_file ? options.file : std::string(kTextName);
-  auto document = from_file ? api::LoadEndpointPickerConfig(options.file, reading)
-                            : api::ParseEndpointPickerConfig(options.text, name, reading);
-  if (from_file && !options.text.empty()) {
-    problems.push_back(
-        {api::Severity::kError, {options.file, 0}, "", "", "give --config-file or --config-text, not both"});
-    return nullptr;
-  }
+std::shared_ptr<const scheduling::Config> Compile(const api::EndpointPickerConfigResult& document,
+                                                  const std::string& name, const ConfigOptions& options,
+                                                  std::vector<api::Problem>& problems,
+                                                  scheduling::States* states, uint64_t* fingerprint) {
   if (fingerprint != nullptr) *fingerprint = document.fingerprint;
   problems.insert(problems.end(), document.problems.begin(), document.problems.end());
   if (!document.ok()) return nullptr;
@@ -34,56 +35,228 @@ std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& option
       {.more_types = {}, .states = states, .allow_experimental = options.allow_experimental});
 }
 
+// "chat.llama.yaml" -> "chat/llama": a namespace has no dot, a pool may have some. "": it is another file.
+std::string PoolOfFile(const fs::path& path) {
+  const std::string stem = path.stem().string();
+  const size_t dot = stem.find('.');
+  if (dot == std::string::npos || dot == 0 || dot + 1 == stem.size()) return "";
+  return stem.substr(0, dot) + "/" + stem.substr(dot + 1);
+}
+
+}  // namespace
+
+std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& options,
+                                                     std::vector<api::Problem>& problems,
+                                                     scheduling::States* states, uint64_t* fingerprint) {
+  const api::EndpointPickerConfigOptions reading{.feature_gates = options.feature_gates};
+  if (options.file.empty())
+    return Compile(api::ParseEndpointPickerConfig(options.text, kTextName, reading), std::string(kTextName),
+                   options, problems, states, fingerprint);
+  if (!options.text.empty()) {
+    problems.push_back(
+        {Severity::kError, {options.file, 0}, "", "", "give --config-file or --config-text, not both"});
+    return nullptr;
+  }
+  return Compile(api::LoadEndpointPickerConfig(options.file, reading), options.file, options, problems,
+                 states, fingerprint);
+}
+
+std::map<std::string, std::string> PoolConfigFiles(const std::string& directory, const std::string& but,
+                                                   std::vector<api::Problem>& problems) {
+  const auto tell = [&problems](Severity severity, const std::string& file, std::string message) {
+    problems.push_back({severity, {file, 0}, "", "", std::move(message)});
+  };
+  std::map<std::string, std::string> files;
+  std::error_code error;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    const fs::path& path = it->path();
+    const std::string name = path.filename().string();
+    std::error_code ignored;
+    if (!api::IsManifestName(name) || (!but.empty() && fs::equivalent(path, but, ignored))) continue;
+    const std::string pool = PoolOfFile(path);
+    if (pool.empty()) {
+      tell(Severity::kWarning, path.string(),
+           "decides for nobody: the config of a pool is called NAMESPACE.POOL.yaml");
+    } else if (const auto [at, is_new] = files.emplace(pool, path.string()); !is_new) {
+      tell(Severity::kError, path.string(), "pool " + pool + " has a config in " + at->second + " already");
+    }
+  }
+  if (error) tell(Severity::kError, directory, "cannot be read: " + error.message());
+  return files;
+}
+
+std::shared_ptr<const scheduling::Config> ConfigSource::Read(Entry& entry,
+                                                             std::vector<api::Problem>& problems) const {
+  ConfigOptions options = options_;
+  options.file = entry.path;
+  if (&entry != &common_) options.text.clear();
+  return LoadConfig(options, problems, entry.states.get(), &entry.fingerprint);
+}
+
+std::map<std::string, std::shared_ptr<const scheduling::Config>, std::less<>> ConfigSource::of_pools() const {
+  std::map<std::string, std::shared_ptr<const scheduling::Config>, std::less<>> configs;
+  for (const auto& [pool, entry] : pools_) configs.emplace(pool, entry.config);
+  return configs;
+}
+
+bool ConfigSource::Load(std::vector<api::Problem>& problems) {
+  if (!options_.file.empty() || !options_.text.empty()) common_.config = Read(common_, problems);
+  if (!options_.shadow_file.empty()) shadow_.config = Read(shadow_, problems);
+  if (!options_.directory.empty()) {
+    for (auto& [pool, path] : PoolConfigFiles(options_.directory, options_.file, problems)) {
+      Entry& entry = pools_[pool];
+      entry.path = path;
+      entry.label = pool;
+      entry.config = Read(entry, problems);
+    }
+  }
+  return !HasError(problems);
+}
+
+// ---- Files that change.
+
 void ConfigSource::Watch(net::Loop& loop, const base::Log& log, base::Registry& registry, Changed changed) {
   log_ = log;
   changed_ = std::move(changed);
-  auto& reloads = registry.AddCounter({.name = "fairway_scheduler_config_reloads_total",
-                                       .help = "Changes of the file of --config-file, by outcome.",
-                                       .labels = {"outcome"}});
-  applied_ = &reloads.With({"applied"});
-  refused_ = &reloads.With({"refused"});
-  if (options_.file.empty()) return;
-  // On the source's own thread: the file system may be slow. What it finds is read again when it is compiled.
-  auto loader = [options = options_](const std::vector<std::string>&, const api::LoadOptions&) {
-    const auto document = api::LoadEndpointPickerConfig(
-        options.file, {.only_files = true, .feature_gates = options.feature_gates});
+  reloads_ = &registry.AddCounter({.name = "fairway_scheduler_config_reloads_total",
+                                   .help = "Changes of EndpointPickerConfigs in files, by outcome: applied, "
+                                           "or refused and the one before decides on.",
+                                   .labels = {"config", "outcome"}});
+  stale_ = &registry.AddGauge({.name = "fairway_scheduler_config_stale",
+                               .help = "1 while what stands in the file was refused and the config before "
+                                       "it decides.",
+                               .labels = {"config"}});
+  for (Entry* entry : {&common_, &shadow_}) {
+    if (entry->path.empty()) continue;
+    reloads_->With({entry->label, "applied"});
+    reloads_->With({entry->label, "refused"});
+    stale_->With({entry->label}).Set(0);
+    const auto& taken = entry == &common_ ? changed_.configs : changed_.shadow;
+    WatchFile(loop, entry->path,
+              [this, entry, &taken](const api::LoadResult& loaded) { OnFile(*entry, loaded, taken); });
+  }
+  if (!options_.directory.empty()) WatchFolder(loop);
+}
+
+// On the source's own thread it is only read whether something changed: the file system may be slow. What it
+// finds is read again when it is compiled.
+void ConfigSource::WatchFile(net::Loop& loop, const std::string& path,
+                             std::function<void(const api::LoadResult&)> heard) {
+  auto loader = [path, gates = options_.feature_gates](const std::vector<std::string>&,
+                                                       const api::LoadOptions&) {
+    const auto document = api::LoadEndpointPickerConfig(path, {.only_files = true, .feature_gates = gates});
     return api::LoadResult{
         .manifests = {}, .problems = document.problems, .fingerprint = document.fingerprint};
   };
-  files_ = std::make_unique<sources::FileSource>(
-      loop, std::vector<std::string>{options_.file},
-      [this](const api::LoadResult& loaded) { OnChange(loaded); }, 50 * base::kMillisecond, fingerprint_,
-      api::LoadOptions{}, std::move(loader));
+  const uint64_t known = path == common_.path ? common_.fingerprint : shadow_.fingerprint;
+  sources_.push_back(std::make_unique<sources::FileSource>(loop, std::vector<std::string>{path},
+                                                           std::move(heard), 50 * base::kMillisecond, known,
+                                                           api::LoadOptions{}, std::move(loader)));
 }
 
-void ConfigSource::OnChange(const api::LoadResult& loaded) {
-  std::vector<api::Problem> problems = loaded.problems;
-  std::shared_ptr<const scheduling::Config> config;
-  if (loaded.ok()) {
-    problems.clear();
-    config = Load(problems);
+void ConfigSource::WatchFolder(net::Loop& loop) {
+  auto loader = [folder = options_.directory, but = options_.file](const std::vector<std::string>&,
+                                                                   const api::LoadOptions&) {
+    api::LoadResult result;
+    for (const auto& [pool, path] : PoolConfigFiles(folder, but, result.problems)) {
+      const auto document = api::LoadEndpointPickerConfig(path, {.only_files = true});
+      result.fingerprint = base::StringHash()(pool) ^ (result.fingerprint * 31 + document.fingerprint);
+    }
+    return result;
+  };
+  uint64_t known = 0;
+  for (const auto& [pool, entry] : pools_)
+    known = base::StringHash()(pool) ^ (known * 31 + entry.fingerprint);
+  sources_.push_back(std::make_unique<sources::FileSource>(
+      loop, std::vector<std::string>{options_.directory}, [this](const api::LoadResult&) { OnFolder(); },
+      50 * base::kMillisecond, known, api::LoadOptions{}, std::move(loader)));
+}
+
+void ConfigSource::OnFile(Entry& entry, const api::LoadResult& loaded, const std::function<void()>& taken) {
+  if (!loaded.ok()) {
+    LogProblems(loaded.problems);
+    return CountRefused(entry);
   }
+  if (!Take(entry)) return;
+  taken();
+  entry.states->FreeUnused();
+}
+
+bool ConfigSource::Take(Entry& entry) {
+  std::vector<api::Problem> problems;
+  auto config = Read(entry, problems);
+  LogProblems(problems);
+  if (config == nullptr) {
+    CountRefused(entry);
+    return false;
+  }
+  entry.config = std::move(config);
+  CountTaken(entry);
+  return true;
+}
+
+// Each file by itself: who breaks one pool's config keeps nobody else's from being changed.
+void ConfigSource::OnFolder() {
+  std::vector<api::Problem> problems;
+  const auto files = PoolConfigFiles(options_.directory, options_.file, problems);
+  LogProblems(problems);
+  if (HasError(problems)) return CountRefused({.path = options_.directory, .label = "folder"});
+  stale_->With({"folder"}).Set(0);
+  bool changed = false;
+  for (const auto& [pool, path] : files) {
+    const auto known = pools_.find(pool);
+    const auto now = api::LoadEndpointPickerConfig(path, {.only_files = true}).fingerprint;
+    if (known != pools_.end() && known->second.path == path && known->second.fingerprint == now) continue;
+    Entry made;
+    Entry& entry = known != pools_.end() ? known->second : made;
+    entry.path = path;
+    entry.label = pool;
+    if (!Take(entry)) continue;
+    if (known == pools_.end()) pools_.emplace(pool, std::move(made));
+    changed = true;
+  }
+  for (auto it = pools_.begin(); it != pools_.end();) {
+    if (files.contains(it->first)) {
+      ++it;
+      continue;
+    }
+    log_.Info("the pool's config is gone: the common one decides", {{"pool", it->first}});
+    stale_->Remove({it->first});
+    it = pools_.erase(it);
+    changed = true;
+  }
+  if (!changed) return;
+  changed_.configs();
+  for (const auto& [pool, entry] : pools_) entry.states->FreeUnused();
+}
+
+void ConfigSource::LogProblems(const std::vector<api::Problem>& problems) const {
   for (const api::Problem& problem : problems) {
-    if (problem.severity == api::Severity::kError) {
+    if (problem.severity == Severity::kError) {
       log_.Error(api::ToString(problem));
     } else {
       log_.Warn(api::ToString(problem));
     }
   }
-  if (config == nullptr) {
-    refused_->Add();
-    log_.Error("the changed scheduler config has errors: the one before decides on");
-    return;
-  }
-  applied_->Add();
-  log_.Info("scheduler config changed", {{"profiles", std::to_string(config->programs.size())},
-                                         {"plugins", std::to_string(config->plugins.size())}});
-  changed_(std::move(config));
-  states_.FreeUnused();
+}
+
+void ConfigSource::CountTaken(const Entry& entry) {
+  reloads_->With({entry.label, "applied"}).Add();
+  stale_->With({entry.label}).Set(0);
+  log_.Info("scheduler config changed", {{"config", entry.label},
+                                         {"profiles", std::to_string(entry.config->programs.size())},
+                                         {"plugins", std::to_string(entry.config->plugins.size())}});
+}
+
+void ConfigSource::CountRefused(const Entry& entry) {
+  reloads_->With({entry.label, "refused"}).Add();
+  stale_->With({entry.label}).Set(1);
+  log_.Error("the changed scheduler config has errors: the one before decides on",
+             {{"config", entry.label}, {"file", entry.path}});
 }
 
 void ConfigSource::LookAgain() {
-  if (files_ != nullptr) files_->LookAgain();
+  for (const auto& source : sources_) source->LookAgain();
 }
 
 }  // namespace fairway::picker

@@ -1,13 +1,19 @@
-// Where the scheduler's config comes from: an EndpointPickerConfig in a file, which is watched, or in a text.
+// Where the scheduler's configs come from: EndpointPickerConfigs in files, which are watched, or in a text.
+//
+//   --config-file, --config-text   decides for all pools that have none of their own
+//   --config-dir                   a file NAMESPACE.POOL.yaml for each pool that has one
+//   --shadow-config-file           decides too, without any effect (RouterOptions::shadow)
+//
 // A changed file is read and compiled; when it is good it decides from then on, all at once, and what plugins
 // remember (prefix caches, sessions) stays. When it is not, the old one stays, and its problems are told.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "api/manifests.h"
@@ -22,42 +28,78 @@ namespace fairway::picker {
 struct ConfigOptions {
   std::string file;  // one of both; with neither the built-in profiles decide
   std::string text;
+  std::string directory;
+  std::string shadow_file;
   bool allow_experimental = false;         // --allow-experimental-plugins
   std::vector<std::string> feature_gates;  // "name", "name=false"
-  bool given() const { return !file.empty() || !text.empty(); }
+  bool given() const { return !file.empty() || !text.empty() || !directory.empty() || !shadow_file.empty(); }
 };
 
-// Reads and compiles once. Null where there was an error; `problems` gets all, warnings, too.
+// Reads and compiles the file or text once. Null where there was an error; `problems` gets all, warnings,
+// too.
 std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& options,
                                                      std::vector<api::Problem>& problems,
                                                      scheduling::States* states = nullptr,
                                                      uint64_t* fingerprint = nullptr);
+
+// The files of a folder of configs: "namespace/name" of a pool -> path. What is named otherwise is a problem,
+// but for `but`, a path.
+std::map<std::string, std::string> PoolConfigFiles(const std::string& directory, const std::string& but,
+                                                   std::vector<api::Problem>& problems);
 
 // Owned by one thread; Watch and what it calls run on the loop.
 class ConfigSource {
  public:
   explicit ConfigSource(ConfigOptions options) : options_(std::move(options)) {}
 
-  std::shared_ptr<const scheduling::Config> Load(std::vector<api::Problem>& problems) {
-    return LoadConfig(options_, problems, &states_, &fingerprint_);
-  }
-  using Changed = std::function<void(std::shared_ptr<const scheduling::Config>)>;
-  // Has no effect for a text. `changed` gets good configs only.
+  // Reads all. False where something has an error; `problems` gets all, warnings, too.
+  bool Load(std::vector<api::Problem>& problems);
+
+  // Null: the built-in one decides.
+  const std::shared_ptr<const scheduling::Config>& common() const { return common_.config; }
+  std::map<std::string, std::shared_ptr<const scheduling::Config>, std::less<>> of_pools() const;
+  const std::shared_ptr<const scheduling::Config>& shadow() const { return shadow_.config; }
+
+  struct Changed {
+    std::function<void()> configs;  // common or of_pools
+    std::function<void()> shadow;
+  };
+  // Both hear of good changes only.
   void Watch(net::Loop& loop, const base::Log& log, base::Registry& registry, Changed changed);
   void LookAgain();
-  void Stop() { files_.reset(); }  // on the loop
+  void Stop() { sources_.clear(); }  // on the loop
 
  private:
-  void OnChange(const api::LoadResult& loaded);
+  // One config and what its plugins remember.
+  struct Entry {
+    std::string path;
+    std::string label;  // in metrics and logs: "common", "shadow", or the pool's key
+    std::unique_ptr<scheduling::States> states = std::make_unique<scheduling::States>();
+    uint64_t fingerprint = 0;
+    std::shared_ptr<const scheduling::Config> config;
+  };
+
+  std::shared_ptr<const scheduling::Config> Read(Entry& entry, std::vector<api::Problem>& problems) const;
+  bool ReadPools(std::vector<api::Problem>& problems);
+  void WatchFile(net::Loop& loop, const std::string& path, std::function<void(const api::LoadResult&)> heard);
+  void WatchFolder(net::Loop& loop);
+  // Takes a changed config over. False: it was refused.
+  bool Take(Entry& entry);
+  void OnFile(Entry& entry, const api::LoadResult& loaded, const std::function<void()>& taken);
+  void OnFolder();
+  void LogProblems(const std::vector<api::Problem>& problems) const;
+  void CountTaken(const Entry& entry);
+  void CountRefused(const Entry& entry);
 
   const ConfigOptions options_;
-  scheduling::States states_;
-  uint64_t fingerprint_ = 0;
+  Entry common_{.path = options_.file, .label = "common"};
+  Entry shadow_{.path = options_.shadow_file, .label = "shadow"};
+  std::map<std::string, Entry> pools_;  // by key
   base::Log log_;
   Changed changed_;
-  base::Counter* applied_ = nullptr;
-  base::Counter* refused_ = nullptr;
-  std::unique_ptr<sources::FileSource> files_;
+  base::CounterFamily* reloads_ = nullptr;
+  base::GaugeFamily* stale_ = nullptr;
+  std::vector<std::unique_ptr<sources::FileSource>> sources_;
 };
 
 }  // namespace fairway::picker

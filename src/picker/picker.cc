@@ -89,6 +89,26 @@ struct Picker::Impl {
     if (changed) changed(manifests, resolver->addresses());
   }
 
+  // What decides from now on, for all pools.
+  void SwapConfigs() {
+    auto common = config->common();
+    if (common == nullptr) common = router->configs()->common;  // the built-in one
+    router->Swap(std::make_shared<scheduling::ConfigSet>(
+        scheduling::ConfigSet{.common = std::move(common), .of_pools = config->of_pools()}));
+  }
+
+  // Of manifests in files: a pool whose config is there and which is not has another name.
+  void WarnOfStrangers() const {
+    if (options.kubernetes) return;
+    for (const auto& [pool, of_pool] : config->of_pools()) {
+      const auto is_it = [&key = pool](const api::InferencePool& known) {
+        return api::Key(known.meta) == key;
+      };
+      if (std::none_of(manifests.pools.begin(), manifests.pools.end(), is_it))
+        log.Warn("a config of a pool that is not there", {{"pool", pool}});
+    }
+  }
+
   void LogProblems(const api::LoadResult& loaded) const {
     for (const auto& problem : loaded.problems) {
       if (problem.severity == api::Severity::kError) {
@@ -272,10 +292,12 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
   if (o.config.given()) {
     impl->config = std::make_unique<ConfigSource>(o.config);
     std::vector<api::Problem> found;
-    router_options.config = impl->config->Load(found);
+    const bool good = impl->config->Load(found);
     if (problems) problems(found);
-    if (router_options.config == nullptr)
-      return Fail(ErrorCode::kInvalidArgument, "the scheduler config has errors");
+    if (!good) return Fail(ErrorCode::kInvalidArgument, "the scheduler config has errors");
+    impl->WarnOfStrangers();
+    router_options.config = impl->config->common();
+    router_options.shadow = impl->config->shadow();
   }
   if (!o.record_file.empty()) {
     auto recorder = DecisionRecorder::Open({.file = o.record_file, .max_bytes = o.record_max_bytes},
@@ -291,6 +313,7 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
                                                    std::move(router_options));
   impl->fleet.set_before_publish(
       [router = impl->router.get()](const fleet::Snapshot& next) { router->Prepare(next); });
+  if (impl->config != nullptr && !impl->config->of_pools().empty()) impl->SwapConfigs();
   impl->control = std::make_unique<net::LoopThread>("control");
   net::Loop& control = impl->control->loop();
 
@@ -305,10 +328,8 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
     self.Apply();
     if (self.config != nullptr) {
       self.config->Watch(control, self.log, self.registry,
-                         [&self](std::shared_ptr<const scheduling::Config> config) {
-                           self.router->Swap(std::make_shared<scheduling::ConfigSet>(
-                               scheduling::ConfigSet{.common = std::move(config), .of_pools = {}}));
-                         });
+                         {.configs = [&self] { self.SwapConfigs(); },
+                          .shadow = [&self] { self.router->SwapShadow(self.config->shadow()); }});
     }
     if (o.scrape_endpoints) {
       auto scraper = sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log,

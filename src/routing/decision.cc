@@ -144,7 +144,10 @@ std::string WhyOf(const Told& told, const Explanation::Ran& ran) {
 std::string Why(const Told& told) {
   if (told.decision.seen.outcome.kind == scheduling::OutcomeKind::kNoCandidates) return "no endpoint";
   const Explanation& explanation = told.explanation;
-  if (!told.decision.seen.outcome.refused_by.empty() && !explanation.verdict.empty())
+  using scheduling::Refusal;
+  const Refusal refusal = told.decision.seen.outcome.refusal;
+  if (told.decision.seen.outcome.kind == scheduling::OutcomeKind::kShed && !explanation.verdict.empty() &&
+      (refusal == Refusal::kAdmitter || refusal == Refusal::kNotCached))
     return explanation.verdict;
   if (explanation.primary >= explanation.profiles.size())
     return explanation.candidates.empty() ? "not recorded: too many candidates" : "no profile answered";

@@ -42,7 +42,10 @@ void WriteFacts(const Decision& d, JsonWriter& json) {
   json.Member("signals", scheduling::ToString(d.seen.outcome.rung));
   if (!d.built_in) json.Member("config", "its own");
   const scheduling::Outcome& outcome = d.seen.outcome;
-  if (!outcome.refused_by.empty()) json.Member("refusedBy", outcome.refused_by);
+  if (outcome.kind == scheduling::OutcomeKind::kShed) {
+    json.Member("refusal", scheduling::ToString(outcome.refusal));
+    if (!outcome.refused_by.empty()) json.Member("refusedBy", outcome.refused_by);
+  }
   if (outcome.num_choices > 0)
     json.Member("heldTokens", d.held_tokens()).Member("cachedTokens", outcome.cached_tokens);
   if (outcome.num_further == 0) return;
@@ -190,6 +193,7 @@ void WriteRequest(const Decision& d, JsonWriter& json) {
   json.Member("critical", facts.critical).Member("promptTokens", facts.prompt_tokens);
   json.Member("showsFirstToken", facts.shows_first_token).Member("priority", facts.priority);
   json.Member("streaming", facts.streaming).Member("hasMedia", facts.has_media);
+  if (facts.only_if_cached) json.Member("onlyIfCached", true);
   json.Member("maxTokens", facts.max_tokens);
   json.Key("headers").BeginObject();
   for (const auto& [name, value] : facts.headers)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "routing/router.h"
+#include "tests/support/config_text.h"
 #include "tests/support/plugins.h"
 #include "tests/support/pools.h"
 #include "tests/support/router_scene.h"
@@ -243,6 +244,40 @@ TEST(Shadow, DecidesOnTheSamePictureAndTakesNoPlace) {
   ask();
   EXPECT_THAT(registry.Render(),
               HasSubstr("fairway_shadow_decisions_total{pool=\"default/pool\",outcome=\"agreed\"} 1\n"));
+}
+
+// Whatever the shadow would have done: engines have cached what was sent to them.
+TEST(Shadow, LearnsWhereRequestsReallyWent) {
+  tests::TestPool pool({{.name = "A"}, {.name = "B"}, {.name = "C"}, {.name = "D"}});
+  const base::ManualClock clock(kSecond + 20 * kMillisecond);
+  base::Registry registry;
+  DecisionLog log(10);
+  RouterOptions options{.decisions = &log};
+  options.config = tests::ConfigOf("plugins: [{type: random-picker, parameters: {maxNumOfEndpoints: 1}}]");
+  options.shadow = tests::ConfigOf(
+      "plugins: [{type: prefix-cache-scorer}, {type: max-score-picker, parameters: "
+      "{maxNumOfEndpoints: 1}}]");
+  const Router router(pool.fleet().published(), clock, registry, std::move(options));
+  const auto worker = router.NewWorker(5);
+  for (int i = 0; i < 30; ++i) {
+    const std::string body = R"({"prompt":")" + std::to_string(i) + std::string(2000, 'x') + R"("})";
+    payload::RequestScanner scanner(payload::Api::kUnknown);
+    const std::string second = "second-" + std::to_string(i);
+    const auto ask = [&](std::string_view id) {
+      scanner.Reset(payload::Api::kCompletions);
+      scanner.HashPrompt(router.wants_prefixes());
+      scanner.Feed(body);
+      scanner.Finish();
+      return std::string(
+          std::get<Ticket>(router.Begin(*worker, {.request_id = id, .body = &scanner, .model_rewrite = "m"}))
+              .destination());
+    };
+    const std::string went = ask("first");
+    ask(second);
+    EXPECT_THAT(log.Render(clock.Now(), second),
+                HasSubstr(R"("outcome":"picked","endpoints":[")" + went + R"("],"waitMs")"))
+        << i;
+  }
 }
 
 // A shadow alone, without a log: as on any picker that nobody looks at.

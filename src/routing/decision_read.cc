@@ -108,6 +108,7 @@ void ReadRequest(const Node& node, Recording::Facts& facts) {
   Read(reader.Get("priority"), facts.priority);
   Read(reader.Get("streaming"), facts.streaming);
   Read(reader.Get("hasMedia"), facts.has_media);
+  Read(reader.Get("onlyIfCached"), facts.only_if_cached);
   Read(reader.Get("maxTokens"), facts.max_tokens);
   const Node headers = reader.Get("headers");
   if (headers.Is(Value::Kind::kMap)) {

@@ -49,8 +49,10 @@ std::string FirstLine(const Told& told) {
     out += " [" + std::string(scheduling::ToString(outcome.rung)) + " signals, " + told.explanation.profile +
            ", " + Format("%.1f us", static_cast<double>(d.took) / 1000) + "]";
   } else if (outcome.kind == scheduling::OutcomeKind::kShed) {
-    out += outcome.refused_by.empty() ? "shed: no endpoint has room for a request that is not critical"
-                                      : "refused by " + std::string(outcome.refused_by);
+    out += outcome.refusal == scheduling::Refusal::kAdmitter ? "refused by " + std::string(outcome.refused_by)
+           : outcome.refusal == scheduling::Refusal::kNotCached
+               ? "refused: " + std::string(scheduling::kNothingCached)
+               : "shed: no endpoint has room for a request that is not critical";
   } else {
     out += "no endpoint";
   }

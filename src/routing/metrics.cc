@@ -142,6 +142,11 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
                                           {{"model_rewrite_name", "model_rewrite_name"},
                                            {"model_name", "model_name"},
                                            {"target_model", "target_model"}}))),
+      refusals_(registry.AddCounter(
+          {.name = "fairway_refusals_total",
+           .help = "Requests that a decision refused, by what did: filters (the profile left nobody), "
+                   "saturation, room (nobody has any for what may be shed), admitter, not-cached.",
+           .labels = {"pool", "reason", "plugin"}})),
       scheduler_duration_(
           registry
               .AddHistogram(Named("scheduler_e2e_duration_seconds", "Duration of one scheduling decision.",

@@ -24,6 +24,7 @@
 #include "base/published.h"
 #include "fleet/snapshot.h"
 #include "routing/request_series.h"
+#include "scheduling/scheduler.h"
 
 namespace fairway::routing {
 
@@ -53,6 +54,10 @@ class RouterMetrics {
   // Lock-free but for the first of each code or name.
   base::Counter& Errors(RequestSeries& series, std::string_view code);
   base::Counter& Rewrites(RequestSeries& series, std::string_view rewrite);
+  // What refused requests of a pool. With a mutex; good as long as this object.
+  base::Counter& Refusals(std::string_view pool, const scheduling::Outcome& outcome) {
+    return refusals_.With({pool, ToString(outcome.refusal), outcome.refused_by});
+  }
   // Nobody could be picked for this target.
   void CountFailure(const RequestSeries& series) { failures_[series.target].Add(); }
   base::Histogram& scheduler_duration() { return scheduler_duration_; }
@@ -112,6 +117,7 @@ class RouterMetrics {
   base::HistogramFamily& ttft_;
   base::GaugeFamily& running_;
   base::CounterFamily& rewrites_;
+  base::CounterFamily& refusals_;
   base::Histogram& scheduler_duration_;
   RequestBounds bounds_;
   // What the series of a label set take of a page, about: base + per_byte * bytes of the labels.

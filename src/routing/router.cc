@@ -90,8 +90,31 @@ Rejection NoEndpoint() {
           "rejected-no-endpoints"};
 }
 
-Rejection Saturated() {
-  return {429, "ResourceExhausted", "system saturated, sheddable request dropped", "rejected-saturated"};
+// What the decision refused, in the reference's words where it has any.
+Rejection Refused(const scheduling::Outcome& outcome) {
+  using scheduling::Refusal;
+  Rejection rejection{429, "ResourceExhausted", "", "rejected-saturated"};
+  switch (outcome.refusal) {
+    case Refusal::kFilters:
+      rejection.message = "no endpoints available for the given request";
+      break;
+    case Refusal::kSaturation:
+    case Refusal::kRoom:
+      rejection.message = "system saturated, sheddable request dropped";
+      break;
+    case Refusal::kAdmitter:
+      rejection.message = "request cannot be admitted by " + std::string(outcome.refused_by);
+      break;
+    case Refusal::kNotCached:
+      rejection = {412, "PreconditionFailed", "no decode worker has the requested KV cache", ""};
+      break;
+  }
+  rejection.refused_by = ToString(outcome.refusal);
+  constexpr size_t kMaxName = 128;
+  if (!outcome.refused_by.empty())
+    rejection.refused_by += "; plugin=" + base::CleanText(outcome.refused_by, kMaxName);
+  rejection.retry_after = outcome.retry_after;
+  return rejection;
 }
 
 std::string_view CutFairnessId(const RequestInput& input) {
@@ -203,7 +226,8 @@ struct Router::Impl {
   void CountRejection(Worker::Impl& worker, const RequestInput& input, const Rejection& rejection);
   // Before its labels were known.
   Begun Refuse(Worker::Impl& worker, const RequestInput& input, Rejection rejection);
-  Begun RefuseUnpicked(scheduling::OutcomeKind kind, RequestSeries& series);
+  Begun RefuseUnpicked(const scheduling::Outcome& outcome, const fleet::PoolSnapshot& pool,
+                       RequestSeries& series, Worker::Impl& worker);
   std::span<const std::string_view> HeadersFor(const fleet::PoolSnapshot& pool, const RequestInput& input,
                                                Worker::Impl& worker) const;
   static bool Keeps(const RouterOptions& o) {
@@ -267,10 +291,13 @@ struct Router::Impl {
   return rejection;
 }
 
-[[gnu::noinline, gnu::cold]] Begun Router::Impl::RefuseUnpicked(scheduling::OutcomeKind kind,
-                                                                RequestSeries& series) {
+[[gnu::noinline, gnu::cold]] Begun Router::Impl::RefuseUnpicked(const scheduling::Outcome& outcome,
+                                                                const fleet::PoolSnapshot& pool,
+                                                                RequestSeries& series, Worker::Impl& worker) {
   metrics.CountFailure(series);
-  Rejection rejection = kind == scheduling::OutcomeKind::kNoCandidates ? NoEndpoint() : Saturated();
+  const bool nobody = outcome.kind == scheduling::OutcomeKind::kNoCandidates;
+  Rejection rejection = nobody ? NoEndpoint() : Refused(outcome);
+  if (!nobody) worker.CountRefusal(pool.key, outcome);
   metrics.Errors(series, rejection.code).Add();
   return rejection;
 }
@@ -319,7 +346,7 @@ struct Router::Impl {
   put(d.objective, asked.route.objective);
   put(d.priority, asked.route.priority_text);
   d.declared = asked.route.declared;
-  d.built_in = d.seen.configs == built_in;
+  d.built_in = built_in != nullptr && d.seen.config == built_in->common.get();
   d.options = options.scheduling;
   d.seen.facts.critical = asked.route.critical;
   if (d.names == nullptr || d.names->content != pool.content->number) d.names = worker.NamesOf(pool);
@@ -362,7 +389,8 @@ void Router::Impl::DecideShadow(const Asked& asked, Worker::Impl& worker, Decisi
                                             .pool = &pool,
                                             .prefixes = worker.prefixes,
                                             .prefix_ends = worker.prefix_ends,
-                                            .wait = &shadow.wait},
+                                            .wait = &shadow.wait,
+                                            .hears = true},
                                            *worker.more_scratch);
   count(shadow.Compare());
   const auto add = [](std::atomic<uint64_t>& sum, float ms) {
@@ -426,6 +454,18 @@ void Worker::Impl::DropShortest() {
   }
   prefixes.resize(kept);
   prefix_ends.resize(kept_ends);
+}
+
+void Worker::Impl::CountRefusal(std::string_view pool, const scheduling::Outcome& outcome) {
+  constexpr size_t kMaxKept = 64;
+  const auto found = std::find_if(refusals.begin(), refusals.end(), [&](const RefusalCounter& kept) {
+    return kept.refusal == outcome.refusal && kept.pool == pool && kept.by == outcome.refused_by;
+  });
+  if (found != refusals.end()) return found->counter->Add();
+  base::Counter& counter = metrics.Refusals(pool, outcome);
+  counter.Add();
+  if (refusals.size() == kMaxKept) refusals.clear();
+  refusals.push_back({outcome.refusal, std::string(pool), std::string(outcome.refused_by), &counter});
 }
 
 [[gnu::noinline]] void Worker::Impl::FindClass(const Route& route, RouteTarget& target,
@@ -525,7 +565,7 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   if (body != nullptr) {
     if (!body->ok()) return impl_->Refuse(worker, input, BadRequest(body->error()));
     const payload::RequestFields& fields = body->fields();
-    known_api = body->api() != payload::Api::kUnknown;
+    known_api = payload::NamesModel(body->api());
     if (fields.has_model) model = fields.model;
     unnamed = known_api && model.empty() && input.body_complete;
     stream = fields.stream;
@@ -566,6 +606,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
       .shows_first_token = stream && input.shows_answer,  // others' answers begin when they are complete
       .priority = route.priority,
       .streaming = stream,
+      .has_media = body != nullptr && body->fields().has_media,
+      .only_if_cached = input.if_available && body != nullptr,
       .max_tokens = body != nullptr ? MaxTokens(body->fields()) : 0,
       .prefixes = worker.prefixes,
       .prefix_ends = worker.prefix_ends,
@@ -581,7 +623,7 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   if (keeps) [[unlikely]]
     impl_->Tell({input, route, target, model, start, took}, worker);
   if (outcome.kind != scheduling::OutcomeKind::kPicked) {
-    return impl_->RefuseUnpicked(outcome.kind, series);
+    return impl_->RefuseUnpicked(outcome, pool, series, worker);
   }
 
   if (series.state.load(std::memory_order_relaxed) == RequestSeries::kNew) [[unlikely]]
@@ -617,6 +659,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   if (!model.empty()) series.running.Add(1);
   if (outcome.num_further != 0 || outcome.destination_port != 0) [[unlikely]]
     state.KeepFurther(pool, outcome);
+  if (outcome.num_session_headers != 0) [[unlikely]]
+    state.KeepSessions(pool, outcome);
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
   if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;

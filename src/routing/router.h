@@ -3,11 +3,11 @@
 //   Router router(fleet.published(), clock, registry, options);
 //   std::unique_ptr<Worker> worker = router.NewWorker(seed);     // one per worker thread
 //   auto begun = router.Begin(*worker, input);
-//   if (auto* rejection = std::get_if<Rejection>(&begun)) -> answer rejection->status with
-//   RejectionBody(*rejection) Ticket ticket = std::get<Ticket>(std::move(begun));
-//   -> ticket.destination() into the header, ticket.destinations() into the metadata, body spliced when
-//   ticket.rewrites() ticket.OnResponseHeaders(200, "10.0.0.7:8000"); ticket.OnResponseBody(n);
-//   ticket.OnUsage(usage); ~Ticket: outcome recorded, reservation given back exactly once.
+//   if (auto* rejection = std::get_if<Rejection>(&begun)) -> answer its status with RejectionBody(*rejection)
+//   Ticket ticket = std::get<Ticket>(std::move(begun));
+//   -> destination() into the header, destinations() into the metadata, the body spliced when it rewrites()
+//   ticket.OnResponseHeaders(200, "10.0.0.7:8000"); ticket.OnResponseBody(n); ticket.OnUsage(usage);
+//   ~Ticket: outcome recorded, reservation given back exactly once.
 //
 // Nothing here blocks, does I/O or leaves the process.
 #pragma once
@@ -51,6 +51,9 @@ struct RequestInput {
   bool body_complete = true;  // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
   // The body comes later, and Begin is called again with it: this call counts no request, the second does.
   bool provisional = false;
+  // The client wants an answer only if its prompt is cached (prefer: if-available); else 412. Counts where
+  // the body was read.
+  bool if_available = false;
   std::string_view fairness_id;    // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
   std::string_view objective;      // header x-llm-d-inference-objective or its alias; "" is none
@@ -69,6 +72,9 @@ struct Rejection {
   std::string_view code;  // "BadRequest", "NotFound", "ResourceExhausted", "ServiceUnavailable", "Internal"
   std::string message;
   std::string_view drop_reason;  // for x-llm-d-request-dropped-reason; "" is none
+  // For x-fairway-refused-by, of a decision that refused: what, and the plugin; "" is none.
+  std::string refused_by = {};
+  uint32_t retry_after = 0;  // for retry-after, seconds; 0 is none
 };
 // "inference error: <code> - <message>"
 std::string RejectionBody(const Rejection& rejection);
@@ -105,6 +111,9 @@ class Ticket {
   // Headers to set on the request: where its prefill is to be computed, say.
   using Headers = std::vector<std::pair<std::string, std::string>>;
   const Headers& request_headers() const;
+  // Headers to set on the answer: a token that brings the client's next request to the same endpoint, say.
+  // After OnResponseHeaders, which may have learned that another endpoint answers.
+  const Headers& response_headers() const;
   // Per-endpoint totals of the decision as pairs, only with RouterOptions::keep_scores.
   using Scores = std::vector<std::pair<std::string, float>>;
   const Scores& scores() const;

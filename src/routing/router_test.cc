@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/config_text.h"
 #include "tests/support/router_scene.h"
 
 namespace fairway::routing {
@@ -521,6 +522,169 @@ TEST(Reservation, OutlivesItsEndpointAndItsSnapshot) {
   scene.pool.fleet().Apply(scene.pool.manifests());
   ticket.OnResponseHeaders(200, "10.0.0.1:8000", false);
   ticket.OnComplete();
+}
+
+// ---- Refusals of a decision: what refused, and when to come again.
+
+TEST(Refusals, SayWhatRefused) {
+  struct Case {
+    const char* config;
+    uint32_t waiting;
+    int32_t priority;
+    int status;
+    std::string message;
+    std::string by;
+    bool waits;
+  };
+  const Case cases[] = {
+      {"plugins: [{type: queue-scorer}]", 100, -1, 429, "system saturated, sheddable request dropped",
+       "saturation; plugin=utilization-detector", true},
+      {"plugins: [{type: label-selector-filter, name: gpus, parameters: {matchLabels: {gpu: h100}}}]", 0, 0,
+       429, "no endpoints available for the given request", "filters; plugin=gpus", false},
+      {"plugins: [{type: utilization-filter, parameters: {conditions: [{metric: waiting-queue, maxValue: "
+       "5}]}}]",
+       100, 0, 429, "no endpoints available for the given request", "filters; plugin=utilization-filter",
+       true},
+      {"plugins: [{type: probabilistic-admitter, parameters: {k: 1e9}}, "
+       "{type: utilization-detector, parameters: {queueDepthThreshold: 1000000}}]",
+       100, -1, 429, "request cannot be admitted by probabilistic-admitter",
+       "admitter; plugin=probabilistic-admitter", true},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.config);
+    Scene scene({{"A", c.waiting}}, {}, {.config = tests::ConfigOf(c.config)});
+    scene.pool.manifests().objectives = {tests::Objective("low", c.priority)};
+    scene.pool.fleet().Apply(scene.pool.manifests());
+    RequestInput input;
+    input.objective = "low";
+    const Rejection rejection = scene.Refused(Completion("m"), "/v1/completions", input);
+    EXPECT_EQ(rejection.status, c.status);
+    EXPECT_EQ(rejection.message, c.message);
+    EXPECT_EQ(rejection.drop_reason, "rejected-saturated");
+    EXPECT_EQ(rejection.refused_by, c.by);
+    EXPECT_EQ(rejection.retry_after > 0, c.waits);
+    EXPECT_LE(rejection.retry_after, 30u);
+    const size_t end = c.by.find(';');
+    EXPECT_THAT(scene.registry.Render(),
+                HasSubstr("fairway_refusals_total{pool=\"default/pool\",reason=\"" + c.by.substr(0, end) +
+                          "\",plugin=\"" + c.by.substr(end + 9) + "\"} 1\n"));
+  }
+}
+
+TEST(Refusals, ComeAgainWhenTheFirstWillHaveComputedWhatItHas) {
+  const auto config = tests::ConfigOf("plugins: [{type: utilization-detector}]");
+  Scene scene({{"A", 100}}, {}, {.config = config});
+  scene.pool.manifests().objectives = {tests::Objective("low", -1)};
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  RequestInput input;
+  input.objective = "low";
+  const uint32_t before = scene.Refused(Completion("m"), "/v1/completions", input).retry_after;
+  // A million prompt tokens more, of a request of our own.
+  const Ticket open = scene.Get(R"({"model":"m","prompt":")" + std::string(4'000'000, 'x') + R"("})");
+  const uint32_t after = scene.Refused(Completion("m"), "/v1/completions", input).retry_after;
+  EXPECT_GT(after, before);
+  EXPECT_EQ(after, 30u);
+}
+
+// prefer: if-available
+TEST(Refusals, WhoWantsOnlyACachedPromptGets412AndLeavesNoTrace) {
+  Scene scene({{"A"}, {"B"}}, {}, {.config = tests::ConfigOf("plugins: [{type: prefix-cache-scorer}]")});
+  const std::string body = R"({"model":"m","prompt":")" + std::string(4096, 'x') + R"("})";
+  const auto ask = [&](bool if_available) {
+    payload::RequestScanner scanner(payload::Api::kCompletions);
+    scanner.HashPrompt(scene.router->wants_prefixes());
+    scanner.Feed(body);
+    scanner.Finish();
+    RequestInput input;
+    input.body = &scanner;
+    input.if_available = if_available;
+    return scene.router->Begin(*scene.worker, input);
+  };
+  for (int i = 0; i < 3; ++i) {
+    const auto refused = ask(true);
+    ASSERT_TRUE(std::holds_alternative<Rejection>(refused));
+    const auto& rejection = std::get<Rejection>(refused);
+    EXPECT_EQ(rejection.status, 412);
+    EXPECT_EQ(RejectionBody(rejection),
+              "inference error: PreconditionFailed - no decode worker has the requested KV cache");
+    EXPECT_EQ(rejection.retry_after, 0u);
+    EXPECT_EQ(scene.cell(0).own() + scene.cell(1).own(), 0u);
+  }
+  EXPECT_TRUE(std::holds_alternative<Ticket>(ask(false)));
+  EXPECT_TRUE(std::holds_alternative<Ticket>(ask(true))) << "it is cached there now";
+}
+
+// ---- Media: seen in the body, and given to plugins.
+
+TEST(Media, LetAnEncodeStageRun) {
+  Scene scene({{"D"}, {"E"}}, {}, {.config = tests::ConfigOf(R"(
+plugins:
+- {type: disagg-profile-handler, parameters: {deciders: {encode: always-disagg-multimodal-decider}}}
+- {type: always-disagg-multimodal-decider}
+- {type: random-picker, parameters: {maxNumOfEndpoints: 1}}
+schedulingProfiles:
+- {name: decode, plugins: [{pluginRef: random-picker}]}
+- {name: encode, plugins: [{pluginRef: random-picker}]}
+)")});
+  const auto ask = [&](const std::string& part) {
+    return scene.Get(
+        R"({"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"x"},)" + part + "]}]}",
+        "/v1/chat/completions");
+  };
+  EXPECT_TRUE(ask(R"({"type":"text","text":"y"})").request_headers().empty());
+  const Ticket ticket = ask(R"({"type":"image_url","image_url":{"url":"http://x/y.png"}})");
+  ASSERT_EQ(ticket.request_headers().size(), 1u);
+  EXPECT_EQ(ticket.request_headers()[0].first, "x-encoder-hosts-ports");
+}
+
+// ---- Engines' own APIs.
+
+TEST(EngineApis, SglangNamesNoModelAndVllmMay) {
+  Scene scene({{"A"}});
+  EXPECT_EQ(scene.Get(R"({"text":"hello","sampling_params":{}})", "/generate").model(), "");
+  EXPECT_EQ(scene.Get(R"({"model":"m","token_ids":[1,2]})", "/inference/v1/generate").model(), "m");
+  EXPECT_EQ(scene.Refused(R"({"token_ids":[1,2]})", "/inference/v1/generate").message,
+            "model not found in request body");
+  RequestInput input;
+  input.model_rewrite = "m2";
+  const Ticket given = scene.Get(R"({"token_ids":[1,2]})", "/inference/v1/generate", input);
+  EXPECT_TRUE(given.inserts_model());
+  EXPECT_EQ(given.target_model(), "m2");
+}
+
+// ---- Sessions: the client is told which endpoint it had.
+
+TEST(Sessions, TheAnswerNamesTheEndpointThatTheNextRequestGoesTo) {
+  Scene scene({{"A"}, {"B"}, {"C"}}, {}, {.config = tests::ConfigOf(tests::kSessionConfig)});
+  Ticket first = scene.Get(Completion("m"));
+  const std::string at(first.destination());
+  ASSERT_EQ(first.response_headers().size(), 1u);
+  const auto [name, token] = first.response_headers()[0];
+  EXPECT_EQ(name, "x-session-token");
+  EXPECT_TRUE(first.request_headers().empty());
+  const std::vector<std::pair<std::string_view, std::string_view>> headers = {{"x-session-token", token}};
+  for (int i = 0; i < 30; ++i) {
+    Ticket next = scene.Get(Completion("m"), "/v1/completions", {.headers = headers});
+    ASSERT_EQ(next.destination(), at);
+    ASSERT_EQ(next.response_headers().at(0).second, token);
+  }
+  // Its endpoint is gone: another one, and the answer says which.
+  auto& endpoints = scene.pool.manifests().endpoints;
+  std::erase_if(endpoints, [&](const auto& e) { return e.address + ":8000" == at; });
+  scene.pool.fleet().Apply(scene.pool.manifests());
+  Ticket moved = scene.Get(Completion("m"), "/v1/completions", {.headers = headers});
+  EXPECT_NE(moved.destination(), at);
+  EXPECT_NE(moved.response_headers().at(0).second, token);
+}
+
+TEST(Sessions, AfterARetryTheAnswerNamesWhoServed) {
+  Scene scene({{"A"}, {"B"}}, {}, {.config = tests::ConfigOf(tests::kSessionConfig)});
+  Ticket ticket = scene.Get(Completion("m"));
+  const bool to_a = ticket.destination() == "10.0.0.1:8000";
+  const std::string a = "ZGVmYXVsdC9B", b = "ZGVmYXVsdC9C";  // default/A, default/B
+  EXPECT_EQ(ticket.response_headers().at(0).second, to_a ? a : b);
+  ticket.OnResponseHeaders(200, to_a ? "10.0.0.2:8000" : "10.0.0.1:8000", false);
+  EXPECT_EQ(ticket.response_headers().at(0).second, to_a ? b : a);
 }
 
 // ---- Tickets.

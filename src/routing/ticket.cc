@@ -9,6 +9,7 @@
 #include "routing/worker.h"
 #include "scheduling/config.h"
 #include "scheduling/plugin.h"
+#include "scheduling/session_token.h"
 
 namespace fairway::routing {
 
@@ -105,6 +106,9 @@ SpareBlocks::~SpareBlocks() {
   }
   for (const scheduling::RequestHook* hook : configs->Of(request_class->pool_key).hooks)
     hook->Told(*cell, told, now);
+  const auto& shadow = worker->shadow.Get();
+  if (shadow == nullptr) return;
+  for (const scheduling::RequestHook* hook : shadow->hooks) hook->Told(*cell, told, now);
 }
 
 [[gnu::noinline]] Ticket::State::Extras& Ticket::State::MakeExtras() {
@@ -139,6 +143,12 @@ SpareBlocks::~SpareBlocks() {
   cell->Release(reservation, fleet::ReleaseKind::kEnded, 0);
   cell = std::move(moved);
   reservation = there;
+  if (extras == nullptr || extras->rare == nullptr) return;
+  Headers& told = extras->rare->response_headers;
+  for (size_t i = 0; i < told.size(); ++i) {
+    if ((extras->rare->name_server >> i & 1) != 0)
+      told[i].second = scheduling::SessionToken(*pool, found->second);
+  }
 }
 
 [[gnu::noinline, gnu::cold]] void Ticket::State::KeepScores(const fleet::PoolSnapshot& pool,
@@ -171,6 +181,15 @@ SpareBlocks::~SpareBlocks() {
   }
 }
 
+[[gnu::noinline, gnu::cold]] void Ticket::State::KeepSessions(const fleet::PoolSnapshot& pool,
+                                                              const scheduling::Outcome& outcome) {
+  Rare& rare = NeedRare();
+  for (const auto& [name, endpoint] : std::span(outcome.session_headers).first(outcome.num_session_headers)) {
+    if (endpoint == outcome.choices[0]) rare.name_server |= 1u << rare.response_headers.size();
+    rare.response_headers.emplace_back(name, scheduling::SessionToken(pool, endpoint));
+  }
+}
+
 // A prefill's place is given back with the first token, all others at the end.
 [[gnu::noinline, gnu::cold]] void Ticket::State::ReleaseFurther(fleet::ReleaseKind kind) noexcept {
   const base::Nanos now = kind == fleet::ReleaseKind::kDetached ? worker->clock.Now() : 0;
@@ -194,6 +213,11 @@ const Ticket::Scores& Ticket::scores() const {
 const Ticket::Headers& Ticket::request_headers() const {
   const State::Extras* extras = state_->extras;
   return extras != nullptr && extras->rare != nullptr ? extras->rare->headers : state_->worker->no_headers;
+}
+const Ticket::Headers& Ticket::response_headers() const {
+  const State::Extras* extras = state_->extras;
+  return extras != nullptr && extras->rare != nullptr ? extras->rare->response_headers
+                                                      : state_->worker->no_headers;
 }
 
 [[gnu::hot]] void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream) {

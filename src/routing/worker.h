@@ -91,6 +91,14 @@ struct Worker::Impl final : Worker {
       FindClass(route, target, model, fairness_id, now);
     return target.request_class;
   }
+  // Of a decision that refused (RouterMetrics::Refusals).
+  [[gnu::cold]] void CountRefusal(std::string_view pool, const scheduling::Outcome& outcome);
+  struct RefusalCounter {
+    scheduling::Refusal refusal;
+    std::string pool;
+    std::string by;
+    base::Counter* counter;
+  };
   // Of a request that goes to `target`.
   void FindPrefixes(const RequestInput& input, std::string_view target);
   void DropShortest();
@@ -119,6 +127,7 @@ struct Worker::Impl final : Worker {
   std::vector<std::shared_ptr<const EndpointNames>> names;
   std::shared_ptr<const EndpointNames> NamesOf(const fleet::PoolSnapshot& pool);
   std::unique_ptr<scheduling::Scratch> more_scratch;  // of the shadow
+  std::vector<RefusalCounter> refusals;               // found once, since a look-up takes a mutex
   const Ticket::Scores no_scores;
   const Ticket::Headers no_headers;
 };
@@ -132,14 +141,16 @@ struct Ticket::State {
     uint32_t output = 0;
     uint32_t cached = 0;
   };
-  // Of a decision whose scores are kept, and of one of several places.
+  // Of a decision whose scores are kept, of one of several places, and of one that the client is told of.
   struct Rare {
     struct Place {
       std::shared_ptr<fleet::EndpointCell> cell;
       fleet::Reservation reservation;
     };
     Scores scores;
-    Headers headers;
+    Headers headers;  // of the request
+    Headers response_headers;
+    uint32_t name_server = 0;  // of these, a bit each: those that name who answers
     std::vector<Place> places;
   };
   // Of a response whose body the frontend reads, and of a decision whose scores are kept.
@@ -179,6 +190,8 @@ struct Ticket::State {
   // Places beside the first one, and headers that tell of them.
   void KeepFurther(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome);
   void ReleaseFurther(fleet::ReleaseKind kind) noexcept;
+  // Headers of the answer that name endpoints.
+  void KeepSessions(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome);
   Rare& NeedRare();
   void MoveTo(std::string_view served);
   Extras& MakeExtras();

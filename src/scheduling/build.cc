@@ -1,5 +1,6 @@
 #include "scheduling/build.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 
@@ -173,7 +174,19 @@ std::shared_ptr<void> Build::Remember(std::type_index type,
   return compiler_.Remember(spec_.type + "\n" + spec_.name + "\n" + type.name(), make);
 }
 
+// What the reference does not look at either is no mistake that would keep it from running.
+void Build::WarnOfUnread() {
+  if (!LeavesParametersUnread(spec_.type) || !reader_.valid()) return;
+  for (const auto& entry : reader_.node().value().entries) {
+    const auto asked = [&](const ParameterInfo& parameter) { return parameter.name == entry.key; };
+    if (std::any_of(parameters_.begin(), parameters_.end(), asked)) continue;
+    reader_.node().Child(entry.key).Warn("unknown field, without effect: this type has no parameters");
+    reader_.Ignore({entry.key});
+  }
+}
+
 std::vector<ParameterInfo> Build::Finish() {
+  WarnOfUnread();
   reader_.Finish();
   return std::move(parameters_);
 }

@@ -133,6 +133,7 @@ class Build {
   const Plugin* Find(std::string_view parameter, std::string_view instance);
   void NoSuch(std::string_view parameter, std::string_view instance, std::string_view role);
   api::Node Find(std::string_view parameter);
+  void WarnOfUnread();
   void Note(std::string_view parameter, std::string otherwise, std::string range, std::string value);
 
   Compiler& compiler_;

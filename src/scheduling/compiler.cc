@@ -154,6 +154,8 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
     config_->admitters.push_back({instance.admitter, instance.name});
     config_->admitters_read |= LiveReads(instance);
   }
+  if (const auto* of_profiles = dynamic_cast<const ProfileTeller*>(plugin))
+    config_->profile_tellers.push_back(of_profiles);
   const auto* teller = dynamic_cast<const SessionTeller*>(plugin);
   if (teller != nullptr && !teller->TokenHeader().empty()) config_->session_tellers.push_back(teller);
   return &instance;
@@ -462,6 +464,7 @@ void Compiler::AddProfile(const ProfileSpec& spec) {
     const auto* detector = Find(spec.saturation, spec.line, object);
     if (detector != nullptr) {
       program.saturation = detector->saturation;
+      program.saturation_name = detector->name;
       program.reads |= LiveReads(*detector) & ~kPageColumns;
     }
     if (detector != nullptr && detector->saturation == nullptr)
@@ -473,6 +476,9 @@ void Compiler::AddProfile(const ProfileSpec& spec) {
     program.reads |= LiveReads(*instance);
     program.nodes.push_back(
         {instance->filter, instance->name, branch.on_success, branch.on_failure, branch.limits_fallbacks});
+    program.nodes.back().of_tree = true;
+    // Fallbacks beyond what the filters left are the least loaded ones.
+    if (!branch.limits_fallbacks) program.reads |= Bit(kQueue) | Bit(kKvUsage);
   }
   for (const ProfileSpec::Step& step : spec.steps) AddStep(spec, step, program);
   // The last filter of a list leads to the scorers.

@@ -144,6 +144,7 @@ struct Config {
   std::vector<NamedAdmitter> admitters;
   uint32_t admitters_read = 0;  // live columns, a bit per Column::id
   std::vector<const SessionTeller*> session_tellers;
+  std::vector<const ProfileTeller*> profile_tellers;
   const ProfileHandler* handler = nullptr;  // null: ProgramOf the pool decides alone
   std::vector<std::string> headers;         // by Header::id, in lower case
   bool wants_prefixes = false;              // Request::prefixes

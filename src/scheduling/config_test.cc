@@ -392,5 +392,18 @@ TEST(Config, WhatAPluginRemembersOutlivesTheConfig) {
   EXPECT_EQ(Remembers::last, 1) << "nobody had it any more";
 }
 
+// What a tree's filters did not leave may still be a fallback, the least loaded first: by columns that are
+// gathered for that.
+TEST(Config, FallbacksOfATreeAreSortedByWhatIsGathered) {
+  ConfigSpec spec =
+      tests::OneProfile({tests::Parsed("label-selector-filter", "gpus", "matchLabels: {gpu: h100}"),
+                         tests::Spec("random-picker")},
+                        {{"random-picker"}});
+  spec.profiles[0].branches = {{.filter = "gpus", .limits_fallbacks = false}};
+  EXPECT_EQ(tests::Compiled(spec)->programs[0].reads, Bit(kQueue) | Bit(kKvUsage));
+  spec.profiles[0].branches[0].limits_fallbacks = true;
+  EXPECT_EQ(tests::Compiled(spec)->programs[0].reads, 0u);
+}
+
 }  // namespace
 }  // namespace fairway::scheduling

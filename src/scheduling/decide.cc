@@ -17,6 +17,8 @@ struct Left {
   std::span<const uint32_t> in;
   std::span<const uint32_t> eligible;  // as fallbacks
   bool shed = false;
+  Refused refused;  // where it is
+  void Shed(Refused by) { shed = true, refused = by; }
 };
 
 [[gnu::noinline]] void Narrow(const Program& program, const Context& context, Scratch::Impl& s, Left& left,
@@ -39,13 +41,11 @@ struct Left {
   };
   if (program.saturation != nullptr && !context.request.critical &&
       program.saturation->Saturation(context) >= 1) {
-    left.shed = true;
-    return;
+    return left.Shed({Refusal::kSaturation, program.saturation_name, true});
   }
   if (program.room != nullptr && !context.request.critical &&
       !apply(*program.room, program.room_name, true)) {
-    left.shed = true;
-    return;
+    return left.Shed({Refusal::kRoom, program.room_name, true});
   }
   int at = program.nodes.empty() ? Program::kPick : 0;
   // A program visits a node at most once; a cycle in a program of somebody's own ends here instead of
@@ -53,8 +53,9 @@ struct Left {
   for (size_t step = 0; at >= 0 && step < program.nodes.size(); ++step) {
     const Program::Node& node = program.nodes[static_cast<size_t>(at)];
     at = apply(*node.filter, node.name, node.limits_fallbacks) ? node.on_success : node.on_failure;
+    if (at == Program::kShed)
+      left.Shed({node.of_tree ? Refusal::kRoom : Refusal::kFilters, node.name, !node.steady});
   }
-  left.shed = at == Program::kShed;
 }
 
 // s.total[i] = the weighted scores of in[i]. A score is within [0, 1], and what is no number is 0.
@@ -124,7 +125,7 @@ size_t DrawTwo(const Columns& columns, std::span<const uint32_t> in, base::Rando
 
 // What the program's filters that know no load leave.
 std::span<const uint32_t> KeepSteady(const Program& program, const Context& context,
-                                     std::span<const uint32_t> in, Scratch::Impl& s,
+                                     std::span<const uint32_t> in, Scratch::Impl& s, Refused& refused,
                                      Explanation* explanation) {
   int side = 0;
   for (const Program::Node& node : program.nodes) {
@@ -133,7 +134,10 @@ std::span<const uint32_t> KeepSteady(const Program& program, const Context& cont
     const std::span<const uint32_t> kept(out, std::min(node.filter->Apply(context, in, out), in.size()));
     if (explanation != nullptr) TellFilter(node.name, *node.filter, context, in, kept, *explanation);
     in = kept;
-    if (in.empty()) break;
+    if (in.empty()) {
+      refused = {Refusal::kFilters, node.name, false};
+      break;
+    }
     side = 1 - side;
   }
   return in;
@@ -144,7 +148,7 @@ std::span<const uint32_t> KeepSteady(const Program& program, const Context& cont
                                       Explanation* explanation) {
   Choice choice;
   choice.rung = Rung::kPowerOfTwo;
-  const auto in = KeepSteady(program, context, all, s, explanation);
+  const auto in = KeepSteady(program, context, all, s, choice.refused, explanation);
   choice.shed = in.empty();
   if (!in.empty())
     choice.count = DrawTwo(context.columns, in, context.random,
@@ -167,6 +171,7 @@ std::span<const uint32_t> KeepSteady(const Program& program, const Context& cont
     Narrow(program, context, s, left, explanation);
   if (left.shed) [[unlikely]] {
     choice.shed = true;
+    choice.refused = left.refused;
     choice.rung = picture.fresh < columns.size() ? Rung::kLedger : Rung::kFresh;
     return choice;
   }

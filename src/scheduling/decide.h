@@ -5,17 +5,26 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "scheduling/gather.h"
 #include "scheduling/program.h"
 
 namespace fairway::scheduling {
 
+// What refused, and whether it looked at load, which changes.
+struct Refused {
+  Refusal refusal = Refusal::kFilters;
+  std::string_view by;  // the plugin
+  bool by_load = false;
+};
+
 struct Choice {
   std::array<uint32_t, kMaxChoices> positions{};  // best first
   size_t count = 0;
   Rung rung = Rung::kFresh;
   bool shed = false;
+  Refused refused;  // where it is shed
 };
 
 // `s` lends memory for lists and scores. Live columns that pages tell are there when program.reads says so,

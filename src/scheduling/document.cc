@@ -1,7 +1,22 @@
 // From the document to a spec: names and numbers only; what they mean is the compiler's affair.
+#include <algorithm>
+
 #include "scheduling/config.h"
 
 namespace fairway::scheduling {
+
+namespace {
+
+// Names that the defaults bring may be referred to without an entry among the plugins: they come into being.
+void AddImplied(const api::EndpointPickerConfig::Ref& ref, ConfigSpec& spec) {
+  const auto implied = api::ImpliedPlugins();
+  const auto is_it = [&ref](const PluginSpec& plugin) { return plugin.name == ref.name; };
+  if (std::find(implied.begin(), implied.end(), ref.name) != implied.end() &&
+      std::none_of(spec.plugins.begin(), spec.plugins.end(), is_it))
+    spec.plugins.push_back({ref.name, ref.name, nullptr, ref.where.line});
+}
+
+}  // namespace
 
 ConfigSpec FromDocument(const api::EndpointPickerConfig& document) {
   ConfigSpec spec{.fills_in = true};
@@ -11,11 +26,15 @@ ConfigSpec FromDocument(const api::EndpointPickerConfig& document) {
     ProfileSpec& out = spec.profiles.emplace_back();
     out.name = profile.name;
     out.line = profile.where.line;
-    for (const auto& [plugin, weight, where] : profile.plugins)
+    for (const auto& [plugin, weight, where] : profile.plugins) {
       out.steps.push_back({plugin.name, weight, plugin.where.line});
+      AddImplied(plugin, spec);
+    }
   }
-  if (document.flow_control.saturation_detector)
+  if (document.flow_control.saturation_detector) {
     spec.saturation = document.flow_control.saturation_detector->name;
+    AddImplied(*document.flow_control.saturation_detector, spec);
+  }
   return spec;
 }
 

@@ -109,6 +109,44 @@ schedulingProfiles:
   EXPECT_NE(dynamic_cast<const ProfileHandler*>(read.config->handler), nullptr);
 }
 
+TEST(Documents, NamesThatTheDefaultsBringNeedNoEntry) {
+  const Read read = FromText(R"(
+plugins: [{type: queue-scorer}]
+schedulingProfiles:
+- name: default
+  plugins: [{pluginRef: queue-scorer}, {pluginRef: max-score-picker}]
+flowControl: {saturationDetector: {pluginRef: utilization-detector}}
+)");
+  ASSERT_NE(read.config, nullptr) << (read.errors.empty() ? "" : read.errors[0]);
+  EXPECT_NE(read.config->programs[0].picker, nullptr);
+  EXPECT_NE(read.config->programs[0].saturation, nullptr);
+  EXPECT_EQ(read.config->plugins.size(), 3u);
+}
+
+TEST(Documents, WhatTheReferenceDoesNotLookAtIsAWarning) {
+  for (const char* type : {"queue-scorer", "decode-filter", "single-profile-handler", "openai-parser",
+                           "fcfs-ordering-policy", "lora-affinity-scorer"}) {
+    const Read read = FromText("plugins: [{type: " + std::string(type) + ", parameters: {threshold: 5}}]\n");
+    EXPECT_NE(read.config, nullptr) << type;
+    EXPECT_FALSE(read.warnings.empty()) << type;
+    EXPECT_NE(read.warnings.back().find("threshold: unknown field, without effect"), std::string::npos)
+        << read.warnings.back();
+  }
+  EXPECT_EQ(FromText("plugins: [{type: load-aware-scorer, parameters: {treshold: 5}}]\n").config, nullptr);
+}
+
+TEST(Documents, FileDiscoveryIsTakenAndSaysWhatToDo) {
+  const Read read = FromText(R"(
+plugins:
+- {type: queue-scorer}
+- {type: file-discovery, parameters: {path: /etc/endpoints.yaml, watchFile: true}}
+dataLayer: {discovery: {endpoints: {pluginRef: file-discovery}}}
+)");
+  EXPECT_NE(read.config, nullptr) << (read.errors.empty() ? "" : read.errors[0]);
+  ASSERT_EQ(read.warnings.size(), 3u);
+  EXPECT_NE(read.warnings[0].find("files of -f"), std::string::npos) << read.warnings[0];
+}
+
 TEST(Documents, MistakesAreTold) {
   EXPECT_EQ(
       FromText("plugins: [{type: queue-scorr}]\n").errors,

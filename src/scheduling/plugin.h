@@ -119,6 +119,12 @@ class EndpointProducer {
   virtual float Value(Column column, const fleet::Endpoint& endpoint) const = 0;
 };
 
+// The header that tells what a profile chose; "": nothing is told, and no place is taken.
+struct ToldIn {
+  std::string_view header;
+  bool all = false;  // all that it chose, separated by commas, instead of the first alone
+};
+
 // Which profiles decide a request, and what becomes of their choices. A config of several profiles has one.
 class ProfileHandler {
  public:
@@ -129,12 +135,8 @@ class ProfileHandler {
                                      std::span<const ProfileResult> results) const noexcept = 0;
   // The profile whose choices answer the request. One that gave nothing sheds the request.
   virtual size_t Primary(std::span<const ProfileResult> results) const noexcept = 0;
-  // The header that tells what another profile chose; "": nothing is told, and no place is taken.
-  struct Told {
-    std::string_view header;
-    bool all = false;  // all that it chose, separated by commas, instead of the first alone
-  };
-  virtual Told TellOf(size_t profile) const noexcept {
+  // Of another profile than the one that answers.
+  virtual ToldIn TellOf(size_t profile) const noexcept {
     static_cast<void>(profile);
     return {};
   }
@@ -145,6 +147,13 @@ class ProfileHandler {
     std::string_view header;
   };
   virtual Port PortOfAll() const noexcept { return {}; }
+};
+
+// Tells of profiles that the profile handler tells nothing of.
+class ProfileTeller {
+ public:
+  virtual ~ProfileTeller() = default;
+  virtual ToldIn TellOf(size_t profile) const noexcept = 0;
 };
 
 // Whether a further profile is worth running, given the one that answers.
@@ -248,6 +257,9 @@ struct PluginType {
 
 // A type of the reference that is left out here on purpose: why. "": it is none.
 std::string_view WhyLeftOut(std::string_view type);
+
+// A type of the reference that never looks at its parameters: what it does not know is a warning.
+bool LeavesParametersUnread(std::string_view type);
 
 std::span<const PluginType> BuiltinPlugins();
 

@@ -29,6 +29,7 @@ struct Program {
     // It reads nothing of load, so it holds also where nobody told any for long: roles, labels, sessions. One
     // of a list; in a tree such a filter stands among others that do.
     bool steady = false;
+    bool of_tree = false;  // it sheds for want of room, and not for want of anybody who fits
   };
   struct WeightedScorer {
     const Scorer* scorer = nullptr;
@@ -43,6 +44,7 @@ struct Program {
   std::string room_name;
   // The same by a figure for all: from 1 on such a request is shed. Null: nobody is asked.
   const SaturationDetector* saturation = nullptr;
+  std::string saturation_name;
   std::vector<Node> nodes;  // starts at 0; empty: all candidates are scored
   std::vector<WeightedScorer> scorers;
   const Picker* picker = nullptr;

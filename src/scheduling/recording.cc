@@ -67,6 +67,7 @@ void Recording::Keep(const Picture& picture, const Context& context, const fleet
   facts.priority = request.priority;
   facts.streaming = request.streaming;
   facts.has_media = request.has_media;
+  facts.only_if_cached = request.only_if_cached;
   facts.max_tokens = request.max_tokens;
   facts.headers.clear();
   for (size_t i = 0; i < request.headers.size(); ++i) {
@@ -182,6 +183,30 @@ class Again {
   const size_t n_;
 };
 
+// The profile that chose a further place; "": no more known.
+std::string_view ProfileOf(const Recording& recording, const Further& further) {
+  const Config& config = *recording.config;
+  for (size_t i = 0; config.handler != nullptr && i < config.programs.size(); ++i) {
+    if (config.handler->TellOf(i).header == further.header) return config.programs[i].name;
+  }
+  return {};
+}
+
+void Hear(const Recording& recording, const Config& config, Context context,
+          const fleet::PoolSnapshot& pool) {
+  const Outcome& really = recording.outcome;
+  if (really.num_choices == 0 || recording.config == nullptr) return;
+  const auto at = std::find(recording.endpoint.begin(), recording.endpoint.end(), really.choices[0]);
+  if (at == recording.endpoint.end()) return;
+  const auto position = static_cast<uint32_t>(at - recording.endpoint.begin());
+  for (const RequestHook* hook : config.hooks) {
+    for (const Further& further : std::span(really.further).first(really.num_further))
+      hook->PickedBeside(context, ProfileOf(recording, further), further.position,
+                         pool.endpoints[further.endpoint]);
+    hook->Picked(context, position, pool.endpoints[really.choices[0]]);
+  }
+}
+
 }  // namespace
 
 Outcome DecideAgain(const Recording& recording, const Config& config, const AgainOptions& how,
@@ -201,6 +226,7 @@ Outcome DecideAgain(const Recording& recording, const Config& config, const Agai
                         .priority = facts.priority,
                         .streaming = facts.streaming,
                         .has_media = facts.has_media,
+                        .only_if_cached = facts.only_if_cached,
                         .max_tokens = facts.max_tokens,
                         .prefixes = how.prefixes,
                         .prefix_ends = how.prefix_ends,
@@ -226,6 +252,7 @@ Outcome DecideAgain(const Recording& recording, const Config& config, const Agai
     const uint32_t first = choice.positions[0];
     *how.wait = choice.count > 0 ? s.work[first] + s.prefill[first] : 0;
   }
+  if (how.hears && how.pool != nullptr) Hear(recording, config, context, *how.pool);
   return outcome;
 }
 

@@ -7,6 +7,9 @@
 //   scheduler.Pick(pool, request, candidates, now, scratch, random, nullptr, &recording);
 //   Outcome again = DecideAgain(recording, *recording.config, {.options = options}, scratch, &explanation);
 //
+// A config that decides too on live traffic has plugins with a memory of their own (compile it with States of
+// its own, or none): they learn by AgainOptions::hears, after they were asked.
+//
 // What plugins remember between requests is not in it: what they make of it in columns is. A filter or scorer
 // that asks its own memory may decide otherwise when it is asked again.
 #pragma once
@@ -45,6 +48,7 @@ struct Recording {
     int32_t priority = 0;
     bool streaming = false;
     bool has_media = false;
+    bool only_if_cached = false;
     uint32_t max_tokens = 0;
     std::vector<std::pair<std::string, std::string>> headers;  // those that the config reads and it has
   };
@@ -108,9 +112,13 @@ struct AgainOptions {
   std::vector<std::string>* missing = nullptr;
   // Gets what Recording::Wait says of the first choice, with what is cached by this config's plugins.
   float* wait = nullptr;
+  // Once it has decided, the config's plugins hear where the request really went, as RequestHook says: then
+  // they know what engines have cached. Only with `pool`.
+  bool hears = false;
 };
 
-// Decides on what was recorded, takes no place and tells no plugin. kNoCandidates where it has no picture.
+// Decides on what was recorded, takes no place, and tells no plugin of it. kNoCandidates where it has no
+// picture.
 Outcome DecideAgain(const Recording& recording, const Config& config, const AgainOptions& how,
                     Scratch& scratch, Explanation* explanation = nullptr);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <new>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -25,6 +26,22 @@ std::string_view ToString(Rung rung) {
       return "power-of-two";
     case Rung::kAnyReady:
       return "any-ready";
+  }
+  return "";
+}
+
+std::string_view ToString(Refusal refusal) {
+  switch (refusal) {
+    case Refusal::kFilters:
+      return "filters";
+    case Refusal::kSaturation:
+      return "saturation";
+    case Refusal::kRoom:
+      return "room";
+    case Refusal::kAdmitter:
+      return "admitter";
+    case Refusal::kNotCached:
+      return "not-cached";
   }
   return "";
 }
@@ -156,6 +173,14 @@ void KeepBeside(const Config& config, const Picture& picture, std::span<const Pr
   s.answering_program = &config.programs[primary];
 }
 
+ToldIn TellOf(const Config& config, size_t profile) {
+  ToldIn told = config.handler->TellOf(profile);
+  for (const ProfileTeller* teller : config.profile_tellers) {
+    if (told.header.empty()) told = teller->TellOf(profile);
+  }
+  return told;
+}
+
 // Several profiles, as the config's handler says. The choice is that of the profile that answers; what the
 // others chose stands in `outcome`.
 Choice DecideSeveral(const Config& config, const SchedulerOptions& options, const Picture& picture,
@@ -177,12 +202,13 @@ Choice DecideSeveral(const Config& config, const SchedulerOptions& options, cons
   outcome.num_further = 0;
   Choice none;
   none.shed = true;
+  none.refused.by_load = false;
   if (primary >= all.size() || !all[primary].ran) return none;
   KeepBeside(config, picture, all, primary, s);
   if (explanation != nullptr) TellEnd(config, config.programs[primary], *explanation);
   for (size_t i = 0; i < all.size(); ++i) {
     if (i == primary || all[i].positions.empty()) continue;
-    const auto [header, told_all] = config.handler->TellOf(i);
+    const auto [header, told_all] = TellOf(config, i);
     if (header.empty()) continue;
     for (const uint32_t position : all[i].positions.first(told_all ? all[i].positions.size() : 1)) {
       if (outcome.num_further == kMaxFurther) break;
@@ -222,17 +248,34 @@ Choice DecideSeveral(const Config& config, const SchedulerOptions& options, cons
   }
 }
 
+// Seconds until the first candidate will have computed what it has.
+uint32_t RetryAfter(const Columns& columns) {
+  const float* work = columns[kWork];
+  const float least = *std::min_element(work, work + columns.size());
+  return static_cast<uint32_t>(std::clamp(std::ceil(least / 1000), 1.0f, 30.0f));
+}
+
+[[gnu::cold]] void Refuse(const Refused& refused, const Columns& columns, Outcome& outcome) {
+  outcome.kind = OutcomeKind::kShed;
+  outcome.refusal = refused.refusal;
+  outcome.refused_by = refused.by;
+  outcome.retry_after = refused.by_load ? RetryAfter(columns) : 0;
+}
+
 // True: an admitter refuses it, and the outcome says which.
-[[gnu::noinline]] bool Refused(const Config& config, const Context& context, Outcome& outcome,
-                               Explanation* explanation) {
+[[gnu::noinline]] bool NotAdmitted(const Config& config, const Context& context, Outcome& outcome,
+                                   Explanation* explanation) {
   for (const auto& [admitter, name] : config.admitters) {
     if (admitter->Admit(context)) continue;
-    outcome.kind = OutcomeKind::kShed;
-    outcome.refused_by = name;
+    Refuse({Refusal::kAdmitter, name, true}, context.columns, outcome);
     if (explanation != nullptr) explanation->verdict = "refused by " + name + ": " + admitter->Why(context);
     return true;
   }
   return false;
+}
+
+bool IsCached(const Config& config, const Context& context, const Choice& choice) {
+  return config.cached && context.columns[*config.cached][choice.positions[0]] > 0;
 }
 
 }  // namespace
@@ -241,7 +284,7 @@ Choice DecideAll(const Config& config, const Program& program, const SchedulerOp
                  const Picture& picture, const Context& context, bool asks_admitters, Scratch::Impl& s,
                  Outcome& outcome, Explanation* explanation) noexcept {
   Choice choice;
-  if (!config.admitters.empty() && asks_admitters && Refused(config, context, outcome, explanation))
+  if (!config.admitters.empty() && asks_admitters && NotAdmitted(config, context, outcome, explanation))
       [[unlikely]] {
     choice.shed = true;
     return choice;
@@ -255,9 +298,17 @@ Choice DecideAll(const Config& config, const Program& program, const SchedulerOp
   }
   outcome.rung = choice.rung;
   if (choice.shed) [[unlikely]] {
-    outcome.kind = OutcomeKind::kShed;
+    Refuse(choice.refused, context.columns, outcome);
     if (explanation != nullptr)
       explanation->verdict = "shed: no endpoint has room for a request that is not critical";
+    return choice;
+  }
+  if (context.request.only_if_cached && !IsCached(config, context, choice)) [[unlikely]] {
+    choice.shed = true;
+    choice.refused = {Refusal::kNotCached, {}, false};
+    Refuse(choice.refused, context.columns, outcome);
+    outcome.num_further = 0;
+    if (explanation != nullptr) explanation->verdict = "refused: " + std::string(kNothingCached);
     return choice;
   }
   outcome.kind = OutcomeKind::kPicked;

@@ -45,8 +45,9 @@ struct Request {
   bool shows_first_token = true;         // somebody will tell the reservation when the answer begins
   int32_t priority = 0;                  // below 0: may be shed
   bool streaming = false;
-  bool has_media = false;   // images, sound or video beside text
-  uint32_t max_tokens = 0;  // of the answer, as the request limits it; 0: it does not
+  bool has_media = false;       // images, sound or video beside text
+  bool only_if_cached = false;  // refused where the first choice has nothing of the prompt cached
+  uint32_t max_tokens = 0;      // of the answer, as the request limits it; 0: it does not
   // The prompts' prefixes in blocks (payload/prompt_hash.h), one prompt after the other; empty where no
   // plugin wants them, or they are not known.
   std::span<const uint64_t> prefixes;
@@ -66,6 +67,18 @@ struct Prompts {
 };
 
 enum class OutcomeKind { kPicked, kShed, kNoCandidates };
+
+// What refused a request (kShed).
+enum class Refusal : uint8_t {
+  kFilters,     // the profile that answers left nobody, or no profile ran
+  kSaturation,  // the pool is full for what may be shed
+  kRoom,        // nobody has room for what may be shed
+  kAdmitter,
+  kNotCached,  // Request::only_if_cached
+};
+inline constexpr size_t kRefusals = 5;
+std::string_view ToString(Refusal refusal);  // "filters", "saturation", "room", "admitter", "not-cached"
+inline constexpr std::string_view kNothingCached = "the first choice has nothing of the prompt cached";
 
 // A place for a part of the request's work beside its answer: prefill, encode.
 struct Further {
@@ -102,8 +115,12 @@ struct Outcome {
   std::string_view address_header;
   std::array<SessionHeader, kMaxSessionHeaders> session_headers{};
   uint32_t num_session_headers = 0;
-  std::string_view
-      refused_by;  // kShed: the admitter that did; "": no profile had room. As long as the config
+  // Of kShed: the plugin that refused, as long as the config; "": none of its own.
+  Refusal refusal = Refusal::kFilters;
+  std::string_view refused_by;
+  // Seconds after which asking again may be worth it: until some endpoint has computed what it has, 1 to 30.
+  // 0: what refused does not change by waiting.
+  uint32_t retry_after = 0;
 };
 
 // Why: filled only when somebody asks (--explain, tests).

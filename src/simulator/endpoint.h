@@ -1,8 +1,8 @@
 // One simulated model server: an Engine behind an HTTP port, in real time.
 //
-//   POST /v1/chat/completions, /v1/completions   plain, or SSE with each token leaving when the engine makes
-//   it GET  /v1/models /health /ping /version /metrics GET  /sim/faults, POST /sim/faults           see
-//   simulator/faults.h
+//   POST /v1/chat/completions, /v1/completions   plain, or SSE with each token leaving as the engine makes it
+//   GET  /v1/models /health /ping /version /metrics
+//   GET  /sim/faults, POST /sim/faults           see simulator/faults.h
 //
 // Each answer carries x-served-by: NAME, and its text begins "Served by NAME:".
 //

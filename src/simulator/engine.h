@@ -10,11 +10,10 @@
 //   1. running sequences in the order of their arrival, each with what it still has to compute, up to
 //      max_num_batched_tokens (a long prompt takes several steps: chunked prefill);
 //   2. where no KV block is left, the sequence that came last is preempted: its blocks are freed, it goes
-//   back to the
-//      head of the queue and will be computed anew;
+//      back to the head of the queue and will be computed anew;
 //   3. if nothing was preempted, waiting requests first come first served while slots (max_num_seqs), tokens
-//   and blocks
-//      last. One whose adapter would be the (max_loras + 1)st of this step is skipped, not waited for.
+//      and blocks last. One whose adapter would be the (max_loras + 1)st of this step is skipped, not waited
+//      for.
 // At its end each sequence that is computed up to its last token gets one more. (Source:
 // vllm/v1/core/sched/scheduler.py and kv_cache_manager.py, facts only.) Its length is
 //   decode_base + decode_per_sequence * decoding sequences + prefilled tokens / prefill_tokens_per_second

@@ -480,6 +480,27 @@ class Configuration(ModuleScenario):
         self.assertNotEqual(bad.join(), 0)
         self.assertRegex("\n".join(bad.err), r"fairway: .*bad\.yaml:1: InferencePool default/p: spec")
 
+    def test_an_endpoint_picker_config_in_the_settings(self):
+        sim = self.sim(3)
+        session = {"apiVersion": "llm-d.ai/v1", "kind": "EndpointPickerConfig",
+                   "plugins": [{"type": "session-affinity-filter"}, {"type": "random-picker"}]}
+        for config in ({"configText": session}, {"configText": json.dumps(session)},
+                       {"configFile": self.write("epp.yaml", session)}):
+            with self.subTest(str(config)):
+                envoy = self.envoy({**config, "allowExperimentalPlugins": True})
+                envoy.set_hosts(sim.ports)
+                first = envoy.ask()
+                self.assertEqual(first.status, 200, envoy.text())
+                served = {envoy.ask(headers={"x-session-token": first.headers["x-session-token"]}).headers["x-served-by"]
+                          for _ in range(10)}
+                self.assertEqual(served, {first.headers["x-served-by"]})
+                envoy.close()
+        for config, said in (({"configText": session}, "is Alpha: it needs --allow-experimental-plugins"),
+                             ({"configFile": os.path.join(self.folder, "nowhere.yaml")}, "nowhere.yaml")):
+            bad = self.envoy(config, ready=False, mode=("--mode", "validate"))
+            self.assertNotEqual(bad.join(), 0)
+            self.assertIn(said, "\n".join(bad.err))
+
     def test_the_same_series_as_the_server(self):
         sim = self.sim(1)
         admin, config = self.with_admin(responseMode="full", debugDecisions=10)

@@ -3,7 +3,9 @@
 #include <string_view>
 #include <utility>
 #include <variant>
+#include <vector>
 
+#include "api/endpoint_picker_config.h"
 #include "api/manifests.h"
 #include "base/clock.h"
 #include "base/metrics.h"
@@ -14,6 +16,7 @@
 #include "frontends/request/model_name.h"
 #include "payload/request.h"
 #include "routing/router.h"
+#include "scheduling/config.h"
 #include "tests/equality/pickers.h"
 
 namespace fairway::equality {
@@ -55,7 +58,25 @@ struct Core::Impl {
   base::Random ids;
 };
 
-Core::Core(const std::string& manifests, uint64_t seed, double lora_exploration) {
+namespace {
+
+std::shared_ptr<const scheduling::Config> ReadConfig(const std::string& path) {
+  const auto document = api::LoadEndpointPickerConfig(path);
+  std::vector<api::Problem> found = document.problems;
+  api::ProblemList problems(path, found);
+  std::shared_ptr<const scheduling::Config> config;
+  if (document.ok())
+    config = scheduling::Compile(scheduling::FromDocument(document.config), problems,
+                                 {.more_types = {}, .states = nullptr, .allow_experimental = true});
+  for (const auto& problem : found) {
+    if (problem.severity == api::Severity::kError) Die(api::ToString(problem));
+  }
+  return config;
+}
+
+}  // namespace
+
+Core::Core(const std::string& manifests, uint64_t seed, double lora_exploration, const std::string& config) {
   const api::LoadResult loaded = api::LoadManifests({manifests});
   for (const auto& problem : loaded.problems) {
     if (problem.severity == api::Severity::kError) Die(api::ToString(problem));
@@ -63,6 +84,7 @@ Core::Core(const std::string& manifests, uint64_t seed, double lora_exploration)
   routing::RouterOptions options;
   options.scheduling.lora_exploration = lora_exploration;
   options.scheduling.load_source = scheduling::LoadSource::kPage;  // what is remembered depends on the time
+  if (!config.empty()) options.config = ReadConfig(config);
   impl_ = std::make_unique<Impl>(loaded.manifests, seed, options);
 }
 
@@ -94,6 +116,7 @@ void Core::SetState(const std::vector<ServerState>& servers) {
 
 Outcome Core::Ask(const Request& request) {
   payload::RequestScanner scanner(payload::ApiOfPath(request.target));
+  scanner.HashPrompt(impl_->router.wants_prefixes());
   scanner.Feed(request.body);
   scanner.Finish();
 
@@ -117,11 +140,20 @@ Outcome Core::Ask(const Request& request) {
   input.model_rewrite = model_rewrite;
   input.objective = objective;
   if (request.hint) input.subset = &hint;
+  std::vector<std::pair<std::string, std::string>> found;
+  for (const std::string& name : impl_->router.WantedHeaders(*impl_->worker)) {
+    if (const auto value = Find(request.headers, name)) found.emplace_back(name, *value);
+  }
+  const std::vector<std::pair<std::string_view, std::string_view>> wanted(found.begin(), found.end());
+  input.headers = wanted;
+  input.if_available = Find(request.headers, "prefer") == "if-available";
 
   auto begun = impl_->router.Begin(*impl_->worker, input);
   if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) {
     return {.status = rejection->status,
             .drop_reason = rejection->drop_reason.empty() ? "-" : std::string(rejection->drop_reason),
+            .refused_by = rejection->refused_by.empty() ? "-" : rejection->refused_by,
+            .come_again = rejection->retry_after > 0,
             .body = routing::RejectionBody(*rejection)};
   }
   const auto& ticket = std::get<routing::Ticket>(begun);
@@ -131,6 +163,7 @@ Outcome Core::Ask(const Request& request) {
            std::find(kControlHeaders.begin(), kControlHeaders.end(), header.first) != kControlHeaders.end();
   });
   Set(outcome.headers, kDestination, ticket.destination());
+  for (const auto& [name, value] : ticket.request_headers()) Set(outcome.headers, name, value);
   if (own_id) Set(outcome.headers, "x-request-id", id);
   outcome.body = request.body;
   if (ticket.rewrites() || ticket.inserts_model())

@@ -15,6 +15,7 @@ import re
 import subprocess
 import unittest
 
+from configs import random_config, with_sessions
 from traffic import PLAIN, TREE, make_requests, make_state, manifests
 from world import FAIRWAY, Gateway, Process, Servers, ask, await_that, to_line
 from support import Scenario, free_ports
@@ -27,6 +28,10 @@ SERVERS = 8
 PER_STATE = max(50, COUNT // 20)
 # So many also through ext_proc in a real Envoy, to show that the gateway of ours does what a real one does.
 IN_ENVOY = int(os.environ.get("FAIRWAY_EQUALITY_IN_ENVOY", "2000"))
+# Configs drawn at random, each asked so often; some of them also in Envoys.
+CONFIGS = int(os.environ.get("FAIRWAY_EQUALITY_CONFIGS", "4" if SANITIZED else "12"))
+CONFIGS_IN_ENVOY = 3
+CONFIG_REQUESTS = 300
 EXPLORATION = "0.05"  # more than the default, so that it comes to be drawn
 # Signals are fresh for four times as long: a machine may be busy.
 INTERVAL = "500ms"
@@ -54,9 +59,9 @@ def differences(requests, lines):
 class Replay:
     """The core, and with a port the ext_proc frontend, as a program that is told what to do."""
 
-    def __init__(self, folder, manifest_file, seed, port):
+    def __init__(self, folder, manifest_file, seed, port, *config):
         self.folder = folder
-        self.process = subprocess.Popen([REPLAY, manifest_file, str(seed), EXPLORATION, str(port)], text=True,
+        self.process = subprocess.Popen([REPLAY, manifest_file, str(seed), EXPLORATION, str(port), *config], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def path(self, name):
@@ -190,18 +195,21 @@ class Equality(Scenario):
             lines["module by policy"] = [with_list_of(*pair) for pair in zip(core, lines["module by policy"])]
         return {"core": core, "ext_proc": replay.lines("ext_proc"), **lines}
 
-    def compare(self, with_envoy):
+    def compare(self, with_envoy, requests=None, config=()):
+        """`requests`: of ports -> them."""
         servers = self.start(Servers(SERVERS))
-        requests = make_requests(COUNT, servers.ports, SEED)
+        requests = requests(servers.ports) if requests else make_requests(COUNT, servers.ports, SEED)
         file = self.write("manifests.yaml", *manifests(servers.ports))
         flags = ["-f", file, "--seed", str(SEED), "--lora-exploration", EXPLORATION,
                  "--load-source", "page"]  # what the ledger remembers depends on the time
+        if config:
+            flags += ["--config-file", *config, "--allow-experimental-plugins"]
         epp, grpc, admin = self.epp(*flags)
         pickers = {"ext_proc": admin}
         gateways = self.gateways(pickers, *flags) if with_envoy else {}
-        replay = self.start(Replay(self.folder, file, SEED, grpc))
+        replay = self.start(Replay(self.folder, file, SEED, grpc, *config))
         all_lines = []
-        for number, at in enumerate(range(0, COUNT, PER_STATE)):
+        for number, at in enumerate(range(0, len(requests), PER_STATE)):
             some = requests[at:at + PER_STATE]
             if at >= IN_ENVOY:
                 for who in ("module by policy", "ext_proc in Envoy"):
@@ -212,22 +220,38 @@ class Equality(Scenario):
             self.assertEqual(len(told), 0, f"{len(told)} of requests {at}.. in state {number}; the first:\n" +
                              "\n".join(told[:4]))
             all_lines += lines["core"]
-        self.check_variety(all_lines)
+        if config:
+            self.assertGreater(sum(line.startswith("sent") for line in all_lines), len(all_lines) // 4)
+        else:
+            self.check_variety(all_lines)
         # A sanitizer may have its word at the end.
         self.assertEqual(replay.end(), 0)
         self.assertEqual(epp.terminate(), 0, epp.text())
 
-    def compare_again_when_stale(self, with_envoy):
+    def compare_again_when_stale(self, with_envoy, **more):
         try:
-            self.compare(with_envoy)
+            self.compare(with_envoy, **more)
         except Stale as stale:
             print(f"once more, this machine was too slow: {stale}", flush=True)
             self.end_all()
             self.started.clear()
-            self.compare(with_envoy)
+            self.compare(with_envoy, **more)
 
     def test_core_and_frontends_are_equal(self):
         self.compare_again_when_stale(with_envoy=not SANITIZED)
+
+    def test_any_config_decides_the_same_everywhere(self):
+        for number in range(CONFIGS):
+            seed = SEED + number
+            config = random_config(random.Random(seed))
+            path = self.write(f"config-{number}.yaml", config)
+
+            def requests(ports, seed=seed):
+                return with_sessions(make_requests(CONFIG_REQUESTS, ports, seed), random.Random(seed))
+            with self.subTest(f"FAIRWAY_EQUALITY_SEED={seed} FAIRWAY_EQUALITY_CONFIGS=1\n{json.dumps(config, indent=1)}"):
+                self.compare_again_when_stale(number < CONFIGS_IN_ENVOY and not SANITIZED, requests=requests, config=(path,))
+            self.end_all()
+            self.started.clear()
 
     # ---- This test can fail.
 

@@ -122,6 +122,8 @@ std::string ToLine(const Request& request, const Outcome& outcome) {
     add("refused");
     add(std::to_string(outcome.status));
     add(outcome.drop_reason);
+    add(outcome.refused_by);
+    add(outcome.come_again ? "come again" : "-");
     add(outcome.body);
     return line;
   }

@@ -27,7 +27,9 @@ struct Request {
 // Either refused (a status) or sent on.
 struct Outcome {
   int status = 0;           // of a refusal; 0: sent on
-  std::string drop_reason;  // "-": the header is not there
+  std::string drop_reason;  // "-": the header is not there, for these
+  std::string refused_by = "-";
+  bool come_again = false;  // retry-after is there; when depends on what was learned of times
   std::string destinations;
   Headers headers;
   std::string body;  // of the answer, or of the request that goes on

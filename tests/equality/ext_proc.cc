@@ -55,9 +55,16 @@ void Mutate(Headers& headers, const pb::HeaderMutation& mutation) {
 Outcome Refusal(const pb::ImmediateResponse& answer) {
   Outcome outcome{.status = answer.status().code(), .drop_reason = "-", .body = answer.body()};
   for (const auto& option : answer.headers().set_headers()) {
-    if (option.header().key() != "x-llm-d-request-dropped-reason")
-      Die("an unexpected header: " + option.header().key());
-    outcome.drop_reason = option.header().raw_value();
+    const std::string& name = option.header().key();
+    if (name == "x-llm-d-request-dropped-reason") {
+      outcome.drop_reason = option.header().raw_value();
+    } else if (name == "x-fairway-refused-by") {
+      outcome.refused_by = option.header().raw_value();
+    } else if (name == "retry-after") {
+      outcome.come_again = true;
+    } else {
+      Die("an unexpected header: " + name);
+    }
   }
   return outcome;
 }

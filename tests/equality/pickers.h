@@ -25,8 +25,9 @@ struct ServerState {
 // frontend is used but the one that makes up request ids: what a header means is written down here once more.
 class Core {
  public:
-  // `seed` as `fairway epp --seed` takes it. Ends the program on manifests that are wrong.
-  Core(const std::string& manifests, uint64_t seed, double lora_exploration);
+  // `seed` as `fairway epp --seed` takes it. `config`: an EndpointPickerConfig file; "": none. Ends the
+  // program on files that are wrong.
+  Core(const std::string& manifests, uint64_t seed, double lora_exploration, const std::string& config);
   ~Core();
   void SetState(const std::vector<ServerState>& servers);
   Outcome Ask(const Request& request);

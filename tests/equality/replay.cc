@@ -1,6 +1,6 @@
 // Replays requests through the core and through `fairway epp`, and writes what came of each as a line.
 //
-//   equality_replay MANIFESTS SEED LORA_EXPLORATION EXT_PROC_PORT      port 0: the core alone
+//   equality_replay MANIFESTS SEED LORA_EXPLORATION EXT_PROC_PORT [CONFIG]      port 0: the core alone
 //
 // Commands on standard input, each answered with "ok":
 //   state FILE                       the core's cells get these signals
@@ -56,8 +56,9 @@ void Replay(const std::vector<Request>& requests, Picker& picker, const std::str
 }
 
 int Main(int argc, char** argv) {
-  if (argc != 5) Die("usage: equality_replay MANIFESTS SEED LORA_EXPLORATION EXT_PROC_PORT");
-  Core core(argv[1], std::stoull(argv[2]), std::stod(argv[3]));
+  if (argc != 5 && argc != 6)
+    Die("usage: equality_replay MANIFESTS SEED LORA_EXPLORATION EXT_PROC_PORT [CONFIG]");
+  Core core(argv[1], std::stoull(argv[2]), std::stod(argv[3]), argc == 6 ? argv[5] : "");
   const auto port = static_cast<uint16_t>(std::stoul(argv[4]));
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);

@@ -241,7 +241,9 @@ def to_line(answer, got, lists_first):
     named = dict(answer.headers)
     if not got:
         reason = named.get(b"x-llm-d-request-dropped-reason", b"-")
-        return "\t".join(escape(field) for field in (b"refused", status, reason, answer.body))
+        refused_by = named.get(b"x-fairway-refused-by", b"-")
+        again = b"come again" if b"retry-after" in named else b"-"
+        return "\t".join(escape(field) for field in (b"refused", status, reason, refused_by, again, answer.body))
     if len(got) != 1 or status != b"200":
         return f"{len(got)} servers got the request, the client {status}"
     port, message = got[0]

@@ -163,15 +163,32 @@ class Values(unittest.TestCase):
         self.assertEqual(volume["secret"]["defaultMode"], 0o444, "another user than root reads it")
 
     def test_plugins(self):
-        text = "kind: EndpointPickerConfig\n"
+        text = (SOURCE / "examples/endpoint-picker-config/pd-epp-config.yaml").read_text()
         given = {"pluginsCustomConfig": {"my.yaml": text}, "pluginsConfigFile": "my.yaml"}
         objects = render(GATEWAY, {"inferenceExtension": given})
         self.assertEqual(objects["ConfigMap", EPP]["data"], {"my.yaml": text})
         mount = container(objects)["volumeMounts"][0]["mountPath"]
         self.assertEqual(flags(objects)["config-file"], mount + "/my.yaml")
-        changed = render(GATEWAY, {"inferenceExtension": merged(given, {"pluginsCustomConfig": {"my.yaml": text + "x: 1\n"}})})
-        annotations = [o["Deployment", EPP]["spec"]["template"]["metadata"]["annotations"] for o in (objects, changed)]
-        self.assertNotEqual(*annotations, "a changed text has to start new Pods")
+        changed = render(GATEWAY, {"inferenceExtension": merged(given, {"pluginsCustomConfig": {"my.yaml": text + "# x\n"}})})
+        self.assertEqual(changed["Deployment", EPP], objects["Deployment", EPP], "a changed text is taken over by running Pods")
+        # What the Pod finds there decides, as its flags say.
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in objects["ConfigMap", EPP]["data"].items():
+                with open(os.path.join(folder, name), "w") as file:
+                    file.write(data)
+            flag = flags(objects)["config-file"].replace(mount, folder)
+            done = subprocess.run([os.environ["FAIRWAY_BINARY"], "check", "--config-file", flag], check=False,
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("profile decode:", done.stdout)
+
+    def test_plugins_of_many_pools(self):
+        epp = {"pools": {"all": True, "ports": [9002]}, "pluginsCustomConfig": {"team.llama.yaml": "x: 1\n"}}
+        objects = render({"inferenceExtension": epp})
+        self.assertEqual(flags(objects)["config-dir"], container(objects)["volumeMounts"][0]["mountPath"])
+        self.assertNotIn("config-file", flags(objects))
+        both = render({"inferenceExtension": merged(epp, {"pluginsCustomConfig": {"default-plugins.yaml": "x: 1\n"}})})
+        self.assertEqual(flags(both)["config-file"], flags(both)["config-dir"] + "/default-plugins.yaml")
 
     def test_monitoring(self):
         on = values("inferenceExtension.monitoring.prometheus.enabled", True)

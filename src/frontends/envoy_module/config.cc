@@ -168,6 +168,19 @@ void ReadObjects(const Node& node, PickerConfig& picker, std::vector<api::Proble
   picker.manifests = std::move(loaded.manifests);
 }
 
+// An EndpointPickerConfig, as text or as it is.
+void ReadConfigText(const Node& node, PickerConfig& picker) {
+  if (!node.present()) return;
+  if (node.Is(Value::Kind::kString)) {
+    picker.config_text = node.value().text;
+  } else if (node.Is(Value::Kind::kMap)) {
+    AppendJson(picker.config_text, node.value());
+  } else {
+    return node.WrongType("an EndpointPickerConfig, as a map or as one text");
+  }
+  if (!picker.config_file.empty()) node.Error("give configFile or configText, not both");
+}
+
 // A pool that only a cluster tells of.
 api::InferencePool MakePool(const std::string& key) {
   api::InferencePool pool;
@@ -237,6 +250,12 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
   picker.record_file = api::ReadTextOr(root.Get("record"), CheckText, "");
   picker.record_max_bytes =
       ReadWhole(root.Get("recordMaxBytes"), 1 << 20, uint64_t{1} << 40).value_or(picker.record_max_bytes);
+  picker.config_file = api::ReadTextOr(root.Get("configFile"), CheckText, "");
+  ReadConfigText(root.Get("configText"), picker);
+  picker.config_directory = api::ReadTextOr(root.Get("configDir"), CheckText, "");
+  picker.shadow_config_file = api::ReadTextOr(root.Get("shadowConfigFile"), CheckText, "");
+  picker.allow_experimental_plugins = ReadBool(root.Get("allowExperimentalPlugins")).value_or(false);
+  picker.feature_gates = ReadTexts(root.Get("featureGates"), CheckText);
   picker.log_manifests = ReadBool(root.Get("logManifests")).value_or(true);
   picker.use_subset_hint = ReadBool(root.Get("subsetHint")).value_or(true);
 

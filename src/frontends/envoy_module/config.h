@@ -80,6 +80,14 @@ struct PickerConfig {
   std::string record_file;                  // each decision is written there; "": none is
   uint64_t record_max_bytes = 64u << 20;
   bool use_subset_hint = true;
+  // EndpointPickerConfigs, as the server's flags --config-file, --config-text, --config-dir and
+  // --shadow-config-file have them.
+  std::string config_file;
+  std::string config_text;
+  std::string config_directory;
+  std::string shadow_config_file;
+  bool allow_experimental_plugins = false;
+  std::vector<std::string> feature_gates;
   bool log_manifests = true;  // problems and changes of manifests in Envoy's log
   std::string identity;       // equal exactly when all of the above was written the same
 };

@@ -85,6 +85,31 @@ subsetHint: false
   }
 }
 
+TEST(ModuleConfig, EndpointPickerConfigs) {
+  const auto files = ParseConfig(R"(manifests: [/a]
+configFile: /etc/epp.yaml
+configDir: /etc/pools
+shadowConfigFile: /etc/next.yaml
+allowExperimentalPlugins: true
+featureGates: [flowControl=false]
+)");
+  ASSERT_TRUE(files) << files.error().message;
+  EXPECT_EQ(files->picker.config_file, "/etc/epp.yaml");
+  EXPECT_EQ(files->picker.config_directory, "/etc/pools");
+  EXPECT_EQ(files->picker.shadow_config_file, "/etc/next.yaml");
+  EXPECT_TRUE(files->picker.allow_experimental_plugins);
+  EXPECT_THAT(files->picker.feature_gates, ElementsAre("flowControl=false"));
+  const auto text = ParseConfig("{manifests: [/a], configText: 'plugins: []'}");
+  ASSERT_TRUE(text) << text.error().message;
+  EXPECT_EQ(text->picker.config_text, "plugins: []");
+  const auto map = ParseConfig(R"({"manifests":["/a"],"configText":{"plugins":[{"type":"queue-scorer"}]}})");
+  ASSERT_TRUE(map) << map.error().message;
+  EXPECT_EQ(map->picker.config_text, R"({"plugins":[{"type":"queue-scorer"}]})");
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"configText":"x","configFile":"/y"})"),
+              HasSubstr("give configFile or configText, not both"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"configText":[1]})"), HasSubstr("as a map or as one text"));
+}
+
 TEST(ModuleConfig, FiltersShareAPickerWhenTheySayTheSameOfIt) {
   const auto identity = [](std::string_view text) { return ParseConfig(text)->picker.identity; };
   const std::string base = identity(R"({"manifests":["/a"],"seed":1})");

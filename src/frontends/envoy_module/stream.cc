@@ -1,6 +1,7 @@
 #include "frontends/envoy_module/stream.h"
 
 #include <algorithm>
+#include <array>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -287,6 +288,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   input.fairness_id = headers.fairness_id;
   input.model_rewrite = headers.model_rewrite;
   input.objective = headers.objective;
+  input.if_available = headers.if_available;
   input.headers = headers.wanted;
   input.subset = hinted ? &hint : nullptr;
   input.received_at = pending.received_at;
@@ -380,11 +382,13 @@ Stream::Verdict Stream::Refuse(const routing::Rejection& rejection) {
   phase_ = Phase::kPassed;
   EndPending();
   const std::string body = routing::RejectionBody(rejection);
-  const abi::Header header{request::kDropReason.data(), request::kDropReason.size(),
-                           rejection.drop_reason.data(), rejection.drop_reason.size()};
-  FAIRWAY_ENVOY(http_send_response)(envoy_, static_cast<uint32_t>(rejection.status), &header,
-                                    rejection.drop_reason.empty() ? 0 : 1, ToBuffer(body),
-                                    ToBuffer(rejection.code));
+  const request::RefusalHeaders refusal(rejection);
+  std::array<abi::Header, request::RefusalHeaders::kMost> headers;
+  size_t count = 0;
+  for (const auto& [name, value] : refusal.all())
+    headers[count++] = {name.data(), name.size(), value.data(), value.size()};
+  FAIRWAY_ENVOY(http_send_response)(envoy_, static_cast<uint32_t>(rejection.status), headers.data(), count,
+                                    ToBuffer(body), ToBuffer(rejection.code));
   return Verdict::kAnswered;
 }
 
@@ -461,6 +465,8 @@ void Stream::StopWaiting() {
   }
   ticket_.OnResponseHeaders(status, Served(), event_stream);
   WithdrawChoice();  // from here on nothing is tried again
+  for (const auto& [name, value] : ticket_.response_headers())
+    SetHeader(envoy_, HeaderType::kResponse, name, value);
   if (full && !end && status < 400) {
     if (!tunnel_ && !request::IsEncoded(GetHeader(envoy_, HeaderType::kResponse, "content-encoding"))) {
       auto reading = std::make_unique<Reading>(payload::UsageScanner(payload::Api{api_}, event_stream));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/strings.h"
+#include "tests/support/config_text.h"
 #include "tests/support/fake_envoy.h"
 #include "tests/support/pools.h"
 
@@ -41,12 +42,14 @@ class StreamTest : public testing::Test {
   }
 
   void Serve(std::vector<ServerState> servers, std::vector<api::InferenceModel> models = {},
-             std::function<bool(std::string_view)> settled = {}) {
+             std::function<bool(std::string_view)> settled = {},
+             std::shared_ptr<const scheduling::Config> config = nullptr) {
     filter_.picker.reset();
     registry_ = std::make_unique<base::Registry>();
     pool_ = std::make_unique<tests::TestPool>(std::move(servers), std::move(models));
     routing::RouterOptions options;
     options.scheduling.lora_exploration = 0;
+    options.config = std::move(config);
     router_ = std::make_unique<routing::Router>(pool_->fleet().published(), clock_, *registry_, options);
     SharedPicker::Parts parts;
     parts.router = router_.get();
@@ -155,6 +158,51 @@ TEST_F(StreamTest, WhatLongPromptsTeachIsDoneOnAnotherThread) {
   posted.clear();
   send('A');
   EXPECT_EQ(posted.size(), 1u);
+}
+
+TEST_F(StreamTest, ASessionIsToldItsEndpointAndStaysThere) {
+  Serve({{.name = "a"}, {.name = "b"}, {.name = "c"}, {.name = "d"}}, {}, {},
+        tests::ConfigOf(tests::kSessionConfig));
+  std::string destination;
+  std::string token;
+  for (int i = 0; i < 20; ++i) {
+    HeaderList headers = {{":method", "GET"}, {":path", "/v1/models"}};
+    if (i > 0) headers.emplace_back("x-session-token", token);
+    FakeStream envoy{.request_headers = headers};
+    Stream stream(filter_, &envoy);
+    ASSERT_EQ(stream.OnRequestHeaders(true), abi::HeadersStatus::kContinue);
+    if (i == 0) destination = envoy.override_host;
+    ASSERT_EQ(envoy.override_host, destination);
+    envoy.response_headers = {{":status", "200"}};
+    stream.OnResponseHeaders(true);
+    stream.OnComplete();
+    if (i == 0) token = envoy.response_header("x-session-token");
+    ASSERT_FALSE(token.empty());
+    ASSERT_EQ(envoy.response_header("x-session-token"), token);
+  }
+}
+
+TEST_F(StreamTest, ARefusalSaysWhoRefusedAndWhenToComeAgain) {
+  Serve({{.name = "a", .waiting = 100}}, {}, {},
+        tests::ConfigOf(
+            "plugins: [{type: utilization-filter, parameters: {conditions: [{metric: waiting-queue, "
+            "maxValue: 5}]}}]"));
+  FakeStream envoy{.request_headers = {{":method", "GET"}, {":path", "/v1/models"}}};
+  Stream stream(filter_, &envoy);
+  EXPECT_EQ(stream.OnRequestHeaders(true), abi::HeadersStatus::kStop);
+  ASSERT_TRUE(envoy.reply);
+  EXPECT_EQ(envoy.reply->status, 429u);
+  EXPECT_THAT(envoy.reply->headers,
+              ElementsAre(Pair("x-llm-d-request-dropped-reason", "rejected-saturated"),
+                          Pair("x-fairway-refused-by", "filters; plugin=utilization-filter"),
+                          Pair("retry-after", testing::Not(testing::IsEmpty()))));
+
+  Serve({{.name = "a"}}, {}, {}, tests::ConfigOf("plugins: [{type: prefix-cache-scorer}]"));
+  FakeStream wants{.request_headers = Post(kBody.size(), {{"prefer", "if-available"}})};
+  Stream only(filter_, &wants);
+  EXPECT_FALSE(SendHttp2(only, wants, {kBody}));
+  ASSERT_TRUE(wants.reply);
+  EXPECT_EQ(wants.reply->status, 412u);
 }
 
 TEST_F(StreamTest, ARequestWithoutBodyIsDecidedByLoad) {
@@ -298,7 +346,10 @@ TEST_F(StreamTest, RefusalsAreSaidAsExtProcSaysThem) {
     EXPECT_THAT(envoy.reply->body, testing::StartsWith(c.text));
     EXPECT_EQ(envoy.reply->details, c.details);
     HeaderList headers;
-    if (!c.reason.empty()) headers = {{"x-llm-d-request-dropped-reason", c.reason}};
+    if (!c.reason.empty())
+      headers = {{"x-llm-d-request-dropped-reason", c.reason},
+                 {"x-fairway-refused-by", "room; plugin=capacity-filter"},
+                 {"retry-after", "6"}};  // 60 requests of others, 100 ms each
     EXPECT_EQ(envoy.reply->headers, headers);
     EXPECT_EQ(envoy.override_host, "");
     stream.OnResponseHeaders(true);  // Envoy shows its local replies to filters

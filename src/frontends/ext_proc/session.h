@@ -201,6 +201,7 @@ class Session {
   bool tunnel_ = false;           // an upgrade or CONNECT: decided at its headers, what follows passes by
   bool unreadable_body_ = false;  // compressed: decided by load, when it is there
   bool has_content_length_ = false;
+  bool if_available_ = false;
 
   base::Nanos deadline_ = 0;
   base::Nanos received_at_ = 0;

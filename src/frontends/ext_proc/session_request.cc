@@ -59,6 +59,7 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
   tunnel_ = headers.tunnel;
   unreadable_body_ = headers.unreadable_body;
   has_content_length_ = headers.has_content_length;
+  if_available_ = headers.if_available;
   content_length_ = headers.content_length;
   remove_headers_.assign(headers.control.begin(), headers.control.end());
   wanted_headers_.clear();
@@ -310,6 +311,7 @@ routing::RequestInput Session::Input() const {
   input.fairness_id = fairness_id_;
   input.model_rewrite = model_rewrite_;
   input.objective = objective_;
+  input.if_available = if_available_;
   shared_.wanted_headers.assign(wanted_headers_.begin(), wanted_headers_.end());
   input.headers = shared_.wanted_headers;
   input.subset = subset_ ? &*subset_ : nullptr;
@@ -491,10 +493,13 @@ void Session::SendDecision(ReplyKind kind, bool replace_body, Length length) {
 }
 
 void Session::Refuse(const routing::Rejection& rejection) {
-  std::array<SetHeader, 1> header = {SetHeader{request::kDropReason, rejection.drop_reason}};
+  const request::RefusalHeaders refusal(rejection);
+  std::array<SetHeader, request::RefusalHeaders::kMost> headers;
+  size_t count = 0;
+  for (const auto& [name, value] : refusal.all()) headers[count++] = {name, value};
   const std::string body = routing::RejectionBody(rejection);
   WriteImmediate(shared_.writer, {.status = rejection.status,
-                                  .headers = std::span(header.data(), rejection.drop_reason.empty() ? 0 : 1),
+                                  .headers = std::span(headers.data(), count),
                                   .body = body,
                                   .details = rejection.code});
   sink_.Send(shared_.writer.view());

@@ -60,11 +60,16 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
       }
     }
   }
-  const std::array<SetHeader, 1> set = {SetHeader{"x-went-into-resp-headers", "true"}};
+  std::array<SetHeader, 1 + scheduling::kMaxSessionHeaders> set = {
+      SetHeader{"x-went-into-resp-headers", "true"}};
+  size_t sets = 1;
+  if (ticket_) {
+    for (const auto& [name, value] : ticket_->response_headers()) set[sets++] = {name, value};
+  }
   std::array<std::string_view, 1> remove = {"content-length"};
   const bool drop_length = renamer_ && response_has_length_ && mode != BodyMode::kBuffered;
   Send({.kind = ReplyKind::kResponseHeaders,
-        .set_headers = set,
+        .set_headers = std::span(set.data(), sets),
         .remove_headers = std::span(remove.data(), drop_length ? 1 : 0)});
   response_time_ += shared_.clock.Now() - message_at_;
   if (message.end_of_stream) EndResponse();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ext_proc.pb.h"
+#include "tests/support/config_text.h"
 #include "tests/support/pools.h"
 
 namespace fairway::ext_proc {
@@ -838,6 +839,23 @@ TEST_F(SessionTest, RefusalsByStatus) {
   ExpectRefused(Give(RequestHeaders(true)), 503, "inference error: ServiceUnavailable - ");
 }
 
+TEST_F(SessionTest, ARefusalSaysWhoRefusedAndWhenToComeAgain) {
+  Start({{.name = "a", .waiting = 100}}, {},
+        {.config = tests::ConfigOf("plugins: [{type: utilization-filter, parameters: {conditions: [{metric: "
+                                   "waiting-queue, maxValue: 5}]}}]")});
+  const auto replies = Give(RequestHeaders(true));
+  const auto& refusal = replies.at(0).immediate_response();
+  EXPECT_EQ(refusal.status().code(), 429);
+  auto headers = Set(refusal.headers());
+  EXPECT_EQ(headers["x-llm-d-request-dropped-reason"], "rejected-saturated");
+  EXPECT_EQ(headers["x-fairway-refused-by"], "filters; plugin=utilization-filter");
+  EXPECT_GE(std::stoi(headers["retry-after"]), 1);
+
+  Start(Idle(1), {}, {.config = tests::ConfigOf("plugins: [{type: prefix-cache-scorer}]")});
+  Give(RequestHeaders(false, {{"prefer", "if-available"}}));
+  ExpectRefused(Give(RequestBody(kChat, true)), 412, "PreconditionFailed - no decode worker has");
+}
+
 TEST_F(SessionTest, ABodyTooLargeIsRefusedWhenItGetsThere) {
   options_.max_body = 100;
   Start(Idle(1));
@@ -1117,6 +1135,23 @@ TEST_F(ResponseTest, HeadersAreNotEchoed) {
               ElementsAre(testing::Pair("x-went-into-resp-headers", "true")));
   EXPECT_FALSE(response.clear_route_cache());
   EXPECT_THAT(Removed(response.header_mutation()), IsEmpty());
+}
+
+TEST_F(ResponseTest, ASessionIsToldItsEndpointAndStaysThere) {
+  const Modes modes{.request = pb::NONE, .response = pb::NONE};
+  Start(Idle(4), {}, {.config = tests::ConfigOf(tests::kSessionConfig)});
+  NewExchange(modes);
+  const std::string first = Destination(Give(RequestHeaders()).at(0));
+  auto told = Set(Give(ResponseHeaders()).at(0).response_headers().response().header_mutation());
+  EXPECT_EQ(told.size(), 2u);
+  const std::string token = told["x-session-token"];
+  EXPECT_FALSE(token.empty());
+  for (int i = 0; i < 20; ++i) {
+    NewExchange(modes);
+    ASSERT_EQ(Destination(Give(RequestHeaders(false, {{"x-session-token", token}})).at(0)), first);
+    told = Set(Give(ResponseHeaders()).at(0).response_headers().response().header_mutation());
+    ASSERT_EQ(told["x-session-token"], token);
+  }
 }
 
 TEST_F(ResponseTest, TheReservationMovesToWhoServed) {

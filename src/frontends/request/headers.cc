@@ -47,6 +47,13 @@ constexpr std::string_view kJson = "application/json";
   return name.starts_with("utf-16") || name.starts_with("utf-32") || name.starts_with("ucs-");
 }
 
+// Whether a Prefer header (RFC 7240) names it, with whatever value and parameters.
+[[gnu::noinline]] bool Prefers(std::string_view header, std::string_view preference) {
+  return AnyOf(header, [preference](std::string_view item) {
+    return base::EqualsIgnoreCase(base::Trim(item.substr(0, item.find_first_of(";="))), preference);
+  });
+}
+
 bool IsControlHeader(std::string_view name) {
   if (name.starts_with(kDestination) || name.starts_with(kOwnPrefix)) return true;
   return std::find(kControlHeaders.begin(), kControlHeaders.end(), name) != kControlHeaders.end();
@@ -58,6 +65,18 @@ bool IsEncoded(std::string_view content_encoding) {
   return AnyOf(content_encoding, [](std::string_view coding) {
     return !coding.empty() && !base::EqualsIgnoreCase(coding, "identity");
   });
+}
+
+RefusalHeaders::RefusalHeaders(const routing::Rejection& rejection) {
+  Add(kDropReason, rejection.drop_reason);
+  Add(kRefusedBy, rejection.refused_by);
+  if (rejection.retry_after == 0) return;
+  retry_after_ = std::to_string(rejection.retry_after);
+  Add(kRetryAfter, retry_after_);
+}
+
+void RefusalHeaders::Add(std::string_view name, std::string_view value) {
+  if (!value.empty()) headers_[count_++] = {name, value};
 }
 
 [[gnu::hot]] void HeaderReader::AddOfBody(std::string_view name, std::string_view value) {
@@ -94,6 +113,9 @@ bool IsEncoded(std::string_view content_encoding) {
       return;
     case 'c':
       AddOfBody(name, value);
+      return;
+    case 'p':
+      if (name == "prefer") headers_.if_available |= Prefers(value, "if-available");
       return;
     case 'u':
       if (name == "upgrade") upgrade_named_ = !base::Trim(value).empty();

@@ -9,6 +9,7 @@
 // reference's request handling; names of the `x-llm-d-` family count before their `x-gateway-` aliases.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -27,6 +28,28 @@ inline constexpr std::string_view kLbNamespace = "envoy.lb";
 inline constexpr std::string_view kHintNamespace = "envoy.lb.subset_hint";
 inline constexpr std::string_view kHintKey = "x-gateway-destination-endpoint-subset";
 inline constexpr std::string_view kDropReason = "x-llm-d-request-dropped-reason";
+inline constexpr std::string_view kRefusedBy = "x-fairway-refused-by";
+inline constexpr std::string_view kRetryAfter = "retry-after";
+
+// The headers of the answer to a refused request.
+class RefusalHeaders {
+ public:
+  static constexpr size_t kMost = 3;
+  // REQUIRES: `rejection` outlives it.
+  explicit RefusalHeaders(const routing::Rejection& rejection);
+  RefusalHeaders(const RefusalHeaders&) = delete;
+  RefusalHeaders& operator=(const RefusalHeaders&) = delete;
+  std::span<const std::pair<std::string_view, std::string_view>> all() const {
+    return std::span(headers_).first(count_);
+  }
+
+ private:
+  void Add(std::string_view name, std::string_view value);
+
+  std::string retry_after_;
+  std::array<std::pair<std::string_view, std::string_view>, kMost> headers_;
+  size_t count_ = 0;
+};
 
 // Views into what was given to the reader.
 struct RequestHeaders {
@@ -36,6 +59,7 @@ struct RequestHeaders {
   std::string_view model_rewrite;
   std::string_view objective;
   bool has_destination = false;  // the client sent a kDestination of its own
+  bool if_available = false;     // prefer: if-available (RFC 7240)
   // An upgrade or CONNECT: what follows the headers is a conversation, not a body that ends.
   bool tunnel = false;
   // The body is not to be read as JSON in UTF-8: it is compressed (content-encoding), or in another charset.

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <initializer_list>
+#include <map>
+#include <string>
 #include <utility>
 
 namespace fairway::request {
@@ -112,6 +114,36 @@ TEST(RequestHeaders, ABodyThatIsNotUtf8IsNotRead) {
         "multipart/form-data; boundary=x"}) {
     EXPECT_FALSE(unreadable("content-type", type)) << type;
   }
+}
+
+TEST(RequestHeaders, PreferIsReadAsRfc7240HasIt) {
+  for (const std::string_view value : {"if-available", "If-Available", "wait=10, if-available",
+                                       "if-available;x=1", "respond-async,if-available ;a, wait=2"}) {
+    EXPECT_TRUE(Read({{"prefer", value}}).if_available) << value;
+  }
+  for (const std::string_view value : {"", "wait=10", "if-availabl", "not-if-available", "x=if-available"}) {
+    EXPECT_FALSE(Read({{"prefer", value}}).if_available) << value;
+  }
+  EXPECT_FALSE(Read({{"preference", "if-available"}}).if_available);
+}
+
+TEST(RefusalHeaders, HaveWhatThereIs) {
+  const auto of = [](const routing::Rejection& rejection) {
+    const RefusalHeaders headers(rejection);
+    std::map<std::string, std::string> all;
+    for (const auto& [name, value] : headers.all()) all.emplace(name, value);
+    return all;
+  };
+  EXPECT_TRUE(of({400, "BadRequest", "wrong", ""}).empty());
+  EXPECT_EQ(of({.status = 429,
+                .code = "ResourceExhausted",
+                .message = "",
+                .drop_reason = "rejected-saturated",
+                .refused_by = "room; plugin=p",
+                .retry_after = 7}),
+            (std::map<std::string, std::string>{{"retry-after", "7"},
+                                                {"x-fairway-refused-by", "room; plugin=p"},
+                                                {"x-llm-d-request-dropped-reason", "rejected-saturated"}}));
 }
 
 TEST(RequestHeaders, HintsAreTrimmedAndEmptyOnesDropped) {

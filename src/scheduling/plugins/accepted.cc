@@ -53,6 +53,11 @@ constexpr std::array kAccepted{
     AcceptedType{
         "k8s-notification-source", "", "Fairway watches what it needs", {"group", "version", "kind"}},
     AcceptedType{"endpoint-notification-source", "", "", {}},
+    AcceptedType{"file-discovery",
+                 "endpoints come from the Kubernetes API, or from files of -f, which takes this one beside a "
+                 "manifest of the pool",
+                 "give it to -f",
+                 {"path", "watchFile"}},
     AcceptedType{"inflight-load-producer",
                  "",
                  "the ledger counts requests and their tokens as they are",
@@ -114,6 +119,37 @@ constexpr std::array kAccepted{
     AcceptedType{"priority-then-time-eviction-order-policy", kFlowControl, "", {}},
 };
 
+// Types whose factory in the reference never looks at parameters, so that a config with any runs there.
+constexpr auto kUnread = std::to_array<std::string_view>({"always-disagg-multimodal-decider",
+                                                          "always-disagg-pd-decider",
+                                                          "anthropic-parser",
+                                                          "dcgm-extractor",
+                                                          "decode-filter",
+                                                          "destination-endpoint-served-verifier",
+                                                          "edf-ordering-policy",
+                                                          "encode-filter",
+                                                          "endpoint-notification-source",
+                                                          "fcfs-ordering-policy",
+                                                          "global-strict-fairness-policy",
+                                                          "header-based-testing-filter",
+                                                          "kv-cache-utilization-scorer",
+                                                          "lora-affinity-scorer",
+                                                          "models-data-extractor",
+                                                          "openai-parser",
+                                                          "passthrough-parser",
+                                                          "prefill-filter",
+                                                          "priority-then-time-eviction-order-policy",
+                                                          "queue-scorer",
+                                                          "round-robin-fairness-policy",
+                                                          "running-requests-size-scorer",
+                                                          "sglanghttp-parser",
+                                                          "sheddable-eviction-filter",
+                                                          "single-profile-handler",
+                                                          "slo-deadline-ordering-policy",
+                                                          "vertexai-parser",
+                                                          "vllmgrpc-parser",
+                                                          "vllmhttp-parser"});
+
 struct LeftOutType {
   std::string_view type;
   std::string_view why;
@@ -146,6 +182,10 @@ std::unique_ptr<Plugin> MakeAccepted(Build& build) {
     if (!parameter.empty()) build.NoEffect({parameter}, accepted->why);
   }
   return std::make_unique<Accepted>();
+}
+
+bool LeavesParametersUnread(std::string_view type) {
+  return std::find(kUnread.begin(), kUnread.end(), type) != kUnread.end();
 }
 
 std::string_view WhyLeftOut(std::string_view type) {

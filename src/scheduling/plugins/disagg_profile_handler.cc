@@ -7,7 +7,8 @@
 // without a decider that stage never runs. prefill-first: prefill, encode as its decider wants, decode. A
 // stage that finds no server is left out: the decode server then does it itself. Only without a decode server
 // there is no answer. Source: the reference's handler of this name (llm-d router); pd-profile-handler is its
-// older name for two stages.
+// older name for two stages, disagg-headers-handler and prefill-header-handler are two names of an older
+// plugin that set the headers for `prefillProfile` and `encodeProfile`.
 #include <array>
 #include <string>
 
@@ -19,6 +20,12 @@ namespace {
 
 enum Stage { kDecodeStage, kPrefillStage, kEncodeStage, kStages };
 constexpr std::array<std::string_view, kStages> kNames{"decode", "prefill", "encode"};
+
+ToldIn Told(size_t profile, std::optional<size_t> prefill, std::optional<size_t> encode) noexcept {
+  if (profile == prefill) return {"x-prefiller-host-port"};
+  if (profile == encode) return {"x-encoder-hosts-ports", true};
+  return {};
+}
 
 class DisaggProfileHandler final : public Plugin, public ProfileHandler {
  public:
@@ -59,10 +66,8 @@ class DisaggProfileHandler final : public Plugin, public ProfileHandler {
     return std::nullopt;
   }
   size_t Primary(std::span<const ProfileResult>) const noexcept override { return *profiles_[kDecodeStage]; }
-  Told TellOf(size_t profile) const noexcept override {
-    if (profile == profiles_[kPrefillStage]) return {"x-prefiller-host-port"};
-    if (profile == profiles_[kEncodeStage]) return {"x-encoder-hosts-ports", true};
-    return {};
+  ToldIn TellOf(size_t profile) const noexcept override {
+    return Told(profile, profiles_[kPrefillStage], profiles_[kEncodeStage]);
   }
 
  private:
@@ -77,6 +82,20 @@ class DisaggProfileHandler final : public Plugin, public ProfileHandler {
   bool prefill_first_;
   std::array<std::optional<size_t>, kStages> profiles_;
   std::array<const Decider*, kStages> deciders_{};
+};
+
+// The same headers where the profile handler does not tell: for handlers that know no stages.
+class DisaggHeadersHandler final : public Plugin, public ProfileTeller {
+ public:
+  explicit DisaggHeadersHandler(Build& build)
+      : prefill_(build.Profile(build.Text("prefillProfile", kNames[kPrefillStage]))),
+        encode_(build.Profile(build.Text("encodeProfile", kNames[kEncodeStage]))) {
+    if (!prefill_ && !encode_) build.Warn("", "has no effect: there is no profile that it names");
+  }
+  ToldIn TellOf(size_t profile) const noexcept override { return Told(profile, prefill_, encode_); }
+
+ private:
+  std::optional<size_t> prefill_, encode_;
 };
 
 // "decode-first", "decode_first", "Decode" are one.
@@ -116,6 +135,10 @@ std::unique_ptr<Plugin> MakeDisaggProfileHandler(Build& build) {
   const std::string oldest = build.Text("deciderPluginName", "");
   if (!oldest.empty()) setup.deciders[kPrefillStage] = oldest;
   return std::make_unique<DisaggProfileHandler>(build, setup);
+}
+
+std::unique_ptr<Plugin> MakeDisaggHeadersHandler(Build& build) {
+  return std::make_unique<DisaggHeadersHandler>(build);
 }
 
 std::unique_ptr<Plugin> MakePdProfileHandler(Build& build) {

@@ -1,7 +1,7 @@
 // prefix-cache-scorer: (1 - w) * match + w * min(1, cached / scale)^2 of the share `match` of the request's
 // blocks that are cached there and of `cached`, their tokens. `matchLengthWeight` w: 0 (0 to 1);
 // `matchLengthScaleTokens`: 8192. Nothing known: 0. Source: the reference's scorer of this name (llm-d
-// router).
+// router). precise-prefix-cache-scorer, its older form that has a producer of its own, is the same here.
 #include <algorithm>
 
 #include "scheduling/plugin.h"
@@ -39,6 +39,13 @@ class PrefixCacheScorer final : public Plugin, public Scorer {
 };
 
 }  // namespace
+
+std::unique_ptr<Plugin> MakePrecisePrefixCacheScorer(Build& build) {
+  build.NoEffect(
+      {"tokenProcessorConfig", "indexerConfig", "kvEventsConfig", "speculativeIndexing", "speculativeTTL"},
+      "engines' KV events are not read; what was sent where stands in for them");
+  return std::make_unique<PrefixCacheScorer>(build);
+}
 
 std::unique_ptr<Plugin> MakePrefixCacheScorer(Build& build) {
   return std::make_unique<PrefixCacheScorer>(build);

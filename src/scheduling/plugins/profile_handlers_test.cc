@@ -34,6 +34,18 @@ class QueueIs final : public Plugin, public Filter {
   float is_;
 };
 
+// Runs all profiles, the first answers, and tells of none: as an old handler of the reference.
+class RunsAll final : public Plugin, public ProfileHandler {
+ public:
+  std::optional<size_t> Next(const Context&, std::span<const ProfileResult> results) const noexcept override {
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (!results[i].ran) return i;
+    }
+    return std::nullopt;
+  }
+  size_t Primary(std::span<const ProfileResult>) const noexcept override { return 0; }
+};
+
 // Profiles decode, prefill and encode that take only endpoints whose queue is 1, 2 and 3.
 ConfigSpec ThreeStages(std::string_view handler, std::string_view parameters) {
   ConfigSpec spec;
@@ -55,7 +67,9 @@ CompileOptions WithQueueIs() {
   return {.more_types = {{"queue-is",
                           [](Build& build) -> std::unique_ptr<Plugin> {
                             return std::make_unique<QueueIs>(build);
-                          }}},
+                          }},
+                         {"runs-all",
+                          [](Build&) -> std::unique_ptr<Plugin> { return std::make_unique<RunsAll>(); }}},
           .states = nullptr,
           .allow_experimental = true};
 }
@@ -132,6 +146,29 @@ TEST_F(Handlers, OldNamesOfDisaggAreTaken) {
   EXPECT_EQ(Decide(ThreeStages("disagg-profile-handler", "prefillDeciderPluginName: always")).further.size(),
             1u);
   EXPECT_EQ(Decide(ThreeStages("pd-profile-handler", "deciderPluginName: always")).further.size(), 1u);
+}
+
+TEST_F(Handlers, OldPluginsTellWhatTheirHandlerDoesNot) {
+  ConfigSpec spec = ThreeStages("runs-all", "{}");
+  EXPECT_TRUE(Decide(spec).further.empty());
+  for (const char* type : {"disagg-headers-handler", "prefill-header-handler"}) {
+    spec.plugins.push_back(Parsed(type, type, "{}"));
+    const Decided decided = Decide(spec);
+    EXPECT_EQ(decided.first, "D");
+    EXPECT_EQ(decided.further.size(), 3u) << type;
+    EXPECT_EQ(decided.further.at(0), "x-prefiller-host-port P");
+    EXPECT_EQ(decided.further.at(1).substr(0, 22), "x-encoder-hosts-ports ");
+    EXPECT_EQ(Own(1), 1u) << "a place is taken where the prompt is computed";
+    pool->pool()->endpoints[1].cell->Release(decided.outcome.further[0].reservation,
+                                             fleet::ReleaseKind::kEnded, 0);
+    spec.plugins.back() = Parsed(type, type, "{prefillProfile: encode, encodeProfile: none}");
+    EXPECT_EQ(Decide(spec).further.at(0).substr(0, 22), "x-prefiller-host-port ");
+    spec.plugins.pop_back();
+  }
+  // Beside a handler that tells, nothing is told twice.
+  spec = ThreeStages("disagg-profile-handler", "deciders: {prefill: always}");
+  spec.plugins.push_back(Parsed("disagg-headers-handler", "old", "{}"));
+  EXPECT_EQ(Decide(spec).further, (Texts{"x-prefiller-host-port P"}));
 }
 
 TEST_F(Handlers, MistakesOfDisaggAreTold) {

@@ -5,8 +5,7 @@
 //                             (x-session-token) names the endpoint (session_token.h); the client sends it
 //                             back.
 //   session_id                Requests say an id; the first of `sessionIdConfig.sources` that one has:
-//   `header`
-//                             (x-session-id), or `attribute` of `producer` (session-id-producer,
+//                             `header` (x-session-id), or `attribute` of `producer` (session-id-producer,
 //                             agent-identity). What an id is bound to is remembered (sessions.h) for
 //                             `evictionTtlSeconds` (300, at most 90 days) after its last request, and is
 //                             bound anew when its endpoint has left the pool.

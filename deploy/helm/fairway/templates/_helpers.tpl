@@ -98,7 +98,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $flags "enable-cert-reload" true -}}
 {{- end -}}
 {{- if $epp.pluginsCustomConfig -}}
-{{- $_ := set $flags "config-file" (printf "/etc/fairway/plugins/%s" $epp.pluginsConfigFile) -}}
+{{- if hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile }}{{ $_ := set $flags "config-file" (printf "/etc/fairway/plugins/%s" $epp.pluginsConfigFile) }}{{ end -}}
+{{- if include "fairway.manyPools" . }}{{ $_ := set $flags "config-dir" "/etc/fairway/plugins" }}{{ end -}}
 {{- end -}}
 {{- if $epp.monitoring.prometheus.enabled -}}
 {{- $_ := set $flags "metrics-endpoint-auth" $epp.monitoring.prometheus.auth.enabled -}}
@@ -154,7 +155,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail (printf "inferenceExtension.flags.%s: the rest of the chart depends on it; set %s" $flag $instead) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $epp.pluginsCustomConfig (not (hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile)) -}}
+{{- if and $epp.pluginsCustomConfig (not (include "fairway.manyPools" .)) (not (hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile)) -}}
 {{- fail (printf "inferenceExtension.pluginsConfigFile is %q, and inferenceExtension.pluginsCustomConfig has only %s" $epp.pluginsConfigFile (keys $epp.pluginsCustomConfig | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- if and $epp.podDisruptionBudget.enabled (include "fairway.leaderElection" .) -}}
