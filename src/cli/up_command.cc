@@ -33,7 +33,7 @@ struct UpFlags {
   std::string listen;
   std::string envoy;
   std::string picker;
-  std::string body_mode = "buffered";
+  std::string body_mode;
   std::string response_mode = "headers";
   bool print_config = false;
   bool ext_proc = false;
@@ -224,9 +224,15 @@ int Up(const UpFlags& f) {
   local::LocalGatewayOptions local_options;
   local::EnvoyOptions& envoy = local_options.envoy;
   local_options.concurrency = f.envoy_concurrency;
-  const auto body_mode = local::ParseBodyMode(f.body_mode);
-  if (!body_mode) return usage("--body-mode: " + body_mode.error().message);
-  envoy.body_mode = *body_mode;
+  if (!f.body_mode.empty()) {
+    const auto body_mode = local::ParseBodyMode(f.body_mode);
+    if (!body_mode) return usage("--body-mode: " + body_mode.error().message);
+    envoy.body_mode = *body_mode;
+  } else if (f.picker.empty()) {
+    // The picker lives as long as Envoy does, so that nothing is gained by Envoy's holding bodies for when it
+    // is gone; and of what Envoy holds the next one pays, of what the picker holds who holds most.
+    envoy.body_mode = local::BodyMode::kFullDuplex;
+  }
   const auto response_mode = local::ParseResponseMode(f.response_mode);
   if (!response_mode) return usage("--response-mode: " + response_mode.error().message);
   envoy.response_mode = *response_mode;
@@ -254,7 +260,7 @@ int Up(const UpFlags& f) {
     options.manifests = std::move(*manifests);
   }
   // Settings that only ext_proc has are a wish for it.
-  const bool wants_ext_proc = f.ext_proc || !f.picker.empty() || f.body_mode != UpFlags().body_mode;
+  const bool wants_ext_proc = f.ext_proc || !f.picker.empty() || !f.body_mode.empty();
   envoy.place = wants_ext_proc ? local::PickerPlace::kExtProc : local::PickerPlace::kModule;
   if (!wants_ext_proc) {
     envoy.module.file = f.module.empty() ? FindModule() : std::filesystem::absolute(f.module).string();
@@ -309,6 +315,9 @@ int Up(const UpFlags& f) {
   options.ext_proc.serve_health_port = false;
   options.ext_proc.secure_serving = false;  // loopback, and both ends are ours
   if (!f.picker.empty()) options.serve_ext_proc = false;
+  // On loopback small windows cost nothing, and an honest call has less in front of it on its way here.
+  options.ext_proc.transport.stream_window = 128 << 10;
+  options.ext_proc.transport.connection_window = 2 << 20;
   // A whole body comes as one message in the buffered modes.
   options.ext_proc.transport.max_message = envoy.max_body_bytes + (1 << 20);
 
@@ -398,12 +407,10 @@ void AddUpCommand(CLI::App& app, std::function<int()>& run) {
                       "Ask the picker at HOST:PORT (plain text) over ext_proc instead of the built-in one");
   command->add_option("--metrics-port", f->admin_port,
                       "Port of /metrics and the admin pages on 127.0.0.1; 0 is a free one");
-  command
-      ->add_option(
-          "--body-mode", f->body_mode,
-          "How Envoy hands over bodies: buffered, full-duplex, streamed, partial, none; others than buffered "
-          "imply --ext-proc")
-      ->capture_default_str();
+  command->add_option("--body-mode", f->body_mode,
+                      "How Envoy hands over bodies over ext_proc (implies it): full-duplex, buffered, "
+                      "streamed, partial, none; "
+                      "default: full-duplex, with --picker buffered");
   command
       ->add_option("--response-mode", f->response_mode,
                    "headers: no work per token; full: responses pass through the picker, for token metrics")

@@ -15,20 +15,24 @@
 namespace fairway::net {
 namespace {
 
-// One connection gives way to others after reading this much.
-constexpr size_t kReadPerEvent = 1 << 20;
+// A connection's turn is over after so much work, in microseconds or so: a frame 1, a call 4, a message 2, a
+// KiB of data 1; or when that took longer. Whatever is left waits for the turns of all others that have work:
+// who comes with little waits for one turn of each.
+constexpr size_t kWorkPerTurn = 256;
+constexpr base::Nanos kLongestTurn = base::kMillisecond;
+constexpr uint64_t kWritePerTurn = 1 << 20;
+// As finely as work is told apart.
+constexpr size_t kFramesAtOnce = 32;
+// Bytes that are read at a time, to begin with and at least: what is left of them at a turn's end is kept.
+constexpr size_t kFirstRead = 16 << 10;
+constexpr size_t kLeastRead = 4 << 10;
 // How long a closing connection waits for the client to take the last bytes: closing at once would make the
 // kernel reset the connection, and the reset may overtake them.
 constexpr base::Nanos kLinger = base::kSecond;
 // ... and what it reads meanwhile at the most.
 constexpr size_t kMaxLinger = 1 << 20;
-// Frames that wait to be sent while the socket takes nothing: then reading stops, and above the second
-// figure, which only who makes us answer each ten bytes can reach, the connection ends.
+// Frames that wait to be sent while the socket takes nothing: then reading stops.
 constexpr size_t kMaxControlFrames = 64;
-constexpr size_t kTooManyControlFrames = 4096;
-// After a read that made us queue more than that, reads are cut.
-constexpr size_t kManyAnswers = 1024;
-constexpr size_t kSlice = 8 << 10;
 // What is kept of the last call's headers for the next.
 constexpr size_t kMaxKeptHeaders = 8 << 10;
 // Each of a client's SETTINGS may walk all its open streams; gateways send them once.
@@ -76,6 +80,7 @@ GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const PeerAdd
       tls_(tls),
       stream_(descriptor, tls),
       out_(tls != nullptr),
+      read_size_(kFirstRead),
       handshaken_(tls == nullptr),
       opened_(shared_->clock.Now()),
       max_age_(Spread(shared_->options.max_connection_age, worker.NextSerial())),
@@ -95,7 +100,7 @@ GrpcConnection::GrpcConnection(GrpcWorker& worker, int descriptor, const PeerAdd
   OpenSession();
 }
 
-GrpcConnection::~GrpcConnection() { FAIRWAY_CHECK(closed_); }
+GrpcConnection::~GrpcConnection() { FAIRWAY_CHECK(closed_ && calls_.front() == nullptr); }
 
 void GrpcConnection::Start() {
   SetIdle(true);
@@ -109,6 +114,8 @@ void GrpcConnection::Event(Body body) {
   if (closed_) return;
   in_event_ = true;
   now_ = shared_->clock.Now();
+  work_ = 0;
+  turn_written_ = out_.written();
   body();
   if (!failing_) ShedIfOver();
   if (!failing_) Pump();
@@ -155,12 +162,16 @@ void GrpcConnection::OnReadable() {
 // Waits for more to read, unless the client has to read first.
 void GrpcConnection::ReadOn() {
   if (Choked()) return;  // the event in which the socket takes bytes comes by here again
-  if (!stream_.HasPending()) return WaitReadable();
-  reading_ = true;  // read, but not by us yet: the socket would not say so
+  if (!shedding_ && unread_.empty() && !stream_.HasPending()) return WaitReadable();
+  reading_ = true;  // there is more to do, of which the socket would not say
   boost::asio::post(descriptor_.get_executor(), [self = shared_from_this()] {
     self->reading_ = false;
     self->OnReadable();
   });
+}
+
+bool GrpcConnection::TurnIsOver() const {
+  return work_ >= kWorkPerTurn || shared_->clock.Now() - now_ >= kLongestTurn;
 }
 
 // The client makes us answer, and does not read: what it sends stays in its socket until it does. (One whose
@@ -198,47 +209,72 @@ bool GrpcConnection::Handshake() {
 }
 
 void GrpcConnection::ReadSome() {
-  char* const buffer = worker_.read_buffer();
-  for (size_t total = 0; total < kReadPerEvent && !failing_;) {
-    size_t got = 0;
-    switch (stream_.Read(buffer, GrpcWorker::kReadBuffer, got)) {
-      case SocketStream::Status::kOk:
-        total += got;
-        if (lingering_) lingered_ += got;
-        if (lingered_ > kMaxLinger) return Fail();
-        if (!TakeRead({buffer, got})) return;
-        if (!stream_.tls() && got < GrpcWorker::kReadBuffer) return;
-        break;
-      case SocketStream::Status::kWantRead:
-        return;
-      case SocketStream::Status::kWantWrite:
-        read_wants_write_ = true;
-        WaitWritable();
-        return;
-      case SocketStream::Status::kClosed:
-      case SocketStream::Status::kFailed:
-        Fail();
-        return;
-    }
-  }
+  if (shedding_ && !lingering_) return;  // it holds too much to be read further
+  do {
+    if (!TakeUnread() || !ReadFurther()) return;
+  } while (!failing_ && !TurnIsOver());
 }
 
-// In slices where the client makes us answer much for little. False: no more for now.
-bool GrpcConnection::TakeRead(std::string_view bytes) {
+// What was left by the turns before. False: some of it still is.
+bool GrpcConnection::TakeUnread() {
+  if (unread_.empty()) return true;
+  unread_at_ += TakeRead(std::string_view(unread_).substr(unread_at_));
+  if (!failing_ && unread_at_ < unread_.size()) return false;
+  std::string().swap(unread_);
+  unread_at_ = 0;
+  return !failing_ && !Choked() && !TurnIsOver();
+}
+
+// False: there is nothing more to read for now.
+bool GrpcConnection::ReadFurther() {
+  char* const buffer = worker_.read_buffer();
+  size_t got = 0;
+  switch (stream_.Read(buffer, read_size_, got)) {
+    case SocketStream::Status::kOk:
+      break;
+    case SocketStream::Status::kWantRead:
+      return false;
+    case SocketStream::Status::kWantWrite:
+      read_wants_write_ = true;
+      WaitWritable();
+      return false;
+    case SocketStream::Status::kClosed:
+    case SocketStream::Status::kFailed:
+      Fail();
+      return false;
+  }
+  if (lingering_) lingered_ += got;
+  if (lingered_ > kMaxLinger) {
+    Fail();
+    return false;
+  }
+  const bool more = got == read_size_ || stream_.tls();
+  const size_t taken = TakeRead({buffer, got});
+  if (failing_) return false;
+  if (taken < got) {
+    unread_.assign(buffer + taken, got - taken);
+    read_size_ = std::max(kLeastRead, read_size_ / 4);
+  } else if (got == read_size_) {
+    read_size_ = std::min(GrpcWorker::kReadBuffer, 2 * read_size_);
+  }
+  return more && taken == got && !Choked();
+}
+
+// Some frames after the other, until the turn is over. Returns how much was taken.
+size_t GrpcConnection::TakeRead(std::string_view bytes) {
   last_read_ = now_;
   pinged_ = false;
-  while (!bytes.empty() && !lingering_ && !failing_) {
-    const std::string_view slice = bytes.substr(0, slice_);
-    bytes.remove_prefix(slice.size());
+  size_t taken = 0;
+  while (taken < bytes.size() && !failing_) {
+    if (lingering_) return bytes.size();  // nothing more is heard from it
+    if (Choked() || (taken > 0 && TurnIsOver())) break;
+    const std::string_view rest = bytes.substr(taken);
+    const std::string_view slice = rest.substr(0, cutter_.Take(rest, kFramesAtOnce));
+    taken += slice.size();
     Receive(slice);
-    if (failing_) return false;
-    const size_t queued = nghttp2_session_get_outbound_queue_size(session_);
-    if (queued <= kMaxControlFrames) continue;
-    if (queued > kManyAnswers) slice_ = kSlice;
-    Pump();
-    if (Choked() && queued > kTooManyControlFrames) Abort("the client does not read what it makes us send");
+    if (!failing_ && nghttp2_session_get_outbound_queue_size(session_) > kMaxControlFrames) Pump();
   }
-  return !Choked();
+  return taken;
 }
 
 void GrpcConnection::Receive(std::string_view bytes) {
@@ -302,6 +338,10 @@ bool GrpcConnection::FlushAndFill() {
       out_.Copy({reinterpret_cast<const char*>(data), static_cast<size_t>(n)});
     }
     if (out_.empty()) return true;
+    if (out_.written() - turn_written_ >= kWritePerTurn) {  // a reader as fast as we are: others have a turn
+      WaitWritable();
+      return false;
+    }
   }
 }
 
@@ -347,6 +387,14 @@ void GrpcConnection::Tick(base::Nanos now) {
     } else if (TickConnection(now) && handshaken_) {
       Examine(now);
     }
+  });
+}
+
+void GrpcConnection::ExamineLater() {
+  boost::asio::post(descriptor_.get_executor(), [self = shared_from_this()] {
+    self->Event([&self] {
+      if (!self->lingering_) self->ExamineSome(self->now_);
+    });
   });
 }
 
@@ -431,17 +479,26 @@ void GrpcConnection::SetIdle(bool idle) {
 
 void GrpcConnection::Close() {
   if (closed_) return;
+  const auto self = shared_from_this();
   SetIdle(false);
   closed_ = true;
-  const auto self = shared_from_this();
-  DropCalls();
+  const bool dropping = lingering_ && calls_.front() != nullptr;
+  if (!dropping) DropCalls();
   nghttp2_session_del(session_);
   session_ = nullptr;
   out_ = OutputQueue(true);
+  std::string().swap(unread_);
   PublishHeld();
   boost::system::error_code ignored;
   descriptor_.close(ignored);
-  worker_.Remove(*this);
+  if (calls_.front() == nullptr) worker_.Remove(*this);
+}
+
+void GrpcConnection::CloseNow() {
+  const auto self = shared_from_this();
+  Close();
+  DropSome(calls_.size());
+  PublishHeld();
 }
 
 }  // namespace fairway::net

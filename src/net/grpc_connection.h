@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "net/frame_cutter.h"
 #include "net/grpc_framing.h"
 #include "net/grpc_server.h"
 #include "net/grpc_worker.h"
@@ -148,7 +149,7 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   GrpcConnection& operator=(const GrpcConnection&) = delete;
 
   void Start();
-  // Once per worker tick: silence, age, handshakes that do not end.
+  // Once per worker tick: silence, age, handshakes that do not end, calls that wait for too long.
   void Tick(base::Nanos now);
   void OnDeadline(int32_t stream);
   // The first of two steps of a polite end: no new calls, please.
@@ -160,8 +161,10 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   const PeerAddress& peer() const { return peer_; }
   // Since when it had no call that anything was heard of. REQUIRES: it is among its worker's idle ones.
   base::Nanos idle_since() const { return idle_since_; }
-  // Ends it now: open calls get OnCancel. Idempotent.
+  // Ends it: open calls get OnCancel, some of many in each turn; then it leaves its worker. Idempotent.
   void Close();
+  // The same with all of them at once, as its worker goes.
+  void CloseNow();
 
  private:
   friend class GrpcCall;
@@ -193,9 +196,12 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   void OnReadable();
   bool Handshake();
   void ReadSome();
-  bool TakeRead(std::string_view bytes);
+  bool ReadFurther();
+  bool TakeUnread();
+  size_t TakeRead(std::string_view bytes);
   void Receive(std::string_view bytes);
   bool Choked() const;
+  bool TurnIsOver() const;
   void ReadOn();
   void Pump();
   bool FlushAndFill();
@@ -216,9 +222,13 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   bool Shed();
   void LetGo(State& state);
   void Examine(base::Nanos now);
+  void ExamineSome(base::Nanos now);
+  void ExamineLater();
+  bool ExamineOne(State& state, base::Nanos now);
   void CutOff(State& state);
   bool TickConnection(base::Nanos now);
   void DropCalls();
+  void DropSome(size_t most);
 
   // HTTP/2 side (grpc_streams.cc).
   friend struct GrpcCallbacks;
@@ -279,6 +289,17 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   std::vector<State*> due_;                         // with end_due
   const std::shared_ptr<GrpcAccount> account_ = std::make_shared<GrpcAccount>();
 
+  // The turn at hand (see kWorkPerTurn). What was read and not taken in it waits here.
+  size_t work_ = 0;
+  uint64_t turn_written_ = 0;  // out_.written() when it began
+  std::string unread_;
+  size_t unread_at_ = 0;
+  size_t read_size_;  // at a time; small for who makes us work much for little
+  FrameCutter cutter_;
+  bool shedding_ = false;       // more is to be let go than fits into a turn
+  bool dropping_ = false;       // more calls are to be told that they are gone
+  State* examining_ = nullptr;  // the next call to be looked after
+
   bool in_event_ = false;
   bool pump_posted_ = false;
   bool waiting_write_ = false;
@@ -308,7 +329,6 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   uint64_t written_then_ = 0;    // out_.written() then
   base::Nanos examined_at_ = 0;  // when all calls were looked at
   base::Nanos shed_at_ = 0;
-  size_t slice_ = GrpcWorker::kReadBuffer;  // of what is read, for nghttp2 at a time
   base::Nanos linger_until_ = 0;
   size_t lingered_ = 0;  // bytes read meanwhile
 

@@ -55,12 +55,16 @@ std::string_view GrpcMessageReader::TakeSplit(std::string_view bytes, GrpcCall& 
     bytes.remove_prefix(part.size());
     body_left_ -= part.size();
     call.OnPart(part);
-    if (body_left_ == 0 && tail_left_ == 0) call.OnTail({});
+    if (body_left_ == 0 && tail_left_ == 0) {
+      ++messages_;
+      call.OnTail({});
+    }
     return bytes;
   }
   const std::string_view part = bytes.substr(0, tail_left_);
   bytes.remove_prefix(part.size());
   tail_left_ -= part.size();
+  if (tail_left_ == 0) ++messages_;
   if (tail_left_ == 0 && pending_.empty()) {
     call.OnTail(part);
     return bytes;
@@ -82,6 +86,7 @@ GrpcMessageReader::Outcome GrpcMessageReader::TakeFirst(std::string_view& bytes,
     if (length > max_message_) return Outcome::kTooLarge;
     const std::string_view message = bytes.substr(kHeader, length);
     bytes.remove_prefix(kHeader + length);
+    ++messages_;
     call.OnMessage(message);
     return Outcome::kOk;
   }
@@ -126,6 +131,7 @@ GrpcMessageReader::Outcome GrpcMessageReader::Gather(std::string_view& bytes, Gr
     pending_.reserve(std::min(whole, kMaxReserve));
   }
   if (!take(whole)) return Outcome::kOk;
+  ++messages_;
   call.OnMessage(std::string_view(pending_).substr(kHeader));
   Clear(pending_);
   return Outcome::kOk;

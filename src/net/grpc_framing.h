@@ -29,6 +29,8 @@ class GrpcMessageReader {
   // not be called again. Exceptions of the call pass through; the same holds then.
   Outcome Feed(std::string_view bytes, GrpcCall& call, const bool& stopped);
 
+  // Handed to the call so far, whole or to the last piece.
+  size_t messages() const { return messages_; }
   // Bytes held back for a message that is not whole yet.
   size_t buffered() const { return pending_.size(); }
   // True when the stream may end here.
@@ -47,6 +49,7 @@ class GrpcMessageReader {
 
   size_t max_message_;
   size_t max_split_;
+  size_t messages_ = 0;
   std::string pending_;   // the unfinished message with its 5 bytes, or the tail of a split one
   bool offered_ = false;  // the service did not want the pending message in pieces
   size_t body_left_ = 0;  // of a split message: bytes for OnPart ...

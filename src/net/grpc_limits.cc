@@ -13,8 +13,13 @@ namespace {
 constexpr size_t kPublishStep = 64 << 10;
 // Whoever was asked to let go memory gets so long until its answer, with what it held, has left.
 constexpr base::Nanos kRelief = 2 * base::kSecond;
-// While a connection stays above its share its calls are not looked at more often.
+// While a connection stays above its share its calls are not looked at more often, nor so often that it costs
+// much: looking at one takes 50 ns.
 constexpr base::Nanos kShedPeriod = 10 * base::kMillisecond;
+constexpr base::Nanos kShedPeriodOfCall = 10 * base::kMicrosecond;
+// Calls that let go, or end, in one turn; calls that are looked at.
+constexpr size_t kLetGoPerTurn = 64;
+constexpr size_t kExaminedPerTurn = 2048;
 // A connection that holds less is not over its share.
 constexpr size_t kSmallShare = 256 << 10;
 
@@ -57,9 +62,9 @@ void GrpcConnection::CountInput(State& state) {
 // ---- Shares.
 
 size_t GrpcConnection::Held() const {
-  if (closed_) return 0;
+  if (closed_) return calls_.size() * kGrpcCallCost;
   return input_ + unsent_ + reserved_ + account_->shared + out_.copied() + header_input_ +
-         request_.capacity() + calls_.size() * kGrpcCallCost +
+         unread_.capacity() + request_.capacity() + calls_.size() * kGrpcCallCost +
          nghttp2_session_get_outbound_queue_size(session_) * kGrpcFrameCost +
          (tls_ != nullptr ? kGrpcTlsConnectionCost : kGrpcConnectionCost);
 }
@@ -96,16 +101,18 @@ bool GrpcConnection::Exhausted() {
 
 // At the end of an event, when no service is on the stack.
 void GrpcConnection::ShedIfOver() {
+  const bool again = std::exchange(shedding_, false);
   if (lingering_ || !handshaken_ || Held() <= SmallShare()) return;
   const size_t allowed = Allowed(0);
   if (published_ <= allowed) return;
-  if (now_ - shed_at_ < kShedPeriod && published_ - allowed < allowed / 8) return;
+  const base::Nanos period = kShedPeriod + static_cast<base::Nanos>(calls_.size()) * kShedPeriodOfCall;
+  if (!again && now_ - shed_at_ < period && published_ - allowed < allowed / 8) return;
   shed_at_ = now_;
   if (!Shed()) Abort("the client makes us hold too much");
 }
 
-// The heaviest calls go first, of equal ones the newest, until the connection is well within its share.
-// False: that cannot be reached.
+// The heaviest calls go first, of equal ones the newest, until the connection is well within its share; some
+// in each turn, and until then it is not read. False: that cannot be reached.
 bool GrpcConnection::Shed() {
   std::vector<std::pair<size_t, State*>> all;
   all.reserve(calls_.size());
@@ -117,17 +124,25 @@ bool GrpcConnection::Shed() {
       all.emplace_back(state->weight(), state);
     }
   }
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
-    return a.first != b.first ? a.first > b.first : a.second->stream > b.second->stream;
-  });
+  const auto lighter = [](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : a.second->stream < b.second->stream;
+  };
+  std::make_heap(all.begin(), all.end(), lighter);
   const auto within = [this, &leaving] {
     const size_t allowed = Allowed(leaving);
     return published_ - std::min(published_, leaving) <= allowed - allowed / 8;
   };
-  for (const auto& [weight, state] : all) {
+  for (size_t done = 0; !all.empty(); ++done) {
     if (within()) return true;
-    LetGo(*state);
-    leaving += state->weight() + kGrpcCallCost;
+    if (done == kLetGoPerTurn) {
+      shedding_ = true;
+      return true;
+    }
+    std::pop_heap(all.begin(), all.end(), lighter);
+    State& heaviest = *all.back().second;
+    all.pop_back();
+    LetGo(heaviest);
+    leaving += heaviest.weight() + kGrpcCallCost;
   }
   return within();
 }
@@ -153,33 +168,48 @@ void GrpcConnection::LetGo(State& state) {
 
 // ---- Time and rates.
 
-// Looks after calls that wait for the client.
+// Looks after calls that wait for the client, some in each turn.
 void GrpcConnection::Examine(base::Nanos now) {
-  const GrpcServerOptions& options = shared_->options;
-  const base::Nanos shortest = std::min(options.stall_timeout, options.first_message_timeout);
-  if (now - examined_at_ < shortest / 8) return;
+  const base::Nanos shortest =
+      std::min(shared_->options.stall_timeout, shared_->options.first_message_timeout);
+  if (examining_ != nullptr || now - examined_at_ < shortest / 8) return;
   examined_at_ = now;
-  for (State *state = calls_.front(), *next = nullptr; state != nullptr; state = next) {
-    next = calls_.Next(state);
-    if (state->answer.bytes() > 0 || state->call->finished_) {
-      if (now - state->moved_at <= options.stall_timeout) continue;
-      ++shared_->stats.stalled_calls;
-      CutOff(*state);
-    } else if (!state->heard) {
-      if (now - state->opened_at <= options.first_message_timeout) continue;
-      ++shared_->stats.silent_calls;
-      End(*state, GrpcStatus::kDeadlineExceeded, "no message came in time", NGHTTP2_CANCEL);
-    } else if (!state->reader.at_boundary()) {
-      if (now - state->heard_at <= options.stall_timeout) continue;
-      ++shared_->stats.stalled_calls;
-      End(*state, GrpcStatus::kDeadlineExceeded, "the rest of a message did not come in time",
-          NGHTTP2_CANCEL);
-    } else {
-      continue;
-    }
-    state->reader.Drop();
-    CountInput(*state);
+  examining_ = calls_.front();
+  ExamineSome(now);
+}
+
+void GrpcConnection::ExamineSome(base::Nanos now) {
+  size_t ended = 0;
+  for (size_t seen = 0; examining_ != nullptr && seen < kExaminedPerTurn && ended < kLetGoPerTurn; ++seen) {
+    State& state = *examining_;
+    examining_ = calls_.Next(examining_);
+    if (!ExamineOne(state, now)) continue;
+    ++ended;
+    state.reader.Drop();
+    CountInput(state);
   }
+  if (examining_ != nullptr) ExamineLater();
+}
+
+// True: it was ended.
+bool GrpcConnection::ExamineOne(State& state, base::Nanos now) {
+  const GrpcServerOptions& options = shared_->options;
+  if (state.answer.bytes() > 0 || state.call->finished_) {
+    if (now - state.moved_at <= options.stall_timeout) return false;
+    ++shared_->stats.stalled_calls;
+    CutOff(state);
+  } else if (!state.heard) {
+    if (now - state.opened_at <= options.first_message_timeout) return false;
+    ++shared_->stats.silent_calls;
+    End(state, GrpcStatus::kDeadlineExceeded, "no message came in time", NGHTTP2_CANCEL);
+  } else if (!state.reader.at_boundary()) {
+    if (now - state.heard_at <= options.stall_timeout) return false;
+    ++shared_->stats.stalled_calls;
+    End(state, GrpcStatus::kDeadlineExceeded, "the rest of a message did not come in time", NGHTTP2_CANCEL);
+  } else {
+    return false;
+  }
+  return true;
 }
 
 // Nothing of it moved for too long. A status cannot follow what was not taken.

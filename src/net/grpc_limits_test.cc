@@ -149,7 +149,11 @@ TEST(GrpcLimitsTest, HonestCallsAreServedWhileOthersHoldAllTheyCan) {
         << c;
   }
   EXPECT_LE(server->stats().buffered_bytes, 18u << 20);
-  EXPECT_GT(server->stats().shed_calls, 50u);
+  // The greedy ones' turns may come after the honest one's.
+  EXPECT_TRUE(GrpcTestServer::Eventually([&] {
+    for (const auto& client : greedy) client->Pump();
+    return server->stats().shed_calls > 50;
+  }));
 }
 
 TEST(GrpcLimitsTest, CallsThatWaitForAnAnswerAreBounded) {
@@ -389,7 +393,7 @@ TEST(GrpcLimitsTest, StreamsBeyondTheLimitAreRefused) {
 }
 
 TEST(GrpcLimitsTest, FloodsCloseTheConnection) {
-  GrpcTestServer server;
+  GrpcTestServer server({.stall_timeout = base::kSecond});
   std::string continuation = Preface() + Frame(testing::kHeadersFrame, 0, 1, RequestBlock("/t/Hold"));
   for (int i = 0; i < 10'000; ++i)
     continuation += Frame(testing::kContinuationFrame, 0, 1, std::string(4000, '\0'));

@@ -4,6 +4,8 @@
 #include <exception>
 #include <utility>
 
+#include <boost/asio/post.hpp>
+
 #include "net/grpc_connection.h"
 
 namespace fairway::net {
@@ -18,6 +20,12 @@ constexpr size_t kMuchUnsent = 256 << 10;
 // What a call, and a DATA frame of ours, pays for of frames that carry nothing: the client's WINDOW_UPDATEs
 // and its reset of the call.
 constexpr double kIdleFramesPaid = 10;
+// Calls of a connection that ended that are told so in one turn.
+constexpr size_t kCallsPerTurn = 256;
+// Work of a turn (kWorkPerTurn), beyond 1 for each frame.
+constexpr size_t kWorkOfCall = 3;
+constexpr size_t kWorkOfMessage = 2;
+constexpr size_t kBytesOfWork = 1024;
 
 nghttp2_nv Pair(std::string_view name, std::string_view value) {
   const auto bytes = [](std::string_view text) {
@@ -210,6 +218,7 @@ bool GrpcConnection::TakeRequestHeader(std::string_view name, std::string_view v
 
 // Frames that change nothing, or make us look through all calls, are rationed.
 int GrpcConnection::OnFrameHead(const nghttp2_frame_hd& head) {
+  ++work_;
   switch (head.type) {
     case NGHTTP2_CONTINUATION:
       return 0;
@@ -254,6 +263,7 @@ void GrpcConnection::OnFrame(const nghttp2_frame& frame) {
 }
 
 void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
+  work_ += kWorkOfCall;
   idle_frames_.Give(kIdleFramesPaid);
   if (!request_.method || !request_.scheme || request_.request.path.empty()) {
     nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream, NGHTTP2_PROTOCOL_ERROR);
@@ -294,6 +304,9 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
   state->call->state_ = state;
   Link(state);
   nghttp2_session_set_stream_user_data(session_, stream, state);
+  // Answers have turns, too: else the others' wait until the first that has more is through (RFC 9218, 4.2).
+  nghttp2_extpri interleaved = {.urgency = NGHTTP2_EXTPRI_DEFAULT_URGENCY, .inc = 1};
+  nghttp2_session_change_extpri_stream_priority(session_, stream, &interleaved, 1);
   if (!timeout_text.empty()) {
     state->deadline = shared_->clock.Now() + std::max<base::Nanos>(timeout, 1);
     worker_.AddDeadline(state->deadline, *this, stream);
@@ -304,6 +317,7 @@ void GrpcConnection::BeginCall(int32_t stream, bool half_closed) {
 // The connection's window is given back at once, as others need it; the stream's while its answer is taken.
 void GrpcConnection::OnData(int32_t stream, std::string_view bytes) {
   nghttp2_session_consume_connection(session_, bytes.size());
+  work_ += bytes.size() / kBytesOfWork;
   State* state = Find(stream);
   if (state != nullptr && state->answer.bytes() > kMuchUnsent) {
     state->withheld += bytes.size();
@@ -313,9 +327,11 @@ void GrpcConnection::OnData(int32_t stream, std::string_view bytes) {
   if (state == nullptr || state->call->finished_) return;
   NoteHeard(*state, bytes.size());
   const size_t before = state->input;
+  const size_t messages_before = state->reader.messages();
   auto outcome = GrpcMessageReader::Outcome::kOk;
   const bool whole =
       Guard(state, [&] { outcome = state->reader.Feed(bytes, *state->call, state->call->finished_); });
+  work_ += kWorkOfMessage * (state->reader.messages() - messages_before);
   if (!state->heard && (state->reader.at_boundary() || state->reader.splitting())) {
     state->heard = true;
     ++heard_calls_;
@@ -535,6 +551,7 @@ void GrpcConnection::Link(State* state) {
 }
 
 void GrpcConnection::Unlink(State* state) {
+  if (examining_ == state) examining_ = calls_.Next(state);
   calls_.Remove(state);
   StopWaiting(*state);
   if (state->heard && --heard_calls_ == 0) SetIdle(true);
@@ -569,14 +586,30 @@ void GrpcConnection::RunDueEnds() {
   }
 }
 
+// None of them is heard of any more. Each is told, some now and the others in later turns.
 void GrpcConnection::DropCalls() {
-  due_.clear();  // each is told below
+  due_.clear();
+  examining_ = nullptr;
   for (State* state = calls_.front(); state != nullptr; state = calls_.Next(state)) Detach(*state);
-  while (calls_.front() != nullptr) {
+  DropSome(kCallsPerTurn);
+}
+
+void GrpcConnection::DropSome(size_t most) {
+  for (; most > 0 && calls_.front() != nullptr; --most) {
     const std::unique_ptr<State> state(calls_.front());
     Unlink(state.get());
     Cancel(*state);
   }
+  if (calls_.front() != nullptr) {
+    if (std::exchange(dropping_, true)) return;
+    return boost::asio::post(descriptor_.get_executor(), [self = shared_from_this()] {
+      self->dropping_ = false;
+      if (self->calls_.front() == nullptr) return;  // CloseNow came first
+      self->DropSome(kCallsPerTurn);
+      self->PublishHeld();
+    });
+  }
+  if (closed_ && session_ == nullptr) worker_.Remove(*this);
 }
 
 void GrpcConnection::OnException(State* state, const char* what) {

@@ -13,6 +13,8 @@ namespace {
 constexpr base::Nanos kDrainStep = 20 * base::kMillisecond;
 // Between the two GOAWAYs: calls sent before the client read the first one must get here.
 constexpr base::Nanos kNoticeTime = 100 * base::kMillisecond;
+// Of thousands of calls that are due at one time the others wait for the next turn.
+constexpr size_t kDeadlinesPerTurn = 64;
 
 base::Nanos TickPeriod(const GrpcServerOptions& options) {
   base::Nanos period = base::kSecond;
@@ -166,7 +168,7 @@ void GrpcWorker::FinishDrain() {
 
 void GrpcWorker::Close() {
   drained_ = true;
-  for (const auto& connection : Connections()) connection->Close();
+  for (const auto& connection : Connections()) connection->CloseNow();
   deadlines_.clear();
   tick_timer_.reset();
   deadline_timer_.reset();
@@ -195,7 +197,8 @@ void GrpcWorker::ArmDeadlines() {
 void GrpcWorker::RunDeadlines() {
   armed_for_ = 0;
   const base::Nanos now = shared_->clock.Now();
-  while (!deadlines_.empty() && std::get<0>(*deadlines_.begin()) <= now) {
+  for (size_t n = 0; n < kDeadlinesPerTurn && !deadlines_.empty(); ++n) {
+    if (std::get<0>(*deadlines_.begin()) > now) break;
     const auto [at, connection, stream] = *deadlines_.begin();
     deadlines_.erase(deadlines_.begin());
     connection->shared_from_this()->OnDeadline(stream);

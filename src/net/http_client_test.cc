@@ -119,6 +119,36 @@ TEST(HttpResponseReaderTest, SaysWhenTheConnectionCanNotBeKept) {
   EXPECT_FALSE(reader.keep_alive());
 }
 
+TEST(HttpResponseReaderTest, AHeadThatDripsIsReadOnce) {
+  // Read anew with each byte these would take minutes.
+  std::string lines = "HTTP/1.1 200 OK\r\nLocation: /x\r\n";
+  while (lines.size() < 60'000) lines += "a:b\r\n";
+  for (int round = 0; round < 20; ++round) {
+    HttpResponseReader reader(100);
+    std::string last;
+    EXPECT_EQ(FeedInPieces(reader, lines + "Content-Length: 2\r\n\r\nok", 1, last), HttpParse::kDone);
+    EXPECT_EQ(reader.body(), "ok");
+    EXPECT_EQ(reader.location(), "/x");
+  }
+  const std::string line = "HTTP/1.1 200 OK\r\na:" + std::string(70'000, 'b');
+  HttpResponseReader reader(100);
+  std::string last;
+  EXPECT_EQ(FeedInPieces(reader, line, 1, last), HttpParse::kBad);
+  EXPECT_THAT(reader.error(), HasSubstr("head is too large"));
+}
+
+TEST(HttpResponseReaderTest, AnAnswerThatDoesNotBeginIsGivenUp) {
+  HttpResponseReader reader(100);
+  reader.Reset();
+  HttpParse parsed = HttpParse::kMore;
+  size_t bytes = 0;
+  const std::string interim = "HTTP/1.1 100 Continue\r\nx-a: 1\r\n\r\n";
+  for (; parsed == HttpParse::kMore && bytes < 1 << 20; bytes += interim.size())
+    parsed = reader.Feed(interim);
+  EXPECT_EQ(parsed, HttpParse::kBad);
+  EXPECT_LT(bytes, 70'000);
+}
+
 TEST(HttpResponseReaderTest, TakesRandomBytes) {
   std::mt19937 random(1);
   const std::string seed =
@@ -495,14 +525,25 @@ TEST_F(HttpFetcherTest, EndsWhatTakesTooLong) {
   EXPECT_EQ(Fetch().error, "timeout while waiting for the answer");
   EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(60));
 
-  RawTcpServer drip([](RawConnection& connection) {
-    connection.ReadRequest();
-    connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
-    while (connection.Send("x")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  });
-  Make(drip.port(), 60 * base::kMillisecond);
-  EXPECT_EQ(Fetch().error, "timeout while waiting for the answer");
-  EXPECT_EQ(Fetch().error, "timeout while waiting for the answer");  // and it is usable again
+  // Whatever it is that drips: each byte is a sign of life, and none is progress.
+  const std::pair<std::string, std::string> drips[] = {
+      {"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "x"},
+      {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"},
+      {"HTTP/1.1 200 OK\r\n\r\n", "x"},
+      {"HTTP/1.1 200 OK\r\nx-a: ", "x"},
+      {"HTTP/1.1 200 OK\r\n", "x-a: x\r\n"},
+      {"", "HTTP/1.1 100 Continue\r\n\r\n"}};
+  for (const auto& [first, drop] : drips) {
+    RawTcpServer drip([&first = first, &drop = drop](RawConnection& connection) {
+      connection.ReadRequest();
+      connection.Send(first);
+      while (connection.Send(drop)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+    Make(drip.port(), 60 * base::kMillisecond);
+    EXPECT_EQ(Fetch().error, "timeout while waiting for the answer") << first << drop;
+    EXPECT_EQ(Fetch().error, "timeout while waiting for the answer")
+        << first << drop;  // and it is usable again
+  }
 }
 
 TEST_F(HttpFetcherTest, RefusesBadOptions) {

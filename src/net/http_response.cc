@@ -43,78 +43,82 @@ bool ParseStatusLine(std::string_view line, HttpResponseHead& head) {
   return head.status >= 100;
 }
 
+// One line of a head, without its end; "" when it is fine, else what is wrong with it.
+std::string_view ParseHeaderLine(std::string_view line, HttpResponseHead& head) {
+  const size_t colon = line.find(':');
+  if (colon == std::string_view::npos) return "the answer has a malformed header";
+  const std::string_view name = line.substr(0, colon);
+  const std::string_view value = base::Trim(line.substr(colon + 1));
+  if (!IsToken(name) || value.find('\0') != std::string_view::npos)
+    return "the answer has a malformed header";
+  switch (name.size()) {
+    case 8:
+      if (base::EqualsIgnoreCase(name, "location")) head.location = value;
+      break;
+    case 10:
+      if (base::EqualsIgnoreCase(name, "connection")) {
+        if (HasToken(value, "close")) {
+          head.keep_alive = false;
+        } else if (HasToken(value, "keep-alive")) {
+          head.keep_alive = true;
+        }
+      }
+      break;
+    case 14:
+      if (base::EqualsIgnoreCase(name, "content-length")) {
+        const auto length = base::ParseInteger<uint64_t>(value);
+        if (!length || (head.content_length && *head.content_length != *length)) {
+          return "the answer's content-length is malformed";
+        }
+        head.content_length = length;
+      }
+      break;
+    case 16:
+      if (base::EqualsIgnoreCase(name, "content-encoding") && !base::EqualsIgnoreCase(value, "identity")) {
+        head.content_encoding = value;
+      }
+      break;
+    case 17:
+      if (base::EqualsIgnoreCase(name, "transfer-encoding")) {
+        if (!base::EqualsIgnoreCase(value, "chunked")) return "the answer's transfer-encoding is not known";
+        head.chunked = true;
+      }
+      break;
+    default:
+      break;
+  }
+  return {};
+}
+
 }  // namespace
 
-HttpParse ParseHttpResponseHead(std::string_view bytes, HttpResponseHead& head, std::string_view& error) {
+HttpParse HttpHeadParser::Parse(std::string_view bytes, std::string_view& error) {
   const auto bad = [&](std::string_view why) {
     error = why;
     return HttpParse::kBad;
   };
-  head = {};
   constexpr std::string_view kStart = "HTTP/1.";
-  if (bytes.substr(0, kStart.size()) != kStart.substr(0, bytes.size()))
+  if (line_ == 0 && bytes.substr(0, kStart.size()) != kStart.substr(0, bytes.size()))
     return bad("the answer is no HTTP/1.1");
-  size_t at = 0;
-  for (bool first = true;; first = false) {
-    const size_t newline = bytes.find('\n', at);
+  for (;;) {
+    const size_t newline = bytes.find('\n', searched_);
     if (newline == std::string_view::npos) {
-      return bytes.size() > HttpResponseReader::kMaxHead ? bad("the answer's head is too large")
-                                                         : HttpParse::kMore;
+      searched_ = bytes.size();
+      return bytes.size() > kMax ? bad("the answer's head is too large") : HttpParse::kMore;
     }
-    std::string_view line = bytes.substr(at, newline - at);
-    at = newline + 1;
+    std::string_view line = bytes.substr(line_, newline - line_);
+    const bool first = line_ == 0;
+    line_ = searched_ = newline + 1;
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     if (first) {
-      if (!ParseStatusLine(line, head)) return bad("the answer's status line is malformed");
+      if (!ParseStatusLine(line, head_)) return bad("the answer's status line is malformed");
       continue;
     }
     if (line.empty()) break;
-    const size_t colon = line.find(':');
-    if (colon == std::string_view::npos) return bad("the answer has a malformed header");
-    const std::string_view name = line.substr(0, colon);
-    const std::string_view value = base::Trim(line.substr(colon + 1));
-    if (!IsToken(name) || value.find('\0') != std::string_view::npos)
-      return bad("the answer has a malformed header");
-    switch (name.size()) {
-      case 8:
-        if (base::EqualsIgnoreCase(name, "location")) head.location = value;
-        break;
-      case 10:
-        if (base::EqualsIgnoreCase(name, "connection")) {
-          if (HasToken(value, "close")) {
-            head.keep_alive = false;
-          } else if (HasToken(value, "keep-alive")) {
-            head.keep_alive = true;
-          }
-        }
-        break;
-      case 14:
-        if (base::EqualsIgnoreCase(name, "content-length")) {
-          const auto length = base::ParseInteger<uint64_t>(value);
-          if (!length || (head.content_length && *head.content_length != *length)) {
-            return bad("the answer's content-length is malformed");
-          }
-          head.content_length = length;
-        }
-        break;
-      case 16:
-        if (base::EqualsIgnoreCase(name, "content-encoding") && !base::EqualsIgnoreCase(value, "identity")) {
-          head.content_encoding = value;
-        }
-        break;
-      case 17:
-        if (base::EqualsIgnoreCase(name, "transfer-encoding")) {
-          if (!base::EqualsIgnoreCase(value, "chunked"))
-            return bad("the answer's transfer-encoding is not known");
-          head.chunked = true;
-        }
-        break;
-      default:
-        break;
-    }
+    if (const std::string_view why = ParseHeaderLine(line, head_); !why.empty()) return bad(why);
   }
-  if (at > HttpResponseReader::kMaxHead) return bad("the answer's head is too large");
-  head.size = at;
+  if (line_ > kMax) return bad("the answer's head is too large");
+  head_.size = line_;
   return HttpParse::kDone;
 }
 
@@ -122,6 +126,8 @@ void HttpResponseReader::Reset(std::string storage) {
   held_ = std::move(storage);
   held_.clear();
   head_ = {};
+  head_parser_ = {};
+  interim_ = 0;
   location_.clear();
   content_encoding_.clear();
   error_.clear();
@@ -160,6 +166,16 @@ HttpParse HttpResponseReader::Feed(std::string_view bytes) {
   return phase_ == Phase::kHead ? FeedHead(bytes) : FeedBody(bytes);
 }
 
+// What is left of `all` or, when that is empty, of other bytes. Without a copy where nothing was taken: it
+// may come byte by byte.
+void HttpResponseReader::Hold(std::string& all, std::string_view rest) {
+  if (!all.empty() && rest.size() == all.size()) {
+    held_.swap(all);
+  } else {
+    held_.assign(rest);
+  }
+}
+
 HttpParse HttpResponseReader::FeedHead(std::string_view bytes) {
   std::string split;  // a head that came in pieces, which is rare
   if (!held_.empty()) {
@@ -168,20 +184,25 @@ HttpParse HttpResponseReader::FeedHead(std::string_view bytes) {
     bytes = split;
   }
   std::string_view why;
-  HttpParse parsed;
-  do {
-    parsed = ParseHttpResponseHead(bytes, head_, why);
+  for (;;) {
+    const HttpParse parsed = head_parser_.Parse(bytes, why);
+    head_ = head_parser_.head();
     if (parsed == HttpParse::kBad) return Bad(why);
+    // They are to outlive the bytes, or to be found where they are now.
+    location_.assign(head_.location.substr(0, kMaxLocation));
+    content_encoding_.assign(head_.content_encoding.substr(0, kMaxLocation));
     if (parsed == HttpParse::kMore) {
-      held_.assign(bytes);
+      head_parser_.Keep(location_, content_encoding_);
+      Hold(split, bytes);
       return parsed;
     }
     bytes.remove_prefix(head_.size);
     if (head_.status == 101) return Bad("the answer switches protocols");
-  } while (head_.status < 200);  // interim answers
+    if (head_.status >= 200) break;
+    if ((interim_ += head_.size) > HttpHeadParser::kMax) return Bad("the answer does not begin");
+    head_parser_ = {};
+  }
   // RFC 9112 section 6.3.
-  location_.assign(head_.location.substr(0, kMaxLocation));
-  content_encoding_.assign(head_.content_encoding.substr(0, kMaxLocation));
   if (head_.chunked && head_.content_length) head_.keep_alive = false;
   if (head_.status == 204 || head_.status == 304) return Done({}, !bytes.empty());
   if (head_.chunked) {

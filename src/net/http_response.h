@@ -27,15 +27,31 @@ struct HttpResponseHead {
 
 enum class HttpParse { kMore, kDone, kBad };
 
-// Parses a head at the begin of `bytes`. kBad: `error` says why (a literal). Bare LF ends a line as CRLF
-// does.
-HttpParse ParseHttpResponseHead(std::string_view bytes, HttpResponseHead& head, std::string_view& error);
+// Reads one head, however it drips: linear in its length. Bare LF ends a line as CRLF does.
+class HttpHeadParser {
+ public:
+  static constexpr size_t kMax = 64 << 10;
+
+  // `bytes` begin where the head does, and with each call there may be more of them. kBad: `error` says why
+  // (a literal); it is noticed with the line that is wrong.
+  HttpParse Parse(std::string_view bytes, std::string_view& error);
+  // Its views point into the bytes of the call that met them.
+  const HttpResponseHead& head() const { return head_; }
+  // The same texts elsewhere, as those bytes go away.
+  void Keep(std::string_view location, std::string_view content_encoding) {
+    head_.location = location;
+    head_.content_encoding = content_encoding;
+  }
+
+ private:
+  HttpResponseHead head_;
+  size_t line_ = 0;      // where the line begins that has no end yet
+  size_t searched_ = 0;  // it has none before
+};
 
 // Takes one answer after the other. Owned by one thread.
 class HttpResponseReader {
  public:
-  static constexpr size_t kMaxHead = 64 << 10;
-
   explicit HttpResponseReader(size_t max_body) : max_body_(max_body) {}
 
   // Begins a new answer. `storage` is used for answers that come in more than one piece; TakeStorage gives it
@@ -62,6 +78,7 @@ class HttpResponseReader {
 
   HttpParse Bad(std::string_view why);
   HttpParse TooLarge();
+  void Hold(std::string& all, std::string_view rest);
   HttpParse FeedHead(std::string_view bytes);
   HttpParse FeedBody(std::string_view bytes);
   HttpParse FeedChunks(std::string_view bytes);
@@ -69,6 +86,8 @@ class HttpResponseReader {
   bool Append(std::string_view bytes);
 
   size_t max_body_;
+  HttpHeadParser head_parser_;
+  size_t interim_ = 0;  // bytes of interim answers
   HttpResponseHead head_;
   std::string location_;
   std::string content_encoding_;

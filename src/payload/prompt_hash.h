@@ -80,6 +80,10 @@ class PromptHasher {
   // Blocks so far, of all parts, and what they were made of.
   size_t blocks() const { return hashes_.size(); }
   uint64_t bytes() const { return bytes_; }
+  // What it takes, with itself.
+  size_t memory() const {
+    return sizeof *this + hashes_.capacity() * sizeof(uint64_t) + prompts_.capacity() * sizeof(PromptEnd);
+  }
 
  private:
   struct Range {

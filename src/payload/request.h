@@ -87,6 +87,11 @@ class RequestScanner final : private MemberSink {
   const std::string& error() const { return error_; }
   const RequestFields& fields() const { return fields_; }
   Api api() const { return api_; }
+  // Bytes that it holds beside itself, a few hundred of the JSON at hand left out.
+  size_t memory() const {
+    return fields_.model.capacity() + fields_.cache_salt.capacity() + error_.capacity() +
+           fields_.prompt.capacity() * sizeof(Span) + (hasher_ != nullptr ? hasher_->memory() : 0);
+  }
   // The blocks' hashes, complete after Finish or FinishPartial; null where they were not asked for. Of what
   // is not ok() they mean nothing. What is hashed: texts as in fields().prompt; of a chat also roles, tools,
   // calls of tools and what they gave; an image and the like as one block; token ids.

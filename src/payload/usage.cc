@@ -1,7 +1,10 @@
 #include "payload/usage.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <tuple>
+#include <utility>
 
 namespace fairway::payload {
 namespace {
@@ -9,6 +12,8 @@ namespace {
 constexpr std::string_view kNeedle = "\"usage\"";
 constexpr std::string_view kSglangNeedle = "\"meta_info\"";
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+constexpr std::string_view kField = "data";
+constexpr std::string_view kDone = "[DONE]";
 
 bool MentionsUsage(std::string_view json, Api api) {
   const std::string_view needle = api == Api::kSglangGenerate ? kSglangNeedle : kNeedle;
@@ -135,10 +140,7 @@ void UsageScanner::Finish() {
     if (json_.Finish(sink_) && sink_.found()) Merge(sink_.counts());
     return;
   }
-  if (line_open_) {
-    EndLine(line_);
-    line_open_ = false;
-  }
+  if (!line_empty_) EndLine();
   EndEvent();
 }
 
@@ -149,20 +151,9 @@ void UsageScanner::FeedEvents(std::string_view chunk) {
   LineEnds ends(chunk);
   while (at < chunk.size()) {
     const size_t end = ends.Next(at);
-    if (end == std::string_view::npos) {
-      KeepLine(chunk.substr(at));
-      break;
-    }
-    const std::string_view part = chunk.substr(at, end - at);
-    if (line_open_) {
-      KeepLine(part);
-      EndLine(line_);
-      KeepEvent();  // the view must not point into line_, which is used again
-      line_.clear();
-      line_open_ = line_too_long_ = false;
-    } else {
-      EndLine(part);
-    }
+    TakePart(chunk.substr(at, end - at));  // npos: to the end
+    if (end == std::string_view::npos) break;
+    EndLine();
     at = end + 1;
     if (chunk[end] == '\r') {
       if (at == chunk.size()) {
@@ -172,83 +163,126 @@ void UsageScanner::FeedEvents(std::string_view chunk) {
       }
     }
   }
-  KeepEvent();
+  Spill();  // the chunk goes away
 }
 
-// Keeps a part of a line whose end is not there yet, as far as an event may be long.
-void UsageScanner::KeepLine(std::string_view part) {
-  line_open_ = true;
-  const size_t used = EventData().size() + line_.size();
-  const size_t room = used < kMaxEvent ? kMaxEvent - used : 0;
-  if (part.size() > room) line_too_long_ = true;
-  line_.append(part.substr(0, room));
-}
-
+// A line or a part of one.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html, "Interpreting an event stream". Names, ids
 // and comments do not matter here.
-void UsageScanner::EndLine(std::string_view line) {
-  const size_t used = EventData().size();
-  const size_t room = used < kMaxEvent ? kMaxEvent - used : 0;
-  const bool too_long = line_too_long_ || line.size() > room;
-  if (first_line_) {
-    first_line_ = false;
-    if (line.starts_with(kByteOrderMark)) line.remove_prefix(kByteOrderMark.size());
+void UsageScanner::TakePart(std::string_view part) {
+  if (!part.empty()) line_empty_ = false;
+  while (line_ == Line::kField && !part.empty()) {
+    TakeField(part.front());
+    part.remove_prefix(1);
   }
-  if (line.empty() && !too_long) {
+  if (part.empty()) return;
+  if (line_ == Line::kBlank) {
+    line_ = Line::kData;
+    if (part.front() == ' ') part.remove_prefix(1);
+  }
+  if (line_ != Line::kData) return;
+  if (streamed_) {
+    Stream(part);
+  } else {
+    view_ = part;
+  }
+}
+
+void UsageScanner::TakeField(char c) {
+  if (mark_ < kByteOrderMark.size()) {
+    if (c == kByteOrderMark[mark_]) {
+      if (++mark_ == kByteOrderMark.size()) line_empty_ = true;
+      return;
+    }
+    if (mark_ > 0) line_ = Line::kOther;
+    mark_ = static_cast<uint8_t>(kByteOrderMark.size());
+    if (line_ == Line::kOther) return;
+  }
+  if (field_ < kField.size()) {
+    c == kField[field_] ? void(++field_) : void(line_ = Line::kOther);
+    return;
+  }
+  line_ = c == ':' ? Line::kBlank : Line::kOther;
+  if (line_ == Line::kBlank) BeginData();
+}
+
+// Of an event's lines of data each begins a new line of it.
+void UsageScanner::BeginData() {
+  if (!std::exchange(has_data_, true)) return;
+  Spill();
+  Stream("\n");
+}
+
+void UsageScanner::EndLine() {
+  mark_ = static_cast<uint8_t>(kByteOrderMark.size());
+  if (line_empty_) {
     EndEvent();
-    return;
+  } else if (line_ == Line::kField && field_ == kField.size()) {
+    BeginData();  // "data" alone is one without any
   }
-  if (too_long && room < 5) {  // not even the name of a field fits: the event is at its limit
-    too_long_ = true;
-    return;
-  }
-  if (!line.starts_with("data")) return;
-  line.remove_prefix(4);
-  if (!line.empty() && line.front() != ':') return;  // another field
-  if (!line.empty()) line.remove_prefix(1);
-  if (!line.empty() && line.front() == ' ') line.remove_prefix(1);
-  if (too_long) {
-    too_long_ = true;
-    line = {};
-  }
-  AddData(line);
+  line_ = Line::kField;
+  field_ = 0;
+  line_empty_ = true;
 }
 
-void UsageScanner::AddData(std::string_view data) {
-  if (!has_data_) {
-    has_data_ = true;
-    view_ = data;
-    return;
-  }
-  if (too_long_) return;
-  KeepEvent();
-  event_ += '\n';
-  event_ += data;
+// From here on the event's data is read as it comes: not all of it is where it could be looked at.
+void UsageScanner::Spill() {
+  if (!has_data_ || streamed_) return;
+  streamed_ = true;
+  stream_empty_ = true;
+  names_usage_ = false;
+  seam_size_ = 0;
+  done_ = 0;
+  json_.Reset();
+  sink_.Reset();
+  Stream(std::exchange(view_, {}));
 }
 
-// The chunk goes away: what the event has so far must not.
-void UsageScanner::KeepEvent() {
-  if (kept_ || !has_data_) return;
-  event_.assign(view_);
-  view_ = {};
-  kept_ = true;
+void UsageScanner::Stream(std::string_view data) {
+  if (data.empty()) return;
+  stream_empty_ = false;
+  for (const char c : data) {
+    if (done_ == kNotDone) break;
+    if (done_ < kDone.size() && c == kDone[done_]) {
+      ++done_;
+    } else if (!IsSpace(c) || (done_ > 0 && done_ < kDone.size())) {
+      done_ = kNotDone;
+    }
+  }
+  FindUsage(data);
+  json_.Feed(data, sink_);
+}
+
+void UsageScanner::FindUsage(std::string_view data) {
+  static_assert(std::max(kNeedle.size(), kSglangNeedle.size()) == 1 + std::tuple_size_v<decltype(seam_)>);
+  if (names_usage_) return;
+  std::array<char, 2 * std::tuple_size_v<decltype(seam_)>> both;
+  char* end = std::copy_n(seam_.begin(), seam_size_, both.begin());
+  end = std::copy_n(data.begin(), std::min(data.size(), seam_.size()), end);
+  const std::string_view seam(both.data(), static_cast<size_t>(end - both.data()));
+  names_usage_ = MentionsUsage(seam, api_) || MentionsUsage(data, api_);
+  const std::string_view last = data.size() >= seam_.size() ? data : seam;
+  seam_size_ = std::min(last.size(), seam_.size());
+  std::copy_n(last.end() - static_cast<std::ptrdiff_t>(seam_size_), seam_size_, seam_.begin());
 }
 
 void UsageScanner::EndEvent() {
-  const std::string_view data = EventData();
-  if (has_data_ && (too_long_ || !data.empty())) {
-    const bool done = !too_long_ && TrimSpace(data) == "[DONE]";
-    if (!done) ++events_;
-    if (!done && !too_long_ && MentionsUsage(data, api_)) {
-      json_.Reset();
-      sink_.Reset();
-      json_.Feed(data, sink_);
-      if (json_.Finish(sink_) && sink_.found()) Merge(sink_.counts());
-    }
-  }
+  if (has_data_ && ReadEvent() && sink_.found()) Merge(sink_.counts());
   view_ = {};
-  event_.clear();
-  kept_ = has_data_ = too_long_ = false;
+  has_data_ = streamed_ = false;
+}
+
+// True: it was JSON that may tell the usage.
+bool UsageScanner::ReadEvent() {
+  if (streamed_ ? stream_empty_ : view_.empty()) return false;
+  if (streamed_ ? done_ == kDone.size() : TrimSpace(view_) == kDone) return false;
+  ++events_;
+  if (streamed_) return names_usage_ && json_.Finish(sink_);
+  if (!MentionsUsage(view_, api_)) return false;
+  json_.Reset();
+  sink_.Reset();
+  json_.Feed(view_, sink_);
+  return json_.Finish(sink_);
 }
 
 void UsageScanner::Merge(const UsageSink::Counts& counts) {

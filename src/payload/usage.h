@@ -1,6 +1,8 @@
 // What a model server says it used, found in JSON bodies and in SSE streams that are cut at any byte.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -59,11 +61,13 @@ class UsageSink final : public JsonSink {
 
 // Reads a response as it comes. Plain OpenAI and Responses JSON, Anthropic JSON, and their event streams
 // (the last usage wins; Anthropic's message_start and message_delta are merged; "[DONE]" is skipped). Broken
-// JSON just yields no usage. Owned by one thread; keeps at most kMaxEvent bytes of an unfinished event, and
-// copies only what a cut leaves unfinished. Not a byte of a plain JSON body is kept.
+// JSON just yields no usage.
+//
+// Owned by one thread. Keeps no byte of the response, however long an event or a body is and wherever it is
+// cut: its state is this object, and a few hundred bytes for a key or a number that is cut (kMaxHeld).
 class UsageScanner {
  public:
-  static constexpr size_t kMaxEvent = 256 << 10;  // a longer event is skipped
+  static constexpr size_t kMaxHeld = 512;  // bytes beside the object
 
   // `event_stream`: the response's content-type contains text/event-stream.
   UsageScanner(Api api, bool event_stream) : api_(api), event_stream_(event_stream) {}
@@ -71,17 +75,23 @@ class UsageScanner {
   // The response is complete: a JSON body counts only now, an event also without the empty line behind it.
   void Finish();
   const Usage& usage() const { return usage_; }
-  size_t held() const { return line_.capacity() + event_.capacity(); }  // bytes of an unfinished event
   uint64_t events() const { return events_; }  // SSE events with data seen, "[DONE]" left out
 
  private:
+  // Where in a line: before it is known whose it is, behind the colon of "data:", in its data, in another.
+  enum class Line : uint8_t { kField, kBlank, kData, kOther };
+  static constexpr uint8_t kNotDone = 255;
+
   void FeedEvents(std::string_view chunk);
-  void EndLine(std::string_view line);
-  void KeepLine(std::string_view part);
-  void AddData(std::string_view data);
-  void KeepEvent();
+  void TakePart(std::string_view part);
+  void TakeField(char c);
+  void BeginData();
+  void EndLine();
+  void Spill();
+  void Stream(std::string_view data);
+  void FindUsage(std::string_view data);
   void EndEvent();
-  std::string_view EventData() const { return kept_ ? std::string_view(event_) : view_; }
+  bool ReadEvent();
   void Merge(const UsageSink::Counts& counts);
 
   Api api_;
@@ -91,17 +101,23 @@ class UsageScanner {
   JsonScanner json_;
   UsageSink sink_;
 
-  // The data of the event so far: a part of the chunk that is being fed, or event_.
-  std::string_view view_;
-  std::string event_;
-  bool kept_ = false;
-  bool has_data_ = false;
-  bool too_long_ = false;
-  std::string line_;            // the begin of a line that was cut
-  bool line_too_long_ = false;  // line_ lacks a part
-  bool line_open_ = false;
-  bool first_line_ = true;
+  // The line. A byte order mark may stand before the first one.
+  Line line_ = Line::kField;
+  uint8_t field_ = 0;  // characters of "data" so far
+  uint8_t mark_ = 0;   // bytes of the byte order mark so far
+  bool line_empty_ = true;
   bool skip_newline_ = false;  // the chunk ended with '\r'
+
+  // The event's data: a part of the chunk that is being fed, or, once that does not hold all of it, read as
+  // it comes.
+  std::string_view view_;
+  bool has_data_ = false;
+  bool streamed_ = false;
+  bool stream_empty_ = true;
+  bool names_usage_ = false;
+  std::array<char, 10> seam_ = {};  // its end, as the word "usage" with its quotes may be cut
+  size_t seam_size_ = 0;
+  uint8_t done_ = 0;  // characters of "[DONE]" so far; kNotDone: it is something else
 };
 
 }  // namespace fairway::payload

@@ -125,6 +125,20 @@ TEST(UsageScanner, EveryLineEndAndForm) {
             (Seen{{true, 5, 0, 5, 0}, 1}));
   EXPECT_EQ(Events(Api::kCompletions, "data: {\"usage\":{\"prompt_tokens\":5}"), (Seen{{}, 1}));
   EXPECT_EQ(Events(Api::kCompletions, ""), Seen{});
+  // A part of a byte order mark is none, and neither is one that comes later.
+  EXPECT_EQ(Events(Api::kCompletions,
+                   "\xef\xbb"
+                   "data: x\n\n"),
+            Seen{});
+  EXPECT_EQ(Events(Api::kCompletions,
+                   "\n\xef\xbb\xbf"
+                   "data: x\n\n"),
+            Seen{});
+  EXPECT_EQ(Events(Api::kCompletions, "\xef\xbb\xbf\ndata: x\n\n"), (Seen{{}, 1}));
+  EXPECT_EQ(Events(Api::kCompletions, "data:\n\ndata:\ndata:\n\ndata: [DONE\n\ndata: \t[DONE] \n\n"),
+            (Seen{{}, 2}));
+  // A key with an escape is not looked for in events, wherever they are cut.
+  EXPECT_EQ(Events(Api::kCompletions, "data: {\"\\u0075sage\":{\"prompt_tokens\":5}}\n\n"), (Seen{{}, 1}));
 }
 
 TEST(UsageScanner, ResponsesEvents) {
@@ -152,31 +166,39 @@ TEST(UsageScanner, AnthropicEventsAreMerged) {
       (Seen{{true, 25, 15, 40, 8, true}, 4}));
 }
 
-TEST(UsageScanner, ATooLongEventIsSkippedAndTheNextIsRead) {
+// Nothing of an event is kept, so it may be as long as it likes: `response.completed` has the whole answer in
+// it.
+TEST(UsageScanner, LongEventsAreReadToTheirEnd) {
   const std::string good = "data: {\"usage\":{\"prompt_tokens\":5}}\n\n";
-  const std::string pad(UsageScanner::kMaxEvent, 'x');
+  const std::string pad(300'000, 'x');
+  const Usage five{true, 5, 0, 5, 0};
+  const Usage nine{true, 9, 0, 9, 0};
   const struct {
     std::string text;
-    uint64_t events;
+    Seen seen;
   } kCases[] = {
-      {"data: {\"usage\":{\"prompt_tokens\":9},\"x\":\"" + pad + "\"}\n\n", 1},
-      {"data: {\"usage\":{\"prompt_tokens\":9}}\ndata: " + pad + "\n\n", 1},
-      {"data: " + pad.substr(12) + "\ndata: x\ndata: y\ndata: z\n\n", 1},
-      {"data: " + pad.substr(8) + "\n:c\n:long comment\nid: 7\n\n", 1},
-      {": " + pad + pad + "\n\n", 0},
-      {pad + pad + "\n\n", 0},
+      {"data: {\"x\":\"" + pad + "\",\"usage\":{\"prompt_tokens\":9}}\n\n", {nine, 1}},
+      {"data: {\"usage\":{\"prompt_tokens\":9},\"x\":\"" + pad + "\"}\n\n" + good, {five, 2}},
+      {"data: {\"usage\":{\"prompt_tokens\":9}}\ndata: " + pad + "\n\n" + good, {five, 2}},
+      {"data: {\"x\":\"" + pad + "\",\ndata: \"usage\":{\"prompt_tokens\":\ndata: 9}}\n\n", {nine, 1}},
+      {"data: " + pad + "\ndata: x\ndata: y\ndata: z\n\n" + good, {five, 2}},
+      {"data: " + pad + "\n:c\n:long comment\nid: 7\n\n" + good, {five, 2}},
+      {"data: " + std::string(300'000, ' ') + "[DONE]\n\n" + good, {five, 1}},
+      {"data: [DONE] " + pad + "\n\n" + good, {five, 2}},
+      {": " + pad + pad + "\n\n" + good, {five, 1}},
+      {pad + pad + "\n\n" + good, {five, 1}},
   };
   for (const auto& c : kCases) {
-    const Seen expected{{true, 5, 0, 5, 0}, c.events + 1};
-    const std::string text = c.text + good;
-    const std::string_view view = text;
-    EXPECT_EQ(Read(Api::kCompletions, true, {view}), expected);
-    for (size_t cut = 1; cut < view.size(); cut += cut < 60 || cut + 60 > view.size() ? 1 : 4099) {
-      ASSERT_EQ(Read(Api::kCompletions, true, {view.substr(0, cut), view.substr(cut)}), expected) << cut;
+    const std::string_view view = c.text;
+    EXPECT_EQ(Read(Api::kCompletions, true, {view}), c.seen) << view.substr(0, 50);
+    for (size_t cut = 1; cut < view.size(); cut += cut < 16 || cut + 40 > view.size() ? 1 : 99'991) {
+      ASSERT_EQ(Read(Api::kCompletions, true, {view.substr(0, cut), view.substr(cut)}), c.seen) << cut;
     }
-    std::vector<std::string_view> pieces;
-    for (size_t at = 0; at < view.size(); at += 7) pieces.push_back(view.substr(at, 7));
-    ASSERT_EQ(Read(Api::kCompletions, true, pieces), expected);
+    for (const size_t size : {7, 4096}) {
+      std::vector<std::string_view> pieces;
+      for (size_t at = 0; at < view.size(); at += size) pieces.push_back(view.substr(at, size));
+      ASSERT_EQ(Read(Api::kCompletions, true, pieces), c.seen) << size;
+    }
   }
 }
 

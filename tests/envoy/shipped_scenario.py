@@ -20,7 +20,7 @@ MANAGER = "HttpConnectionManager"
 FAR_ABOVE = 100_000  # Envoy's own is 1,024
 RULES = (  # what docs/gateways.md must say, by the first words of its list's items
     "The client's own `x-gateway-destination-endpoint*` headers are removed", "ext_proc: `request_body_mode`", "Circuit breakers",
-    "An upstream `idle_timeout`", "Time limits for uploads", "An overload manager")
+    "An upstream `idle_timeout`", "Time limits for uploads", "Small buffers", "An overload manager")
 
 
 def walk(value):
@@ -67,7 +67,7 @@ def shipped():
             bootstrap = yaml.safe_load(text)
             rest = [yaml.safe_load((path.parent / f).read_text()) for f in re.findall(r"\{path: ([\w/]+\.yaml)", text)]
             found[name] = [bootstrap, *rest]
-    for name, args in (("up --ext-proc", ["--ext-proc"]), ("up --ext-proc full duplex", ["--body-mode", "full-duplex"]), ("up", [])):
+    for name, args in (("up --ext-proc", ["--ext-proc"]), ("up --ext-proc buffered", ["--body-mode", "buffered"]), ("up", [])):
         done = subprocess.run([FAIRWAY, "up", "--endpoint", "127.0.0.1:9", "--print-envoy-config", *args], capture_output=True,
                               text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
@@ -152,6 +152,34 @@ class Shipped(unittest.TestCase):
                 # Not 0: it is what is made shorter when memory runs out.
                 self.assertGreaterEqual(idle, 600, "a long prompt is silent until its first token")
         self.each(check)
+
+    def test_uploads_hold_little_and_have_turns(self):
+        seen = 0
+
+        def check(documents):
+            nonlocal seen
+            listeners = [m for m in walk(documents) if "filter_chains" in m and any(n in self.managers(documents) for n in of_type(m, MANAGER))]
+            self.assertTrue(listeners)
+            for listener in listeners:
+                self.assertLessEqual(int(listener["per_connection_buffer_limit_bytes"]), 64 << 10)
+            for manager in self.managers(documents):
+                window = manager["http2_protocol_options"]
+                self.assertLessEqual(int(window["initial_stream_window_size"]), 256 << 10)
+                self.assertLessEqual(int(window["initial_connection_window_size"]), 1 << 20)
+            modes = {m["processing_mode"]["request_body_mode"] for m in of_type(documents, "ExternalProcessor")}
+            if not modes or modes & {"BUFFERED", "BUFFERED_PARTIAL"}:
+                return
+            seen += 1
+            for cluster, what in self.clusters(documents):
+                if what == "picker":
+                    (options,) = cluster["typed_extension_protocol_options"].values()
+                    windows = options["explicit_http_config"]["http2_protocol_options"]
+                    self.assertLessEqual(int(windows["initial_stream_window_size"]), 256 << 10)
+                    self.assertGreaterEqual(int(windows["initial_connection_window_size"]), 1 << 30)
+            for route in walk(documents):
+                self.assertLessEqual(int(route.get("request_body_buffer_limit", 0)), 1 << 20)
+        self.each(check)
+        self.assertGreaterEqual(seen, 2)
 
     def test_all_requests_together_have_a_bound(self):
         def check(documents):

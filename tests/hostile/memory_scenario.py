@@ -22,7 +22,7 @@ class Memory(Attacked):
 
     def test_idle_streams(self):
         epp = self.epp()
-        with self.beside(epp, ("ext_proc", epp.grpc), peak=BUDGET + 250, after=150, late=15), contextlib.ExitStack() as stack:
+        with self.beside(epp, ("ext_proc", epp.grpc), peak=BUDGET + 250, after=150), contextlib.ExitStack() as stack:
             for _ in range(24):
                 with contextlib.suppress(Closed):
                     connection = stack.enter_context(Connection(epp.grpc, timeout=3))

@@ -20,6 +20,7 @@
 #include "frontends/envoy_module/body_watch.h"
 #include "frontends/envoy_module/choices.h"
 #include "frontends/envoy_module/config.h"
+#include "frontends/request/model_name.h"
 #include "payload/request.h"
 #include "routing/router.h"
 
@@ -57,6 +58,7 @@ struct WorkerState {
   std::vector<abi::Buffer> chunks;
   std::string body;  // a body that is being given another model's name
   BodyWatch bodies;  // of requests that are not decided
+  request::RenameBuffers renames;
 
  private:
   [[gnu::cold]] void MakeSpare();

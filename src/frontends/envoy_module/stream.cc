@@ -471,7 +471,8 @@ void Stream::StopWaiting() {
     if (!tunnel_ && !request::IsEncoded(GetHeader(envoy_, HeaderType::kResponse, "content-encoding"))) {
       auto reading = std::make_unique<Reading>(payload::UsageScanner(payload::Api{api_}, event_stream));
       if (ticket_.rewrites()) {
-        reading->renamer.emplace(ticket_.target_model(), ticket_.model(), event_stream, false);
+        reading->renamer.emplace(ticket_.target_model(), ticket_.model(), event_stream, false,
+                                 worker_->renames);
         RemoveHeader(envoy_, HeaderType::kResponse, "content-length");
       }
       aside_.Set(std::move(reading));

@@ -10,6 +10,8 @@ namespace fairway::ext_proc {
 namespace {
 constexpr std::string_view kProcess = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 constexpr size_t kMaxPoolKey = 512;
+// Calls whose deadlines are looked at in one turn: there may be a hundred thousand, and all may be over.
+constexpr size_t kSweptPerTurn = 512;
 // A pool that never is: no name has a slash alone.
 constexpr std::string_view kNoPool = "/";
 
@@ -48,6 +50,7 @@ struct ExtProcService::Worker {
   void Remove(ExtProcCall* call);
   void Sweep();
   void PutOff();
+  void SweepSome();
 
   net::Loop& loop;
   std::unique_ptr<routing::Worker> router_worker;
@@ -57,6 +60,7 @@ struct ExtProcService::Worker {
   ExtProcCall* calls = nullptr;  // a list through the calls themselves
   ExtProcCall* sweep_next = nullptr;
   std::unique_ptr<net::Timer> timer;
+  std::unique_ptr<net::Timer> sweep_on;  // the rest of a sweep
   bool knew_a_pool = false;
   bool put_off = false;                                    // a task is posted
   std::shared_ptr<bool> alive = std::make_shared<bool>();  // for that task
@@ -172,11 +176,21 @@ void ExtProcService::Worker::Remove(ExtProcCall* call) {
 }
 
 void ExtProcService::Worker::Sweep() {
+  if (sweep_next != nullptr) return;  // the one before is not over
+  sweep_next = calls;
+  SweepSome();
+}
+
+void ExtProcService::Worker::SweepSome() {
   const base::Nanos now = shared.clock.Now();
-  // A call may go away while it is looked at.
-  for (ExtProcCall* call = calls; call != nullptr; call = sweep_next) {
-    sweep_next = call->next;
+  for (size_t n = 0; n < kSweptPerTurn && sweep_next != nullptr; ++n) {
+    ExtProcCall* const call = sweep_next;
+    sweep_next = call->next;  // it may go away while it is looked at
     call->Sweep(now);
+  }
+  if (sweep_next != nullptr) {
+    if (sweep_on == nullptr) sweep_on = std::make_unique<net::Timer>(loop);
+    return sweep_on->After(0, [this] { SweepSome(); });
   }
   if (calls == nullptr) timer.reset();
 }
@@ -209,6 +223,7 @@ void ExtProcService::StopTimers(std::function<void()> done) {
   for (const auto& worker : workers_) {
     worker->loop.Post([worker = worker.get(), left, finished] {
       worker->timer.reset();
+      worker->sweep_on.reset();
       if (left->fetch_sub(1) == 1) (*finished)();
     });
   }

@@ -91,11 +91,11 @@ void Session::Handle(const RequestMessage& message) {
       break;
     case MessageKind::kRequestBody:
       ReadSubsetHint(message.metadata);
-      OnRequestBody(message);
+      if (CountKept()) OnRequestBody(message);
       break;
     case MessageKind::kRequestTrailers:
       ReadSubsetHint(message.metadata);
-      OnRequestTrailers();
+      if (CountKept()) OnRequestTrailers();
       break;
     case MessageKind::kResponseHeaders:
       OnResponseHeaders(message);
@@ -147,13 +147,7 @@ bool Session::LetGo() {
   if (finished_ || observing_) return false;
   message_at_ = shared_.clock.Now();
   decided_ = false;
-  bool let_go = false;
-  if (usage_ && usage_held_ > 0) {
-    usage_.reset();
-    sink_.Release(std::exchange(usage_held_, 0));
-    let_go = true;
-  }
-  if (request_ != RequestPhase::kCollect || request_ended_) return let_go;
+  if (request_ != RequestPhase::kCollect || request_ended_) return false;
   shared_.metrics.DecidedEarly();
   DecideEarly();
   if (decided_) shared_.metrics.RequestProcessed(shared_.clock.Now() - message_at_);
@@ -179,6 +173,7 @@ void Session::Violation(std::string_view what) {
 void Session::Close(net::GrpcStatus status, std::string_view message) {
   finished_ = true;
   deadline_ = 0;
+  scanner_.reset();
   // We end it, and the gateway may let the answer go on without us.
   if (ticket_ && status != net::GrpcStatus::kOk && response_ != ResponsePhase::kStart) ticket_->Detach();
   EndTicket();

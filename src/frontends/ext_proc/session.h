@@ -80,6 +80,7 @@ struct SessionShared {
   // The decision left work (Router::HasPutOff), to be done when what was sent has left. Empty: the worker's
   // next decision does it.
   std::function<void()> has_put_off{};
+  request::RenameBuffers renames{};
 };
 
 class Session {
@@ -130,7 +131,7 @@ class Session {
 
   // Requests (session_request.cc).
   void OnRequestHeaders(const RequestMessage& message);
-  bool ReadRequestHeaders(std::string_view header_map);
+  bool ReadRequestHeaders(std::string_view header_map, bool& too_many);
   void ReadSubsetHint(std::string_view metadata);
   void OnRequestBody(const RequestMessage& message);
   void OnRequestTrailers();
@@ -139,7 +140,9 @@ class Session {
   bool CountBody(size_t bytes);
   void PassThrough(std::string_view bytes, bool end_of_stream);
   void DecideEarly();
-  void CountKept();
+  void MeasureTexts();
+  bool CountKept();
+  void EndScan();
   void AfterChunk(bool end_of_stream);
   void WaitForBody();
 
@@ -160,7 +163,6 @@ class Session {
   void OnResponseHeaders(const RequestMessage& message);
   void OnResponseBody(const RequestMessage& message);
   void OnResponseTrailers();
-  bool FeedUsage(std::string_view bytes);
   void ReplyToResponseBody(std::string_view body, bool end_of_stream);
   void EndResponse();
 
@@ -223,8 +225,8 @@ class Session {
   uint64_t body_bytes_ = 0;
   size_t reserved_ = 0;           // of its memory counted with the sink
   bool dropped_ = false;          // memory was short: its bytes are not kept
-  size_t kept_ = 0;               // of ids, headers and hints counted with the sink
-  size_t usage_held_ = 0;         // of usage_ counted with the sink
+  size_t texts_ = 0;              // bytes of headers and hints
+  size_t kept_ = 0;               // of headers, hints and what else is kept, counted with the sink
   size_t unanswered_chunks_ = 0;  // body messages without their reply, where each needs one
   size_t cleared_chunks_ = 0;     // answered by taking them away: they are in body_
 

@@ -15,6 +15,7 @@ namespace {
 constexpr uint64_t kMaxBodyReserve = 4u << 20;  // a content-length is only a claim
 constexpr size_t kMaxId = 256;                  // bytes kept of each id and name in a header
 constexpr size_t kMaxWantedValue = 1024;        // of headers that plugins read
+constexpr size_t kMaxHeaders = 10'000;          // Envoy takes 100 of a client, unless it is told to take more
 constexpr size_t kKeptForFree = 1024;           // what a call's own cost covers
 
 // At a character: what does not begin one goes with the one it belongs to.
@@ -44,12 +45,16 @@ void Session::ReadSubsetHint(std::string_view metadata) {
       if (entry.kind == ValueView::Kind::kString) request::AddHints(entry.bytes, *subset_);
     });
   }
+  MeasureTexts();
 }
 
-bool Session::ReadRequestHeaders(std::string_view header_map) {
+bool Session::ReadRequestHeaders(std::string_view header_map, bool& too_many) {
   request::HeaderReader reader(shared_.router.WantedHeaders(shared_.worker));
-  const bool ok = ForEachHeader(
-      header_map, [&](std::string_view name, std::string_view value) { reader.Add(name, value); });
+  size_t count = 0;
+  const bool ok = ForEachHeader(header_map, [&](std::string_view name, std::string_view value) {
+    if (++count <= kMaxHeaders) reader.Add(name, value);
+  });
+  too_many = count > kMaxHeaders;
   const request::RequestHeaders headers = reader.Finish();
   api_ = payload::ApiOfPath(headers.path);
   request_id_ = Cut(headers.request_id);
@@ -69,26 +74,39 @@ bool Session::ReadRequestHeaders(std::string_view header_map) {
     request_id_ = request::NewRequestId(shared_.random);
     generated_id_ = true;
   }
+  MeasureTexts();
   return ok;
 }
 
-// Counts what the headers and hints left here, where that is more than usual.
-void Session::CountKept() {
-  size_t kept = 0;
-  for (const std::string& name : remove_headers_) kept += sizeof(std::string) + name.capacity();
+// Of headers and hints. Once, and not with each message: there may be a thousand.
+void Session::MeasureTexts() {
+  texts_ = 0;
+  for (const std::string& name : remove_headers_) texts_ += sizeof(std::string) + name.capacity();
   for (const auto& [name, value] : wanted_headers_)
-    kept += 2 * sizeof(std::string) + name.capacity() + value.capacity();
-  if (subset_) {
-    for (const auto& entry : *subset_) kept += sizeof(std::string) + entry.size();
-  }
+    texts_ += 2 * sizeof(std::string) + name.capacity() + value.capacity();
+  if (!subset_) return;
+  for (const auto& entry : *subset_) texts_ += sizeof(std::string) + entry.size();
+}
+
+// Counts what is kept of headers, hints, the body's reading and the answer's, where that is more than usual.
+// False: there is no memory for it.
+bool Session::CountKept() {
+  size_t kept = texts_ + (scanner_ ? scanner_->memory() : 0) + (renamer_ ? renamer_->memory() : 0);
   if (kept <= kKeptForFree) kept = 0;
-  if (kept == kept_) return;
-  sink_.Release(std::exchange(kept_, 0));
-  if (!sink_.Reserve(kept)) {
+  if (kept < kept_) sink_.Release(kept_ - kept);
+  if (kept > kept_ && !sink_.Reserve(kept - kept_)) {
     finished_ = true;
-    return;
+    return false;
   }
   kept_ = kept;
+  return true;
+}
+
+// What was found in the body has had its use.
+void Session::EndScan() {
+  if (!scanner_) return;
+  scanner_.reset();
+  CountKept();
 }
 
 // ---- Messages.
@@ -98,12 +116,16 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
     return Violation("request headers came twice or after the body");
   headers_seen_ = true;
   received_at_ = message_at_;
-  if (!ReadRequestHeaders(message.headers)) {
+  bool too_many = false;
+  if (!ReadRequestHeaders(message.headers, too_many)) {
     shared_.metrics.MalformedMessage();
     return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
   }
-  CountKept();
-  if (finished_) return;
+  if (too_many) {
+    return RefuseUncounted({431, "RequestTooLarge",
+                            "the request has more than " + std::to_string(kMaxHeaders) + " headers", ""});
+  }
+  if (!CountKept()) return;
   request_ended_ = message.end_of_stream;
   if (message.end_of_stream || tunnel_ || request_mode() == BodyMode::kNone) return DecideByLoad();
   // There is nothing to wait for in it, and no reason to hold it back.
@@ -201,8 +223,9 @@ bool Session::TakeBody(std::string_view bytes) {
   }
   body_.reserve(room);
   body_.append(bytes);
-  if (scanner_) scanner_->Feed(bytes);
-  return true;
+  if (!scanner_) return true;
+  scanner_->Feed(bytes);
+  return CountKept();
 }
 
 void Session::OnRequestBody(const RequestMessage& message) {
@@ -293,7 +316,7 @@ void Session::OnDeadline() {
   if (request_ == RequestPhase::kCollect && !modes_ && headers_seen_ && !body_seen_ && body_bytes_ == 0) {
     shared_.metrics.ModeGuessed();
     guessed_ = true;
-    scanner_.reset();
+    EndScan();
     return DecideByLoad();
   }
   shared_.metrics.TimedOut();
@@ -351,6 +374,7 @@ void Session::FinishRequest(End end) {
   input.body_complete = complete;
   if (!Decide(input)) return;
   const bool rewritten = SpliceModel();
+  EndScan();
   switch (request_mode()) {
     case BodyMode::kFullDuplexStreamed:
       SendDecision(ReplyKind::kRequestHeaders, false, Length::kKeep);  // Envoy drops content-length itself
@@ -405,6 +429,7 @@ void Session::DecideEarly() {
       input.body_complete = false;
       if (!Decide(input)) return;
       SpliceModel();
+      EndScan();
       request_ = RequestPhase::kThrough;
       SendDecision(ReplyKind::kRequestHeaders, false, Length::kKeep);
       if (!body_.empty()) SendRequestPieces(false);
@@ -417,7 +442,7 @@ void Session::DecideEarly() {
     case BodyMode::kBufferedPartial:
       // The gateway sends it all at once and keeps it itself.
       dropped_ = true;
-      scanner_.reset();
+      EndScan();
       return FreeBody();
   }
 }
@@ -431,7 +456,9 @@ void Session::PassChunk(bool end_of_stream) {
   }
   const bool held = cleared_chunks_ > 0;
   if (!SettleModel(end_of_stream)) return;
-  if (SpliceModel() || held) {
+  const bool changed = SpliceModel() || held;
+  EndScan();
+  if (changed) {
     SendWithBody({.kind = ReplyKind::kRequestBody, .body = Reply::Body::kReplace, .body_size = body_.size()});
   } else {
     SendPlain(ReplyKind::kRequestBody);

@@ -9,7 +9,6 @@ namespace fairway::ext_proc {
 
 namespace {
 
-constexpr size_t kUsageForFree = 1024;  // what a call's own cost covers
 constexpr std::string_view kServed = "x-gateway-destination-endpoint-served";
 
 }  // namespace
@@ -21,6 +20,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
     // Somebody answered before the request was complete: the wait for its body is over.
     request_ = RequestPhase::kDone;
     deadline_ = 0;
+    EndScan();
     FreeBody();
   } else if (request_ == RequestPhase::kThrough) {
     deadline_ = 0;
@@ -56,7 +56,8 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
       usage_.emplace(api_, event_stream);
       if (ticket_->rewrites() && mode != BodyMode::kBufferedPartial) {
         renamer_.emplace(ticket_->target_model(), ticket_->model(), event_stream,
-                         mode == BodyMode::kFullDuplexStreamed);
+                         mode == BodyMode::kFullDuplexStreamed, shared_.renames);
+        if (!CountKept()) return;
       }
     }
   }
@@ -81,25 +82,11 @@ void Session::OnResponseBody(const RequestMessage& message) {
   response_body_seen_ = true;
   if (ticket_) {
     ticket_->OnResponseBody(message.body.size());
-    if (usage_ && !FeedUsage(message.body)) return;
+    if (usage_) usage_->Feed(message.body);
   }
   ReplyToResponseBody(message.body, message.end_of_stream);
   response_time_ += shared_.clock.Now() - message_at_;
   if (message.end_of_stream) EndResponse();
-}
-
-// False: there is no memory for an event that does not end.
-bool Session::FeedUsage(std::string_view bytes) {
-  usage_->Feed(bytes);
-  const size_t held = usage_->held() > kUsageForFree ? usage_->held() : 0;
-  if (held == usage_held_) return true;
-  sink_.Release(std::exchange(usage_held_, 0));
-  if (!sink_.Reserve(held)) {
-    finished_ = true;
-    return false;
-  }
-  usage_held_ = held;
-  return true;
 }
 
 void Session::ReplyToResponseBody(std::string_view body, bool end_of_stream) {

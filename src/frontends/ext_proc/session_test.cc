@@ -941,6 +941,20 @@ TEST_F(SessionTest, ObservabilityModeCannotBeginLater) {
   }
 }
 
+TEST_F(SessionTest, TooManyHeadersAreRefused) {
+  Start(Idle(1));
+  for (const int count : {9'000, 10'001}) {
+    NewExchange();
+    Headers many;
+    for (int i = 0; i < count; ++i) many.emplace_back("x-fairway-" + std::to_string(i), "1");
+    const auto replies = Give(RequestHeaders(true, many));
+    ASSERT_EQ(replies.size(), 1u);
+    EXPECT_EQ(replies[0].has_immediate_response(), count > 10'000);
+    const int status = replies[0].immediate_response().status().code();
+    EXPECT_EQ(status, count > 10'000 ? 431 : 0);
+  }
+}
+
 // ---- Memory is short.
 
 TEST_F(SessionTest, FullDuplexPassesTheRestThrough) {
@@ -1323,16 +1337,42 @@ TEST_F(ResponseTest, ASentBodyIsFreed) {
   EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
 }
 
-// A model server's event that does not end is kept, and so it counts.
-TEST_F(ResponseTest, UnfinishedEventsCount) {
+// Nothing is kept of a model server's event that does not end, and its usage is found all the same.
+TEST_F(ResponseTest, UnfinishedEventsAreNotKept) {
   Answer({}, {}, 1);
   Give(ResponseHeaders({{"content-type", "text/event-stream"}}));
-  Give(ResponseBody("data: " + std::string(100'000, 'x'), false));
-  EXPECT_LE(sink_->room(), RecordingSink::kRoom - 100'000);
-  EXPECT_TRUE(session_->LetGo());
+  Give(ResponseBody("data: {\"x\":\"" + std::string(100'000, 'x'), false));
   EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
-  EXPECT_EQ(Give(ResponseBody("more", false)).size(), 1u);
+  EXPECT_EQ(
+      Give(ResponseBody("more\",\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2}}\n\n", true)).size(),
+      1u);
+  EXPECT_THAT(registry_->Render(),
+              testing::ContainsRegex("llm_d_epp_request_output_tokens_sum\\{[^}]*\\} 2"));
+}
+
+// What was found in a body is a multiple of some bodies: it counts, and goes when it has had its use.
+TEST_F(SessionTest, WhatIsFoundInABodyCountsUntilItIsDecided) {
+  Start(Idle(1));
+  std::string body = R"({"model":"m","messages":[)";
+  for (int i = 0; i < 4000; ++i) body += R"({"role":"user","content":"x"},)";
+  Give(RequestHeaders());
+  Give(RequestBody(body, false));
+  EXPECT_LT(sink_->room(), RecordingSink::kRoom - body.size() - 60'000);
+  Give(RequestBody(R"({"role":"user","content":"x"}]})", true));
+  EXPECT_FALSE(sink_->ended());
   EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+}
+
+// So do the names that an answer is given back under, which clients may make up.
+TEST_F(SessionTest, LongNamesOfAnswersCount) {
+  Start(Idle(1));
+  Give(RequestHeaders(false, {{"x-gateway-model-name-rewrite", "m"}}));
+  Give(RequestBody(
+      R"({"model":")" + std::string(4000, 'n') + R"(","messages":[{"role":"user","content":"hi"}]})", true));
+  ASSERT_FALSE(sink_->ended());
+  EXPECT_EQ(sink_->room(), RecordingSink::kRoom);
+  Give(ResponseHeaders());
+  EXPECT_LT(sink_->room(), RecordingSink::kRoom - 4000);
 }
 
 // ---- Messages in no sensible order: an answer, nothing, or an end; never a crash or a reservation left

@@ -20,6 +20,14 @@ constexpr std::string_view kPickerCluster = "fairway-picker";
 constexpr std::string_view kInvalidBackend = "fairway-invalid-backend";
 constexpr std::string_view kExtProc = "envoy.filters.http.ext_proc";
 constexpr std::string_view kModule = "fairway";
+// What Envoy reads of a connection before the others have their turn, and what an upload holds of it beside
+// what is kept for the picker: on its connection or stream, on the way to the picker and back, and to be sent
+// once more to another endpoint. In bytes; Envoy's own are 1 MiB and up to 24.
+constexpr int64_t kConnectionBuffer = 64 << 10;
+constexpr int64_t kStreamWindow = 256 << 10;
+constexpr int64_t kConnectionWindow = 1 << 20;
+constexpr int64_t kRetryBuffer = 1 << 20;
+constexpr int64_t kAllStreamsWindow = 1 << 30;
 
 Json Type(std::string_view name) { return JsonText("type.googleapis.com/" + std::string(name)); }
 Json Seconds(int64_t seconds) { return JsonText(std::to_string(seconds) + "s"); }
@@ -187,9 +195,10 @@ class Writer {
                          {{"lb_endpoints",
                            JsonArray({JsonObject(
                                {{"endpoint", JsonObject({{"address", Address(options_.picker)}})}})})}})})}});
-    // Bodies pass through it: windows as wide as the picker's own.
-    const Json http2 = JsonObject({{"initial_stream_window_size", JsonNumber(1 << 20)},
-                                   {"initial_connection_window_size", JsonNumber(16 << 20)}});
+    // Bodies come back through it: a call holds no more here than one window, and what one leaves unread does
+    // not keep the others' answers back.
+    const Json http2 = JsonObject({{"initial_stream_window_size", JsonNumber(kStreamWindow)},
+                                   {"initial_connection_window_size", JsonNumber(kAllStreamsWindow)}});
     const Json tls = JsonObject(
         {{"name", JsonText("envoy.transport_sockets.tls")},
          {"typed_config",
@@ -302,6 +311,21 @@ class Writer {
          {"host_selection_retry_max_attempts", JsonText("5")}});
   }
 
+  // Bodies do not wait in Envoy, but pass.
+  bool Streams() const {
+    return options_.place == PickerPlace::kExtProc && options_.body_mode != BodyMode::kBuffered &&
+           options_.body_mode != BodyMode::kPartial;
+  }
+
+  // What Envoy keeps of a request's body, until the picker has answered and for retries; the listener's own
+  // limit is smaller. One byte more for the module, which says its own 413 and would raise it so far for each
+  // request.
+  int64_t BodyBuffer() const {
+    if (options_.place == PickerPlace::kModule)
+      return static_cast<int64_t>(options_.module_max_body_bytes) + 1;
+    return Streams() ? kRetryBuffer : static_cast<int64_t>(options_.max_body_bytes);
+  }
+
   Json Route(const TableRoute& route) const {
     struct Share {
       const api::InferencePool* pool;
@@ -350,11 +374,7 @@ class Writer {
                                // Long answers are the rule here: no limit but the one a user wrote.
                                {"timeout", route.timeout_ms > 0 ? Millis(route.timeout_ms) : Seconds(0)},
                                {"retry_policy", Retries()}})},
-         // The picker reads the whole body, so Envoy holds it; the listener's own limit is 1 MiB.
-         // One byte more for the module, which says its own 413 and would raise it so far for each request.
-         {"request_body_buffer_limit",
-          JsonText(std::to_string(options_.place == PickerPlace::kModule ? options_.module_max_body_bytes + 1
-                                                                         : options_.max_body_bytes))},
+         {"request_body_buffer_limit", JsonText(std::to_string(BodyBuffer()))},
          {"typed_per_filter_config", filters}});
   }
 
@@ -495,6 +515,9 @@ class Writer {
                               : JsonArray({RemoveControlHeaders(),
                                            ExtProc(options_.body_mode, options_.response_mode), router})},
          {"upgrade_configs", Upgrades(router)},
+         {"http2_protocol_options",
+          JsonObject({{"initial_stream_window_size", JsonNumber(kStreamWindow)},
+                      {"initial_connection_window_size", JsonNumber(kConnectionWindow)}})},
          {"normalize_path", JsonBool(true)},
          {"server_header_transformation", JsonText("PASS_THROUGH")},
          {"request_headers_timeout", Seconds(30)},
@@ -508,6 +531,7 @@ class Writer {
         {{"@type", Type("envoy.config.listener.v3.Listener")},
          {"name", JsonText(routes)},
          {"address", Address(listener.address)},
+         {"per_connection_buffer_limit_bytes", JsonNumber(kConnectionBuffer)},
          {"filter_chains",
           JsonArray({JsonObject(
               {{"filters",

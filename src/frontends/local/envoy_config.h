@@ -23,7 +23,8 @@ namespace fairway::local {
 
 // How Envoy shows the request's body to the picker (ext_proc processing mode). Only with kBuffered does a
 // request with a body survive a picker that dies under it (FailOpen): Envoy still has the body. kFullDuplex
-// has given it away by then, so FailOpen does not hold there.
+// has given it away by then, so FailOpen does not hold there; in return what uploads hold together is bounded
+// by the picker's budget, where who holds most loses.
 enum class BodyMode { kBuffered, kFullDuplex, kStreamed, kPartial, kNone };
 // kHeaders: the picker sees the response's headers and, by the end of the exchange, that it ended; no work
 // per token. kFull: every piece of the response passes through it (usage, time per token).

@@ -193,6 +193,10 @@ TEST_F(EnvoyConfigTest, Modes) {
                                                         {"none", "NONE"}}) {
     options_.body_mode = *ParseBodyMode(text);
     EXPECT_THAT(File("lds.json"), HasSubstr("\"request_body_mode\":\"" + mode + "\""));
+    // Where bodies pass, Envoy keeps of them what it needs for retries.
+    const bool whole = mode.starts_with("BUFFERED");
+    EXPECT_THAT(File("rds-8080.json"), HasSubstr(whole ? R"("request_body_buffer_limit":"67108864")"
+                                                       : R"("request_body_buffer_limit":"1048576")"));
   }
   options_.response_mode = *ParseResponseMode("full");
   EXPECT_THAT(File("lds.json"),
@@ -215,6 +219,7 @@ TEST_F(EnvoyConfigTest, UpgradesHaveFiltersThatWaitForNoBody) {
 TEST_F(EnvoyConfigTest, UploadsAreBoundedInTimeAndAllTogetherInMemory) {
   options_.max_heap_bytes = 123456789;
   EXPECT_THAT(File("lds.json"), HasSubstr(R"("request_timeout":"300s")"));
+  EXPECT_THAT(File("lds.json"), HasSubstr(R"("per_connection_buffer_limit_bytes":65536)"));
   const std::string bootstrap = File("bootstrap.json");
   EXPECT_THAT(bootstrap, HasSubstr(R"("max_heap_size_bytes":"123456789")"));
   for (const char* action :

@@ -12,6 +12,7 @@ namespace {
 constexpr std::string_view kDefaultPath = "/v1/completions";  // as the reference has it
 constexpr std::string_view kOwnPrefix = "x-fairway-";
 constexpr size_t kMaxHints = 1000;
+constexpr size_t kMaxHint = 300;  // bytes; a host name has 253 at most
 
 // The picker's own headers, and those that tell a prefill/decode side-car where to connect to.
 constexpr std::array kControlHeaders = {
@@ -175,7 +176,7 @@ void AddHints(std::string_view text, routing::SubsetHint& hint) {
   while (!text.empty() && hint.size() < kMaxHints) {
     const size_t end = std::min(text.find(','), text.size());
     const std::string_view entry = base::Trim(text.substr(0, end));
-    if (!entry.empty()) hint.emplace_back(entry);
+    if (!entry.empty() && entry.size() <= kMaxHint) hint.emplace_back(entry);
     text.remove_prefix(std::min(end + 1, text.size()));
   }
 }

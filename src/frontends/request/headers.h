@@ -100,7 +100,8 @@ class HeaderReader {
 };
 
 // Appends the endpoints that `text` lists, separated by commas. A hint has 1,000 at most: what is beyond them
-// is not looked at, so that fewer endpoints are allowed than the gateway said, and never others.
+// is not looked at, nor is what is too long for an address, so that fewer endpoints are allowed than the
+// gateway said, and never others.
 void AddHints(std::string_view text, routing::SubsetHint& hint);
 
 // A version 4 UUID (RFC 9562), for requests that came without an id.

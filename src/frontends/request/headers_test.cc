@@ -152,6 +152,13 @@ TEST(RequestHeaders, HintsAreTrimmedAndEmptyOnesDropped) {
   EXPECT_THAT(hint, ElementsAre("10.0.0.1:8000", "10.0.0.2"));
 }
 
+TEST(RequestHeaders, WhatIsTooLongForAHintIsNone) {
+  routing::SubsetHint hint;
+  const std::string longest(300, 'h');
+  AddHints(std::string(301, 'x') + "," + longest + "," + std::string(16'000, '1'), hint);
+  EXPECT_THAT(hint, ElementsAre(longest));
+}
+
 TEST(RequestHeaders, AThousandHintsAreKept) {
   routing::SubsetHint hint;
   std::string text;

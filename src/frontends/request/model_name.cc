@@ -10,6 +10,7 @@ namespace fairway::request {
 namespace {
 constexpr std::string_view kData = "data";
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+constexpr size_t kMaxKept = 1 << 20;  // bytes of a thread's buffers
 constexpr size_t kNotInText = std::numeric_limits<size_t>::max();
 }  // namespace
 
@@ -20,8 +21,13 @@ bool PutModel(std::string& body, const payload::RequestFields& fields, std::stri
   return true;
 }
 
-ModelRenamer::ModelRenamer(std::string_view from, std::string_view to, bool event_stream, bool join)
-    : from_(from), to_(payload::ModelReplacement(to)), event_stream_(event_stream), join_(join) {}
+ModelRenamer::ModelRenamer(std::string_view from, std::string_view to, bool event_stream, bool join,
+                           RenameBuffers& buffers)
+    : from_(from),
+      to_(payload::ModelReplacement(to)),
+      event_stream_(event_stream),
+      join_(join),
+      buffers_(buffers) {}
 
 // ---- The document. What is not reported is not looked at: its containers say only where they end.
 
@@ -60,8 +66,8 @@ void ModelRenamer::OnStringEnd(payload::Span span, std::string_view text, bool t
   if (!std::exchange(name_open_, false) || truncated || text != from_) return;
   const size_t begin = InText(span.begin);
   if (begin == kNotInText) return;  // its first part is gone
-  output_.append(text_.substr(copied_, begin - copied_));
-  output_.append(to_);
+  buffers_.output_.append(text_.substr(copied_, begin - copied_));
+  buffers_.output_.append(to_);
   copied_ = InText(span.end);
 }
 
@@ -125,19 +131,21 @@ void ModelRenamer::FeedEvents(size_t at) {
 std::string_view ModelRenamer::Feed(std::string_view chunk) {
   const size_t kept = held_.size();
   text_ = chunk;
-  if (kept != 0) {
-    input_ = std::move(held_);
-    held_.clear();
-    input_.append(chunk);
-    text_ = input_;
+  for (std::string* buffer : {&buffers_.input_, &buffers_.output_}) {
+    if (buffer->capacity() > kMaxKept) *buffer = {};
+    buffer->clear();
   }
-  output_.clear();
+  if (kept != 0) {
+    buffers_.input_.append(held_).append(chunk);
+    held_.clear();
+    text_ = buffers_.input_;
+  }
   copied_ = 0;
   event_stream_ ? FeedEvents(kept) : FeedDocument(kept, text_.size());
   if (join_ && name_open_ && !json_.failed()) Hold();
   if (copied_ == 0) return text_;
-  output_.append(text_.substr(copied_));
-  return output_;
+  buffers_.output_.append(text_.substr(copied_));
+  return buffers_.output_;
 }
 
 // A name's first part goes when it is known whether it is one. Each of its characters may be an escape.
@@ -149,9 +157,8 @@ void ModelRenamer::Hold() {
 }
 
 std::string_view ModelRenamer::Finish() {
-  output_ = std::move(held_);
-  held_.clear();
-  return output_;
+  buffers_.output_ = std::exchange(held_, {});
+  return buffers_.output_;
 }
 
 }  // namespace fairway::request

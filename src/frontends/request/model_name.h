@@ -15,23 +15,40 @@ namespace fairway::request {
 // more. Every other byte stays, and a long body is not copied. False where the body is no whole JSON object.
 bool PutModel(std::string& body, const payload::RequestFields& fields, std::string_view model);
 
+// What renamers write into: one for all of a thread, as an answer of hours needs it for moments.
+class RenameBuffers {
+ public:
+  RenameBuffers() = default;
+  RenameBuffers(const RenameBuffers&) = delete;
+  RenameBuffers& operator=(const RenameBuffers&) = delete;
+
+ private:
+  friend class ModelRenamer;
+  std::string input_;
+  std::string output_;
+};
+
 // Renames the model in a response on its way to the client. Only the answer's own name, where it is `from`:
 // the string `model` at the top of the JSON document, of its `response` (events of the Responses API) or of
 // its `message` (Anthropic's message_start). What else an answer has under that key, in the arguments of a
 // tool call say, is not ours to change. Of an event stream each event is a document.
 //
-// Owned by one thread. Linear time. Keeps a few times the length of `from` between calls.
+// Owned by one thread. Linear time. Keeps memory() bytes between calls.
 class ModelRenamer final : private payload::JsonSink {
  public:
   // `event_stream`: the response is text/event-stream, else one JSON document. `join`: a name that is cut
-  // between two chunks is found too; its first part is then held back until the next chunk.
-  ModelRenamer(std::string_view from, std::string_view to, bool event_stream, bool join);
+  // between two chunks is found too; its first part is then held back until the next chunk. REQUIRES:
+  // `buffers` outlives it.
+  ModelRenamer(std::string_view from, std::string_view to, bool event_stream, bool join,
+               RenameBuffers& buffers);
 
-  // The chunk with its names replaced. The view is valid until the next call; it is `chunk` itself where
-  // nothing changes.
+  // The chunk with its names replaced. The view is valid until the next call of any renamer with these
+  // buffers; it is `chunk` itself where nothing changes.
   std::string_view Feed(std::string_view chunk);
-  // What is still held back. The view is valid until the next call.
+  // What is still held back. The view is valid as Feed's.
   std::string_view Finish();
+  // What it holds at the most beside itself: the names, and a name's first part with escapes.
+  size_t memory() const { return 7 * from_.size() + to_.size() + kMargin; }
 
  private:
   enum class Member : uint8_t { kOther, kName, kHolder };
@@ -52,6 +69,7 @@ class ModelRenamer final : private payload::JsonSink {
   void EndDocument();
   void Hold();
   size_t InText(uint64_t in_document) const;
+  static constexpr size_t kMargin = 256;  // of strings' capacities, and a name that the scanner decodes
 
   const std::string from_;
   const std::string to_;  // JSON with quotes
@@ -78,8 +96,7 @@ class ModelRenamer final : private payload::JsonSink {
   size_t piece_ = 0;           // where in it the piece begins that the scanner gets
   uint64_t piece_offset_ = 0;  // and where in the document
   std::string held_;
-  std::string input_;
-  std::string output_;
+  RenameBuffers& buffers_;
 };
 
 }  // namespace fairway::request

@@ -43,7 +43,8 @@ TEST(PutModel, LeavesABodyWithoutOne) {
 
 // Of `text` in pieces that end at `cuts`.
 std::string Renamed(std::string_view text, bool events, bool join, const std::vector<size_t>& cuts) {
-  ModelRenamer renamer("llama2-v1", "llama2", events, join);
+  RenameBuffers buffers;
+  ModelRenamer renamer("llama2-v1", "llama2", events, join, buffers);
   std::string out;
   size_t at = 0;
   for (const size_t cut : cuts) {
@@ -126,7 +127,8 @@ TEST(ModelRenamer, LosesNothingOfACutText) {
   for (const Case& c : kCases) {
     for (const bool join : {true, false}) {
       for (size_t end = 0; end <= c.text.size(); ++end) {
-        ModelRenamer renamer("absent", "x", c.events, join);
+        RenameBuffers buffers;
+        ModelRenamer renamer("absent", "x", c.events, join, buffers);
         std::string out(renamer.Feed(c.text.substr(0, end)));
         out += renamer.Finish();
         EXPECT_EQ(out, c.text.substr(0, end));
@@ -136,7 +138,8 @@ TEST(ModelRenamer, LosesNothingOfACutText) {
 }
 
 TEST(ModelRenamer, HoldsNothingBackWhenItMustNot) {
-  ModelRenamer renamer("llama2-v1", "llama2", false, false);
+  RenameBuffers buffers;
+  ModelRenamer renamer("llama2-v1", "llama2", false, false, buffers);
   const std::string_view cut = R"({"model":"lla)";
   EXPECT_EQ(renamer.Feed(cut), cut);
   EXPECT_EQ(renamer.Feed(R"(ma2-v1"})"), R"(ma2-v1"})");  // what it has let go it does not change
@@ -144,7 +147,8 @@ TEST(ModelRenamer, HoldsNothingBackWhenItMustNot) {
 }
 
 TEST(ModelRenamer, HoldsBackALittleOnly) {
-  ModelRenamer renamer("llama2-v1", "llama2", false, true);
+  RenameBuffers buffers;
+  ModelRenamer renamer("llama2-v1", "llama2", false, true, buffers);
   std::string out(renamer.Feed(R"({"model":")"));
   const std::string long_name(100, 'l');
   for (int i = 0; i < 100; ++i) {
@@ -156,7 +160,8 @@ TEST(ModelRenamer, HoldsBackALittleOnly) {
 
 TEST(ModelRenamer, GivesTheChunkBackWhereNothingChanges) {
   for (const bool events : {false, true}) {
-    ModelRenamer renamer("a", "b", events, true);
+    RenameBuffers buffers;
+    ModelRenamer renamer("a", "b", events, true, buffers);
     const std::string chunk = R"({"model":"c"})";
     EXPECT_EQ(renamer.Feed(chunk).data(), chunk.data());
   }

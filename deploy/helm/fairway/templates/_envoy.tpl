@@ -76,6 +76,8 @@ static_resources:
     - name: inference
       address:
         socket_address: {address: 0.0.0.0, port_value: {{ $epp.sidecar.port }}}
+      # What is read of a connection before the others have their turn, and what an upload holds beside what the picker keeps of it.
+      per_connection_buffer_limit_bytes: 65536
       filter_chains:
         - filters:
             - name: envoy.filters.network.http_connection_manager
@@ -90,6 +92,7 @@ static_resources:
                 # All of a request, however it drips; its headers.
                 request_timeout: 300s
                 request_headers_timeout: 30s
+                http2_protocol_options: {initial_stream_window_size: 262144, initial_connection_window_size: 1048576}
                 # The realtime APIs: their frames pass by the picker.
                 upgrade_configs: [{upgrade_type: websocket}]
                 route_config:
@@ -184,8 +187,9 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
           explicit_http_config:
             http2_protocol_options:
-              initial_stream_window_size: 1048576
-              initial_connection_window_size: 16777216
+              # A call holds little here, and what one leaves unread does not keep the others' answers back.
+              initial_stream_window_size: 262144
+              initial_connection_window_size: 1073741824
       load_assignment:
         cluster_name: picker
         endpoints:
