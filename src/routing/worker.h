@@ -176,7 +176,7 @@ struct Ticket::State {
   void KeepFurther(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome);
   void ReleaseFurther(fleet::ReleaseKind kind) noexcept;
   Rare& NeedRare();
-  void MoveTo(std::string_view served);
+  bool MoveTo(std::string_view served);  // false: it is none of the pool
   Extras& MakeExtras();
   void EndExtras() noexcept;
 
