@@ -38,7 +38,7 @@ std::string_view ToString(Api api);
 struct RequestFields {
   bool has_model = false;  // a string; it may be empty
   std::string model;    // decoded; of duplicate keys the last counts, as every engine's JSON library has it
-  Span model_span;      // the JSON value with its quotes, for SpliceModel; also of a model of a wrong type
+  Span model_span;      // the JSON value with its quotes, for EditModel; also of a model of a wrong type
   bool stream = false;  // only when literally true
   std::optional<int64_t>
       max_tokens;  // max_completion_tokens, max_tokens or max_output_tokens, as the API has it
@@ -213,9 +213,6 @@ class RequestScanner final : private MemberSink {
 // The JSON bytes (with quotes) that take the place of fields.model_span to name `model`. Invalid UTF-8 in it
 // becomes U+FFFD.
 std::string ModelReplacement(std::string_view model);
-
-// `body` with the model replaced; every other byte stays. REQUIRES: fields came from this body and has_model.
-std::string SpliceModel(std::string_view body, const RequestFields& fields, std::string_view model);
 
 // One change of a body: `text` takes the place of the bytes `at`.
 struct BodyEdit {
