@@ -15,6 +15,10 @@ namespace {
 using fairway::sources::scrape::EngineReaders;
 using fairway::sources::scrape::EngineSample;
 
+bool IsIn(std::string_view name, std::string_view whole) {
+  return name.data() >= whole.data() && name.data() + name.size() <= whole.data() + whole.size();
+}
+
 void CheckSample(std::string_view page, const EngineSample& sample) {
   for (const auto& count : {sample.queued, sample.running}) {
     FAIRWAY_CHECK(!count || (*count >= 0 && *count <= 1e9));
@@ -23,17 +27,18 @@ void CheckSample(std::string_view page, const EngineSample& sample) {
   for (const auto* list : {&sample.running_adapters, &sample.waiting_adapters}) {
     FAIRWAY_CHECK(list->size() <= fairway::sources::scrape::kMaxAdaptersPerList);
     for (const std::string_view name : *list) {
-      const auto inside = [&](std::string_view whole) {
-        return name.data() >= whole.data() && name.data() + name.size() <= whole.data() + whole.size();
-      };
-      FAIRWAY_CHECK(!name.empty() && (inside(page) || inside(sample.unescaped)));
+      FAIRWAY_CHECK(!name.empty() && (IsIn(name, page) || IsIn(name, sample.unescaped)));
     }
+  }
+  FAIRWAY_CHECK(sample.models.size() <= fairway::sources::scrape::kMaxModels);
+  for (const std::string_view name : sample.models) {
+    FAIRWAY_CHECK(!name.empty() && (IsIn(name, page) || IsIn(name, sample.unescaped_models)));
   }
 }
 
 bool Same(const EngineSample& a, const EngineSample& b) {
   return a.queued == b.queued && a.running == b.running && a.kv_usage == b.kv_usage &&
-         a.has_lora == b.has_lora && a.running_adapters == b.running_adapters &&
+         a.has_lora == b.has_lora && a.models == b.models && a.running_adapters == b.running_adapters &&
          a.waiting_adapters == b.waiting_adapters && a.max_lora == b.max_lora &&
          a.block_size == b.block_size && a.num_blocks == b.num_blocks && a.families == b.families &&
          a.garbage == b.garbage && a.malformed == b.malformed && a.missing == b.missing;

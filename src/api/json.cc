@@ -5,6 +5,7 @@
 #include "api/builder.h"
 #include "api/text_rules.h"
 #include "api/value.h"
+#include "base/utf8.h"
 
 namespace fairway::api {
 namespace {
@@ -130,25 +131,6 @@ class JsonParser {
     return value;
   }
 
-  static void AppendUtf8(std::string& out, unsigned code) {
-    const auto add = [&out](unsigned byte) { out += static_cast<char>(byte); };
-    if (code < 0x80) {
-      add(code);
-    } else if (code < 0x800) {
-      add(0xc0 | code >> 6);
-      add(0x80 | (code & 63));
-    } else if (code < 0x10000) {
-      add(0xe0 | code >> 12);
-      add(0x80 | (code >> 6 & 63));
-      add(0x80 | (code & 63));
-    } else {
-      add(0xf0 | code >> 18);
-      add(0x80 | (code >> 12 & 63));
-      add(0x80 | (code >> 6 & 63));
-      add(0x80 | (code & 63));
-    }
-  }
-
   void ParseEscape(std::string& out) {
     if (text_.empty()) Fail("a quote is opened and never closed");
     const char c = text_[0];
@@ -169,7 +151,7 @@ class JsonParser {
     } else if (code >= 0xd800 && code <= 0xdfff) {
       Fail("half of a surrogate pair");
     }
-    AppendUtf8(out, code);
+    out += base::Utf8Of(code);
   }
 
   std::string ParseString() {

@@ -57,19 +57,71 @@ uint32_t RecentCount::Get(uint32_t now) const noexcept {
 }
 
 EndpointCell::~EndpointCell() {
-  SetRefusing(false);
+  SetRefusing(kNoConnection, false);
+  SetRefusing(kUnavailable, false);
   delete used_.load(std::memory_order_relaxed);
   slab_->Return(*load_);
 }
 
-void EndpointCell::SetRefusing(bool refusing) noexcept {
-  if (refusing_.exchange(refusing, std::memory_order_relaxed) != refusing)
-    slab_->CountRefusing(refusing ? 1 : -1);
+void EndpointCell::SetRefusing(Evidence evidence, bool refusing) noexcept {
+  const auto bit = static_cast<uint8_t>(evidence);
+  const uint8_t was = refusing ? refusing_.fetch_or(bit) : refusing_.fetch_and(static_cast<uint8_t>(~bit));
+  const bool is = refusing || (was & ~bit) != 0;
+  if ((was != 0) != is) slab_->CountRefusing(is ? 1 : -1);
+}
+
+namespace {
+
+// EndpointCell::answers_.
+struct Answers {
+  uint32_t unavailable = 0;  // in a row
+  uint32_t last = 0;         // Millis
+  uint64_t Pack() const noexcept { return unavailable | uint64_t{last} << 32; }
+  static Answers Of(uint64_t word) noexcept {
+    return {static_cast<uint32_t>(word), static_cast<uint32_t>(word >> 32)};
+  }
+};
+
+}  // namespace
+
+[[gnu::noinline, gnu::cold]] void EndpointCell::ForgetUnavailable() noexcept {
+  answers_.store(0);
+  SetRefusing(kUnavailable, false);
+}
+
+[[gnu::noinline, gnu::cold]] void EndpointCell::NoteUnavailable(base::Nanos now) noexcept {
+  const Answers answers = Answers::Of(Update(answers_, [now](uint64_t word) {
+    const uint32_t in_a_row = std::min(Answers::Of(word).unavailable + 1, kUnavailableInARow);
+    return Answers{.unavailable = in_a_row, .last = Millis(now)}.Pack();
+  }));
+  if (answers.unavailable < kUnavailableInARow) return;
+  SetRefusing(kUnavailable, true);
+  // Another thread's answer came in between: what it took back before this was set, it takes back now.
+  if (Answers::Of(answers_.load()).unavailable < kUnavailableInARow) SetRefusing(kUnavailable, false);
+}
+
+void EndpointCell::TryAgain(uint64_t answers) noexcept {
+  Answers left = Answers::Of(answers);
+  left.unavailable = kUnavailableInARow - 1;
+  // An answer of this moment says more.
+  if (answers_.compare_exchange_strong(answers, left.Pack())) SetRefusing(kUnavailable, false);
+}
+
+void EndpointCell::PageIsGood() noexcept {
+  const uint64_t word = answers_.load(std::memory_order_relaxed);
+  const Answers answers = Answers::Of(word);
+  if (answers.unavailable >= kUnavailableInARow && MillisSince(answers.last, asked_at_) > 0) TryAgain(word);
 }
 
 void EndpointCell::BeginScrape(base::Nanos now) noexcept {
   own_asked_ = own();
   settled_asked_ = own_asked_ - std::min(own_asked_, picked_.Get(Millis(now)));
+  asked_at_ = Millis(now);
+  const uint64_t word = answers_.load(std::memory_order_relaxed);
+  const Answers answers = Answers::Of(word);
+  if (answers.unavailable >= kUnavailableInARow &&
+      MillisSince(answers.last, asked_at_) * base::kMillisecond > kUnavailableFor)
+    TryAgain(word);
 }
 
 // What a page shows beyond our own requests are others'. As long as our own explain all of it, there are no

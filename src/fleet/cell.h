@@ -108,11 +108,10 @@ class alignas(64) EndpointCell {
   void BeginScrape(base::Nanos now) noexcept;
   // The page came. REQUIRES: `now` never goes back.
   void ApplyScrape(const Signals& signals, base::Nanos now);
-  // No page: the last values stay, and get older.
-  void FailScrape() noexcept {}
-  // Whether the server's system refused or reset the last connection. Such an endpoint is taken only where
-  // nothing else is left. Slowness is not that.
-  void SetRefusing(bool refusing) noexcept;
+  // Whether the server's system refused or reset the last connection: that is kNoConnection.
+  void SetRefusing(bool refusing) noexcept { SetRefusing(kNoConnection, refusing); }
+  // A good page came from the port that requests go to: its 503 are over, as far as the page can say.
+  void PageIsGood() noexcept;
 
   // ---- Any thread.
   // Takes a place if our own requests are as many as when the decision looked (`own`): so that two workers
@@ -126,6 +125,13 @@ class alignas(64) EndpointCell {
   // how long that took. Without effect for a reservation that is not kCounted.
   void FirstToken(Reservation& reservation, base::Nanos now) noexcept;
   void Release(const Reservation& reservation, ReleaseKind kind, base::Nanos now) noexcept;
+  // This server answered 503, or the gateway did in its place as it cannot be had.
+  void NoteUnavailable(base::Nanos now) noexcept;
+  // It answered something else.
+  void NoteAnswered() noexcept {
+    if (answers_.load(std::memory_order_relaxed) != 0) [[unlikely]]
+      ForgetUnavailable();
+  }
   // A request for this adapter goes here: it will be in device memory.
   void UseAdapter(uint32_t id, base::Nanos now) noexcept;
 
@@ -137,7 +143,15 @@ class alignas(64) EndpointCell {
   // Milliseconds for a prompt token as learned here; 0: nothing was learned.
   float ms_per_token() const noexcept { return load_->own_work().ms_per_token; }
 
-  bool refusing() const noexcept { return refusing_.load(std::memory_order_relaxed); }
+  // Such an endpoint is taken only where nothing else is left. Slowness is not that. Two kinds of evidence:
+  // its system refuses connections (until one is taken), or its last kUnavailableInARow answers were 503. The
+  // latter ends with any other answer, with a good page that was asked for later, or after kUnavailableFor
+  // where no page says anything; then one more 503 is enough. So no client can keep a server from others by
+  // what it makes the server answer: any answer to others, or the next page, puts it back.
+  enum Evidence : uint8_t { kNoConnection = 1, kUnavailable = 2 };
+  static constexpr uint32_t kUnavailableInARow = 3;
+  static constexpr base::Nanos kUnavailableFor = 10 * base::kSecond;
+  bool refusing() const noexcept { return refusing_.load(std::memory_order_relaxed) != 0; }
 
   // What a decision reads; lives as long as the cell.
   const EndpointLoad& load() const noexcept { return *load_; }
@@ -194,6 +208,9 @@ class alignas(64) EndpointCell {
   void TakeWork(uint32_t tokens) noexcept;
   void AddUnseen(uint32_t tokens, uint32_t now) noexcept;
   void Learn(uint32_t tokens, uint32_t ms) noexcept;
+  void SetRefusing(Evidence evidence, bool refusing) noexcept;
+  void ForgetUnavailable() noexcept;
+  void TryAgain(uint64_t answers) noexcept;
 
   EndpointLoad* const load_;
   const std::shared_ptr<LoadSlab> slab_;
@@ -211,10 +228,12 @@ class alignas(64) EndpointCell {
   std::atomic<uint32_t> lora_max_{0};
   std::atomic<uint32_t> block_size_{0};
   std::atomic<uint32_t> num_blocks_{0};
-  std::atomic<bool> refusing_{false};
+  std::atomic<uint8_t> refusing_{0};  // Evidence
+  std::atomic<uint64_t> answers_{0};  // from the low end: 503 in a row 32, the last one's Millis 32
   // As of BeginScrape; of the control loop.
   uint32_t own_asked_ = 0;
   uint32_t settled_asked_ = 0;
+  uint32_t asked_at_ = 0;  // Millis
   // Made when a page first names adapters; null for servers without.
   std::atomic<UseTimes*> used_{nullptr};
   std::mutex loading_;  // one adapter is loaded at a time, which takes the engine far longer

@@ -231,8 +231,8 @@ std::shared_ptr<const PoolSnapshot> Fleet::MakePool(const api::Manifests& manife
                                                        : *policies == *before->policies);
   const bool same_content = before != nullptr && before->models == models && Has(*before, wanted);
   std::string key = api::Key(source.meta);
-  Adapters& adapters = adapters_[key];
-  if (same_content && same_policies && !adapters.changed && before->failure_mode == failure_mode &&
+  Names& names = names_[key];
+  if (same_content && same_policies && !names.changed && before->failure_mode == failure_mode &&
       before->app_protocol == source.app_protocol) {
     return before;
   }
@@ -246,8 +246,7 @@ std::shared_ptr<const PoolSnapshot> Fleet::MakePool(const api::Manifests& manife
   pool->tally = before != nullptr ? before->tally : std::make_shared<PoolTally>();
   pool->model_names = same_content ? before->model_names : NamesOf(pool->models);
   pool->policies = same_policies ? before->policies : policies;
-  pool->adapters = adapters.ids;
-  adapters.changed = false;
+  TakeNames(names, *pool);
   return pool;
 }
 
@@ -271,8 +270,8 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
     pools.emplace(key, MakePool(manifests, source, WantedOf(source, candidates, addresses),
                                 old == before->pools.end() ? nullptr : old->second));
   }
-  std::erase_if(adapters_, [&pools](const auto& entry) { return !pools.contains(entry.first); });
-  new_adapters_ = false;
+  std::erase_if(names_, [&pools](const auto& entry) { return !pools.contains(entry.first); });
+  new_names_ = false;
   if (version_ == 0 || pools != before->pools) {
     Publish(std::move(pools));
   } else {
@@ -280,58 +279,102 @@ void Fleet::Apply(const api::Manifests& manifests, const Addresses& addresses) {
   }
 }
 
-// ---- Adapters.
+// ---- Names that model servers tell.
 
 uint32_t Fleet::FindAdapter(std::string_view pool_key, std::string_view name) const {
-  const auto pool = adapters_.find(pool_key);
-  if (pool == adapters_.end()) return kNoAdapter;
-  const auto found = pool->second.ids.find(name);
-  return found == pool->second.ids.end() ? kNoAdapter : found->second;
+  const auto pool = names_.find(pool_key);
+  if (pool == names_.end()) return kNoAdapter;
+  const auto found = pool->second.adapters.find(name);
+  return found == pool->second.adapters.end() ? kNoAdapter : found->second;
 }
 
 // Names that no endpoint bears any more make room. A worker with an older snapshot may take a new name for an
 // old one once; that costs one pick its affinity.
-void Fleet::DropUnborne(const PoolSnapshot& pool, Adapters& adapters) {
-  std::erase_if(adapters.ids, [&](const auto& entry) {
+void Fleet::DropUnborne(const PoolSnapshot& pool, Names& names) {
+  std::erase_if(names.adapters, [&](const auto& entry) {
     const bool borne = std::any_of(pool.cells.begin(), pool.cells.end(), [&](const EndpointCell* cell) {
       return cell->adapter_running(entry.second) || cell->adapter_waiting(entry.second);
     });
-    if (!borne) adapters.used[entry.second] = false;
+    if (!borne) names.used[entry.second] = false;
     return !borne;
   });
 }
 
 uint32_t Fleet::NumberAdapter(std::string_view pool_key, std::string_view name) {
   if (const uint32_t known = FindAdapter(pool_key, name); known != kNoAdapter) return known;
-  const auto found = adapters_.find(pool_key);
-  if (found == adapters_.end()) return kNoAdapter;
-  Adapters& adapters = found->second;
-  auto free_id = std::find(adapters.used.begin(), adapters.used.end(), false);
-  if (free_id == adapters.used.end()) {
-    DropUnborne(*published_.Load()->pools.find(pool_key)->second, adapters);
-    free_id = std::find(adapters.used.begin(), adapters.used.end(), false);
-    if (free_id == adapters.used.end()) {
+  const auto found = names_.find(pool_key);
+  if (found == names_.end()) return kNoAdapter;
+  Names& names = found->second;
+  auto free_id = std::find(names.used.begin(), names.used.end(), false);
+  if (free_id == names.used.end()) {
+    DropUnborne(*published_.Load()->pools.find(pool_key)->second, names);
+    free_id = std::find(names.used.begin(), names.used.end(), false);
+    if (free_id == names.used.end()) {
       ++adapter_overflow_;
       return kNoAdapter;
     }
   }
   *free_id = true;
-  const auto id = static_cast<uint32_t>(free_id - adapters.used.begin());
-  adapters.ids.emplace(name, id);
-  adapters.changed = new_adapters_ = true;
+  const auto id = static_cast<uint32_t>(free_id - names.used.begin());
+  names.adapters.emplace(name, id);
+  names.changed = new_names_ = true;
   return id;
 }
 
-void Fleet::PublishAdapters() {
-  if (!new_adapters_) return;
-  new_adapters_ = false;
+void Fleet::SetServed(std::string_view pool_key, std::string_view endpoint_id,
+                      std::vector<std::string> models) {
+  const auto pool = names_.find(pool_key);
+  if (pool == names_.end()) return;
+  Names& names = pool->second;
+  const auto change = [&](bool differs) {
+    if (!differs) return;
+    names.served = nullptr;
+    names.changed = new_names_ = true;
+  };
+  // The new ones first: what stays is known all the time.
+  std::sort(models.begin(), models.end());
+  models.erase(std::unique(models.begin(), models.end()), models.end());
+  std::erase_if(models, [&](const std::string& model) {
+    const auto found = names.servers.find(model);
+    if (found == names.servers.end() && names.servers.size() >= kMaxServed) return true;
+    change(found == names.servers.end());
+    ++names.servers[model];
+    return false;
+  });
+  std::vector<std::string> before;
+  if (const auto found = names.served_by.find(endpoint_id); found != names.served_by.end()) {
+    before.swap(found->second);
+    if (models.empty()) names.served_by.erase(found);
+  }
+  for (const std::string& model : before) {
+    const auto server = names.servers.find(model);
+    if (--server->second > 0) continue;
+    names.servers.erase(server);
+    change(true);
+  }
+  if (!models.empty()) names.served_by.insert_or_assign(std::string(endpoint_id), std::move(models));
+}
+
+void Fleet::TakeNames(Names& names, PoolSnapshot& pool) {
+  if (names.served == nullptr) {
+    auto served = std::make_shared<NameSet>();
+    for (const auto& [model, count] : names.servers) served->insert(model);
+    names.served = std::move(served);
+  }
+  pool.adapters = names.adapters;
+  pool.served = names.served;
+  names.changed = false;
+}
+
+void Fleet::PublishNames() {
+  if (!new_names_) return;
+  new_names_ = false;
   Pools pools = published_.Load()->pools;
   for (auto& [key, pool] : pools) {
-    Adapters& adapters = adapters_.find(key)->second;
-    if (!adapters.changed) continue;
+    Names& names = names_.find(key)->second;
+    if (!names.changed) continue;
     auto next = std::make_shared<PoolSnapshot>(*pool);
-    next->adapters = adapters.ids;
-    adapters.changed = false;
+    TakeNames(names, *next);
     pool = std::move(next);
   }
   Publish(std::move(pools));
@@ -339,7 +382,7 @@ void Fleet::PublishAdapters() {
 
 uint32_t Fleet::InternAdapter(std::string_view pool_key, std::string_view name) {
   const uint32_t id = NumberAdapter(pool_key, name);
-  PublishAdapters();
+  PublishNames();
   return id;
 }
 

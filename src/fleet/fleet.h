@@ -35,15 +35,20 @@ class Fleet {
   // and reservations go on. REQUIRES: the manifests had no errors.
   void Apply(const api::Manifests& manifests, const Addresses& addresses = {});
 
-  // The number of adapter `name` in `pool_key`'s cells; a new name is seen by readers after PublishAdapters.
+  // The number of adapter `name` in `pool_key`'s cells; a new name is seen by readers after PublishNames.
   // kNoAdapter when the pool is gone or kMaxAdapters names are in use: then affinity to this adapter is not
   // seen, and adapter_overflow() counts it.
   uint32_t NumberAdapter(std::string_view pool_key, std::string_view name);
   // As above without counting, for names that may be known.
   uint32_t FindAdapter(std::string_view pool_key, std::string_view name) const;
-  bool has_new_adapters() const { return new_adapters_; }
-  // Publishes them, if there are any. Nothing large is copied.
-  void PublishAdapters();
+  // The models that an endpoint says it serves, in place of what it said before: the pool knows their names
+  // (PoolSnapshot::Knows) after PublishNames. None: it is gone. Names beyond kMaxServed of the pool are not
+  // known.
+  static constexpr size_t kMaxServed = 1024;
+  void SetServed(std::string_view pool_key, std::string_view endpoint_id, std::vector<std::string> names);
+  bool has_new_names() const { return new_names_; }
+  // Publishes adapters and served models, if any are new. Nothing large is copied.
+  void PublishNames();
   // Both at once.
   uint32_t InternAdapter(std::string_view pool_key, std::string_view name);
   uint64_t adapter_overflow() const { return adapter_overflow_; }
@@ -59,11 +64,14 @@ class Fleet {
 
  private:
   using Pools = std::map<std::string, std::shared_ptr<const PoolSnapshot>, std::less<>>;
-  // Names in use and their numbers, of one pool.
-  struct Adapters {
-    AdapterMap ids;
+  // What the model servers of one pool name.
+  struct Names {
+    AdapterMap adapters;  // in use, and their numbers
     std::array<bool, kMaxAdapters> used{};
-    bool changed = false;  // since it was published
+    std::map<std::string, std::vector<std::string>, std::less<>> served_by;  // endpoint id -> models
+    std::map<std::string, uint32_t, std::less<>> servers;                    // model -> how many endpoints
+    std::shared_ptr<const NameSet> served;                                   // null: to be made anew
+    bool changed = false;                                                    // since it was published
   };
   struct Wanted;
 
@@ -77,10 +85,11 @@ class Fleet {
                                                const std::shared_ptr<const PoolSnapshot>& before);
   std::shared_ptr<const PoolContent> MakeContent(const std::vector<Wanted>& wanted, ModelMap models,
                                                  const PoolSnapshot* before);
-  static void DropUnborne(const PoolSnapshot& pool, Adapters& adapters);
+  static void DropUnborne(const PoolSnapshot& pool, Names& names);
+  static void TakeNames(Names& names, PoolSnapshot& pool);
 
-  std::map<std::string, Adapters, std::less<>> adapters_;  // by pool
-  bool new_adapters_ = false;
+  std::map<std::string, Names, std::less<>> names_;  // by pool
+  bool new_names_ = false;
 
   const std::shared_ptr<LoadSlab> loads_ = std::make_shared<LoadSlab>();
   base::Published<Snapshot> published_;

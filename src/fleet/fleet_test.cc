@@ -176,16 +176,16 @@ TEST(Fleet, ANewAdapterCopiesNothingLargeAndIsSeenWhenItIsPublished) {
   const auto pool = [&fleet] { return fleet.published().Load()->pools.at("default/pool"); };
   const auto before = pool();
   EXPECT_EQ(fleet.NumberAdapter("default/nope", "x"), kNoAdapter);
-  EXPECT_FALSE(fleet.has_new_adapters());
+  EXPECT_FALSE(fleet.has_new_names());
   const uint32_t x = fleet.NumberAdapter("default/pool", "x");
   const uint32_t y = fleet.NumberAdapter("default/pool", "y");
   EXPECT_NE(x, y);
   EXPECT_EQ(fleet.NumberAdapter("default/pool", "x"), x);
   EXPECT_EQ(fleet.FindAdapter("default/pool", "y"), y);
   EXPECT_EQ(pool(), before);
-  fleet.PublishAdapters();
+  fleet.PublishNames();
   const uint64_t version = fleet.published().version();
-  fleet.PublishAdapters();
+  fleet.PublishNames();
   EXPECT_EQ(fleet.published().version(), version) << "nothing is new";
   EXPECT_EQ(pool()->AdapterId("x"), x);
   EXPECT_EQ(pool()->AdapterId("y"), y);
@@ -197,6 +197,65 @@ TEST(Fleet, ANewAdapterCopiesNothingLargeAndIsSeenWhenItIsPublished) {
   EXPECT_EQ(pool()->AdapterId("z"), z);
   fleet.Apply({});
   EXPECT_EQ(fleet.FindAdapter("default/pool", "x"), kNoAdapter) << "they go with their pool";
+}
+
+TEST(Fleet, ModelsThatEndpointsServeAreKnownAsLongAsOneSaysSo) {
+  Fleet fleet;
+  const api::Manifests m = OnePool(3);
+  fleet.Apply(m);
+  const auto pool = [&fleet] { return fleet.published().Load()->pools.at("default/pool"); };
+  const auto set = [&fleet](const std::string& endpoint, std::vector<std::string> models) {
+    fleet.SetServed("default/pool", endpoint, std::move(models));
+  };
+  const auto first = pool();
+  EXPECT_FALSE(first->Knows("llama"));
+  set("a", {"llama", "llama", "qwen"});
+  fleet.SetServed("default/nope", "a", {"x"});
+  EXPECT_FALSE(pool()->Knows("llama")) << "not published yet";
+  fleet.PublishNames();
+  EXPECT_TRUE(pool()->Knows("llama") && pool()->Knows("qwen"));
+  EXPECT_FALSE(pool()->Knows("x") || first->Knows("llama"));
+  EXPECT_EQ(pool()->content, first->content);
+
+  // What changes nothing is not published.
+  set("b", {"llama"});
+  EXPECT_FALSE(fleet.has_new_names());
+  set("a", {"qwen"});
+  EXPECT_FALSE(fleet.has_new_names()) << "b serves llama";
+  set("b", {});
+  EXPECT_TRUE(fleet.has_new_names());
+  fleet.PublishNames();
+  EXPECT_FALSE(pool()->Knows("llama"));
+  EXPECT_TRUE(pool()->Knows("qwen"));
+
+  // A pool that changes takes what is new with it.
+  set("c", {"gemma"});
+  fleet.Apply(OnePool(2));
+  EXPECT_TRUE(pool()->Knows("gemma") && pool()->Knows("qwen"));
+  fleet.Apply({});
+  fleet.Apply(m);
+  EXPECT_FALSE(pool()->Knows("qwen")) << "another pool";
+}
+
+TEST(Fleet, ServedModelsAreBounded) {
+  Fleet fleet;
+  fleet.Apply(OnePool(1));
+  const auto name = [](size_t i) { return "m" + std::to_string(100'000 + i); };
+  for (size_t e = 0; e < 40; ++e) {
+    std::vector<std::string> models;
+    for (size_t i = 0; i < 64; ++i) models.push_back(name(e * 64 + i));
+    fleet.SetServed("default/pool", std::to_string(e), std::move(models));
+  }
+  fleet.PublishNames();
+  const auto pool = [&fleet] { return fleet.published().Load()->pools.at("default/pool"); };
+  EXPECT_EQ(pool()->served->size(), Fleet::kMaxServed);
+  EXPECT_TRUE(pool()->Knows(name(0)));
+  EXPECT_FALSE(pool()->Knows(name(2000)));
+  for (size_t e = 0; e < 40; ++e) fleet.SetServed("default/pool", std::to_string(e), {});
+  fleet.SetServed("default/pool", "e", {name(2000)});
+  fleet.PublishNames();
+  EXPECT_EQ(pool()->served->size(), 1u) << "nothing is left of those that were too many";
+  EXPECT_TRUE(pool()->Knows(name(2000)));
 }
 
 TEST(Fleet, HostNamesNeedAnAddress) {
@@ -410,7 +469,6 @@ TEST(Cell, WithoutPagesNothingStays) {
   EndpointCell cell;
   for (base::Nanos now = kMs; now < 10'000 * kMs; now += 10 * kMs) {
     cell.Release(cell.Reserve(20, now), ReleaseKind::kDetached, now);
-    cell.FailScrape();
   }
   EXPECT_EQ(cell.own(), 0u);
   EXPECT_LE(cell.work_ms(10'000 * kMs), 16);  // 8 ms of work each 10 ms

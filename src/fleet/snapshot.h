@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -63,6 +64,7 @@ struct Model {
 
 using ModelMap = std::unordered_map<std::string, Model, base::StringHash, std::equal_to<>>;
 using AdapterMap = std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>>;
+using NameSet = std::unordered_set<std::string, base::StringHash, std::equal_to<>>;
 
 // What InferenceObjectives and InferenceModelRewrites say of a pool's requests. Immutable.
 struct Policies {
@@ -135,6 +137,7 @@ struct PoolSnapshot {
   // Their names in order; never null.
   std::shared_ptr<const std::vector<std::string>> model_names;
   AdapterMap adapters;                       // name -> id in the cells' AdapterSets
+  std::shared_ptr<const NameSet> served;     // models that its endpoints say they serve; never null
   std::shared_ptr<const Policies> policies;  // null: no objective and no rewrite names the pool
 
   const decltype(PoolContent::by_address)& by_address;
@@ -148,7 +151,7 @@ struct PoolSnapshot {
   }
   // Manifests or model servers name this model; others are made up, as far as is known.
   bool Knows(std::string_view model) const {
-    return models.contains(model) || adapters.contains(model) ||
+    return models.contains(model) || adapters.contains(model) || served->contains(model) ||
            (policies != nullptr && policies->by_model.contains(model));
   }
 };

@@ -95,6 +95,9 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);
+  options.admin_cert_dir = config.admin_cert_dir;
+  options.admin_tls.client_ca_file = config.admin_client_ca_file;
+  options.admin_hosts = config.admin_hosts;
   options.scrape.SetInterval(config.scrape_interval);
   options.scrape.timeout = config.scrape_timeout;
   options.scrape.page = {.scheme = config.page_scheme, .path = config.page_path, .port = config.page_port};

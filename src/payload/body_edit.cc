@@ -2,21 +2,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/result.h"
 #include "base/strings.h"
 #include "payload/request.h"
 
 namespace fairway::payload {
 
 std::string ModelReplacement(std::string_view model) { return base::JsonString(model); }
-
-std::string SpliceModel(std::string_view body, const RequestFields& fields, std::string_view model) {
-  FAIRWAY_CHECK(fields.has_model && fields.model_span.end <= body.size());
-  std::string out;
-  out.reserve(body.size() + model.size() + 2);
-  AppendEdited(out, body, 0, {fields.model_span, ModelReplacement(model)});
-  return out;
-}
 
 std::optional<BodyEdit> EditModel(const RequestFields& fields, std::string_view model) {
   if (fields.model_span.end != 0) return BodyEdit{fields.model_span, ModelReplacement(model)};

@@ -1,11 +1,11 @@
 #include "payload/json_scanner.h"
 
-#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstring>
 
 #include "base/strings.h"
+#include "base/utf8.h"
 
 namespace fairway::payload {
 namespace {
@@ -498,7 +498,7 @@ std::string_view JsonScanner::Captured(const char* end) {
 void JsonScanner::Capture(std::string_view text) {
   if (high_surrogate_ != 0) {
     high_surrogate_ = 0;
-    CaptureCodePoint(0xfffd);
+    Capture(base::Utf8Of(0xfffd));
   }
   const size_t room = capture_limit_ - captured_.size();
   truncated_ = truncated_ || text.size() > room;
@@ -511,37 +511,15 @@ void JsonScanner::CaptureUnit(uint32_t unit) {
   if (low && high_surrogate_ != 0) {
     const uint32_t code = 0x10000 + ((high_surrogate_ - 0xd800) << 10) + (unit - 0xdc00);
     high_surrogate_ = 0;
-    CaptureCodePoint(code);
+    Capture(base::Utf8Of(code));
     return;
   }
   if (high_surrogate_ != 0) Capture({});  // alone
   if (high) {
     high_surrogate_ = unit;
   } else {
-    CaptureCodePoint(low ? 0xfffd : unit);
+    Capture(base::Utf8Of(low ? 0xfffd : unit));
   }
-}
-
-void JsonScanner::CaptureCodePoint(uint32_t code) {
-  std::array<char, 4> bytes{};
-  size_t size = 0;
-  const auto put = [&](uint32_t byte) { bytes[size++] = static_cast<char>(byte); };
-  if (code < 0x80) {
-    put(code);
-  } else if (code < 0x800) {
-    put(0xc0 | code >> 6);
-    put(0x80 | (code & 0x3f));
-  } else if (code < 0x10000) {
-    put(0xe0 | code >> 12);
-    put(0x80 | (code >> 6 & 0x3f));
-    put(0x80 | (code & 0x3f));
-  } else {
-    put(0xf0 | code >> 18);
-    put(0x80 | (code >> 12 & 0x3f));
-    put(0x80 | (code >> 6 & 0x3f));
-    put(0x80 | (code & 0x3f));
-  }
-  Capture({bytes.data(), size});
 }
 
 std::optional<int64_t> WholeNumber(std::string_view json_number) {

@@ -158,7 +158,6 @@ class JsonScanner {
   void Flush(const char* end);
   void Capture(std::string_view text);
   void CaptureUnit(uint32_t unit);
-  void CaptureCodePoint(uint32_t code);
   std::string_view Captured(const char* end);
 
   const StringKernel* kernel_;

@@ -43,7 +43,7 @@ constexpr bool NamesModel(Api api) { return api < Api::kSglangGenerate; }
 struct RequestFields {
   bool has_model = false;  // a string; it may be empty
   std::string model;    // decoded; of duplicate keys the last counts, as every engine's JSON library has it
-  Span model_span;      // the JSON value with its quotes, for SpliceModel; also of a model of a wrong type
+  Span model_span;      // the JSON value with its quotes, for EditModel; also of a model of a wrong type
   bool stream = false;  // only when literally true
   bool has_media = false;  // an image, sound or video is among the prompt's parts
   std::optional<int64_t>
@@ -232,9 +232,6 @@ class RequestScanner final : private MemberSink {
 // The JSON bytes (with quotes) that take the place of fields.model_span to name `model`. Invalid UTF-8 in it
 // becomes U+FFFD.
 std::string ModelReplacement(std::string_view model);
-
-// `body` with the model replaced; every other byte stays. REQUIRES: fields came from this body and has_model.
-std::string SpliceModel(std::string_view body, const RequestFields& fields, std::string_view model);
 
 // One change of a body: `text` takes the place of the bytes `at`.
 struct BodyEdit {

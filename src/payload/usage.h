@@ -115,7 +115,7 @@ class UsageScanner {
   bool streamed_ = false;
   bool stream_empty_ = true;
   bool names_usage_ = false;
-  std::array<char, 10> seam_ = {};  // its end, as the word "usage" with its quotes may be cut
+  std::array<char, 10> seam_ = {};  // its end, as "usage" or "meta_info" may be cut
   size_t seam_size_ = 0;
   uint8_t done_ = 0;  // characters of "[DONE]" so far; kNotDone: it is something else
 };

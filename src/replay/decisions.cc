@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <optional>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include "api/decode.h"
 #include "api/value.h"
@@ -16,12 +19,14 @@
 namespace fairway::replay {
 namespace {
 
+constexpr size_t kMaxLine = 16u << 20;
+
 class Run {
  public:
   Run(const std::string& path, const DecisionReplayOptions& how, std::vector<api::Problem>& problems)
       : problems_(path, problems), how_(how) {}
 
-  void Line(const std::string& text, int number) {
+  void Line(std::string_view text, int number) {
     const api::ParsedText parsed = api::ParseJson(text);
     if (!parsed.problems.empty() || parsed.documents.size() != 1)
       return Broken(number,
@@ -114,14 +119,20 @@ class Run {
 DecisionReplay ReplayDecisions(const std::string& path, const DecisionReplayOptions& how,
                                std::vector<api::Problem>& problems) {
   Run run(path, how, problems);
-  std::ifstream file(path);
-  if (!file) {
-    problems.push_back(
-        {api::Severity::kError, {path, 0}, "", "", std::string("cannot be opened: ") + std::strerror(errno)});
+  const auto fail = [&](int line, std::string what) {
+    problems.push_back({api::Severity::kError, {path, line}, "", "", std::move(what)});
     return run.result;
-  }
-  std::string line;
-  for (int number = 1; std::getline(file, line); ++number) run.Line(line, number);
+  };
+  std::error_code error;
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error))
+    return fail(0, "is no file");  // which may have no end, or no beginning
+  std::ifstream file(path);
+  if (!file) return fail(0, std::string("cannot be opened: ") + std::strerror(errno));
+  std::vector<char> line(kMaxLine);
+  for (int number = 1; file.getline(line.data(), static_cast<std::streamsize>(line.size())); ++number)
+    run.Line(std::string_view(line.data(), static_cast<size_t>(file.gcount()) - (file.eof() ? 0 : 1)),
+             number);
+  if (!file.eof()) return fail(0, "has a line of more than " + std::to_string(kMaxLine >> 20) + " MiB");
   return run.result;
 }
 

@@ -1,13 +1,15 @@
 #include "replay/fields.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
-#include <cerrno>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <memory>
+#include <utility>
 
+#include "api/load.h"
 #include "base/strings.h"
 
 namespace fairway::replay {
@@ -84,18 +86,12 @@ std::optional<std::string> ReadFile(const std::string& path, size_t max_bytes,
     problems.push_back({api::Severity::kError, {path, 0}, "", "", std::move(what)});
     return std::nullopt;
   };
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!file) return fail(std::string("cannot be opened: ") + std::strerror(errno));
-  std::string text;
-  std::array<char, 65536> chunk{};
-  for (;;) {
-    const size_t got = std::fread(chunk.data(), 1, chunk.size(), file.get());
-    text.append(chunk.data(), got);
-    if (text.size() > max_bytes) return fail("is larger than " + std::to_string(max_bytes >> 20) + " MiB");
-    if (got < chunk.size()) break;
-  }
-  if (std::ferror(file.get()) != 0) return fail(std::string("cannot be read: ") + std::strerror(errno));
-  return text;
+  struct stat info{};
+  if (::stat(path.c_str(), &info) == 0 && (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)))
+    return fail("is a device, not a file");
+  auto text = api::ReadFile(path, {.max_bytes = max_bytes});
+  if (!text) return fail(text.error().message);
+  return std::move(*text);
 }
 
 }  // namespace fairway::replay

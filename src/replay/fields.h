@@ -23,7 +23,8 @@ bool ReadBool(const api::Node& node, bool otherwise);
 std::string ToText(const std::vector<api::Problem>& problems);
 bool HasErrors(const std::vector<api::Problem>& problems);
 
-// The whole of a file; the error names it. A file of more than `max_bytes` is an error.
+// The whole of a file or a pipe; the error names it. A file of more than `max_bytes` is an error, and so is a
+// device, which need not end.
 std::optional<std::string> ReadFile(const std::string& path, size_t max_bytes,
                                     std::vector<api::Problem>& problems);
 

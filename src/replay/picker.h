@@ -74,7 +74,6 @@ class Picker {
   virtual bool reads_pages() const { return false; }
   virtual void BeginPage(uint32_t /*server*/) {}
   virtual void ApplyPage(uint32_t /*server*/, const Page& /*page*/) {}
-  virtual void FailPage(uint32_t /*server*/) {}
 };
 
 // What a picker is made for.

@@ -148,9 +148,6 @@ class Production final : public Picker {
 
   bool reads_pages() const override { return true; }
   void BeginPage(uint32_t server) override { cells_[server]->BeginScrape(setup_.clock.Now()); }
-  void FailPage(uint32_t server) override {
-    if (cells_[server]) cells_[server]->FailScrape();
-  }
   void ApplyPage(uint32_t server, const Page& page) override {
     if (!cells_[server]) return;
     fleet::Signals signals;

@@ -448,7 +448,6 @@ void Replay::Impl::PageCome(uint32_t picker) {
   const uint32_t server = round.turns[round.came % round.turns.size()].second;
   const uint8_t pending = std::exchange(round.pending[server], 0);
   if (pending == 2) pickers[picker]->ApplyPage(server, round.pages[server]);
-  if (pending == 1) pickers[picker]->FailPage(server);
   Push(TurnAt(round, ++round.came) + settings.page_delay, Kind::kPageCome, picker);
 }
 

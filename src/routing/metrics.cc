@@ -393,6 +393,7 @@ void RouterMetrics::Sort(const fleet::Snapshot& snapshot) {
       for (const auto& target : model.targets) add(target.name);
     }
     for (const auto& [name, id] : pool->adapters) add(name);
+    for (const auto& name : *pool->served) add(name);
     if (pool->policies == nullptr) continue;
     for (const auto& [name, number] : pool->policies->by_model) add(name);
     for (const auto& rewrite : pool->policies->rewrites) {

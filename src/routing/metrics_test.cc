@@ -170,6 +170,33 @@ TEST(Names, WhatManifestsAndServersNameKeepsItsSeriesWhateverClientsMakeUp) {
   EXPECT_EQ(page.Sum(kRequests), 3003);
 }
 
+// In a pool without InferenceModels only the pages of its servers say what is no client's invention.
+TEST(Names, BaseModelsThatPagesNameKeepTheirSeriesFromTheFirstPageOn) {
+  Scene scene({{"A"}});
+  scene.registry.set_max_page_bytes(1'000'000);
+  const auto flood = [&](int from) {
+    for (int i = from; i < from + 300; ++i) scene.Get(Completion(Numbered("made-up-", i)));
+  };
+  const auto count = [&] { return scene.Page().Value(kRequests, {{"model_name", "org/llama"}}).value_or(0); };
+  flood(0);
+  scene.Get(Completion("org/llama"));
+  EXPECT_EQ(count(), 0) << "one made-up name among many, as far as is known";
+  scene.pool.fleet().SetServed("default/pool", "a", {"org/llama"});
+  scene.pool.fleet().PublishNames();
+  scene.clock.Advance(2 * kSecond);
+  scene.Get(Completion("org/llama"));
+  EXPECT_EQ(count(), 1);
+  // Nor does an idle hour take it away, while others take all the room that there is.
+  for (int i = 0; i < 6; ++i) {
+    scene.clock.Advance(10 * kMinute);
+    flood(10'000 * (i + 1));
+    scene.Page();
+  }
+  EXPECT_EQ(count(), 1);
+  scene.Get(Completion("org/llama"));
+  EXPECT_EQ(count(), 2);
+}
+
 TEST(Names, MadeUpModelsAndFairnessIdsDoNotTakeEachOthersRoom) {
   Scene scene({{"A"}});
   for (int i = 0; i < 500; ++i) scene.Get(Completion(Numbered("m", i)));

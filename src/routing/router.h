@@ -120,8 +120,9 @@ class Ticket {
 
   // The response began. `served`: who really answered ("" when the gateway does not say): the reservation
   // moves there when it is another endpoint of the pool (a retry). `event_stream`: content-type has
-  // text/event-stream.
-  void OnResponseHeaders(int status, std::string_view served, bool event_stream);
+  // text/event-stream. `by_gateway`: a 503 with which the gateway keeps its own limits, so that it says
+  // nothing of the server; others count (EndpointCell::NoteUnavailable), also the gateway's "cannot connect".
+  void OnResponseHeaders(int status, std::string_view served, bool event_stream, bool by_gateway = false);
   // The response's body begins; for who does not call OnResponseBody. Again: without effect.
   void OnFirstToken();
   // A piece of the response's body came, of `bytes` bytes.

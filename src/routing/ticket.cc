@@ -129,12 +129,12 @@ SpareBlocks::~SpareBlocks() {
 
 // A retry: the load is where the answer comes from. The pool of now, not of the pick, knows that endpoint's
 // cell.
-[[gnu::noinline, gnu::cold]] void Ticket::State::MoveTo(std::string_view served) {
+[[gnu::noinline, gnu::cold]] bool Ticket::State::MoveTo(std::string_view served) {
   const std::string_view pool_key = request_class->pool_key;
   const fleet::PoolSnapshot* pool = worker->reader.Get()->FindPool(pool_key);
-  if (pool == nullptr) return;
+  if (pool == nullptr) return false;
   const auto found = pool->by_address.find(base::CanonicalAddress(served));
-  if (found == pool->by_address.end()) return;
+  if (found == pool->by_address.end()) return false;
   pool->tally->served_elsewhere.fetch_add(1, std::memory_order_relaxed);
   auto moved = pool->endpoints[found->second].cell;
   // When it began there is not known, so nothing is to be learned from its first token.
@@ -143,12 +143,13 @@ SpareBlocks::~SpareBlocks() {
   cell->Release(reservation, fleet::ReleaseKind::kEnded, 0);
   cell = std::move(moved);
   reservation = there;
-  if (extras == nullptr || extras->rare == nullptr) return;
+  if (extras == nullptr || extras->rare == nullptr) return true;
   Headers& told = extras->rare->response_headers;
   for (size_t i = 0; i < told.size(); ++i) {
     if ((extras->rare->name_server >> i & 1) != 0)
       told[i].second = scheduling::SessionToken(*pool, found->second);
   }
+  return true;
 }
 
 [[gnu::noinline, gnu::cold]] void Ticket::State::KeepScores(const fleet::PoolSnapshot& pool,
@@ -220,12 +221,18 @@ const Ticket::Headers& Ticket::response_headers() const {
                                                       : state_->worker->no_headers;
 }
 
-[[gnu::hot]] void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream) {
+[[gnu::hot]] void Ticket::OnResponseHeaders(int status, std::string_view served, bool event_stream,
+                                            bool by_gateway) {
   State& s = *state_;
   if (event_stream) s.streaming = true;
   if (status >= 400) s.CountError("ModelServerError");
-  if (served.empty() || served == destination() || s.cell == nullptr) return;
-  s.MoveTo(served);
+  if (s.cell == nullptr) return;
+  if (!served.empty() && served != destination() && !s.MoveTo(served)) return;
+  if (status > 0 && status < 500) {
+    s.cell->NoteAnswered();
+  } else if (status == 503 && !by_gateway) {
+    s.cell->NoteUnavailable(s.worker->clock.Now());
+  }
 }
 
 [[gnu::hot]] void Ticket::OnFirstToken() {

@@ -193,7 +193,7 @@ struct Ticket::State {
   // Headers of the answer that name endpoints.
   void KeepSessions(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome);
   Rare& NeedRare();
-  void MoveTo(std::string_view served);
+  bool MoveTo(std::string_view served);  // false: it is none of the pool
   Extras& MakeExtras();
   void EndExtras() noexcept;
 

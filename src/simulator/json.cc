@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cstdint>
 
+#include "base/utf8.h"
+
 namespace fairway::simulator {
 
 using base::ErrorCode;
@@ -148,7 +150,7 @@ class Parser {
     } else if (code >= 0xdc00 && code < 0xe000) {
       return Fail("half of a surrogate pair");
     }
-    AppendUtf8(out, code);
+    out += base::Utf8Of(code);
     return true;
   }
 
@@ -160,25 +162,6 @@ class Parser {
     if (error != std::errc() || end != begin + 4) return false;
     at_ += 4;
     return true;
-  }
-
-  static void AppendUtf8(std::string& out, uint32_t code) {
-    auto tail = [&](int shift) { out += static_cast<char>(0x80 | ((code >> shift) & 0x3f)); };
-    if (code < 0x80) {
-      out += static_cast<char>(code);
-    } else if (code < 0x800) {
-      out += static_cast<char>(0xc0 | (code >> 6));
-      tail(0);
-    } else if (code < 0x10000) {
-      out += static_cast<char>(0xe0 | (code >> 12));
-      tail(6);
-      tail(0);
-    } else {
-      out += static_cast<char>(0xf0 | (code >> 18));
-      tail(12);
-      tail(6);
-      tail(0);
-    }
   }
 
   std::string_view text_;

@@ -257,6 +257,135 @@ spec:
             self.assertIn("missing )", up.stderr)
 
 
+class Odd(unittest.TestCase):
+    """What a path given to us may lead to: whoever is to read it says so soon, by its name, without much memory."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        at = cls.folder.name
+        cls.good = os.path.join(at, "good.yaml")
+        cls.make("good.yaml", (MANIFEST % "llama").encode())
+        os.mkfifo(os.path.join(at, "pipe"))
+        os.symlink("/dev/zero", os.path.join(at, "zero"))
+        os.symlink("loop", os.path.join(at, "loop"))
+        with open(os.path.join(at, "sparse"), "wb") as file:
+            file.truncate(5 << 30)
+        cls.socket = socket.socket(socket.AF_UNIX)
+        cls.socket.bind(os.path.join(at, "socket"))
+        cls.make("laughs", b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 64)))
+        cls.make("merges", b"a0: &a0 {k0: 1}\n" + b"".join(b"a%d: &a%d {<<: [*a%d, *a%d], k%d: 1}\n" % (i, i, i - 1, i - 1, i) for i in range(1, 64)))
+        cls.make("itself", b"&a [*a, *a]\n")
+        cls.make("lists", b"[" * 200_000)
+        cls.make("maps", b"{a: " * 200_000)
+        cls.make("indented", b"".join(b" " * i + b"a:\n" for i in range(3000)))
+        cls.make("dashes", b"- " * 200_000 + b"x\n")
+        cls.make("json", b'{"a":' * 200_000)
+        cls.make("latin", b"kind: InferencePool\nmetadata: {name: caf\xe9}\n")
+        cls.make("zeros", b"kind: Inference\0Pool\nmetadata: {name: a\0b}\n")
+        cls.make("noise", bytes(range(256)) * 100)
+        cls.make("line", b"a: " + b"x" * 15_000_000)
+
+    @classmethod
+    def make(cls, name, content):
+        with open(os.path.join(cls.folder.name, name), "wb") as file:
+            file.write(content)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.socket.close()
+        cls.folder.cleanup()
+
+    ODD = ("pipe", "zero", "loop", "sparse", "socket", "laughs", "merges", "itself", "lists", "maps", "indented", "dashes", "json", "latin",
+           "zeros", "noise", "line")
+
+    def run_on(self, path, *command):
+        """(exit code, standard error, MB at most)"""
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen([FAIRWAY, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+            timer = threading.Timer(PATIENCE, process.kill)
+            timer.start()
+            _, status, used = os.wait4(process.pid, 0)
+            timer.cancel()
+            process.returncode = os.waitstatus_to_exitcode(status)
+            said.seek(0)
+            return process.returncode, said.read().decode(errors="replace"), used.ru_maxrss / 1024
+
+    def each(self, names, command, codes=(1, 2, 3), names_it=True):
+        for name in names:
+            path = os.path.join(self.folder.name, name)
+            with self.subTest(name, command=command[:2]):
+                code, said, memory = self.run_on(path, *[path if word == "ODD" else word for word in command])
+                self.assertIn(code, codes, said[-1000:])
+                if names_it:
+                    self.assertIn(name, said[:2000])
+                self.assertLess(len(said), 100_000)
+                if not os.environ.get("FAIRWAY_SANITIZE"):
+                    self.assertLess(memory, 400)
+
+    def test_manifests(self):
+        self.each(self.ODD, ["check", "-f", "ODD"])
+
+    def test_endpoint_picker_configs(self):
+        self.each(self.ODD, ["check", "--config-file", "ODD"])
+        self.each(("pipe", "zero", "sparse", "laughs"), ["epp", "-f", self.good, "--config-file", "ODD"])
+
+    def test_kubeconfigs(self):
+        self.each(self.ODD, ["epp", "--pool-name", "p", "--kubeconfig", "ODD"])
+
+    def test_certificates(self):
+        odd = [name for name in self.ODD if name not in ("laughs", "merges", "itself")]
+        self.each(odd, ["epp", "-f", self.good, "--grpc-port", "0", "--client-ca-file", "ODD"])
+        self.each(odd, ["epp", "-f", self.good, "--model-server-metrics-ca-file", "ODD"])
+
+    def test_workloads_and_decisions(self):
+        self.each(self.ODD, ["replay", "--workload", "ODD"])
+        self.each(self.ODD, ["replay", "--from-decisions", "ODD"])
+
+    def test_what_editors_leave_is_no_problem(self):
+        plain = subprocess.run([FAIRWAY, "check", "-f", self.good], capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        text = (MANIFEST % "llama").encode()
+        for name, content in (("crlf.yaml", text.replace(b"\n", b"\r\n")), ("mark.yaml", b"\xef\xbb\xbf" + text), ("end.yaml", text.rstrip(b"\n"))):
+            with self.subTest(name):
+                self.make(name, content)
+                done = subprocess.run([FAIRWAY, "check", "-f", os.path.join(self.folder.name, name)], capture_output=True, text=True,
+                                      timeout=PATIENCE)
+                self.assertEqual((done.returncode, done.stdout), (0, plain.stdout), done.stderr)
+
+    def test_closed_standard_streams(self):
+        """What is then opened gets their numbers: nothing of ours may be written into it."""
+        for closed in ((0,), (1,), (2,), (0, 1, 2)):
+            with self.subTest(closed):
+                with open(self.good, "rb") as file:
+                    before = file.read()
+                port = free_port()
+                process = subprocess.Popen([FAIRWAY, "epp", "-f", self.good, "--grpc-port", "0", "--grpc-health-port", "0",
+                                            "--secure-serving=false", "--metrics-port", str(port), "--explain"],
+                                           preexec_fn=lambda: [os.close(number) for number in closed], stdin=subprocess.DEVNULL,
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                try:
+                    def serves():
+                        try:
+                            return "default/llama" in get(port, "/debug/fleet", timeout=5)
+                        except (OSError, urllib.error.URLError):
+                            return False
+                    await_that(lambda: serves() or process.poll() is not None, "no page")
+                    self.assertIsNone(process.poll())
+                    for _ in range(3):
+                        process.send_signal(signal.SIGHUP)
+                    await_that(serves, "no page after a reload")
+                    page = get(port, "/metrics")
+                    self.assertTrue(page.startswith("# HELP"), page[:300])
+                    process.terminate()
+                    self.assertEqual(process.wait(PATIENCE), 0)
+                finally:
+                    process.kill()
+                    process.wait()
+                with open(self.good, "rb") as file:
+                    self.assertEqual(file.read(), before)
+
+
 def keys(folder, name, names, issuer=None):
     """name.crt and name.key, signed by itself or by the issuer's."""
     path = os.path.join(folder, name)

@@ -2,14 +2,16 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 import unittest
 
-from support import ENVOY, FAIRWAY, Process, Scenario, Up, ask, await_that, endpoints, free_ports, pool, running
+from support import ENVOY, FAIRWAY, UP_ARGS, Process, Scenario, Up, ask, await_that, endpoints, envoy_of, free_ports, pool, running
 
 
 class Client(threading.Thread):
@@ -134,6 +136,53 @@ class EnvoyItself(Scenario):
         self.addCleanup(shutil.rmtree, self.folder_of(envoy))  # nobody is left who could
         os.kill(up.pid, signal.SIGKILL)
         await_that(lambda: not running(envoy), "Envoy ends with fairway")
+
+    def test_a_closed_terminal_ends_all(self):
+        """Its SIGHUP goes to all of the process group, and what is written from then on goes nowhere."""
+        pid, terminal = pty.fork()
+        if pid == 0:  # the leader of the terminal's session, as what a shell runs in a window of its own
+            os.execv(FAIRWAY, [FAIRWAY, "up", "--endpoint", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--envoy", ENVOY, *UP_ARGS])
+        said = b""
+        try:
+            while b"ready" not in said:
+                said += os.read(terminal, 65536)
+            envoy = envoy_of(pid)
+            self.assertTrue(envoy, said)
+            folder = self.folder_of(envoy)
+            os.close(terminal)
+            terminal = None
+            await_that(lambda: not running(envoy), "Envoy runs on without a terminal")
+            await_that(lambda: not running(pid), "fairway runs on without a terminal")
+        finally:
+            if terminal is not None:
+                os.close(terminal)
+            if running(pid):
+                os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+        self.assertEqual(os.waitstatus_to_exitcode(status), 0, said.decode(errors="replace"))
+        self.assertFalse(os.path.exists(folder))
+
+    def test_a_reader_that_goes_ends_nothing(self):
+        """`fairway up | head -1`"""
+        out, into = os.pipe()
+        with subprocess.Popen([FAIRWAY, "up", "--explain", "--endpoint", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--envoy", ENVOY, *UP_ARGS],
+                              stdin=subprocess.DEVNULL, stdout=into, stderr=subprocess.DEVNULL) as process:
+            os.close(into)
+            try:
+                said = b""
+                while b"ready" not in said:
+                    said += os.read(out, 65536)
+                port = int(re.search(rb"http://127\.0\.0\.1:(\d+)", said).group(1))
+                os.close(out)
+                for _ in range(20):  # each is explained to nobody
+                    self.assertEqual(ask(port, "POST", "/v1/completions", {"model": "llama", "prompt": "x"}).status, 503)
+                envoy = envoy_of(process.pid)
+                self.assertTrue(envoy)
+                process.terminate()
+                self.assertEqual(process.wait(60), 0)
+                await_that(lambda: not running(envoy), "Envoy runs on")
+            finally:
+                process.kill()
 
     def test_without_envoy_says_how_to_get_one(self):
         up = self.up("--envoy", os.path.join(self.folder, "no-envoy"), objects=[pool()], ports=[1], ready=False)

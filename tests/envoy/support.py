@@ -5,6 +5,7 @@ Ports are free ones, everything is on loopback, and every process ends with its 
 """
 
 import collections
+import contextlib
 import http.client
 import http.server
 import json
@@ -228,14 +229,14 @@ class Echo:
         self.thread.join()
 
 
-class Upgrades:
-    """A model server that takes every upgrade and then says back what it is told, and answers every other request with 204."""
+class RawServer:
+    """Calls `talk(socket)` in a thread for each connection; what goes wrong there is the other side's affair."""
 
-    def __init__(self):
-        self.heads = []  # of the upgrades
-        self.hung_up = 0
-        self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+    def __init__(self, talk):
+        self.talk, self.open = talk, []
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.socket.getsockname()[1]
+        self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._accept, daemon=True)
         self.thread.start()
 
@@ -245,39 +246,58 @@ class Upgrades:
                 connection, _ = self.socket.accept()
             except OSError:
                 return
+            self.open.append(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
-        with connection:
-            head = b""
-            while True:
-                while b"\r\n\r\n" not in head:
-                    piece = connection.recv(65536)
-                    if not piece:
-                        return
-                    head += piece
-                head, _, rest = head.partition(b"\r\n\r\n")
-                if b"upgrade: websocket" in head.lower():
-                    break
-                connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
-                head = rest
-            self.heads.append(head.decode())
-            connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
-            while True:
-                try:
-                    piece = rest or connection.recv(65536)
-                except OSError:
-                    piece = b""
-                rest = b""
-                if not piece:
-                    self.hung_up += 1
-                    return
-                connection.sendall(piece)
+        with contextlib.suppress(OSError, ValueError), connection:
+            self.talk(connection)
 
     def close(self):
-        self.socket.shutdown(socket.SHUT_RDWR)
+        self.stopped.set()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
+        for connection in self.open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         self.thread.join()
+
+
+class Upgrades(RawServer):
+    """A model server that takes every upgrade and then says back what it is told, and answers every other request with 204."""
+
+    def __init__(self):
+        self.heads = []  # of the upgrades
+        self.hung_up = 0
+        super().__init__(self._talk)
+
+    def _talk(self, connection):
+        head = b""
+        while True:
+            while b"\r\n\r\n" not in head:
+                piece = connection.recv(65536)
+                if not piece:
+                    return
+                head += piece
+            head, _, rest = head.partition(b"\r\n\r\n")
+            if b"upgrade: websocket" in head.lower():
+                break
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+            head = rest
+        self.heads.append(head.decode())
+        connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
+        while True:
+            try:
+                piece = rest or connection.recv(65536)
+            except OSError:
+                piece = b""
+            rest = b""
+            if not piece:
+                self.hung_up += 1
+                return
+            connection.sendall(piece)
 
 
 def upgraded(port, path="/v1/realtime?model=m"):
@@ -350,6 +370,23 @@ def route(*rules, hostnames=None):
             "spec": spec}
 
 
+def envoy_of(fairway):
+    """The pid of the Envoy that is this process's child now; 0 when there is none."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat") as stat:
+                state, parent = stat.read().rsplit(")", 1)[1].split()[:2]
+            if int(parent) == fairway and state != "Z":
+                with open(f"/proc/{name}/cmdline") as cmdline:
+                    if "--admin-address-path" in cmdline.read():
+                        return int(name)
+        except (OSError, IndexError):
+            pass
+    return 0
+
+
 class Up(Process):
     """`fairway up` in front of manifests; ready when the constructor returns."""
 
@@ -374,20 +411,7 @@ class Up(Process):
             self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)", "\n".join(self.out)).group(1))
 
     def envoy_pid(self):
-        """Of the Envoy that is our child now; 0 when there is none."""
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
-            try:
-                with open(f"/proc/{name}/stat") as stat:
-                    state, parent = stat.read().rsplit(")", 1)[1].split()[:2]
-                if int(parent) == self.pid and state != "Z":
-                    with open(f"/proc/{name}/cmdline") as cmdline:
-                        if "--admin-address-path" in cmdline.read():
-                            return int(name)
-            except (OSError, IndexError):
-                pass
-        return 0
+        return envoy_of(self.pid)
 
     def ask(self, method, path, body=None, headers=None, timeout=PATIENCE):
         return ask(self.port, method, path, body, headers, timeout)

@@ -14,7 +14,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "envoy"))
 import support  # noqa: E402
-from support import FAIRWAY, Process, Scenario, endpoints, free_ports, pool  # noqa: E402
+from support import FAIRWAY, Process, RawServer, Scenario, endpoints, free_ports, pool  # noqa: E402
 
 LATE = 2.0  # seconds that an honest client may wait: a hang, and not a busy machine
 MB = 1 << 20
@@ -154,42 +154,6 @@ class ThroughEnvoy(Attacked):
                 connection.sendall((REQUEST_HEAD + f"Content-Length: {size}\r\n\r\n").encode())
                 many.append(connection)
         return many
-
-
-class RawServer:
-    """Calls `talk(socket)` in a thread for each connection; what goes wrong there is the other side's affair."""
-
-    def __init__(self, talk):
-        self.talk, self.open = talk, []
-        self.socket = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self.socket.getsockname()[1]
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._accept, daemon=True)
-        self.thread.start()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            self.open.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection):
-        with contextlib.suppress(OSError, ValueError), connection:
-            self.talk(connection)
-
-    def close(self):
-        self.stopped.set()
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-        for connection in self.open:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-        self.thread.join()
 
 
 def read_head(connection):

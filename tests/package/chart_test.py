@@ -209,6 +209,34 @@ class Values(unittest.TestCase):
         self.assertNotIn("authorization", open_page["ServiceMonitor", EPP]["spec"]["endpoints"][0])
         self.assertFalse([kind for kind, _ in open_page if kind.startswith("ClusterRole")])
 
+    def test_certificates_of_the_metrics_page(self):
+        tls = values("inferenceExtension.monitoring.tls", {"secretName": "page"})
+        objects = render(GATEWAY, tls, values("inferenceExtension.monitoring.allowedHosts", ["picker.example.com", "*"]))
+        mount = next(m for m in container(objects)["volumeMounts"] if m["name"] == "metrics-tls")
+        self.assertTrue(mount["readOnly"])
+        self.assertEqual(flags(objects)["metrics-cert-dir"], mount["mountPath"])
+        self.assertEqual(flags(objects)["metrics-allowed-hosts"], "picker.example.com,*")
+        self.assertNotIn("metrics-client-ca-file", flags(objects))
+        volumes = {v["name"]: v for v in objects["Deployment", EPP]["spec"]["template"]["spec"]["volumes"]}
+        self.assertEqual(volumes["metrics-tls"]["secret"]["secretName"], "page")
+        both = render(GATEWAY, tls, values("inferenceExtension.tls.secretName", "port"))
+        self.assertEqual(len({m["mountPath"] for m in container(both)["volumeMounts"]}), 2)
+
+        on = {"inferenceExtension": {"monitoring": {"tls": {"verifyClients": True}, "prometheus": {
+            "enabled": True, "clientCertSecret": "prometheus"}}}}
+        objects = render(GATEWAY, tls, on)
+        self.assertEqual(flags(objects)["metrics-client-ca-file"], mount["mountPath"] + "/ca.crt")
+        endpoint = objects["ServiceMonitor", EPP]["spec"]["endpoints"][0]
+        self.assertEqual(endpoint["scheme"], "https")
+        self.assertEqual(endpoint["tlsConfig"], {
+            "serverName": f"{EPP}.{NAMESPACE}.svc", "ca": {"secret": {"name": "page", "key": "ca.crt"}},
+            "cert": {"secret": {"name": "prometheus", "key": "tls.crt"}}, "keySecret": {"name": "prometheus", "key": "tls.key"}})
+        self.assertIn("authorization", endpoint)
+        known = {s["metadata"]["name"]: s for (kind, _), s in objects.items() if kind == "Service"}
+        self.assertIn(EPP, known, "what serverName names")
+        plain = render(GATEWAY, values("inferenceExtension.monitoring.prometheus.enabled", True))
+        self.assertFalse({"scheme", "tlsConfig"} & plain["ServiceMonitor", EPP]["spec"]["endpoints"][0].keys())
+
     def test_network_policy(self):
         self.assertNotIn(("NetworkPolicy", EPP), render(GATEWAY))
         on = values("inferenceExtension.networkPolicy.enabled", True)
@@ -368,6 +396,12 @@ class Mistakes(unittest.TestCase):
         ("inferenceExtension.pluginsCustomConfig", {"a.yaml": {"plugins": []}}, "a.yaml.*want string"),
         ("inferenceExtension.pluginsCustomConfig", {"a.yaml": "x"}, "has only a.yaml"),
         ("inferenceExtension.monitoring.interval", "10", "/inferenceExtension/monitoring/interval"),
+        ("inferenceExtension.monitoring.allowedHosts", ["a b"], "/inferenceExtension/monitoring/allowedHosts"),
+        ("inferenceExtension.monitoring.tls.verifyClients", True, "needs monitoring.tls.secretName"),
+        ("inferenceExtension.monitoring", {"tls": {"secretName": "s", "verifyClients": True}, "prometheus": {"enabled": True}},
+         "prometheus.clientCertSecret is required"),
+        ("inferenceExtension.monitoring", {"tls": {"secretName": "s"}, "prometheus": {"enabled": True, "auth": {"enabled": False}}},
+         "lets everybody read"),
         ("inferenceExtension", {"replicas": 2, "podDisruptionBudget": {"enabled": True}}, "would block every drain"),
         ("inferenceExtension.tracing.enabled", True, "writes no traces"),
         ("inferenceExtension.latencyPredictor.enabled", True, "no latency predictor"),

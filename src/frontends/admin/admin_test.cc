@@ -6,12 +6,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
+
+#include "tests/support/prometheus_page.h"
 
 namespace fairway::admin {
 namespace {
@@ -49,7 +55,7 @@ TEST(Admin, Pages) {
   const auto metrics = Get(content, "/metrics?x=1");
   EXPECT_EQ(metrics.status, 200);
   EXPECT_THAT(metrics.content_type, StartsWith("text/plain; version=0.0.4"));
-  EXPECT_THAT(metrics.body, HasSubstr("requests_total 3"));
+  EXPECT_THAT(All(metrics), HasSubstr("requests_total 3"));
 
   EXPECT_EQ(Get(content, "/healthz").status, 200);
   EXPECT_EQ(Get(content, "/readyz").status, 503);
@@ -196,28 +202,143 @@ TEST(Admin, WithoutCallbacks) {
   EXPECT_EQ(Get(content, "/debug/fleet").status, 404);
 }
 
+// A connection that has asked for a page.
+class Reader {
+ public:
+  explicit Reader(uint16_t port, const std::string& path = "/metrics", int receive_buffer = 0)
+      : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_buffer > 0) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    const std::string request = "GET " + path + " HTTP/1.0\r\nHost: x\r\n\r\n";
+    EXPECT_EQ(write(fd_, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  }
+  ~Reader() { close(fd_); }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  std::string All() {
+    std::string answer;
+    char buffer[65536];
+    for (ssize_t n; (n = read(fd_, buffer, sizeof(buffer))) > 0;)
+      answer.append(buffer, static_cast<size_t>(n));
+    return answer;
+  }
+  std::string Body() {
+    const std::string answer = All();
+    return answer.substr(std::min(answer.find("\r\n\r\n"), answer.size() - 4) + 4);
+  }
+
+ private:
+  int fd_;
+};
+
+// Waits for it; false after a minute.
+bool Await(const std::function<bool()>& condition) {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > give_up) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
+
 TEST(Admin, ServesOverHttp) {
   base::Registry registry;
   registry.AddGauge({.name = "answer", .help = "."}).With({}).Set(42);
   net::LoopThread thread("admin-test");
   auto server = AdminServer::Listen({.port = 0}, {.registry = &registry}, thread.loop(), base::Log());
   ASSERT_TRUE(server) << server.error().message;
-
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons((*server)->port());
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-  ASSERT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
-  std::string answer;
-  char buffer[4096];
-  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) answer.append(buffer, static_cast<size_t>(n));
-  close(fd);
+  const std::string answer = Reader((*server)->port()).All();
   EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
   EXPECT_THAT(answer, HasSubstr("answer 42"));
   thread.Join();
+}
+
+// What anybody may call a model.
+const std::vector<std::string>& HostileNames() {
+  static const std::vector<std::string> names{
+      "a\xff",     "\xe2\x82",      "a\nb 1\n# TYPE t gauge", "a\"} 7",
+      "\\",        "\\n",           std::string("a\0b", 3),   "\r\n\r\nHTTP/1.1 200 OK",
+      "0\r\n\r\n", "{le=\"+Inf\"}", std::string(5000, 'x'),   ""};
+  return names;
+}
+
+// A series for each number below `count`, each counted in `made` when a page takes it.
+class ManySeries final : public base::SeriesReader {
+ public:
+  ManySeries(size_t count, std::atomic<size_t>& made) : count_(count), made_(made) {}
+  Step Next(base::Series& out) override {
+    if (next_ == count_) return Step::kEnd;
+    out.labels = {std::to_string(1'000'000 + next_++), HostileNames()[next_ % HostileNames().size()]};
+    out.value = static_cast<double>(next_);
+    ++made_;
+    return Step::kSeries;
+  }
+
+ private:
+  const size_t count_;
+  std::atomic<size_t>& made_;
+  size_t next_ = 0;
+};
+
+TEST(Admin, AMetricsPageIsMadeAsItIsRead) {
+  constexpr size_t kSeries = 200'000;
+  constexpr size_t kIdle = 20;
+  std::atomic<size_t> made{0};
+  base::Registry registry;
+  registry.set_max_page_bytes(1'000'000'000);
+  registry.AddComputed({.name = "m_total", .help = "h", .labels = {"number", "model"}},
+                       base::MetricType::kCounter,
+                       [&] { return std::make_unique<ManySeries>(kSeries, made); });
+  net::LoopThread thread("admin-test");
+  auto server = AdminServer::Listen({.port = 0, .answer_timeout = 20 * base::kSecond},
+                                    {.registry = &registry}, thread.loop(), base::Log());
+  ASSERT_TRUE(server) << server.error().message;
+  const uint16_t port = (*server)->port();
+
+  std::vector<std::unique_ptr<Reader>> idle;
+  for (size_t i = 0; i < kIdle; ++i) idle.push_back(std::make_unique<Reader>(port, "/metrics", 4096));
+  // Others are answered beside them.
+  EXPECT_THAT(Reader(port, "/healthz").All(), HasSubstr("ok"));
+  const tests::PrometheusPage page(Reader(port).Body());
+  EXPECT_THAT(page.problems(), testing::IsEmpty());
+  EXPECT_EQ(page.ValuesOf("m_total", "number").size(), kSeries);
+  EXPECT_EQ(page.Sum("m_total"), kSeries / 2.0 * (kSeries + 1));
+  // No more than the kernel took from us for each of those that read nothing: less than half of their pages.
+  EXPECT_LT(made - kSeries, kIdle * kSeries / 2);
+  // They have a time limit, in which they need not be silent.
+  const auto stats = (*server)->stats();
+  EXPECT_TRUE(Await([&] { return stats->unread == kIdle; })) << stats->unread;
+  EXPECT_EQ(stats->connections, 0u);
+  thread.Join();
+}
+
+TEST(Admin, AMetricsPageOfAnyReaderIsTheRegistrysOwn) {
+  base::Registry registry;
+  registry.set_max_page_bytes(300'000);
+  auto& seconds = registry.AddHistogram(
+      {.name = "s", .help = "h", .labels = {"model"}, .buckets = {1, 2, 3}, .max_series = 5000});
+  for (int i = 0; i < 2000; ++i) {
+    const std::string& name = HostileNames()[static_cast<size_t>(i) % HostileNames().size()];
+    seconds.With({std::to_string(i) + name}).Observe(i);
+  }
+  const Content content = {.registry = &registry};
+  const net::HttpResponse answer = Get(content, "/metrics");
+  std::string all;
+  for (std::string piece = answer.next(); !piece.empty(); piece = answer.next()) {
+    EXPECT_LE(piece.size(), 70u << 10);
+    all += piece;
+  }
+  EXPECT_EQ(answer.next(), "") << "it stays complete";
+  EXPECT_EQ(all, registry.Render());
+  EXPECT_LE(all.size(), 300'000u);
+  const tests::PrometheusPage page(all);
+  EXPECT_THAT(page.problems(), testing::IsEmpty());
+  EXPECT_GT(*page.Value("fairway_metrics_left_out_series"), 0);
 }
 
 TEST(Admin, APortInUseIsAnError) {

@@ -218,6 +218,11 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
     ObjectReader admin(node);
     picker.admin_host = api::ReadTextOr(admin.Get("host"), CheckText, "127.0.0.1");
     picker.admin_port = static_cast<uint16_t>(ReadWhole(admin.Get("port"), 0, 65535).value_or(9090));
+    picker.admin_cert_dir = api::ReadTextOr(admin.Get("certDir"), CheckText, "");
+    const Node client_ca = admin.Get("clientCaFile");
+    picker.admin_client_ca_file = api::ReadTextOr(client_ca, CheckText, "");
+    if (client_ca.present() && picker.admin_cert_dir.empty()) client_ca.Error("needs certDir");
+    picker.admin_hosts = ReadTexts(admin.Get("allowedHosts"), CheckText);
     admin.Finish();
   }
   picker.scrape_interval = ReadInterval(root.Get("scrapeInterval"));

@@ -55,6 +55,9 @@ struct PickerConfig {
   std::optional<ClusterApi> kubernetes;  // instead of manifests
   std::string admin_host = "127.0.0.1";
   std::optional<uint16_t> admin_port;          // absent: no admin pages
+  std::string admin_cert_dir;                  // folder with tls.crt and tls.key; "": plain HTTP
+  std::string admin_client_ca_file;            // "": nobody is asked for a certificate
+  std::vector<std::string> admin_hosts;        // further names by which the pages may be asked for
   std::optional<base::Nanos> scrape_interval;  // none: as often as placement needs
   base::Nanos scrape_timeout = base::kSecond;
   // Where metrics pages are whose endpoints do not say it; "" and 0: at their engine's place.

@@ -37,6 +37,32 @@ metricsInsecureSkipVerify: false
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"metricsScheme":"ftp"})"), HasSubstr("want http or https"));
 }
 
+TEST(ModuleConfig, WhoMayReadTheAdminPages) {
+  const auto plain = ParseConfig(R"({"manifests":["/a"],"admin":{}})");
+  ASSERT_TRUE(plain) << plain.error().message;
+  EXPECT_EQ(plain->picker.admin_host, "127.0.0.1");
+  EXPECT_EQ(plain->picker.admin_port, 9090);
+  EXPECT_EQ(plain->picker.admin_cert_dir + plain->picker.admin_client_ca_file, "");
+  EXPECT_THAT(plain->picker.admin_hosts, testing::IsEmpty());
+  const auto config = ParseConfig(R"(manifests: [/a]
+admin:
+  host: "::"
+  certDir: /etc/fairway/metrics
+  clientCaFile: /etc/fairway/metrics/ca.crt
+  allowedHosts: [picker.example.com, other.example.com]
+)");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->picker.admin_host, "::");
+  EXPECT_EQ(config->picker.admin_cert_dir, "/etc/fairway/metrics");
+  EXPECT_EQ(config->picker.admin_client_ca_file, "/etc/fairway/metrics/ca.crt");
+  EXPECT_THAT(config->picker.admin_hosts, ElementsAre("picker.example.com", "other.example.com"));
+  EXPECT_NE(config->picker.identity, plain->picker.identity);
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"admin":{"clientCaFile":"/ca.crt"}})"),
+              HasSubstr("needs certDir"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"admin":{"certificates":"/a"}})"), HasSubstr("certificates"));
+  EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"admin":{"allowedHosts":"a"}})"), HasSubstr("allowedHosts"));
+}
+
 TEST(ModuleConfig, AStructAsJsonAndTheSameAsYaml) {
   // Envoy writes a Struct's numbers as it likes.
   const auto json = ParseConfig(

@@ -463,7 +463,7 @@ void Stream::StopWaiting() {
     const std::string type = base::ToLower(GetHeader(envoy_, HeaderType::kResponse, "content-type"));
     event_stream = type.find("text/event-stream") != std::string::npos;
   }
-  ticket_.OnResponseHeaders(status, Served(), event_stream);
+  ticket_.OnResponseHeaders(status, Served(), event_stream, status == 503 && IsEnvoysOwn());
   WithdrawChoice();  // from here on nothing is tried again
   for (const auto& [name, value] : ticket_.response_headers())
     SetHeader(envoy_, HeaderType::kResponse, name, value);
@@ -479,6 +479,12 @@ void Stream::StopWaiting() {
     }
   }
   if (end) EndResponse();
+}
+
+// Whether a 503 comes from Envoy, which never tried a server: its limits, no such cluster, another filter's.
+bool Stream::IsEnvoysOwn() const {
+  return GetAttribute(envoy_, abi::Attribute::kUpstreamAddress).empty() ||
+         !GetHeader(envoy_, HeaderType::kResponse, request::kOverloaded).empty();
 }
 
 // As an attribute, as the path is. 0: there is none.

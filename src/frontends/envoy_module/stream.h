@@ -76,6 +76,7 @@ class Stream {
   [[gnu::cold]] void EndEarly() noexcept;
   void DropTicket() noexcept;
   int Status() const;
+  bool IsEnvoysOwn() const;
   std::string_view Served();
   [[gnu::cold]] void ReportMissingPolicy();
   [[gnu::noinline]] void RewriteBody(BodyPlace last_piece, bool has_content_length);

@@ -761,6 +761,27 @@ TEST_F(StreamTest, AnAnswerOfEnvoysOwnSaysNothingOfThePolicy) {
   EXPECT_FALSE(filter_.policy_missing);
 }
 
+TEST_F(StreamTest, ThreeUnavailableInARowAreARefusalButNotWhatEnvoySaysByItself) {
+  const auto unavailable = [this](HeaderList more, const std::string& address) {
+    for (int i = 0; i < 3; ++i) {
+      FakeStream envoy{.request_headers = Post(kBody.size())};
+      Stream stream(filter_, &envoy);
+      ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+      envoy.upstream_address = address;
+      envoy.response_headers = {{":status", "503"}};
+      envoy.response_headers.insert(envoy.response_headers.end(), more.begin(), more.end());
+      stream.OnResponseHeaders(true);
+      stream.OnComplete();
+    }
+  };
+  unavailable({}, "");  // nobody was asked
+  unavailable({{"x-envoy-overloaded", "true"}}, "10.0.0.1:8000");
+  EXPECT_FALSE(cell(0).refusing());
+  unavailable({}, "10.0.0.1:8000");
+  EXPECT_TRUE(cell(0).refusing());
+  EXPECT_FALSE(cell(1).refusing());
+}
+
 // ---- Memory.
 
 TEST_F(StreamTest, LeavesNothingBehindWhereverItEnds) {

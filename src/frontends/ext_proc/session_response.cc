@@ -28,6 +28,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   int status = 0;
   bool event_stream = false;
   bool encoded = false;
+  bool by_gateway = false;
   const bool ok = ForEachHeader(message.headers, [&](std::string_view name, std::string_view value) {
     if (name == ":status") {
       status = base::ParseInteger<int>(value).value_or(0);
@@ -37,6 +38,8 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
       encoded |= request::IsEncoded(value);
     } else if (name == "content-length") {
       response_has_length_ = true;
+    } else if (name == request::kOverloaded) {
+      by_gateway = true;
     }
   });
   if (!ok) {
@@ -50,7 +53,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   }
   const BodyMode mode = response_mode();
   if (ticket_) {
-    ticket_->OnResponseHeaders(status, served, event_stream);
+    ticket_->OnResponseHeaders(status, served, event_stream, by_gateway);
     const bool body_follows = !message.end_of_stream && mode != BodyMode::kNone;
     if (body_follows && !encoded && status < 400) {
       usage_.emplace(api_, event_stream);

@@ -1332,6 +1332,24 @@ TEST_F(ResponseTest, ServerErrorsAreCountedByTheRealStatus) {
   EXPECT_THAT(registry_->Render(), HasSubstr("ModelServerError"));
 }
 
+TEST_F(ResponseTest, ThreeUnavailableInARowAreARefusalButNotEnvoysOwnLimits) {
+  Answer();
+  const auto unavailable = [this](const Headers& more, int times) {
+    for (int i = 0; i < times; ++i) {
+      NewExchange({});
+      Give(RequestHeaders());
+      Give(RequestBody(kChat, true));
+      pb::ProcessingRequest message = ResponseHeaders(more, "10.0.0.1:8000", true);
+      message.mutable_response_headers()->mutable_headers()->mutable_headers(0)->set_raw_value("503");
+      Give(message);
+    }
+  };
+  unavailable({{"x-envoy-overloaded", "true"}}, 5);
+  EXPECT_FALSE(pool_->pool()->endpoints[0].cell->refusing());
+  unavailable({}, 3);
+  EXPECT_TRUE(pool_->pool()->endpoints[0].cell->refusing());
+}
+
 TEST_F(ResponseTest, ASentBodyIsFreed) {
   Answer({}, {}, 1);
   EXPECT_EQ(sink_->room(), RecordingSink::kRoom);

@@ -25,6 +25,8 @@ namespace fairway::request {
 // The header that names the first choice, and the key of the ordered list in the metadata of kLbNamespace.
 inline constexpr std::string_view kDestination = "x-gateway-destination-endpoint";
 inline constexpr std::string_view kLbNamespace = "envoy.lb";
+// Envoy sets it on the 503 with which it keeps its circuit breakers' limits.
+inline constexpr std::string_view kOverloaded = "x-envoy-overloaded";
 inline constexpr std::string_view kHintNamespace = "envoy.lb.subset_hint";
 inline constexpr std::string_view kHintKey = "x-gateway-destination-endpoint-subset";
 inline constexpr std::string_view kDropReason = "x-llm-d-request-dropped-reason";

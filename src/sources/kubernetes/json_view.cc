@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/utf8.h"
+
 namespace fairway::sources::kubernetes {
 namespace {
 
@@ -60,25 +62,6 @@ bool TakeValue(std::string_view& rest, std::string_view& value) {
   return true;
 }
 
-void AppendUtf8(std::string& out, unsigned code) {
-  const auto add = [&out](unsigned byte) { out += static_cast<char>(byte); };
-  if (code < 0x80) {
-    add(code);
-  } else if (code < 0x800) {
-    add(0xc0 | code >> 6);
-    add(0x80 | (code & 63));
-  } else if (code < 0x10000) {
-    add(0xe0 | code >> 12);
-    add(0x80 | (code >> 6 & 63));
-    add(0x80 | (code & 63));
-  } else {
-    add(0xf0 | code >> 18);
-    add(0x80 | (code >> 12 & 63));
-    add(0x80 | (code >> 6 & 63));
-    add(0x80 | (code & 63));
-  }
-}
-
 // The four hexadecimal digits at `at`; nothing when they are none.
 std::optional<unsigned> Hex4(std::string_view bytes, size_t at) {
   if (at + 4 > bytes.size()) return std::nullopt;
@@ -104,17 +87,17 @@ size_t Unescape(std::string_view bytes, size_t at, std::string& out) {
   }
   const auto code = bytes[at] == 'u' ? Hex4(bytes, at + 1) : std::nullopt;
   if (!code) {
-    AppendUtf8(out, 0xfffd);
+    out += base::Utf8Of(0xfffd);
     return 1;
   }
   if (*code >= 0xd800 && *code < 0xdc00 && bytes.substr(at + 5).starts_with("\\u")) {
     const auto low = Hex4(bytes, at + 7);
     if (low && *low >= 0xdc00 && *low < 0xe000) {
-      AppendUtf8(out, 0x10000 + ((*code - 0xd800) << 10) + (*low - 0xdc00));
+      out += base::Utf8Of(0x10000 + ((*code - 0xd800) << 10) + (*low - 0xdc00));
       return 11;
     }
   }
-  AppendUtf8(out, *code >= 0xd800 && *code < 0xe000 ? 0xfffd : *code);
+  out += base::Utf8Of(*code >= 0xd800 && *code < 0xe000 ? 0xfffd : *code);
   return 5;
 }
 

@@ -8,6 +8,7 @@ std::vector<EngineSpec> BuiltinEngines() {
   std::vector<EngineSpec> engines;
   engines.push_back({
       .name = "vllm",
+      .model_label = "model_name",
       .queued = {{"vllm:num_requests_waiting", {}}},
       .running = {{"vllm:num_requests_running", {}}},
       // The second name is of vLLM before 0.9 (V0 engine).
@@ -19,6 +20,7 @@ std::vector<EngineSpec> BuiltinEngines() {
   });
   engines.push_back({
       .name = "sglang",
+      .model_label = "model_name",
       .queued = {{"sglang:num_queue_reqs", {}}},
       .running = {{"sglang:num_running_reqs", {}}},
       .kv_usage = {{"sglang:token_usage", {}}},
@@ -30,6 +32,7 @@ std::vector<EngineSpec> BuiltinEngines() {
       .name = "trtllm-serve",
       // What is at /metrics are statistics of iterations, as JSON; reading takes them away from others.
       .page = {.path = "/prometheus/metrics"},
+      .model_label = "model_name",
       .queued = {{"trtllm_num_requests_waiting", {}}},
       .running = {{"trtllm_num_requests_running", {}}},
       .kv_usage = {{"trtllm_kv_cache_utilization", {}}},
@@ -38,6 +41,7 @@ std::vector<EngineSpec> BuiltinEngines() {
   });
   engines.push_back({
       .name = "triton-tensorrt-llm",
+      .model_label = "model",
       .queued = {{"nv_trt_llm_request_metrics", {{"request_type", "waiting"}}}},
       .running = {{"nv_trt_llm_request_metrics", {{"request_type", "scheduled"}}}},
       .kv_usage = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "fraction"}}}},
@@ -45,9 +49,9 @@ std::vector<EngineSpec> BuiltinEngines() {
       .num_blocks = {{"nv_trt_llm_kv_cache_block_metrics", {{"kv_cache_block_type", "max"}}}},
   });
   engines.push_back({
-      .name = "triton",
-      .queued = {{"nv_inference_pending_request_count", {}}},
-      .running = {{"nv_inference_exec_count", {}}},
+      .name = "triton", .model_label = "model", .queued = {{"nv_inference_pending_request_count", {}}},
+      // Not nv_inference_exec_count, as the reference has it: that counts executions since the start, so a
+      // server would look fuller each second. Nothing on the page says how many run now.
   });
   return engines;
 }

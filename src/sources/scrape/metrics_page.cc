@@ -16,7 +16,7 @@ constexpr double kMaxCount = 1e9;
 // Engines compute the ratio in floating point, and some count a block twice for a moment: a little more than
 // full is full.
 constexpr double kMaxUsage = 1.5;
-constexpr size_t kMaxAdapterName = 512;
+constexpr size_t kMaxName = 512;  // of a model or an adapter
 constexpr size_t kMaxRank = 63;
 
 // Of an OpenMetrics page.
@@ -69,7 +69,7 @@ void SplitAdapters(std::string_view list, size_t& room, std::vector<std::string_
     const std::string_view name = base::Trim(list.substr(0, comma));
     list.remove_prefix(comma == std::string_view::npos ? list.size() : comma + 1);
     if (name.empty()) continue;
-    if (name.size() > kMaxAdapterName || room == 0) {
+    if (name.size() > kMaxName || room == 0) {
       ++sample.garbage;
       if (room == 0) return;
       continue;
@@ -200,6 +200,7 @@ void PageReader::Read(std::string_view page, EngineSample& sample) const {
   sample.running_adapters.clear();
   sample.waiting_adapters.clear();
   sample.lora_engines.clear();
+  sample.models.clear();
   for (SeriesLines& lines : sample.lines) lines.Clear();
   sample.max_lora = sample.block_size = sample.num_blocks = std::nullopt;
   sample.families = sample.garbage = sample.malformed = sample.missing = 0;
@@ -257,6 +258,18 @@ void PageReader::AddUp(EngineSample& sample) const {
     sample.kv_usage = std::min(capacities.WeightedMean(scratch.engines), 1.0);
   }
   ReadLora(lines[kLora], scratch, sample);
+  size_t bytes = 0;
+  for (const std::string_view raw : sample.models) bytes += raw.size();
+  sample.unescaped_models.clear();
+  sample.unescaped_models.reserve(bytes);
+  for (std::string_view& model : sample.models) model = Plain(model, sample.unescaped_models);
+}
+
+// `raw`: with its escapes, as AddUp expects it.
+void PageReader::AddModel(std::string_view raw, EngineSample& sample) {
+  if (raw.empty() || raw.size() > kMaxName || sample.models.size() == kMaxModels) return;
+  if (std::find(sample.models.begin(), sample.models.end(), raw) == sample.models.end())
+    sample.models.push_back(raw);
 }
 
 // Whether `rest`, from behind the labels on, is a value with or without a timestamp.
@@ -273,6 +286,7 @@ bool PageReader::ReadNumbers(std::string_view rest, SeriesLine& line) {
 
 void PageReader::ReadLine(const Family& family, std::string_view rest, EngineSample& sample) const {
   SkipBlanks(rest);
+  std::string_view model;
   // Without a timestamp: below all that have one.
   SeriesLine line{.timestamp = -std::numeric_limits<double>::infinity()};
   if (!rest.empty() && rest.front() == '{') {
@@ -280,7 +294,9 @@ void PageReader::ReadLine(const Family& family, std::string_view rest, EngineSam
     const char* const begin = rest.data();
     Label label;
     LabelStep step = LabelStep::kLabel;
-    while (step == LabelStep::kLabel) step = NextLabel(rest, label);
+    while ((step = NextLabel(rest, label)) == LabelStep::kLabel) {
+      if (label.name == spec_.model_label) model = label.raw;
+    }
     if (step == LabelStep::kBad) {
       ++sample.malformed;
       for (const Use& use : family.uses) sample.lines[use.field].AddBroken(use.rank);
@@ -299,6 +315,7 @@ void PageReader::ReadLine(const Family& family, std::string_view rest, EngineSam
     line.usable = whole && line.value >= 0 && line.value <= limit;  // not NaN
     sample.families += line.usable ? 1 : 0;
     sample.garbage += whole && !line.usable ? 1 : 0;
+    if (line.usable && (use.field == kQueued || use.field == kRunning)) AddModel(model, sample);
     if (!sample.lines[use.field].Add(line)) ++sample.garbage;
   }
 }
@@ -320,13 +337,14 @@ const PageReader* EngineReaders::Find(std::string_view engine) const {
 
 const PageReader* EngineReaders::Detect(std::string_view page, EngineSample& scratch) const {
   const PageReader* found = nullptr;
-  uint32_t fewest_missing = 0;
+  int most_said = 0;
   for (const auto& reader : readers_) {
     reader->Read(page, scratch);
     if (scratch.families == 0) continue;
-    if (found == nullptr || scratch.missing < fewest_missing) {
+    const int said = (scratch.queued ? 1 : 0) + (scratch.running ? 1 : 0) + (scratch.kv_usage ? 1 : 0);
+    if (found == nullptr || said > most_said) {
       found = reader.get();
-      fewest_missing = scratch.missing;
+      most_said = said;
     }
   }
   return found;

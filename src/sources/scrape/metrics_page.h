@@ -38,6 +38,8 @@ base::Result<MetricSpec> ParseMetricSpec(std::string_view text);
 struct EngineSpec {
   std::string name;
   PageDefaults page;  // where its page is, if not at http and /metrics
+  // The label of `queued` and `running` that says which model; "": they have none.
+  std::string model_label;
   std::vector<MetricSpec> queued;
   std::vector<MetricSpec> running;
   std::vector<MetricSpec> kv_usage;
@@ -77,6 +79,10 @@ struct EngineSample {
   std::optional<uint32_t> block_size;  // tokens
   std::optional<uint32_t> num_blocks;
 
+  // Models that the server says it serves: different ones, in the page's order, at most kMaxModels; what
+  // adapters' names are valid for holds for them, too.
+  std::vector<std::string_view> models;
+
   uint32_t families = 0;      // wanted lines that counted; 0: this page is of another engine, or of none
   uint32_t garbage = 0;       // values that can not be: NaN, infinite, negative, beyond the range
   uint32_t malformed = 0;     // wanted lines that are no samples
@@ -86,6 +92,7 @@ struct EngineSample {
 
   // Not for callers: storage of adapter names with escapes, and of lines until they are added up.
   std::string unescaped;
+  std::string unescaped_models;
   std::array<SeriesLines, 7> lines;
   SeriesScratch scratch;
 };
@@ -93,6 +100,8 @@ struct EngineSample {
 // Running and waiting adapter names beyond this are not taken from a page (a page is untrusted): they count
 // as garbage.
 inline constexpr size_t kMaxAdaptersPerList = 4096;
+// Models beyond this are not taken: their names are in nobody's way, and no server has as many.
+inline constexpr size_t kMaxModels = 64;
 
 // Immutable, so thread-safe. Reading costs little more than finding the page's line ends.
 class PageReader {
@@ -122,6 +131,7 @@ class PageReader {
   void ReadLine(const Family& family, std::string_view rest, EngineSample& sample) const;
   static bool ReadNumbers(std::string_view rest, SeriesLine& line);
   void AddUp(EngineSample& sample) const;
+  static void AddModel(std::string_view raw, EngineSample& sample);
 
   EngineSpec spec_;
   std::vector<Family> families_;
@@ -140,8 +150,8 @@ class EngineReaders {
   // Null: no engine has this name.
   const PageReader* Find(std::string_view engine) const;
   const PageReader& fallback() const { return *readers_.front(); }
-  // The engine whose families are on the page, for servers that carry no label; null: none. Costs a Read per
-  // engine, so it is for pages that the default could not read, and its answer is kept.
+  // The engine of whose signals most are on the page, for servers that carry no label; null: none. Costs a
+  // Read per engine, so it is for pages that the default could not read, and its answer is kept.
   const PageReader* Detect(std::string_view page, EngineSample& scratch) const;
   // An engine whose page is at another path than `path`; null: there is none.
   const PageReader* Elsewhere(std::string_view path) const;

@@ -105,9 +105,10 @@ TEST_F(MetricsPageTest, ReadsTheOtherEngines) {
   Read("nv_inference_pending_request_count{model=\"x\",version=\"1\"} 2\nnv_inference_exec_count 77\n",
        "triton");
   EXPECT_THAT(sample_.queued, Optional(2.0));
-  EXPECT_THAT(sample_.running, Optional(77.0));
+  EXPECT_EQ(sample_.running, std::nullopt) << "executions since the start are not what runs now";
+  EXPECT_FALSE(sample_.load_unknown);
   EXPECT_EQ(sample_.kv_usage, std::nullopt);
-  EXPECT_EQ(sample_.missing, 0u);  // the engine has no KV usage
+  EXPECT_EQ(sample_.missing, 0u);  // the engine has neither
   EXPECT_EQ(engines_.Find("llama.cpp"), nullptr);
   EXPECT_EQ(engines_.fallback().engine(), "vllm");
 }
@@ -130,6 +131,34 @@ std::string Kv(const std::string& labels, const std::string& value) {
 std::string Blocks(const std::string& labels, const std::string& blocks, const std::string& rest = "1") {
   return "vllm:cache_config_info{" + labels + ",block_size=\"16\",num_gpu_blocks=\"" + blocks + "\"} " +
          rest + "\n";
+}
+
+TEST_F(MetricsPageTest, SaysWhichModelsAreServed) {
+  EXPECT_THAT(Read(kVllm).models, ElementsAre("llama"));
+  EXPECT_THAT(
+      Read(Waiting("model_name=\"a\",engine=\"0\"", "1") + Waiting("model_name=\"a\",engine=\"1\"", "1") +
+           Waiting("engine=\"2\",model_name=\"b \\\"c\\\\\"", "1"))
+          .models,
+      ElementsAre("a", "b \"c\\"));
+  EXPECT_THAT(Read(Waiting("", "1") + Waiting("model_name=\"\"", "1") + Waiting("model_name=\"x\"", "NaN") +
+                   Waiting("model_name=\"" + std::string(513, 'x') + "\"", "1") +
+                   Blocks("model_name=\"y\"", "1") + "foreign{model_name=\"z\"} 1\n")
+                  .models,
+              IsEmpty());
+  EXPECT_THAT(Read("sglang:num_queue_reqs{model_name=\"s\"} 4.0\n", "sglang").models, ElementsAre("s"));
+  EXPECT_THAT(Read("trtllm_num_requests_running{model_name=\"t\"} 4.0\n", "trtllm-serve").models,
+              ElementsAre("t"));
+  EXPECT_THAT(Read("nv_trt_llm_request_metrics{model=\"n\",request_type=\"waiting\"} 8\n"
+                   "nv_trt_llm_request_metrics{model=\"o\",request_type=\"max\"} 8\n",
+                   "triton-tensorrt-llm")
+                  .models,
+              ElementsAre("n"));
+  EXPECT_THAT(Read("nv_inference_pending_request_count{model=\"p\",version=\"1\"} 2\n", "triton").models,
+              ElementsAre("p"));
+  std::string many;
+  for (int i = 0; i < 1000; ++i) many += Waiting("model_name=\"m" + std::to_string(i) + "\"", "1");
+  EXPECT_EQ(Read(many).models.size(), kMaxModels);
+  EXPECT_THAT(Read("vllm:num_requests_waiting 1\n").models, IsEmpty()) << "those of the page before";
 }
 
 TEST_F(MetricsPageTest, OfCopiesOfASeriesTakesTheNewestElseTheFirst) {
@@ -352,7 +381,7 @@ TEST_F(MetricsPageTest, StopsAtTheEndOfAnOpenMetricsPage) {
   EXPECT_THAT(Read("# EOFx\nvllm:num_requests_waiting 5\n").queued, Optional(5.0));
   EXPECT_THAT(Read("# EOF\"\ntrtllm_num_requests_waiting 5\n", "trtllm-serve").queued, Optional(5.0));
   EXPECT_EQ(Read("# EOF\ntrtllm_num_requests_waiting 5\n", "trtllm-serve").queued, std::nullopt);
-  EXPECT_EQ(Read("# EOF\nnv_inference_exec_count 5\n", "triton").running, std::nullopt);
+  EXPECT_EQ(Read("# EOF\nnv_inference_pending_request_count 5\n", "triton").queued, std::nullopt);
 }
 
 TEST_F(MetricsPageTest, IgnoresCommentsAndNamesThatOnlyBeginAlike) {
@@ -438,6 +467,16 @@ TEST_F(MetricsPageTest, DetectsTheEngineOfAPage) {
                         sample_)
                 ->engine(),
             "triton-tensorrt-llm");
+  // Before it said how many wait.
+  EXPECT_EQ(engines_
+                .Detect("nv_inference_pending_request_count{model=\"x\"} 1\n"
+                        "nv_trt_llm_request_metrics{request_type=\"scheduled\"} 1\n"
+                        "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"fraction\"} 0\n",
+                        sample_)
+                ->engine(),
+            "triton-tensorrt-llm");
+  EXPECT_EQ(engines_.Detect("nv_inference_pending_request_count{model=\"x\"} 1\n", sample_)->engine(),
+            "triton");
   EXPECT_EQ(engines_.Detect("process_cpu_seconds_total 1\n", sample_), nullptr);
 }
 

@@ -104,7 +104,8 @@ struct Meters {
                                      .help = "Endpoints that never gave a metrics page.",
                                      .labels = {"pool"}})),
         refusing(registry.AddGauge({.name = "fairway_refusing_endpoints",
-                                    .help = "Endpoints whose system refused or reset the last connection.",
+                                    .help = "Endpoints whose system refused or reset the last connection, or "
+                                            "whose last answers were all 503.",
                                     .labels = {"pool"}})) {}
 
   base::CounterFamily& scrapes;
@@ -171,6 +172,7 @@ struct Target {
   Target(net::Loop& loop, net::HttpFetchOptions options) : fetcher(loop, std::move(options)) {}
 
   PoolState* pool = nullptr;
+  std::string id;  // of the endpoint
   std::string address;
   PagePlace place;
   std::string path;  // what is asked for: the place's, or what a redirect or the engine's JSON led to
@@ -188,6 +190,7 @@ struct Target {
   bool failing = false;
   bool failure_logged = false;
   bool had_lora = false;
+  std::vector<std::string> models;  // that its last good page said it serves
   bool seen = false;
 };
 
@@ -226,8 +229,8 @@ struct Scraper::Impl {
       Sync();
       AskNewcomers();
     }
-    published_adapters = false;
-    PublishAdapters();
+    published_names = false;
+    PublishNames();
     fleet.FreeOldSnapshots();
     turn = (turn + 1) % turns.size();
     for (Target* target : turns[turn]) {
@@ -349,6 +352,7 @@ struct Scraper::Impl {
     Target& target = *slot;
     target.seen = true;
     target.pool = &pool;
+    target.id = endpoint.id;
     target.address = endpoint.address;
     target.place = place;
     target.path = place.path;
@@ -407,6 +411,7 @@ struct Scraper::Impl {
 
   void Leave(Target& target) {
     std::erase(turns[target.turn], &target);
+    if (!target.models.empty()) fleet.SetServed(target.pool->key, target.id, {});
     if (target.failing) target.pool->failing->Add(-1);
   }
 
@@ -434,8 +439,10 @@ struct Scraper::Impl {
     target.looked_elsewhere = false;
     if (sample.missing + sample.garbage + sample.malformed > 0) meters->extract_errors.Add();
     const fleet::Signals signals = SignalsOf(target);
-    PublishAdapters();
+    TakeModels(target);
+    PublishNames();
     target.cell->ApplyScrape(signals, clock.Now());
+    if (target.shares_port) target.cell->PageIsGood();
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
   }
@@ -485,7 +492,6 @@ struct Scraper::Impl {
   }
 
   void Failed(Target& target, std::string_view kind, std::string_view error) {
-    target.cell->FailScrape();
     const std::string url = UrlOf(target.place, target.path);
     if (target.path != target.place.path && kind != "connect" && kind != "timeout") {
       Ask(target, target.place.path);
@@ -567,11 +573,18 @@ struct Scraper::Impl {
     return count;
   }
 
+  void TakeModels(Target& target) {
+    if (std::equal(sample.models.begin(), sample.models.end(), target.models.begin(), target.models.end()))
+      return;
+    target.models.assign(sample.models.begin(), sample.models.end());
+    fleet.SetServed(target.pool->key, target.id, target.models);
+  }
+
   // Once a turn: what further pages of it name waits for the next one.
-  void PublishAdapters() {
-    if (published_adapters || !fleet.has_new_adapters()) return;
-    published_adapters = true;
-    fleet.PublishAdapters();
+  void PublishNames() {
+    if (published_names || !fleet.has_new_names()) return;
+    published_names = true;
+    fleet.PublishNames();
   }
 
   uint32_t AdapterId(Target& target, std::string_view name) {
@@ -600,7 +613,7 @@ struct Scraper::Impl {
   std::vector<std::vector<Target*>> turns = std::vector<std::vector<Target*>>(1);
   size_t turn = 0;
   int new_adapters_left = kNewAdaptersPerTurn;
-  bool published_adapters = false;  // in this turn
+  bool published_names = false;  // in this turn
   EngineSample sample;
   std::string ca_pem;
   net::TlsContext tls;  // null: no https page so far

@@ -353,6 +353,56 @@ TEST_F(ScraperTest, ARefusedConnectionIsKnownUntilTheNextAnswer) {
   EXPECT_TRUE(Await([&] { return !Cell(0)->refusing(); })) << "it answers";
 }
 
+TEST_F(ScraperTest, AGoodPageOfTheSamePortEndsWhatAnswersSaid) {
+  SetPage(Page(1));
+  Serve();
+  RawTcpServer silent([](RawConnection& connection) { connection.WaitForEnd(); });
+  AddEndpoint(server_->port());
+  AddEndpoint(1, {}, "127.0.0.1", server_->port());  // another port: of that the page says nothing
+  AddEndpoint(silent.port());
+  Start();
+  const auto refuse = [&] {
+    for (size_t i = 0; i < 3; ++i) {
+      for (int n = 0; n < 3; ++n) Cell(i)->NoteUnavailable(clock_.Now());
+    }
+  };
+  OnControl(refuse);
+  ASSERT_TRUE(Await([&] { return !Cell(0)->refusing(); }));
+  const int pages = requests_;
+  ASSERT_TRUE(Await([&] { return requests_ > pages + 4; }));
+  EXPECT_TRUE(Cell(1)->refusing());
+  EXPECT_TRUE(Cell(2)->refusing());
+}
+
+TEST_F(ScraperTest, ModelsThatPagesNameAreKnown) {
+  const auto page = [](const std::string& model) {
+    return "vllm:num_requests_waiting{engine=\"0\",model_name=\"" + model + "\"} 1\n";
+  };
+  const auto knows = [this](const std::string& model) {
+    return fleet_.published().Load()->pools.at("default/pool")->Knows(model);
+  };
+  SetPage(page("org/llama"));
+  Serve();
+  AddEndpoint(server_->port());
+  Start();
+  ASSERT_TRUE(Await([&] { return knows("org/llama"); }));
+  const uint64_t version = fleet_.published().version();
+  const int pages = requests_;
+  ASSERT_TRUE(Await([&] { return requests_ > pages + 4; }));
+  EXPECT_EQ(fleet_.published().version(), version) << "nothing new";
+  SetPage(page("org/other"));
+  ASSERT_TRUE(Await([&] { return knows("org/other"); }));
+  EXPECT_FALSE(knows("org/llama"));
+  // A page that fails says nothing; a server that is gone serves nothing.
+  SetPage("nothing");
+  ASSERT_TRUE(Await([&] { return CountLines("metrics page failed") > 0; }));
+  EXPECT_TRUE(knows("org/other"));
+  manifests_.endpoints.clear();
+  AddEndpoint(1);
+  Apply();
+  EXPECT_TRUE(Await([&] { return !knows("org/other"); }));
+}
+
 TEST_F(ScraperTest, WhatAGoodPageDoesNotSayIsUnknownAndNotZero) {
   SetPage(Page(40, 64, 0.97));
   Serve();

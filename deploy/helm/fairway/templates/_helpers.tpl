@@ -106,6 +106,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- else -}}
 {{- $_ := set $flags "metrics-host" "127.0.0.1" -}}
 {{- end -}}
+{{- if $epp.monitoring.tls.secretName -}}
+{{- $_ := set $flags "metrics-cert-dir" "/etc/fairway/metrics-tls" -}}
+{{- if $epp.monitoring.tls.verifyClients }}{{ $_ := set $flags "metrics-client-ca-file" "/etc/fairway/metrics-tls/ca.crt" }}{{ end -}}
+{{- end -}}
+{{- if $epp.monitoring.allowedHosts }}{{ $_ := set $flags "metrics-allowed-hosts" $epp.monitoring.allowedHosts }}{{ end -}}
 {{- toYaml (mergeOverwrite $flags (deepCopy $epp.flags)) -}}
 {{- end -}}
 
@@ -157,6 +162,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- if and $epp.pluginsCustomConfig (not (include "fairway.manyPools" .)) (not (hasKey $epp.pluginsCustomConfig $epp.pluginsConfigFile)) -}}
 {{- fail (printf "inferenceExtension.pluginsConfigFile is %q, and inferenceExtension.pluginsCustomConfig has only %s" $epp.pluginsConfigFile (keys $epp.pluginsCustomConfig | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- $monitoring := $epp.monitoring -}}
+{{- if and $monitoring.tls.verifyClients (not $monitoring.tls.secretName) -}}
+{{- fail "inferenceExtension.monitoring.tls.verifyClients needs monitoring.tls.secretName: its ca.crt is who signs readers' certificates" -}}
+{{- end -}}
+{{- if and $monitoring.prometheus.enabled $monitoring.tls.verifyClients (not $monitoring.prometheus.clientCertSecret) -}}
+{{- fail "inferenceExtension.monitoring.prometheus.clientCertSecret is required with monitoring.tls.verifyClients: Prometheus has to show a certificate" -}}
+{{- end -}}
+{{- if and $monitoring.prometheus.enabled $monitoring.tls.secretName (not $monitoring.tls.verifyClients) (not $monitoring.prometheus.auth.enabled) -}}
+{{- fail "inferenceExtension.monitoring.tls.secretName with prometheus.auth.enabled=false lets everybody read: set tls.verifyClients, or leave both away for plain HTTP" -}}
 {{- end -}}
 {{- if and $epp.podDisruptionBudget.enabled (include "fairway.leaderElection" .) -}}
 {{- fail "inferenceExtension.podDisruptionBudget.enabled: with leader election one replica is ready at a time, so a budget would block every drain of its node; set enableLeaderElection=false, or leave the budget out" -}}
