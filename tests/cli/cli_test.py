@@ -503,7 +503,7 @@ class Explaining(unittest.TestCase):
     def test_what_is_wrong_is_said(self):
         for args, code, message in (
                 (["--fleet", self.write("x.yaml", "a: 1")], 1, "there is no picture"),
-                (["--fleet", "/nowhere.json"], 1, "cannot be opened"),
+                (["--fleet", "/nowhere.json"], 1, "no such file"),
                 (["--fleet", self.state, "--request-id", "r-1"], 1, 'there is no decision of request "r-1"'),
                 (["--fleet", self.state, "--policy", "nobody"], 2, "nobody"),
                 (["--fleet", self.write("y.yaml", STATE.replace("[5, 1]", "[5]"))], 1, "want 2 numbers, one for each endpoint"),
