@@ -105,6 +105,7 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
     add("objects", ObjectsOf(options.manifests));
   } else {
     std::vector<std::string> files;
+    files.reserve(options.files.size());
     for (const auto& file : options.files) files.push_back(std::filesystem::absolute(file).string());
     add("manifests", ListOf(files));
   }
