@@ -498,7 +498,6 @@ void GrpcConnection::CloseNow() {
   const auto self = shared_from_this();
   Close();
   DropSome(calls_.size());
-  PublishHeld();
 }
 
 }  // namespace fairway::net

@@ -606,10 +606,11 @@ void GrpcConnection::DropSome(size_t most) {
       self->dropping_ = false;
       if (self->calls_.front() == nullptr) return;  // CloseNow came first
       self->DropSome(kCallsPerTurn);
-      self->PublishHeld();
     });
   }
-  if (closed_ && session_ == nullptr) worker_.Remove(*this);
+  if (!closed_ || session_ != nullptr) return;
+  PublishHeld();
+  worker_.Remove(*this);
 }
 
 void GrpcConnection::OnException(State* state, const char* what) {

@@ -148,6 +148,7 @@ TEST_F(GrpcTurnsTest, ManyConnectionsHaveATurnEach) {
   Listen({.max_unanswered = 10'000});
   constexpr size_t kConnections = 12;
   std::vector<RawClient> many;
+  many.reserve(kConnections);
   for (size_t i = 0; i < kConnections; ++i) many.push_back(Known());
   auto honest = Known();
   const std::string calls = Calls("/t/Many", 4000);

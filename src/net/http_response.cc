@@ -199,7 +199,8 @@ HttpParse HttpResponseReader::FeedHead(std::string_view bytes) {
     bytes.remove_prefix(head_.size);
     if (head_.status == 101) return Bad("the answer switches protocols");
     if (head_.status >= 200) break;
-    if ((interim_ += head_.size) > HttpHeadParser::kMax) return Bad("the answer does not begin");
+    interim_ += head_.size;
+    if (interim_ > HttpHeadParser::kMax) return Bad("the answer does not begin");
     head_parser_ = {};
   }
   // RFC 9112 section 6.3.
