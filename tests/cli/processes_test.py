@@ -3,6 +3,7 @@ pages who mean no good. Standard library only, and openssl for keys."""
 import contextlib
 import fcntl
 import os
+import random
 import re
 import signal
 import socket
@@ -43,9 +44,12 @@ def await_that(condition, what):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below those that the kernel gives to whoever connects, which could be this very one before it is used."""
+    while True:
+        port = random.randrange(12000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def get(port, path, scheme="http", context=None, timeout=PATIENCE):

@@ -10,6 +10,7 @@ import http.client
 import http.server
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -110,14 +111,15 @@ class Process:
 
 
 def free_ports(count):
-    """Ports that nobody listens on now; all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports that nobody listens on now; all different. Below those that the kernel gives to whoever connects: on a busy machine it
+    gave one away before the server that it was meant for had started."""
+    ports = set()
+    while len(ports) < count:
+        port = random.randrange(12000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            ports.add(port)
+    return list(ports)
 
 
 Answer = collections.namedtuple("Answer", "status headers body")
