@@ -196,7 +196,9 @@ TEST_F(StreamTest, ARefusalSaysWhoRefusedAndWhenToComeAgain) {
               ElementsAre(Pair("x-llm-d-request-dropped-reason", "rejected-saturated"),
                           Pair("x-fairway-refused-by", "filters; plugin=utilization-filter"),
                           Pair("retry-after", testing::Not(testing::IsEmpty()))));
+}
 
+TEST_F(StreamTest, WhatIsPreferredOnlyIfAvailableIsRefusedElsewhere) {
   Serve({{.name = "a"}}, {}, {}, tests::ConfigOf("plugins: [{type: prefix-cache-scorer}]"));
   FakeStream wants{.request_headers = Post(kBody.size(), {{"prefer", "if-available"}})};
   Stream only(filter_, &wants);
