@@ -897,7 +897,8 @@ INSTANTIATE_TEST_SUITE_P(
             "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n---\napiVersion: "
             "gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: n}\n",
             {"f:1: warning: InferencePoolImport default/o: is not served yet and has no effect here",
-             "f:5: warning: EndpointPickerConfig: is not served yet and has no effect here",
+             "f:5: warning: EndpointPickerConfig: is no manifest and has no effect here: give its file to "
+             "--config-file",
              "f:8: warning: GRPCRoute n/g: is not served locally and has no effect here"}},
         Case{"WrongVersions",
              "",

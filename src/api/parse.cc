@@ -19,6 +19,8 @@ struct KnownKind {
 };
 
 constexpr std::string_view kNotYet = "is not served yet and has no effect here";
+constexpr std::string_view kNoManifest =
+    "is no manifest and has no effect here: give its file to --config-file";
 constexpr std::string_view kNotLocal = "is not served locally and has no effect here";
 
 constexpr std::array<KnownKind, 17> kKinds{{
@@ -32,8 +34,8 @@ constexpr std::array<KnownKind, 17> kKinds{{
     {kInferenceGroupX, "InferenceObjective", "v1alpha2", true, ""},
     {kInferenceGroupX, "InferenceModelRewrite", "v1alpha2", true, ""},
     {kInferenceGroupX, "InferencePoolImport", "", false, kNotYet},
-    {kInferenceGroupX, "EndpointPickerConfig", "", false, kNotYet},
-    {kLlmdGroup, "EndpointPickerConfig", "", false, kNotYet},
+    {kInferenceGroupX, "EndpointPickerConfig", "", false, kNoManifest},
+    {kLlmdGroup, "EndpointPickerConfig", "", false, kNoManifest},
     {kGatewayGroup, "GRPCRoute", "", false, kNotLocal},
     {kGatewayGroup, "TLSRoute", "", false, kNotLocal},
     {kGatewayGroup, "TCPRoute", "", false, kNotLocal},

@@ -434,6 +434,9 @@ void Compiler::AddStep(const ProfileSpec& spec, const ProfileSpec::Step& step, P
                   "is no filter, scorer or picker, and does nothing in a profile");
   if (step.weight && !std::isfinite(*step.weight))
     Error(step.line, object, step.plugin, "the weight must be a number");
+  if (step.weight && *step.weight < 0)
+    problems_.Add(api::Severity::kWarning, step.line, object, step.plugin,
+                  "has a weight below 0: what it scores highest is avoided");
   if (instance->filter != nullptr) {
     const auto next = static_cast<int>(program.nodes.size()) + 1;
     // What a filter of a list drops is no fallback either: it may have another role.
@@ -447,6 +450,14 @@ void Compiler::AddStep(const ProfileSpec& spec, const ProfileSpec::Step& step, P
   if (program.picker != nullptr) Error(step.line, object, step.plugin, "is a second picker; one is enough");
   program.picker = instance->picker;
   program.max_choices = instance->picker->max_choices();
+}
+
+// Whoever wants endpoints drawn at random says so by the picker of that name.
+bool Compiler::BestScoreIsWanted(const ProfileSpec& spec) const {
+  return std::none_of(spec.steps.begin(), spec.steps.end(), [&](const ProfileSpec::Step& step) {
+    const auto found = instances_.find(step.plugin);
+    return found != instances_.end() && found->second->type == "random-picker";
+  });
 }
 
 void Compiler::AddProfile(const ProfileSpec& spec) {
@@ -481,6 +492,10 @@ void Compiler::AddProfile(const ProfileSpec& spec) {
     if (!branch.limits_fallbacks) program.reads |= Bit(kQueue) | Bit(kKvUsage);
   }
   for (const ProfileSpec::Step& step : spec.steps) AddStep(spec, step, program);
+  if (program.picker != nullptr && program.scorers.empty() && program.nodes.empty() &&
+      BestScoreIsWanted(spec))
+    problems_.Add(api::Severity::kWarning, spec.line, object, "",
+                  "has neither scorer nor filter: endpoints are drawn at random");
   // The last filter of a list leads to the scorers.
   if (spec.branches.empty() && !program.nodes.empty()) program.nodes.back().on_success = Program::kPick;
   for (const Program::Node& node : program.nodes) {

@@ -1,5 +1,6 @@
 // EndpointPickerConfigs as users have them, from text to a config that decides.
 #include <gtest/gtest.h>
+#include <algorithm>
 
 #include <filesystem>
 #include <memory>
@@ -129,10 +130,37 @@ TEST(Documents, WhatTheReferenceDoesNotLookAtIsAWarning) {
     const Read read = FromText("plugins: [{type: " + std::string(type) + ", parameters: {threshold: 5}}]\n");
     EXPECT_NE(read.config, nullptr) << type;
     EXPECT_FALSE(read.warnings.empty()) << type;
-    EXPECT_NE(read.warnings.back().find("threshold: unknown field, without effect"), std::string::npos)
-        << read.warnings.back();
+    EXPECT_TRUE(std::any_of(read.warnings.begin(), read.warnings.end(), [](const std::string& text) {
+      return text.find("threshold: unknown field, without effect") != std::string::npos;
+    })) << type;
   }
   EXPECT_EQ(FromText("plugins: [{type: load-aware-scorer, parameters: {treshold: 5}}]\n").config, nullptr);
+}
+
+TEST(Documents, WhatDrawsAtRandomOrAvoidsTheBestIsAWarning) {
+  const auto only = [](const std::string& plugins) {
+    const Read read = FromText(plugins);
+    return read.warnings.size() == 1 ? read.warnings[0] : std::to_string(read.warnings.size());
+  };
+  constexpr const char* kRandom =
+      "profile default: has neither scorer nor filter: endpoints are drawn at random";
+  EXPECT_NE(only("plugins: []\n").find(kRandom), std::string::npos) << only("plugins: []\n");
+  EXPECT_NE(only("plugins: [{type: weighted-random-picker}]\n").find(kRandom), std::string::npos);
+  EXPECT_EQ(only("plugins: [{type: random-picker}]\n"), "0");
+  EXPECT_NE(only(R"(
+plugins: [{type: queue-scorer}]
+schedulingProfiles: [{name: default, plugins: [{pluginRef: queue-scorer, weight: -3}]}]
+)")
+                .find("queue-scorer: has a weight below 0"),
+            std::string::npos);
+}
+
+TEST(Documents, ThePromptsCacheIsKnownWhereTheEstimateOfTheFirstTokenDecides) {
+  for (const char* scorer : {"time-to-first-token-scorer", "lmetric-scorer"}) {
+    const Read read = FromText("plugins: [{type: " + std::string(scorer) + "}]\n");
+    ASSERT_NE(read.config, nullptr) << scorer;
+    EXPECT_TRUE(read.config->cached) << scorer;
+  }
 }
 
 TEST(Documents, FileDiscoveryIsTakenAndSaysWhatToDo) {

@@ -10,7 +10,9 @@ namespace {
 class LmetricScorer final : public Plugin, public Scorer {
  public:
   explicit LmetricScorer(Build& build)
-      : work_(build.Reads("work")), prefill_(build.Reads("prefill")), requests_(build.Reads("requests")) {}
+      : work_(build.Reads("work")), prefill_(build.Reads("prefill")), requests_(build.Reads("requests")) {
+    build.Reads(kCachedTokens);  // "prefill" is without them where somebody makes them
+  }
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
     const float* work = context.columns[work_];
     const float* prefill = context.columns[prefill_];

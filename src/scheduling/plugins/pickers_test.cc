@@ -80,7 +80,9 @@ TEST(WeightedRandomPicker, TheSecondIsDrawnFromTheRest) {
 
 uint32_t Choices(const char* type, const char* parameters, std::vector<std::string>* warnings) {
   tests::TestPool pool({{"a"}, {"b"}, {"c"}, {"d"}, {"e"}, {"f"}, {"g"}, {"h"}, {"i"}, {"j"}});
-  const auto spec = tests::OneProfile({tests::Parsed(type, "picker", parameters)}, {{"picker"}});
+  const auto spec = tests::OneProfile(
+      {tests::Parsed(type, "picker", parameters), tests::Parsed("queue-scorer", "queue", "{}")},
+      {{"queue"}, {"picker"}});
   const Scheduler scheduler({}, 0, tests::Compiled(spec, {}, warnings));
   Scratch scratch;
   base::Random random(1);

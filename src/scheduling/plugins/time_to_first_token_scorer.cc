@@ -25,6 +25,7 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
         requests_(build.Reads("requests")),
         adapter_(build.Reads("adapter")),
         request_cost_(build.Float("requestCost", 5, 0, 1e6)) {
+    build.Reads(kCachedTokens);  // "prefill" is without them where somebody makes them
     const float load_cost = build.Float("loadCost", 1000, 0, 1e9);
     scale_ = 1 / build.Float("horizon", 600'000, 1, 1e9);
     for (unsigned bits = 0; bits < loading_.size(); ++bits) {
