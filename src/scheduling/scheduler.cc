@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <new>
 #include <cmath>
+#include <new>
 #include <string>
 #include <utility>
 

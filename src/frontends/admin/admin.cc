@@ -138,7 +138,6 @@ Content::Pages Metrics(const base::Registry& registry) {
   };
 }
 
-
 }  // namespace
 
 net::HttpResponse Answer(const net::HttpRequest& request, const Content& content) {

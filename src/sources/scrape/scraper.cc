@@ -34,6 +34,10 @@ constexpr base::Nanos kAdaptersFullPause = base::kSecond;
 
 constexpr base::Nanos kLogAgain = 30 * base::kSecond;
 
+// An engine whose version does not tell its waiting tokens will not begin to soon; what fails may be back.
+constexpr base::Nanos kAskUnknownAgain = 60 * base::kSecond;
+constexpr base::Nanos kAskFailedAgain = 5 * base::kSecond;
+
 std::string_view KindOf(net::HttpFailure failure) {
   switch (failure) {
     case net::HttpFailure::kOptions:
@@ -183,8 +187,9 @@ struct Target {
   base::LogLimit limit{kLogAgain};
   size_t turn = 0;
   bool asked = false;
-  uint32_t left_out = 0;    // turns in a row
-  bool redirected = false;  // this fetch follows a redirect
+  uint32_t left_out = 0;             // turns in a row
+  base::Nanos ask_waiting_from = 0;  // not for waiting tokens before
+  bool redirected = false;           // this fetch follows a redirect
   bool looked_elsewhere = false;
   bool shares_port = false;  // with requests
   bool failing = false;
@@ -445,6 +450,34 @@ struct Scraper::Impl {
     if (target.shares_port) target.cell->PageIsGood();
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
+    AskWaitingTokens(target);
+  }
+
+  // After a page that shows others' requests: without any there is nothing to be told.
+  void AskWaitingTokens(Target& target) {
+    const std::string& path = target.reader->waiting_tokens().path;
+    if (path.empty() || !target.cell->wants_waiting_tokens() || clock.Now() < target.ask_waiting_from) return;
+    target.cell->BeginWaitingTokens();
+    target.fetcher.SetTarget(path);
+    target.fetcher.Fetch([this, at = &target](const net::HttpFetcher::Outcome& outcome) {
+      at->fetcher.SetTarget(at->path);
+      OnWaitingTokens(*at, outcome);
+    });
+  }
+
+  // What fails here is asked for again later. The endpoint's page decides whether it is in order.
+  void OnWaitingTokens(Target& target, const net::HttpFetcher::Outcome& outcome) {
+    const base::Nanos now = clock.Now();
+    if (!outcome.ok) {
+      const bool unknown = outcome.status >= 400 && outcome.status < 500;
+      target.ask_waiting_from = now + (unknown ? kAskUnknownAgain : kAskFailedAgain);
+      if (!unknown) meters->poll_errors.Add();
+      return;
+    }
+    if (const auto tokens = ReadWaitingTokens(outcome.body, target.reader->waiting_tokens()))
+      return target.cell->ApplyWaitingTokens(*tokens, now);
+    target.ask_waiting_from = now + kAskFailedAgain;
+    meters->extract_errors.Add();
   }
 
   // The server's system refused or reset the connection: so it will a request's, unless its pages have a port
