@@ -8,12 +8,13 @@
 
 #include "base/result.h"
 #include "net/address.h"
+#include "sources/json/json_view.h"
 #include "sources/kubernetes/cluster_state.h"
-#include "sources/kubernetes/json_view.h"
 #include "sources/kubernetes/objects.h"
 
 namespace {
 
+using namespace fairway::sources;
 using namespace fairway::sources::kubernetes;
 
 struct Split {

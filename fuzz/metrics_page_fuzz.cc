@@ -1,4 +1,4 @@
-// Any bytes as a model server's metrics page: values stay in their ranges, names stay inside the page or the
+// Any bytes as a model server's metrics page, or as what it tells beside it: values stay in their ranges, names stay inside the page or the
 // sample, and a page reads the same with each line end as CRLF and with its last line end left out.
 #include <algorithm>
 #include <cstddef>
@@ -62,6 +62,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   EngineSample other;
   for (const char* name : {"vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm", "triton"}) {
     const auto* reader = engines.Find(name);
+    const auto waiting = fairway::sources::scrape::ReadWaitingTokens(page, reader->waiting_tokens());
+    FAIRWAY_CHECK(!waiting || *waiting <= fairway::sources::scrape::kMaxWaitingTokens *
+                                              fairway::sources::scrape::kMaxRanks);
     reader->Read(page, sample);
     CheckSample(page, sample);
     if (comparable) {

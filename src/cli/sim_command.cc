@@ -65,6 +65,7 @@ struct Flags {
   double time_scale = 1;
   std::vector<std::string> pins;
   std::vector<std::string> faults;
+  std::string engine_type = "vllm";
   bool legacy_metric_names = false;
   uint32_t threads = 1;
 };
@@ -97,6 +98,7 @@ base::Result<std::vector<EndpointOptions>> EndpointsOf(const Flags& flags) {
                 "at least 1 and at most " + std::to_string(kMaxEndpoints) + " endpoints");
 
   EndpointOptions common{.model = flags.model, .legacy_metric_names = flags.legacy_metric_names};
+  if (flags.engine_type == "sglang") common.type = simulator::EngineType::kSglang;
   common.engine = *engine;
   for (const std::string& adapter : flags.adapters) common.adapters.emplace_back(base::Trim(adapter));
   if (auto ok = simulator::Validate(common); !ok) return tl::make_unexpected(ok.error());
@@ -251,6 +253,10 @@ void AddSimCommand(CLI::App& app, std::function<int()>& run) {
   sim->add_option("--fault", flags->faults,
                   "go wrong from the start: [SERVER:]requests=...,metrics=...; can be repeated")
       ->allow_extra_args(false);
+  sim->add_option("--engine", flags->engine_type,
+                  "whose metrics it shows: vllm, or sglang, which also answers /v1/loads")
+      ->check(CLI::IsMember({"vllm", "sglang"}))
+      ->capture_default_str();
   sim->add_flag("--legacy-metric-names", flags->legacy_metric_names,
                 "also show vllm:gpu_cache_usage_perc and others that vLLM dropped after 0.10");
   sim->add_option("--threads", flags->threads, "event loops that share the servers, 1..64")

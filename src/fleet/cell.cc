@@ -36,12 +36,12 @@ struct Sums {
 
 }  // namespace
 
-void RecentCount::Add(uint32_t now) noexcept {
-  Update(word_, [number = now / kWindow](uint64_t word) {
+void RecentCount::Add(uint32_t now, uint32_t count) noexcept {
+  Update(word_, [number = now / kWindow, count = std::min(count, kMost)](uint64_t word) {
     const auto bucket = static_cast<uint32_t>(word >> 32);
-    if (bucket == number) return (word & 0xffff) == 0xffff ? word : word + 1;
-    const uint64_t before = number - bucket == 1 ? word & 0xffff : 0;
-    return 1 | before << 16 | uint64_t{number} << 32;
+    if (bucket == number) return word + std::min<uint64_t>(count, kMost - (word & kMost));
+    const uint64_t before = number - bucket == 1 ? word & kMost : 0;
+    return count | before << 16 | uint64_t{number} << 32;
   });
 }
 
@@ -154,14 +154,38 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) {
   Update(load_->ledger, [&](uint64_t word) {
     return Ledger{.own = Ledger::Of(word).own, .others = others, .page = page_at}.Pack();
   });
-  // Others' queued prompts are taken to be as long as ours.
+  SupposeWaitingTokens(std::min(others, page.waiting), millis);
+}
+
+// Others' queued prompts are taken to be as long as ours, unless the engine tells.
+void EndpointCell::SupposeWaitingTokens(uint32_t others, uint32_t millis) noexcept {
+  if (pages_untold_ < kUntoldPages) {
+    ++pages_untold_;
+    return;
+  }
   const float mean = mean_prompt_.load(std::memory_order_relaxed);
-  const float queued =
-      static_cast<float>(std::min(others, page.waiting)) * (mean > 0 ? mean : kDefaultPrompt);
+  const float queued = static_cast<float>(others) * (mean > 0 ? mean : kDefaultPrompt);
   Update(load_->unseen, [&](uint64_t word) {
     const float rate = ms_per_token() > 0 ? ms_per_token() : kDefaultMsPerToken;
     const float left = Unseen::Of(word).Left(rate, millis) / rate;
     return Unseen{.tokens = static_cast<uint32_t>(std::min(std::max(left, queued), 4e9f)), .since = millis}
+        .Pack();
+  });
+}
+
+// The engine's own figure, less what we have there ourselves, is others' work. It is late by a step, as a page
+// is: what was given there within RecentCount::kWindow without anybody to show us its first token is added.
+// (Replays with 16 pickers, unseen ends: without it, or with a mean instead of each prompt's length, a picker
+// sends to the engine it has just sent to.)
+void EndpointCell::ApplyWaitingTokens(uint64_t tokens, base::Nanos now) noexcept {
+  pages_untold_ = 0;
+  const uint32_t millis = Millis(now);
+  const uint64_t told = Saturated(tokens);
+  const uint64_t others = told - std::min<uint64_t>(told, tokens_asked_);
+  // The window is looked at anew where a pick came in between: it is in there before it is in the word.
+  Update(load_->unseen, [&](uint64_t) {
+    const uint64_t recent = uint64_t{unseen_.Get(millis)} * kUnseenUnit;
+    return Unseen{.tokens = Saturated(others + std::min<uint64_t>(recent, UINT32_MAX)), .since = millis}
         .Pack();
   });
 }
@@ -232,6 +256,7 @@ void EndpointCell::TakeWork(uint32_t tokens) noexcept {
 }
 
 void EndpointCell::AddUnseen(uint32_t tokens, uint32_t now) noexcept {
+  unseen_.Add(now, tokens / kUnseenUnit + (tokens % kUnseenUnit != 0 ? 1 : 0));
   const float rate = ms_per_token() > 0 ? ms_per_token() : kDefaultMsPerToken;
   Update(load_->unseen, [=](uint64_t word) {
     const float left = Unseen::Of(word).Left(rate, now) / rate;

@@ -79,12 +79,13 @@ enum class ReleaseKind {
   kDetached,  // we stopped watching while it may still run: pages will tell
 };
 
-// How many things happened in the last `kWindow`: a sliding window of two buckets, good to a tenth or so.
-// Thread-safe.
+// How many things happened in the last `kWindow`, each counted `count` times: a sliding window of two
+// buckets, good to a tenth or so. Thread-safe.
 class RecentCount {
  public:
-  static constexpr uint32_t kWindow = 250;  // ms
-  void Add(uint32_t now) noexcept;          // Millis
+  static constexpr uint32_t kWindow = 250;              // ms
+  static constexpr uint32_t kMost = 0xffff;             // of a bucket
+  void Add(uint32_t now, uint32_t count = 1) noexcept;  // now: Millis
   uint32_t Get(uint32_t now) const noexcept;
 
  private:
@@ -108,6 +109,13 @@ class alignas(64) EndpointCell {
   void BeginScrape(base::Nanos now) noexcept;
   // The page came. REQUIRES: `now` never goes back.
   void ApplyScrape(const Signals& signals, base::Nanos now);
+  // Whether uncached prompt tokens that wait there are worth asking for: only where others' requests are.
+  bool wants_waiting_tokens() const noexcept { return others() != 0; }
+  // Call when they are asked for.
+  void BeginWaitingTokens() noexcept { tokens_asked_ = load_->own_work().tokens; }
+  // They came: of all clients' requests together. For as long as they come, they stand instead of what
+  // ApplyScrape supposes of others' prompts. REQUIRES: `now` never goes back.
+  void ApplyWaitingTokens(uint64_t tokens, base::Nanos now) noexcept;
   // Whether the server's system refused or reset the last connection: that is kNoConnection.
   void SetRefusing(bool refusing) noexcept { SetRefusing(kNoConnection, refusing); }
   // A good page came from the port that requests go to: its 503 are over, as far as the page can say.
@@ -202,6 +210,11 @@ class alignas(64) EndpointCell {
     if (known) at.store(now, std::memory_order_relaxed);
   }
 
+  static constexpr uint32_t kUnseenUnit = 16;  // a million tokens within the window before it saturates
+  // Pages after which what was told last no longer counts.
+  static constexpr uint32_t kUntoldPages = 3;
+
+  void SupposeWaitingTokens(uint32_t others, uint32_t millis) noexcept;
   void ApplyLora(const Signals::Lora& lora, base::Nanos now);
   void LoadAdapter(uint32_t id, UseTimes& used) noexcept;
   uint32_t AddWork(uint32_t tokens) noexcept;  // returns what there is now
@@ -217,6 +230,7 @@ class alignas(64) EndpointCell {
   // Picks and detached requests that a page need not show yet.
   RecentCount picked_;
   RecentCount detached_;
+  RecentCount unseen_;  // the same of prompt tokens whose first token nobody shows us, in kUnseenUnit
   // Learn: prompt tokens and milliseconds of the last first tokens, as two floats; older ones weigh less.
   std::atomic<uint64_t> learned_{0};
   std::atomic<float> mean_prompt_{0};  // tokens, of the last own requests
@@ -233,7 +247,9 @@ class alignas(64) EndpointCell {
   // As of BeginScrape; of the control loop.
   uint32_t own_asked_ = 0;
   uint32_t settled_asked_ = 0;
-  uint32_t asked_at_ = 0;  // Millis
+  uint32_t asked_at_ = 0;                 // Millis
+  uint32_t tokens_asked_ = 0;             // own work, as of BeginWaitingTokens
+  uint32_t pages_untold_ = kUntoldPages;  // since waiting tokens were told
   // Made when a page first names adapters; null for servers without.
   std::atomic<UseTimes*> used_{nullptr};
   std::mutex loading_;  // one adapter is loaded at a time, which takes the engine far longer

@@ -483,6 +483,42 @@ TEST(Cell, OthersWhoWaitHavePromptsLikeOurs) {
   EXPECT_NEAR(cell.work_ms(2100 * kMs), 10 * 200 * kDefaultMsPerToken - 100, 1);
 }
 
+TEST(Cell, OthersPromptsAreWhatTheEngineTellsBeyondOurOwn) {
+  EndpointCell cell;
+  EXPECT_FALSE(cell.wants_waiting_tokens());
+  for (int i = 0; i < 50; ++i) cell.Release(cell.Reserve(200, kMs), ReleaseKind::kEnded, 0);
+  cell.Reserve(1000, 1000 * kMs);
+  Page(cell, {.waiting = 10, .running = 5}, 2000 * kMs, 2000 * kMs);
+  EXPECT_TRUE(cell.wants_waiting_tokens());
+  const auto tell = [&](uint64_t tokens, base::Nanos now) {
+    cell.BeginWaitingTokens();
+    cell.ApplyWaitingTokens(tokens, now);
+    return cell.work_ms(now) / kDefaultMsPerToken;
+  };
+  EXPECT_NEAR(tell(31'000, 2000 * kMs), 31'000, 3) << "others have 30,000, and long ones";
+  EXPECT_NEAR(tell(1500, 2001 * kMs), 1500, 1) << "less counts, too";
+  EXPECT_NEAR(tell(400, 2002 * kMs), 1000, 1) << "our own, whatever is told";
+  EXPECT_NEAR(tell(UINT64_MAX, 2003 * kMs) / 4e9, 1, 0.1);
+  EXPECT_NEAR(tell(1000, 2004 * kMs), 1000, 1);
+  for (int page = 0; page < 3; ++page) {
+    Page(cell, {.waiting = 10, .running = 5}, 2005 * kMs, 2005 * kMs);
+    EXPECT_NEAR(cell.work_ms(2005 * kMs), 1000 * kDefaultMsPerToken, 1) << "what was told stands";
+  }
+  Page(cell, {.waiting = 10, .running = 5}, 2006 * kMs, 2006 * kMs);
+  EXPECT_GT(cell.work_ms(2006 * kMs), 2000 * kDefaultMsPerToken) << "nobody tells any more: supposed";
+}
+
+TEST(Cell, WhatTheEngineTellsNeedNotHaveTheLastUnseenPrompts) {
+  EndpointCell cell;
+  cell.Release(cell.Reserve(800, 1000 * kMs), ReleaseKind::kDetached, 1000 * kMs);
+  cell.BeginWaitingTokens();
+  cell.ApplyWaitingTokens(0, 1010 * kMs);
+  EXPECT_NEAR(cell.work_ms(1010 * kMs), 800 * kDefaultMsPerToken, 16 * kDefaultMsPerToken + 1);
+  cell.BeginWaitingTokens();
+  cell.ApplyWaitingTokens(0, 1600 * kMs);
+  EXPECT_EQ(cell.work_ms(1600 * kMs), 0);
+}
+
 TEST(Cell, TheRateIsLearnedFromFirstTokens) {
   EndpointCell cell;
   base::Nanos now = 1000 * kMs;

@@ -46,6 +46,7 @@ void ReadEngine(ObjectReader& group, simulator::EngineOptions& engine) {
   if (const auto value = ReadNumber(group.Get("jitter"), 0, 1)) engine.jitter = *value;
   if (const auto rate = ReadNumber(group.Get("tokenizer-rate"), 0, 1e12))
     engine.tokenizer_tokens_per_second = *rate;
+  engine.counts_waiting_tokens = ReadBool(group.Get("tells-waiting-tokens"), engine.counts_waiting_tokens);
   engine.prefix_caching = ReadBool(group.Get("prefix-caching"), engine.prefix_caching);
   if (const auto factor = ReadNumber(group.Get("time-scale"), 1e-6, 1e3))
     engine = simulator::ScaleTime(engine, *factor);

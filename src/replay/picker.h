@@ -29,6 +29,8 @@ struct Page {
   std::vector<std::string> waiting_adapters;
   uint32_t block_size = 0;
   uint32_t num_blocks = 0;
+  // Beside the page, where the server tells it (SGLang's /v1/loads): uncached prompt tokens that wait.
+  std::optional<uint64_t> waiting_tokens;
 };
 
 // A request as its picker sees it.

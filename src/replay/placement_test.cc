@@ -72,6 +72,16 @@ classes:
   prompt: {lognormal: {mean: 200, stddev: 200}, max: 4000}
   answer: {uniform: [13, 115]}
 )";
+constexpr char kBursts[] = R"(
+duration: 70s
+warmup: 10s
+classes:
+- name: batch
+  arrivals: {process: bursts, size: 40, every: 2s}
+  prompt: {uniform: [300, 2700]}
+  answer: {uniform: [13, 115]}
+)";
+constexpr char kTelling[] = "8,jitter=0.05,tells-waiting-tokens=true";
 constexpr char kSmallCaches[] = "8,jitter=0.05,num-blocks=2049";
 constexpr char kEqual[] = "8,jitter=0.05";
 constexpr char kUnequal[] = "6,jitter=0.05;2,name=old,jitter=0.05,prefill-rate=4000,decode-ms=24";
@@ -180,6 +190,16 @@ TEST(Placement, PromptsThatShareNothingAreNoWorseForTheIndex) {
     const Question question{.workload = kUnique, .pickers = pickers};
     EXPECT_EQ(Mean(question, "fairway"), Mean(question, "fairway,prefix-cache=0")) << pickers;
   }
+}
+
+TEST(Placement, WhatEnginesTellOfWaitingPromptsIsUsed) {
+  const auto ratio = [](Question question) {
+    const double untold = Mean(question, "fairway");
+    question.fleet = kTelling;
+    return Mean(question, "fairway") / untold;
+  };
+  EXPECT_LT(ratio({.workload = kBursts, .pickers = 16}), 0.93);
+  EXPECT_LT(ratio({.workload = kUnique, .pickers = 1, .unseen_ends = true}), 1.08) << "nobody else is there";
 }
 
 }  // namespace

@@ -147,7 +147,10 @@ class Production final : public Picker {
   }
 
   bool reads_pages() const override { return true; }
-  void BeginPage(uint32_t server) override { cells_[server]->BeginScrape(setup_.clock.Now()); }
+  void BeginPage(uint32_t server) override {
+    cells_[server]->BeginScrape(setup_.clock.Now());
+    cells_[server]->BeginWaitingTokens();
+  }
   void ApplyPage(uint32_t server, const Page& page) override {
     if (!cells_[server]) return;
     fleet::Signals signals;
@@ -162,7 +165,10 @@ class Production final : public Picker {
       lora.resident_count = AddAdapters(page.running_adapters, lora.running);
       lora.waiting_count = AddAdapters(page.waiting_adapters, lora.waiting);
     }
-    cells_[server]->ApplyScrape(signals, setup_.clock.Now());
+    fleet::EndpointCell& cell = *cells_[server];
+    cell.ApplyScrape(signals, setup_.clock.Now());
+    if (page.waiting_tokens && cell.wants_waiting_tokens())
+      cell.ApplyWaitingTokens(*page.waiting_tokens, setup_.clock.Now());
   }
 
  private:

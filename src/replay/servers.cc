@@ -85,6 +85,7 @@ void Servers::ReadPage(uint32_t number, Page& page) const {
   const Server& server = servers_[number];
   page.waiting = page.running = page.max_loras = page.num_blocks = 0;
   page.kv_usage = 0;
+  page.waiting_tokens.reset();
   page.has_lora = false;
   page.running_adapters.clear();
   page.waiting_adapters.clear();
@@ -99,6 +100,8 @@ void Servers::ReadPage(uint32_t number, Page& page) const {
     page.kv_usage += engine.gauges().kv_cache_usage / server.ranks;
     page.block_size = engine.options().block_size;
     page.num_blocks += engine.options().num_blocks;
+    if (engine.options().counts_waiting_tokens)
+      page.waiting_tokens = page.waiting_tokens.value_or(0) + engine.gauges().waiting_tokens;
     page.max_loras = engine.options().max_loras;
     if (engine.lora_infos().empty()) continue;
     page.has_lora = true;

@@ -141,6 +141,7 @@ class EndpointImpl final : public Endpoint {
   void Complete(const HttpRequest& request, const Responder& responder, bool chat);
   void Tokenize(const HttpRequest& request, net::HttpResponder& responder) const;
   void Metrics(Responder responder);
+  MetricsPageInput PageInput() const;
   void FaultsRequest(const HttpRequest& request, Responder responder);
   void DelegateFaults(TargetedPatch patch, Responder responder);
   bool IsMe(std::string_view target) const;
@@ -210,8 +211,9 @@ void EndpointImpl::Handle(const HttpRequest& request, Responder responder) {
   const bool chat = path == "/v1/chat/completions";
   const bool tokenize = path == "/tokenize";
   const bool post = chat || tokenize || path == "/v1/completions";
+  const bool loads = path == "/v1/loads" && options_.type == EngineType::kSglang;
   const bool get =
-      metrics || path == "/v1/models" || path == "/health" || path == "/ping" || path == "/version";
+      metrics || loads || path == "/v1/models" || path == "/health" || path == "/ping" || path == "/version";
   if (!post && !get) return ReplyJson(*responder, 404, R"({"detail":"Not Found"})");
   const bool right_method =
       post ? request.method == "POST" : request.method == "GET" || request.method == "HEAD";
@@ -220,6 +222,10 @@ void EndpointImpl::Handle(const HttpRequest& request, Responder responder) {
   if (tokenize) return Tokenize(request, *responder);
   if (post) return Complete(request, responder, chat);
   if (metrics) return Metrics(std::move(responder));
+  if (loads) {
+    Pump();
+    return ReplyJson(*responder, 200, RenderSglangLoads(PageInput()));
+  }
   if (path == "/v1/models") {
     return ReplyJson(*responder, 200,
                      ModelsBody(options_.model, options_.adapters, options_.engine.max_model_len,
@@ -383,16 +389,21 @@ void EndpointImpl::Metrics(Responder responder) {
       break;
     case MetricsFault::kNone:
       Pump();
-      page.body = RenderMetricsPage({.engine = engine_,
-                                     .pin = faults_.pin,
-                                     .model = options_.model,
-                                     .legacy_names = options_.legacy_metric_names,
-                                     .now = clock_.Now(),
-                                     .unix_now = UnixNow(),
-                                     .unix_start = unix_start_});
+      page.body = options_.type == EngineType::kSglang ? RenderSglangPage(PageInput())
+                                                       : RenderMetricsPage(PageInput());
       break;
   }
   Reply(*responder, std::move(page));
+}
+
+MetricsPageInput EndpointImpl::PageInput() const {
+  return {.engine = engine_,
+          .pin = faults_.pin,
+          .model = options_.model,
+          .legacy_names = options_.legacy_metric_names,
+          .now = clock_.Now(),
+          .unix_now = UnixNow(),
+          .unix_start = unix_start_};
 }
 
 bool EndpointImpl::IsMe(std::string_view target) const {
@@ -503,6 +514,7 @@ base::Result<std::unique_ptr<Endpoint>> Endpoint::Listen(EndpointOptions options
   } else if (options.engine.max_loras == 0) {
     options.engine.max_loras = static_cast<uint32_t>(std::min<size_t>(4, options.adapters.size()));
   }
+  options.engine.counts_waiting_tokens = options.type == EngineType::kSglang;
   auto endpoint = std::make_unique<EndpointImpl>(std::move(options), loop, clock, log, std::move(delegate));
   if (auto ok = endpoint->Open(); !ok) return tl::make_unexpected(ok.error());
   endpoint->CloseIfRefusing();

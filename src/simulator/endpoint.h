@@ -1,7 +1,7 @@
 // One simulated model server: an Engine behind an HTTP port, in real time.
 //
 //   POST /v1/chat/completions, /v1/completions   plain, or SSE with each token leaving as the engine makes it
-//   GET  /v1/models /health /ping /version /metrics
+//   GET  /v1/models /health /ping /version /metrics; as SGLang also /v1/loads
 //   GET  /sim/faults, POST /sim/faults           see simulator/faults.h
 //
 // Each answer carries x-served-by: NAME, and its text begins "Served by NAME:".
@@ -25,6 +25,9 @@
 
 namespace fairway::simulator {
 
+// Whose names are on the page, and what is told beside it.
+enum class EngineType { kVllm, kSglang };
+
 struct EndpointOptions {
   std::string name;  // "": host:port
   std::string host = "127.0.0.1";
@@ -32,6 +35,7 @@ struct EndpointOptions {
   std::string model = "sim-model";
   std::vector<std::string> adapters;  // LoRA adapters it can serve; each is a model name
   EngineOptions engine;               // max_loras 0 with adapters: as many as there are adapters, at most 4
+  EngineType type = EngineType::kVllm;
   bool legacy_metric_names = false;
   Faults faults;  // at the start
 };

@@ -530,8 +530,21 @@ void Engine::Finish(Sequence& sequence, FinishReason reason) {
 void Engine::PublishGauges() {
   gauges_ = {.running = static_cast<uint32_t>(running_.size()),
              .waiting = static_cast<uint32_t>(waiting_.size()),
-             .kv_cache_usage = blocks_.Usage()};
+             .kv_cache_usage = blocks_.Usage(),
+             .waiting_tokens = options_.counts_waiting_tokens ? CountWaitingTokens() : 0};
   if (options_.max_loras > 0) PublishLora();
+}
+
+uint64_t Engine::CountWaitingTokens() const {
+  uint64_t tokens = 0;
+  for (const Sequence* sequence : running_)
+    if (sequence->computed < sequence->prompt_tokens) tokens += sequence->tokens() - sequence->computed;
+  std::vector<BlockId> hits;
+  for (const Sequence* sequence : waiting_) {
+    hits.clear();
+    tokens += sequence->tokens() - FindCached(*sequence, hits) * options_.block_size;
+  }
+  return tokens;
 }
 
 void Engine::PublishLora() {

@@ -66,6 +66,8 @@ struct EngineOptions {
   // Prompts are turned into tokens one after the other before they join the queue, at this rate; 0: in no
   // time. (vLLM's API process does it in one thread.)
   double tokenizer_tokens_per_second = 0;
+  // Whether EngineGauges::waiting_tokens is kept, which looks up each waiting prompt at each step's end.
+  bool counts_waiting_tokens = false;
 
   uint32_t answer_tokens = 64;  // where the model ends by itself, on average
   double answer_spread = 0.5;   // uniform in answer_tokens * (1 - spread .. 1 + spread), 0..1
@@ -146,6 +148,10 @@ struct EngineGauges {
   uint32_t running = 0;
   uint32_t waiting = 0;
   double kv_cache_usage = 0;
+  // Prompt tokens that no step has computed yet and that are not in the prefix cache: of those that wait and
+  // of those whose prompt takes several steps (SGLang: num_waiting_uncached_tokens). 0 unless
+  // EngineOptions::counts_waiting_tokens.
+  uint64_t waiting_tokens = 0;
 };
 
 // One label set of vllm:lora_requests_info. vLLM never takes one off the page; the one with the latest time
@@ -237,6 +243,7 @@ class Engine {
   void EmitToken(Sequence& sequence, std::vector<EngineEvent>& events);
   void Finish(Sequence& sequence, FinishReason reason);
   void PublishGauges();
+  uint64_t CountWaitingTokens() const;
   void PublishLora();
   void CollectArrived(base::Nanos now);
   uint32_t DrawAnswerLength();

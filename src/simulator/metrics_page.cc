@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "base/json_writer.h"
 #include "base/strings.h"
 
 namespace fairway::simulator {
@@ -37,6 +38,9 @@ class Page {
     AppendLabelValue(model_label_, model);
     model_label_ += '"';
     labels_ = "engine=\"0\"," + model_label_;
+  }
+  void LabelAsSglang() {
+    labels_ = "engine_type=\"unified\"," + model_label_ + R"(,pp_rank="0",tp_rank="0")";
   }
 
   void Head(std::string_view name, std::string_view type, std::string_view help) {
@@ -223,6 +227,46 @@ std::string RenderMetricsPage(const MetricsPageInput& in) {
   CacheConfig(page, in.engine.options());
   LoraSeries(page, in);
   return page.Take();
+}
+
+std::string RenderSglangPage(const MetricsPageInput& in) {
+  const EngineGauges& gauges = in.engine.gauges();
+  const EngineOptions& options = in.engine.options();
+  Page page(in.model, in.unix_start);
+  page.LabelAsSglang();
+  page.Gauge("sglang:num_running_reqs", "The number of running requests.",
+             in.pin.running.value_or(gauges.running));
+  page.Gauge("sglang:token_usage", "The token usage.",
+             std::round(in.pin.kv_usage.value_or(gauges.kv_cache_usage) * 100) / 100);
+  page.Gauge("sglang:num_queue_reqs", "The number of requests in the waiting queue.",
+             in.pin.waiting.value_or(gauges.waiting));
+  page.Head("sglang:cache_config_info", "gauge", "Information of the cache configuration.");
+  page.Line("sglang:cache_config_info",
+            page.labels() + ",num_pages=\"" + std::to_string(options.num_blocks) + "\",page_size=\"" +
+                std::to_string(options.block_size) + "\"",
+            1);
+  return page.Take();
+}
+
+std::string RenderSglangLoads(const MetricsPageInput& in) {
+  const EngineGauges& gauges = in.engine.gauges();
+  const EngineOptions& options = in.engine.options();
+  const bool worked = in.engine.totals().steps > 0;
+  const uint64_t capacity = worked ? uint64_t{options.num_blocks} * options.block_size : 0;
+  const double usage = in.pin.kv_usage.value_or(gauges.kv_cache_usage);
+  std::string out;
+  base::JsonWriter json(out);
+  json.BeginObject().Member("version", "0.5.6+fairway.sim").Key("loads").BeginList().BeginObject();
+  json.Member("dp_rank", 0)
+      .Member("num_running_reqs", in.pin.running.value_or(gauges.running))
+      .Member("num_waiting_reqs", in.pin.waiting.value_or(gauges.waiting))
+      .Member("num_waiting_uncached_tokens", gauges.waiting_tokens)
+      .Member("num_used_tokens", static_cast<uint64_t>(usage * static_cast<double>(capacity)))
+      .Member("max_total_num_tokens", capacity)
+      .Member("max_running_requests", worked ? options.max_num_seqs : 0)
+      .Member("token_usage", usage);
+  json.EndObject().EndList().EndObject();
+  return out;
 }
 
 }  // namespace fairway::simulator

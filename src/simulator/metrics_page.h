@@ -1,5 +1,5 @@
 // The /metrics page of a simulated server: vLLM's names, types, labels and order, as its Python client
-// library writes them.
+// library writes them. Or SGLang's, of which those that a picker reads are there.
 #pragma once
 
 #include <string>
@@ -22,5 +22,9 @@ struct MetricsPageInput {
 
 // Pure. About 20 KB.
 std::string RenderMetricsPage(const MetricsPageInput& input);
+
+// As SGLang shows itself: its page, and what its /v1/loads answers. Before the first step that is all 0.
+std::string RenderSglangPage(const MetricsPageInput& input);
+std::string RenderSglangLoads(const MetricsPageInput& input);
 
 }  // namespace fairway::simulator

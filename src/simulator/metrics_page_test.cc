@@ -47,6 +47,33 @@ TEST(MetricsPage, HasVllmsNamesTypesAndLabels) {
   EXPECT_THAT(Page(engine, {}, true), HasSubstr("vllm:gpu_cache_usage_perc{"));
 }
 
+TEST(MetricsPage, HasSglangsNames) {
+  Engine engine({});
+  const std::string page =
+      RenderSglangPage({.engine = engine, .pin = {.waiting = 4, .kv_usage = 0.277}, .model = "m"});
+  EXPECT_THAT(page,
+              HasSubstr("# TYPE sglang:num_queue_reqs gauge\nsglang:num_queue_reqs{engine_type=\"unified\","
+                        "model_name=\"m\",pp_rank=\"0\",tp_rank=\"0\"} 4.0\n"));
+  EXPECT_THAT(page, HasSubstr("sglang:num_running_reqs{"));
+  EXPECT_THAT(page, HasSubstr("tp_rank=\"0\"} 0.28\n")) << "rounded to 1 %";
+  EXPECT_THAT(page, HasSubstr("num_pages=\"2048\",page_size=\"16\"} 1.0\n"));
+  EXPECT_THAT(page, Not(HasSubstr("vllm:")));
+}
+
+TEST(MetricsPage, SglangsLoadsAreNothingBeforeTheFirstStep) {
+  Engine engine({.max_num_batched_tokens = 16, .counts_waiting_tokens = true});
+  const PinnedMetrics pin;
+  const MetricsPageInput input{.engine = engine, .pin = pin, .model = "m"};
+  EXPECT_THAT(RenderSglangLoads(input), HasSubstr("\"max_total_num_tokens\":0,"));
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(engine.Submit({.prompt = std::string(400, 'x')}, kSecond));
+  std::vector<EngineEvent> events;
+  for (int step = 0; step < 2; ++step) engine.AdvanceTo(engine.NextEventTime(), events);
+  const std::string loads = RenderSglangLoads(input);
+  EXPECT_THAT(loads, HasSubstr("\"max_total_num_tokens\":32768,"));
+  EXPECT_THAT(loads, HasSubstr("\"num_waiting_uncached_tokens\":136,"))
+      << "68 of a long one, 68 of one that begins as it does";
+}
+
 TEST(MetricsPage, EveryLineIsWellFormed) {
   EngineOptions options;
   options.max_loras = 2;

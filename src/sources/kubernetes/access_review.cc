@@ -10,8 +10,8 @@
 
 #include "base/strings.h"
 #include "net/http_stream.h"
+#include "sources/json/json_view.h"
 #include "sources/kubernetes/api_server.h"
-#include "sources/kubernetes/json_view.h"
 #include "sources/kubernetes/objects.h"
 
 namespace fairway::sources::kubernetes {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "net/http_stream.h"
-#include "sources/kubernetes/json_view.h"
+#include "sources/json/json_view.h"
 
 namespace fairway::sources::kubernetes {
 namespace {

@@ -10,7 +10,7 @@
 #include "base/random.h"
 #include "base/strings.h"
 #include "net/http_stream.h"
-#include "sources/kubernetes/json_view.h"
+#include "sources/json/json_view.h"
 #include "sources/kubernetes/objects.h"
 
 namespace fairway::sources::kubernetes {

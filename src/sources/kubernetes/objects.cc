@@ -5,7 +5,7 @@
 #include "api/manifests.h"
 #include "base/strings.h"
 #include "net/address.h"
-#include "sources/kubernetes/json_view.h"
+#include "sources/json/json_view.h"
 
 namespace fairway::sources::kubernetes {
 namespace {

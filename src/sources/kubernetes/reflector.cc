@@ -5,7 +5,7 @@
 
 #include "base/random.h"
 #include "net/http_stream.h"
-#include "sources/kubernetes/json_view.h"
+#include "sources/json/json_view.h"
 #include "sources/kubernetes/objects.h"
 
 namespace fairway::sources::kubernetes {

@@ -27,6 +27,11 @@ std::vector<EngineSpec> BuiltinEngines() {
       .cache_info = {{"sglang:cache_config_info", {}}},
       .block_size_label = "page_size",
       .num_blocks_label = "num_pages",
+      // Its older /get_load adds up whole prompts and what is in the KV cache: no measure of work.
+      .waiting_tokens = {.path = "/v1/loads",
+                         .list = "loads",
+                         .tokens = "num_waiting_uncached_tokens",
+                         .capacity = "max_total_num_tokens"},
   });
   engines.push_back({
       .name = "trtllm-serve",

@@ -21,6 +21,7 @@
 #include "base/result.h"
 #include "sources/scrape/page_place.h"
 #include "sources/scrape/series.h"
+#include "sources/scrape/waiting_tokens.h"
 
 namespace fairway::sources::scrape {
 
@@ -52,6 +53,7 @@ struct EngineSpec {
   // ... or as values.
   std::vector<MetricSpec> block_size;
   std::vector<MetricSpec> num_blocks;
+  WaitingTokensSpec waiting_tokens;
 };
 
 // Of one engine's adapters: how many of the sample's names are its own.
@@ -115,6 +117,7 @@ class PageReader {
 
   const std::string& engine() const { return spec_.name; }
   const PageDefaults& page() const { return spec_.page; }
+  const WaitingTokensSpec& waiting_tokens() const { return spec_.waiting_tokens; }
 
  private:
   enum Field : uint8_t { kQueued, kRunning, kKvUsage, kLora, kCacheInfo, kBlockSize, kNumBlocks };

@@ -12,15 +12,12 @@
 #include "net/http_client.h"
 #include "net/small_file.h"
 #include "net/tls_client.h"
+#include "sources/scrape/meters.h"
 
 namespace fairway::sources::scrape {
 namespace {
 
 using fleet::EndpointCell;
-
-// The reference's names of its plugins, which are the values of its labels.
-constexpr std::string_view kSourceType = "metrics-data-source";
-constexpr std::string_view kExtractorType = "core-metrics-extractor";
 
 // Endpoints are asked in turns spread over the interval, so that a thousand do not fire at once. Small fleets
 // have few turns: the wake-ups of a turn cost as much as several pages.
@@ -33,6 +30,10 @@ constexpr int kNewAdaptersPerTurn = 32;
 constexpr base::Nanos kAdaptersFullPause = base::kSecond;
 
 constexpr base::Nanos kLogAgain = 30 * base::kSecond;
+
+// An engine whose version does not tell its waiting tokens will not begin to soon; what fails may be back.
+constexpr base::Nanos kAskUnknownAgain = 60 * base::kSecond;
+constexpr base::Nanos kAskFailedAgain = 5 * base::kSecond;
 
 std::string_view KindOf(net::HttpFailure failure) {
   switch (failure) {
@@ -59,64 +60,6 @@ std::string_view KindOf(net::HttpFailure failure) {
 }
 
 uint32_t Rounded(double count) { return static_cast<uint32_t>(std::lround(std::min(count, 4e9))); }
-
-// The metrics. The page may be rendered on another thread and after the scraper is gone, so it holds what it
-// needs.
-struct Meters {
-  Meters(base::Registry& registry)
-      : scrapes(registry.AddCounter({.name = "fairway_scrapes_total",
-                                     .help = "Metrics pages of model servers that were taken over.",
-                                     .labels = {"pool"}})),
-        errors(registry.AddCounter({.name = "fairway_scrape_errors_total",
-                                    .help = "Metrics pages of model servers that failed, by kind.",
-                                    .labels = {"pool", "kind"}})),
-        poll_errors(
-            registry
-                .AddCounter(
-                    {.name = "llm_d_epp_datalayer_poll_errors_total",
-                     .help = "[ALPHA] Errors while polling a data source.",
-                     .labels = {"source_type"},
-                     .twins = {{.name = "llm_d_inference_scheduler_datalayer_poll_errors_total",
-                                .help = "[ALPHA] [Deprecated: Use llm_d_epp_datalayer_poll_errors_total] "
-                                        "Errors while polling a data source.",
-                                .labels = {{"source_type", "source_type"}}}}})
-                .With({kSourceType})),
-        extract_errors(
-            registry
-                .AddCounter(
-                    {.name = "llm_d_epp_datalayer_extract_errors_total",
-                     .help = "[ALPHA] Errors while extracting values from polled data.",
-                     .labels = {"source_type", "extractor_type"},
-                     .twins = {{.name = "llm_d_inference_scheduler_datalayer_extract_errors_total",
-                                .help = "[ALPHA] [Deprecated: Use llm_d_epp_datalayer_extract_errors_total] "
-                                        "Errors while extracting values from polled data.",
-                                .labels = {{"source_type", "source_type"},
-                                           {"extractor_type", "extractor_type"}}}}})
-                .With({kSourceType, kExtractorType})),
-        age(registry.AddGauge({.name = "fairway_scrape_age_seconds",
-                               .help = "Age of the oldest last good metrics page among the pool's endpoints.",
-                               .labels = {"pool"}})),
-        failing(registry.AddGauge(
-            {.name = "fairway_scrape_failing_endpoints",
-             .help = "Endpoints whose last metrics page failed; they stay in use on their last values.",
-             .labels = {"pool"}})),
-        unscraped(registry.AddGauge({.name = "fairway_unscraped_endpoints",
-                                     .help = "Endpoints that never gave a metrics page.",
-                                     .labels = {"pool"}})),
-        refusing(registry.AddGauge({.name = "fairway_refusing_endpoints",
-                                    .help = "Endpoints whose system refused or reset the last connection, or "
-                                            "whose last answers were all 503.",
-                                    .labels = {"pool"}})) {}
-
-  base::CounterFamily& scrapes;
-  base::CounterFamily& errors;
-  base::Counter& poll_errors;
-  base::Counter& extract_errors;
-  base::GaugeFamily& age;
-  base::GaugeFamily& failing;
-  base::GaugeFamily& unscraped;
-  base::GaugeFamily& refusing;
-};
 
 // Computes freshness when the page is rendered: kept gauges would be as old as their last update. The
 // registry can not forget a collector, so this outlives the scraper.
@@ -183,8 +126,9 @@ struct Target {
   base::LogLimit limit{kLogAgain};
   size_t turn = 0;
   bool asked = false;
-  uint32_t left_out = 0;    // turns in a row
-  bool redirected = false;  // this fetch follows a redirect
+  uint32_t left_out = 0;             // turns in a row
+  base::Nanos ask_waiting_from = 0;  // not for waiting tokens before
+  bool redirected = false;           // this fetch follows a redirect
   bool looked_elsewhere = false;
   bool shares_port = false;  // with requests
   bool failing = false;
@@ -445,6 +389,34 @@ struct Scraper::Impl {
     if (target.shares_port) target.cell->PageIsGood();
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
+    AskWaitingTokens(target);
+  }
+
+  // After a page that shows others' requests: without any there is nothing to be told.
+  void AskWaitingTokens(Target& target) {
+    const std::string& path = target.reader->waiting_tokens().path;
+    if (path.empty() || !target.cell->wants_waiting_tokens() || clock.Now() < target.ask_waiting_from) return;
+    target.cell->BeginWaitingTokens();
+    target.fetcher.SetTarget(path);
+    target.fetcher.Fetch([this, at = &target](const net::HttpFetcher::Outcome& outcome) {
+      at->fetcher.SetTarget(at->path);
+      OnWaitingTokens(*at, outcome);
+    });
+  }
+
+  // What fails here is asked for again later. The endpoint's page decides whether it is in order.
+  void OnWaitingTokens(Target& target, const net::HttpFetcher::Outcome& outcome) {
+    const base::Nanos now = clock.Now();
+    if (!outcome.ok) {
+      const bool unknown = outcome.status >= 400 && outcome.status < 500;
+      target.ask_waiting_from = now + (unknown ? kAskUnknownAgain : kAskFailedAgain);
+      if (!unknown) meters->poll_errors.Add();
+      return;
+    }
+    if (const auto tokens = ReadWaitingTokens(outcome.body, target.reader->waiting_tokens()))
+      return target.cell->ApplyWaitingTokens(*tokens, now);
+    target.ask_waiting_from = now + kAskFailedAgain;
+    meters->extract_errors.Add();
   }
 
   // The server's system refused or reset the connection: so it will a request's, unless its pages have a port

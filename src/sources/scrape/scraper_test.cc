@@ -114,12 +114,13 @@ class ScraperTest : public ::testing::Test {
     return false;
   }
 
-  // Serves page_ on every loopback address.
+  // Serves page_ on every loopback address; as an SGLang that has no /v1/loads yet.
   void Serve(uint16_t port = 0) {
     RunOn(server_loop_.loop(), [&] {
       auto server = net::HttpServer::Listen(
           {.host = "0.0.0.0", .port = port}, server_loop_.loop(),
           [this](net::HttpRequest request, std::shared_ptr<net::HttpResponder> responder) {
+            if (request.target == "/v1/loads") return responder->Send({.status = 404});
             EXPECT_EQ(request.target, "/metrics");
             ++requests_;
             std::lock_guard lock(mutex_);
@@ -531,6 +532,44 @@ TEST_F(ScraperTest, ReadsEnginesByLabelAndDetectsThemWithout) {
   EXPECT_EQ(CountLines("engine type taken from the metrics page"), 1u);
   EXPECT_EQ(CountLines("unknown engine type"), 1u);
   EXPECT_EQ(CountLines("no metrics of engine vllm"), 1u);
+}
+
+constexpr char kSglangPage[] = "sglang:num_queue_reqs 3\nsglang:num_running_reqs 4\nsglang:token_usage 0.5\n";
+std::string Loads(uint64_t tokens) {
+  return R"({"loads":[{"num_waiting_uncached_tokens":)" + std::to_string(tokens) +
+         R"(,"max_total_num_tokens":400000}]})";
+}
+
+TEST_F(ScraperTest, WaitingTokensAreAskedForWhereOthersAre) {
+  PagesByPath server({{"/metrics", Answer("sglang:num_queue_reqs 0\nsglang:num_running_reqs 0\n")},
+                      {"/v1/loads", Answer(Loads(50'000))}});
+  AddEndpoint(server.port());  // the engine is seen from its page
+  Start();
+  ASSERT_TRUE(Await([&] { return server.asked("/metrics") > 20; }));
+  EXPECT_EQ(server.asked("/v1/loads"), 0) << "nobody is there";
+  server.Set("/metrics", Answer(kSglangPage));
+  ASSERT_TRUE(Await([&] { return Cell()->work_ms(clock_.Now()) > 15'000; }));
+  server.Set("/v1/loads", Answer(Loads(100)));
+  ASSERT_TRUE(Await([&] { return Cell()->work_ms(clock_.Now()) < 100; }));
+  EXPECT_GT(server.asked("/metrics"), server.asked("/v1/loads"));
+  EXPECT_TRUE(HasMetric("fairway_scrape_failing_endpoints{pool=\"default/pool\"} 0\n"));
+}
+
+TEST_F(ScraperTest, AVersionThatTellsNoWaitingTokensIsNotAskedEachTime) {
+  PagesByPath old({{"/metrics", Answer(kSglangPage)}});
+  PagesByPath broken({{"/metrics", Answer(kSglangPage)}, {"/v1/loads", Answer("{\"loads\":[]}")}});
+  AddEndpoint(old.port());
+  AddEndpoint(broken.port());
+  Start();
+  ASSERT_TRUE(Await([&] { return old.asked("/metrics") > 50 && broken.asked("/metrics") > 50; }));
+  EXPECT_EQ(old.asked("/v1/loads"), 1);
+  EXPECT_GE(broken.asked("/v1/loads"), 1);
+  EXPECT_LE(broken.asked("/v1/loads"), 5) << "each five seconds, on a machine that is very busy";
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(Cell(i)->waiting(), 3u);
+    EXPECT_GT(Cell(i)->work_ms(clock_.Now()), 0) << "supposed, as of other engines";
+  }
+  EXPECT_TRUE(HasMetric("fairway_scrape_failing_endpoints{pool=\"default/pool\"} 0\n"));
 }
 
 TEST_F(ScraperTest, UsesTheMetricsPort) {

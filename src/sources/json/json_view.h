@@ -12,7 +12,7 @@
 #include <string>
 #include <string_view>
 
-namespace fairway::sources::kubernetes {
+namespace fairway::sources {
 
 // The members of an object: `while (members.Next()) use(members.key(), members.value());`. The views lie in
 // the text that was given. A text that is no object has none.
@@ -77,4 +77,4 @@ class ListSplitter {
   bool failed_ = false;
 };
 
-}  // namespace fairway::sources::kubernetes
+}  // namespace fairway::sources

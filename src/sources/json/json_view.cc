@@ -1,10 +1,10 @@
-#include "sources/kubernetes/json_view.h"
+#include "sources/json/json_view.h"
 
 #include <algorithm>
 
 #include "base/utf8.h"
 
-namespace fairway::sources::kubernetes {
+namespace fairway::sources {
 namespace {
 
 constexpr std::string_view kSpace = " \t\r\n";
@@ -216,4 +216,4 @@ bool ListSplitter::Feed(std::string_view bytes) {
   return !failed_;
 }
 
-}  // namespace fairway::sources::kubernetes
+}  // namespace fairway::sources

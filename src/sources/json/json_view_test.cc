@@ -1,4 +1,4 @@
-#include "sources/kubernetes/json_view.h"
+#include "sources/json/json_view.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-namespace fairway::sources::kubernetes {
+namespace fairway::sources {
 namespace {
 
 using ::testing::ElementsAre;
@@ -113,4 +113,4 @@ TEST(ListSplitter, IsBounded) {
 }
 
 }  // namespace
-}  // namespace fairway::sources::kubernetes
+}  // namespace fairway::sources
