@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <mutex>
 #include <utility>
 
 #include "api/endpoint_picker_config.h"
@@ -131,60 +132,89 @@ void ConfigSource::Watch(net::Loop& loop, const base::Log& log, base::Registry& 
     reloads_->With({entry->label, "applied"});
     reloads_->With({entry->label, "refused"});
     stale_->With({entry->label}).Set(0);
-    const auto& taken = entry == &common_ ? changed_.configs : changed_.shadow;
-    WatchFile(loop, entry->path,
-              [this, entry, &taken](const api::LoadResult& loaded) { OnFile(*entry, loaded, taken); });
+    WatchFile(loop, *entry, entry == &common_ ? changed_.configs : changed_.shadow);
   }
   if (!options_.directory.empty()) WatchFolder(loop);
 }
 
-// On the source's own thread it is only read whether something changed: the file system may be slow. What it
-// finds is read again when it is compiled.
-void ConfigSource::WatchFile(net::Loop& loop, const std::string& path,
-                             std::function<void(const api::LoadResult&)> heard) {
-  auto loader = [path, gates = options_.feature_gates](const std::vector<std::string>&,
-                                                       const api::LoadOptions&) {
-    const auto document = api::LoadEndpointPickerConfig(path, {.only_files = true, .feature_gates = gates});
-    return api::LoadResult{
-        .manifests = {}, .problems = document.problems, .fingerprint = document.fingerprint};
+// What the source's own thread read, until the loop takes it. The loop itself reads no file: a file system
+// may be slow, and what was a file a moment ago may be a pipe that somebody drips into.
+struct ConfigSource::Inbox {
+  std::mutex mutex;
+  std::map<std::string, std::string> files;                          // of a folder: pool -> path
+  std::vector<api::Problem> problems;                                // of the folder itself
+  std::map<std::string, api::EndpointPickerConfigResult> documents;  // by path; those that changed
+
+  std::map<std::string, uint64_t> known;  // the thread's own: fingerprints by path
+};
+
+void ConfigSource::WatchFile(net::Loop& loop, Entry& entry, const std::function<void()>& taken) {
+  const auto inbox = std::make_shared<Inbox>();
+  auto loader = [inbox, path = entry.path, gates = options_.feature_gates](const std::vector<std::string>&,
+                                                                           const api::LoadOptions&) {
+    auto document = api::LoadEndpointPickerConfig(path, {.only_files = true, .feature_gates = gates});
+    api::LoadResult result;
+    result.fingerprint = document.fingerprint;
+    const std::lock_guard lock(inbox->mutex);
+    inbox->documents.insert_or_assign(path, std::move(document));
+    return result;
   };
-  const uint64_t known = path == common_.path ? common_.fingerprint : shadow_.fingerprint;
-  sources_.push_back(std::make_unique<sources::FileSource>(loop, std::vector<std::string>{path},
-                                                           std::move(heard), 50 * base::kMillisecond, known,
-                                                           api::LoadOptions{}, std::move(loader)));
+  auto heard = [this, inbox, &entry, &taken](const api::LoadResult&) {
+    std::map<std::string, api::EndpointPickerConfigResult> documents;
+    {
+      const std::lock_guard lock(inbox->mutex);
+      documents.swap(inbox->documents);
+    }
+    if (documents.empty() || !Take(entry, documents.begin()->second)) return;
+    taken();
+    entry.states->FreeUnused();
+  };
+  sources_.push_back(std::make_unique<sources::FileSource>(
+      loop, std::vector<std::string>{entry.path}, std::move(heard), 50 * base::kMillisecond,
+      entry.fingerprint, api::LoadOptions{}, std::move(loader)));
 }
 
 void ConfigSource::WatchFolder(net::Loop& loop) {
-  auto loader = [folder = options_.directory, but = options_.file](const std::vector<std::string>&,
-                                                                   const api::LoadOptions&) {
+  const auto inbox = std::make_shared<Inbox>();
+  uint64_t known = 0;
+  for (const auto& [pool, entry] : pools_) {
+    known = base::StringHash()(pool) ^ (known * 31 + entry.fingerprint);
+    inbox->known[entry.path] = entry.fingerprint;
+  }
+  auto loader = [inbox, folder = options_.directory, but = options_.file, gates = options_.feature_gates](
+                    const std::vector<std::string>&, const api::LoadOptions&) {
     api::LoadResult result;
-    for (const auto& [pool, path] : PoolConfigFiles(folder, but, result.problems)) {
-      const auto document = api::LoadEndpointPickerConfig(path, {.only_files = true});
+    std::vector<api::Problem> problems;
+    auto files = PoolConfigFiles(folder, but, problems);
+    std::map<std::string, uint64_t> now;
+    for (const auto& [pool, path] : files) {
+      auto document = api::LoadEndpointPickerConfig(path, {.only_files = true, .feature_gates = gates});
       result.fingerprint = base::StringHash()(pool) ^ (result.fingerprint * 31 + document.fingerprint);
+      now[path] = document.fingerprint;
+      const auto before = inbox->known.find(path);
+      if (before != inbox->known.end() && before->second == document.fingerprint) continue;
+      const std::lock_guard lock(inbox->mutex);
+      inbox->documents.insert_or_assign(path, std::move(document));
+    }
+    inbox->known = std::move(now);
+    const std::lock_guard lock(inbox->mutex);
+    inbox->files = std::move(files);
+    inbox->problems = std::move(problems);
+    for (const api::Problem& problem : inbox->problems) {
+      if (problem.severity == Severity::kError)
+        result.fingerprint = base::StringHash()(problem.message) ^ (result.fingerprint * 31);
     }
     return result;
   };
-  uint64_t known = 0;
-  for (const auto& [pool, entry] : pools_)
-    known = base::StringHash()(pool) ^ (known * 31 + entry.fingerprint);
   sources_.push_back(std::make_unique<sources::FileSource>(
-      loop, std::vector<std::string>{options_.directory}, [this](const api::LoadResult&) { OnFolder(); },
-      50 * base::kMillisecond, known, api::LoadOptions{}, std::move(loader)));
+      loop, std::vector<std::string>{options_.directory},
+      [this, inbox](const api::LoadResult&) { OnFolder(*inbox); }, 50 * base::kMillisecond, known,
+      api::LoadOptions{}, std::move(loader)));
 }
 
-void ConfigSource::OnFile(Entry& entry, const api::LoadResult& loaded, const std::function<void()>& taken) {
-  if (!loaded.ok()) {
-    LogProblems(loaded.problems);
-    return CountRefused(entry);
-  }
-  if (!Take(entry)) return;
-  taken();
-  entry.states->FreeUnused();
-}
-
-bool ConfigSource::Take(Entry& entry) {
+bool ConfigSource::Take(Entry& entry, const api::EndpointPickerConfigResult& document) {
   std::vector<api::Problem> problems;
-  auto config = Read(entry, problems);
+  auto config = Compile(document, entry.path, options_, problems, entry.states.get(), &entry.fingerprint);
   LogProblems(problems);
   if (config == nullptr) {
     CountRefused(entry);
@@ -196,22 +226,29 @@ bool ConfigSource::Take(Entry& entry) {
 }
 
 // Each file by itself: who breaks one pool's config keeps nobody else's from being changed.
-void ConfigSource::OnFolder() {
+void ConfigSource::OnFolder(Inbox& inbox) {
+  std::map<std::string, std::string> files;
   std::vector<api::Problem> problems;
-  const auto files = PoolConfigFiles(options_.directory, options_.file, problems);
+  std::map<std::string, api::EndpointPickerConfigResult> documents;
+  {
+    const std::lock_guard lock(inbox.mutex);
+    files = inbox.files;
+    problems = inbox.problems;
+    if (!HasError(problems)) documents.swap(inbox.documents);
+  }
   LogProblems(problems);
   if (HasError(problems)) return CountRefused({.path = options_.directory, .label = "folder"});
   stale_->With({"folder"}).Set(0);
   bool changed = false;
   for (const auto& [pool, path] : files) {
+    const auto document = documents.find(path);
+    if (document == documents.end()) continue;
     const auto known = pools_.find(pool);
-    const auto now = api::LoadEndpointPickerConfig(path, {.only_files = true}).fingerprint;
-    if (known != pools_.end() && known->second.path == path && known->second.fingerprint == now) continue;
     Entry made;
     Entry& entry = known != pools_.end() ? known->second : made;
     entry.path = path;
     entry.label = pool;
-    if (!Take(entry)) continue;
+    if (!Take(entry, document->second)) continue;
     if (known == pools_.end()) pools_.emplace(pool, std::move(made));
     changed = true;
   }

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/endpoint_picker_config.h"
 #include "api/manifests.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -70,6 +71,7 @@ class ConfigSource {
   void Stop() { sources_.clear(); }  // on the loop
 
  private:
+  struct Inbox;
   // One config and what its plugins remember.
   struct Entry {
     std::string path;
@@ -80,13 +82,11 @@ class ConfigSource {
   };
 
   std::shared_ptr<const scheduling::Config> Read(Entry& entry, std::vector<api::Problem>& problems) const;
-  bool ReadPools(std::vector<api::Problem>& problems);
-  void WatchFile(net::Loop& loop, const std::string& path, std::function<void(const api::LoadResult&)> heard);
+  void WatchFile(net::Loop& loop, Entry& entry, const std::function<void()>& taken);
   void WatchFolder(net::Loop& loop);
   // Takes a changed config over. False: it was refused.
-  bool Take(Entry& entry);
-  void OnFile(Entry& entry, const api::LoadResult& loaded, const std::function<void()>& taken);
-  void OnFolder();
+  bool Take(Entry& entry, const api::EndpointPickerConfigResult& document);
+  void OnFolder(Inbox& inbox);
   void LogProblems(const std::vector<api::Problem>& problems) const;
   void CountTaken(const Entry& entry);
   void CountRefused(const Entry& entry);

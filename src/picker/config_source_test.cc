@@ -1,8 +1,11 @@
 // Configs in files that change while they are in use.
 #include "picker/config_source.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
@@ -155,6 +158,33 @@ TEST_F(Configs, FilesOfAFolderAreTakenByTheirNames) {
   problems.clear();
   PoolConfigFiles(folder_ + "/nowhere", "", problems);
   EXPECT_EQ(problems.size(), 1u);
+}
+
+// Nothing reads a pipe while requests are served: who drips into it would stop scrapes, leases and the end.
+TEST_F(Configs, APipeInTheFolderIsToldAndNotRead) {
+  Start({.directory = folder_ + "/pools"});
+  const std::string path = folder_ + "/pools/default.a.yaml";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  const int writer = ::open(path.c_str(), O_RDWR | O_CLOEXEC);  // so that a reader would wait for more
+  Await("it is refused", [&] { return Stale("default/a") == 1; });
+  EXPECT_THAT(Lines(), HasSubstr("is a pipe, not a file"));
+  ::close(writer);
+  Write("pools/default.a.yaml", kQueue);
+  Await("a file in its place", [&] { return DecidesFor("default/a") == "queue-scorer "; });
+}
+
+TEST_F(Configs, AFileThatBecomesAFolderOrAPipeLeavesWhatDecides) {
+  const std::string file = Write("epp.yaml", kQueue);
+  Start({.file = file});
+  std::filesystem::remove(file);
+  std::filesystem::create_directory(file);
+  Await("a folder is refused", [&] { return Reloads("common", "refused") >= 1; });
+  std::filesystem::remove(file);
+  ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+  Await("a pipe is refused", [&] { return Lines().find("is a pipe, not a file") != std::string::npos; });
+  EXPECT_EQ(DecidesFor("default/a"), "queue-scorer ");
+  Write("epp.yaml", kKv);
+  Await("a file again", [&] { return DecidesFor("default/a") == "kv-cache-utilization-scorer "; });
 }
 
 TEST_F(Configs, AShadowDecidesTooAndMayChange) {

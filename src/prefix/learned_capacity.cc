@@ -26,7 +26,8 @@ LearnedCapacity::Verdict LearnedCapacity::Learn(const CacheTold& told, size_t he
     return kGrown;
   }
   full_misses_ = told.cached_tokens == 0 ? full_misses_ + 1 : 0;
-  if (full_misses_ >= kGoneAfter) {
+  if (full_misses_ == 1) row_began_ = now;
+  if (full_misses_ >= kGoneAfter && now - row_began_ >= kPause) {
     full_misses_ = 0;
     return kGone;
   }

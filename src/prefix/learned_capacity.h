@@ -14,7 +14,11 @@
 // says is that the engine keeps less than we believe, so what is oldest there is gone as well: the capacity
 // shrinks (by a fifth, of what is held where that is less), once in kPause, as requests under way at the same
 // time tell of the same eviction. Predictions that hold while the endpoint is nearly full let it grow again,
-// slowly, up to what is reported. kGoneAfter full misses in a row are an engine that started anew.
+// slowly, up to what is reported. Full misses in a row, kGoneAfter of them over kPause or more, are an
+// engine that started anew: all others who ask it miss as well. One client has such misses by itself, as
+// often as it likes (an engine does not look into its cache for who asks for `prompt_logprobs`, nor finds
+// what a `chat_template` changed), and must not make everybody's prefixes forgotten: any prediction that
+// holds meanwhile ends the row.
 //
 // Owned by one thread at a time.
 #pragma once
@@ -57,7 +61,8 @@ class LearnedCapacity {
   size_t reported_;
   size_t blocks_;
   base::Nanos shrunk_at_ = 0;
-  int full_misses_ = 0;
+  int full_misses_ = 0;        // in a row,
+  base::Nanos row_began_ = 0;  // of which the first was then
 };
 
 }  // namespace fairway::prefix

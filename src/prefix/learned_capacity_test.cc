@@ -51,8 +51,19 @@ TEST(LearnedCapacity, FullMissesInARowAreAnEngineThatStartedAnew) {
   capacity.Learn(Told(40, 50, 2600, 3300), 10, kSecond);
   capacity.Learn(Told(40, 50, 0, 3300), 1000, kSecond);
   EXPECT_NE(capacity.Learn(Told(40, 50, 0, 3300), 1000, kSecond), LearnedCapacity::kGone);
-  EXPECT_EQ(capacity.Learn(Told(40, 50, 0, 3300), 1000, kSecond), LearnedCapacity::kGone);
-  EXPECT_NE(capacity.Learn(Told(40, 50, 0, 3300), 1000, kSecond), LearnedCapacity::kGone);
+  EXPECT_EQ(capacity.Learn(Told(40, 50, 0, 3300), 1000, 2 * kSecond), LearnedCapacity::kGone);
+  EXPECT_NE(capacity.Learn(Told(40, 50, 0, 3300), 1000, 3 * kSecond), LearnedCapacity::kGone);
+}
+
+// A client whose requests the engine computes without its cache, as with prompt_logprobs: others' requests
+// go on to find what was predicted.
+TEST(LearnedCapacity, MissesOfOneClientBesideHitsOfOthersForgetNothing) {
+  LearnedCapacity capacity(1000);
+  for (int ms = 0; ms < 10'000; ++ms) {
+    const base::Nanos now = kSecond + ms * base::kMillisecond;
+    EXPECT_NE(capacity.Learn(Told(40, 50, 0, 3300), 500, now), LearnedCapacity::kGone) << ms;
+    if (ms % 500 == 0) capacity.Learn(Told(40, 50, 2600, 3300), 500, now);
+  }
 }
 
 TEST(LearnedCapacity, AReportedSizeThatMovesKeepsWhatWasLearned) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <new>
 
 #include "base/strings.h"
 
@@ -132,14 +133,23 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
   std::vector<api::Problem> found;
   api::ProblemList problems(problems_.file(), found);
   Build build(*this, spec, problems);
-  instance.plugin = type->make(build);
-  instance.parameters = build.Finish();
+  try {
+    instance.plugin = type->make(build);
+    instance.parameters = build.Finish();
+  } catch (const std::bad_alloc&) {
+    // A changed file may ask for more than there is, which must not end what is serving.
+    problems.Add(api::Severity::kError, spec.line, object, "parameters", "there is not enough memory for it");
+  }
   being_made_.pop_back();
   for (const api::Problem& problem : found) {
     failed_ |= problem.severity == api::Severity::kError;
     problems_.Add(problem.severity, problem.where.line, problem.object, problem.field, problem.message);
   }
   const Plugin* plugin = instance.plugin.get();
+  if (plugin == nullptr) {
+    instances_.erase(spec.name);
+    return nullptr;
+  }
   instance.filter = dynamic_cast<const Filter*>(plugin);
   instance.scorer = dynamic_cast<const Scorer*>(plugin);
   instance.picker = dynamic_cast<const Picker*>(plugin);
@@ -432,9 +442,17 @@ void Compiler::AddStep(const ProfileSpec& spec, const ProfileSpec::Step& step, P
   if (instance->filter == nullptr && instance->scorer == nullptr && instance->picker == nullptr)
     problems_.Add(api::Severity::kWarning, step.line, object, step.plugin,
                   "is no filter, scorer or picker, and does nothing in a profile");
-  if (step.weight && !std::isfinite(*step.weight))
+  constexpr double kMostWeight = 1e30;  // the sum of all that a profile can have stays a float
+  const double weight = step.weight.value_or(1);
+  if (!std::isfinite(weight)) {
     Error(step.line, object, step.plugin, "the weight must be a number");
-  if (step.weight && *step.weight < 0)
+    return;
+  }
+  if (std::abs(weight) > kMostWeight) {
+    Error(step.line, object, step.plugin, "the weight must be from -1e30 to 1e30");
+    return;
+  }
+  if (weight < 0)
     problems_.Add(api::Severity::kWarning, step.line, object, step.plugin,
                   "has a weight below 0: what it scores highest is avoided");
   if (instance->filter != nullptr) {
@@ -444,8 +462,7 @@ void Compiler::AddStep(const ProfileSpec& spec, const ProfileSpec::Step& step, P
         {instance->filter, instance->name, next, Program::kShed, true, LiveReads(*instance) == 0});
   }
   if (instance->scorer != nullptr)
-    program.scorers.push_back(
-        {instance->scorer, instance->name, static_cast<float>(step.weight.value_or(1))});
+    program.scorers.push_back({instance->scorer, instance->name, static_cast<float>(weight)});
   if (instance->picker == nullptr) return;
   if (program.picker != nullptr) Error(step.line, object, step.plugin, "is a second picker; one is enough");
   program.picker = instance->picker;
@@ -517,7 +534,7 @@ std::shared_ptr<void> States::Get(const std::string& key,
 
 void States::FreeUnused() {
   const std::lock_guard lock(mutex_);
-  std::erase_if(states_, [](const auto& entry) { return entry.second.use_count() == 1; });
+  std::erase_if(states_, [](const auto& entry) { return entry.second.use_count() <= 1; });
 }
 
 std::shared_ptr<const Config> Compile(const ConfigSpec& spec, api::ProblemList& problems,

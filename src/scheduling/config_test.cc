@@ -110,6 +110,14 @@ class ReadsScorer final : public Plugin, public Scorer {
  private:
   Column column_;
 };
+// As one whose parameters ask for more memory than there is.
+class Greedy final : public Plugin, public Scorer {
+ public:
+  explicit Greedy(Build& build) {
+    build.Remember<int>([]() -> std::shared_ptr<int> { throw std::bad_alloc(); });
+  }
+  void Score(const Context&, std::span<const uint32_t>, float*) const noexcept override {}
+};
 
 CompileOptions WithOurs() {
   return {.more_types = {{"kv-cache-limit-filter", MakeOf<KvCacheLimitFilter>},
@@ -254,6 +262,34 @@ TEST(Config, AllProblemsAreTold) {
              "test.yaml:10: profile p: plugins: there is no plugin \"queue-scorr\"; did you mean "
              "\"queue-scorer\"?",
              "test.yaml:11: profile p: queue-scorer: the weight must be a number"}));
+}
+
+// A file that changes while requests are served must not end the process.
+TEST(Config, APluginThatWantsMoreMemoryThanThereIsIsAnError) {
+  CompileOptions options;
+  options.more_types = {{"greedy", MakeOf<Greedy>}};
+  States states;
+  options.states = &states;
+  EXPECT_EQ(ProblemsOf({.plugins = {Spec("greedy"), Spec("queue-scorer")},
+                        .profiles = {{.name = "p", .steps = {{"greedy", 1, 10}, {"queue-scorer", 1, 11}}}}},
+                       options),
+            (Texts{"test.yaml:1: plugin greedy: parameters: there is not enough memory for it"}));
+  states.FreeUnused();
+}
+
+TEST(Config, WeightsAreBoundedSoThatTheirSumIsANumber) {
+  const auto problems = [](double weight) {
+    return ProblemsOf(
+        {.plugins = {Spec("queue-scorer"), Spec("max-score-picker")},
+         .profiles = {{.name = "p",
+                       .steps = {{"queue-scorer", weight, 11}, {"max-score-picker", std::nullopt, 12}}}}},
+        WithOurs());
+  };
+  for (const double weight : {1e308, 3e38, -1e31})
+    EXPECT_EQ(problems(weight),
+              (Texts{"test.yaml:11: profile p: queue-scorer: the weight must be from -1e30 to 1e30"}))
+        << weight;
+  EXPECT_EQ(problems(-1e30), Texts{});
 }
 
 TEST(Config, EveryBuiltinTypeIsMadeWithItsDefaults) {

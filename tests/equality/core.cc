@@ -25,11 +25,17 @@ namespace {
 constexpr std::string_view kDestination = "x-gateway-destination-endpoint";
 
 constexpr std::array kControlHeaders = {
-    std::string_view("x-llm-d-inference-objective"),   std::string_view("x-gateway-inference-objective"),
-    std::string_view("x-llm-d-inference-fairness-id"), std::string_view("x-gateway-inference-fairness-id"),
-    std::string_view("x-llm-d-model-name-rewrite"),    std::string_view("x-gateway-model-name-rewrite"),
-    std::string_view("x-prefiller-host-port"),         std::string_view("x-encoder-hosts-ports"),
-    std::string_view("x-data-parallel-host-port"),     std::string_view("x-kv-cache-source-host-port"),
+    std::string_view("x-llm-d-inference-objective"),
+    std::string_view("x-gateway-inference-objective"),
+    std::string_view("x-llm-d-inference-fairness-id"),
+    std::string_view("x-gateway-inference-fairness-id"),
+    std::string_view("x-llm-d-model-name-rewrite"),
+    std::string_view("x-gateway-model-name-rewrite"),
+    std::string_view("x-prefiller-url"),
+    std::string_view("x-prefiller-host-port"),
+    std::string_view("x-encoder-hosts-ports"),
+    std::string_view("x-data-parallel-host-port"),
+    std::string_view("x-kv-cache-source-host-port"),
 };
 
 // Under the new name, else under the old one.

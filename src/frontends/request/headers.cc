@@ -14,13 +14,20 @@ constexpr std::string_view kOwnPrefix = "x-fairway-";
 constexpr size_t kMaxHints = 1000;
 constexpr size_t kMaxHint = 300;  // bytes; a host name has 253 at most
 
-// The picker's own headers, and those that tell a prefill/decode side-car where to connect to.
+// The picker's own headers, and those that tell a prefill/decode side-car where to connect to
+// (x-prefiller-url: its first releases).
 constexpr std::array kControlHeaders = {
-    std::string_view("x-llm-d-inference-objective"),   std::string_view("x-gateway-inference-objective"),
-    std::string_view("x-llm-d-inference-fairness-id"), std::string_view("x-gateway-inference-fairness-id"),
-    std::string_view("x-llm-d-model-name-rewrite"),    std::string_view("x-gateway-model-name-rewrite"),
-    std::string_view("x-prefiller-host-port"),         std::string_view("x-encoder-hosts-ports"),
-    std::string_view("x-data-parallel-host-port"),     std::string_view("x-kv-cache-source-host-port"),
+    std::string_view("x-llm-d-inference-objective"),
+    std::string_view("x-gateway-inference-objective"),
+    std::string_view("x-llm-d-inference-fairness-id"),
+    std::string_view("x-gateway-inference-fairness-id"),
+    std::string_view("x-llm-d-model-name-rewrite"),
+    std::string_view("x-gateway-model-name-rewrite"),
+    std::string_view("x-prefiller-url"),
+    std::string_view("x-prefiller-host-port"),
+    std::string_view("x-encoder-hosts-ports"),
+    std::string_view("x-data-parallel-host-port"),
+    std::string_view("x-kv-cache-source-host-port"),
 };
 
 // Whether `is` holds for an item of a list as HTTP has it, without making one.

@@ -63,6 +63,13 @@ TEST(RequestHeaders, WhatIsSaidToThePickerIsListedOnceAndTheDestinationIsNot) {
   EXPECT_FALSE(Read({{"x-gateway-destination-endpoint-subset", "x"}}).has_destination);
 }
 
+// By any of these a side-car beside a model server would connect to wherever the client likes.
+TEST(RequestHeaders, NoClientTellsASideCarWhereToConnectTo) {
+  for (const char* name : {"x-prefiller-url", "x-prefiller-host-port", "x-encoder-hosts-ports",
+                           "x-data-parallel-host-port", "x-kv-cache-source-host-port"})
+    EXPECT_THAT(Read({{name, "http://10.0.0.1"}}).control, ElementsAre(name));
+}
+
 // Each once more: to look for each among all before it would be 14 billion comparisons.
 TEST(RequestHeaders, ManyNamesForThePickerAreRemovedInLinearTime) {
   std::vector<std::string> names;
