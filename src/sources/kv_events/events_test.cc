@@ -1,6 +1,5 @@
 #include "sources/kv_events/events.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
@@ -12,7 +11,6 @@
 namespace fairway::sources::kv_events {
 namespace {
 
-using ::testing::ElementsAre;
 using Kind = MsgpackToken::Kind;
 
 std::string FromHex(std::string_view hex) {
