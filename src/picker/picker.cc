@@ -13,6 +13,7 @@
 #include "frontends/admin/admin.h"
 #include "net/address.h"
 #include "picker/fleet_page.h"
+#include "picker/kv_events_wiring.h"
 #include "picker/recorder.h"
 #include "routing/decision_log.h"
 #include "sources/files/file_source.h"
@@ -229,6 +230,7 @@ struct Picker::Impl {
   std::unique_ptr<sources::FileSource> files;
   std::unique_ptr<sources::kubernetes::KubernetesSource> kubernetes;
   std::unique_ptr<sources::scrape::Scraper> scraper;
+  std::unique_ptr<KvEventsWiring> kv_events;
   // Pages may be large and their readers many: what they cost must not make scraping late.
   std::unique_ptr<net::LoopThread> admin_thread;
   std::unique_ptr<sources::kubernetes::AccessReview> reviews;
@@ -339,6 +341,8 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
         return;
       }
       self.scraper = std::move(*scraper);
+      self.kv_events = std::make_unique<KvEventsWiring>(control, self.fleet.published(), *self.router,
+                                                        self.clock, self.log, self.registry);
     }
     if (o.kubernetes) {
       auto source = sources::kubernetes::KubernetesSource::Create(
@@ -371,6 +375,7 @@ Picker::~Picker() {
     impl_->files.reset();
     if (impl_->config != nullptr) impl_->config->Stop();
     impl_->kubernetes.reset();
+    impl_->kv_events.reset();
     impl_->scraper.reset();
     impl_->resolver.reset();
   });

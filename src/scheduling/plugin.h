@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -221,6 +222,31 @@ class PrefixBelief {
   // Nothing: it is not known.
   virtual std::optional<Size> SizeOf(const fleet::EndpointCell& cell) const = 0;
   virtual Totals totals() const = 0;
+};
+
+// Hears what engines themselves say of their caches. Any thread.
+class CacheHook {
+ public:
+  virtual ~CacheHook() = default;
+  // It holds nothing.
+  virtual void Emptied(const fleet::EndpointCell&) const noexcept {}
+  // So many prompt tokens and no more: found out, whatever its page says.
+  virtual void Keeps(const fleet::EndpointCell&, uint64_t /*tokens*/) const noexcept {}
+};
+
+// Wants the KV events of the endpoints that it is there for: where they are published.
+class KvEventsReader {
+ public:
+  struct Where {
+    uint16_t port = 0;           // of a Pod's first endpoint, the next one's is one higher, and so on
+    uint16_t replay_port = 0;    // the same; 0: what was missed is not asked for
+    std::string topic;           // begins with it
+    std::string namespace_name;  // "": any
+    std::map<std::string, std::string> labels;  // that an endpoint must have
+  };
+  virtual ~KvEventsReader() = default;
+  // Null: it wants none.
+  virtual const Where* kv_events() const noexcept = 0;
 };
 
 // Names a header of the answer that tells the client which endpoint it had (session_token.h).

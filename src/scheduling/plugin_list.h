@@ -38,7 +38,7 @@ PLUGIN("no-hit-lru-scorer", MakeNoHitLruScorer, kBeta)
 PLUGIN("pd-profile-handler", MakePdProfileHandler, kDeprecated, "", "disagg-profile-handler", "v0.9.0")
 PLUGIN("precise-prefix-cache-scorer", MakePrecisePrefixCacheScorer, kDeprecated, "", "prefix-cache-scorer")
 PLUGIN("prefill-filter", MakePrefillFilter, kBeta)
-PLUGIN("precise-prefix-cache-producer", MakeAccepted, kBeta)
+PLUGIN("precise-prefix-cache-producer", MakePrecisePrefixCacheProducer, kBeta)
 PLUGIN("prefill-header-handler", MakeDisaggHeadersHandler, kDeprecated, "", "disagg-profile-handler",
        "v0.11.0")
 PLUGIN("prefix-based-pd-decider", MakePrefixBasedDecider, kBeta)

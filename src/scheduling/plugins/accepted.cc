@@ -26,9 +26,6 @@ constexpr std::string_view kPages = "pages are read as endpoints and flags say";
 constexpr std::string_view kParsers = "bodies are read by what they are";
 constexpr std::string_view kTokens = "prompt tokens are estimated from the prompt's length";
 
-constexpr std::string_view kEvents =
-    "engines' KV events are not read; what was sent where stands in for them (approx-prefix-cache-producer)";
-
 constexpr std::array kAccepted{
     AcceptedType{"metrics-data-source",
                  "",
@@ -78,11 +75,6 @@ constexpr std::array kAccepted{
                  "they are not held",
                  {"windowDurationMs", "maxPerReplica", "blockSizeTokens", "maxPrefixTokensToMatch",
                   "minColocateBlocks", "maxBatchSize", "balanceBy"}},
-    AcceptedType{
-        "precise-prefix-cache-producer",
-        kEvents,
-        "they are not read",
-        {"tokenProcessorConfig", "indexerConfig", "kvEventsConfig", "speculativeIndexing", "speculativeTTL"}},
     AcceptedType{"p2p-source-producer",
                  "other engines' caches are not offered as a source",
                  "it does nothing",

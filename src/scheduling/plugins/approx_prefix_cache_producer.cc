@@ -5,7 +5,9 @@
 // Prompts are compared by blocks of 64 tokens, taken as 256 bytes of text, and their last, shorter block by
 // all that came before it. An endpoint's cache is as large as its page says (blocks x tokens of each) while
 // `autoTune` (true), else `lruCapacityPerServer` (31,250) blocks of `blockSizeTokens` (16) tokens; what
-// answers tell of cached tokens corrects that, since engines evict earlier than they say. Without autoTune
+// answers tell of cached tokens corrects that, since engines evict earlier than they say. Where engines' KV
+// events are followed (precise-prefix-cache-producer), how much they are seen to hold takes the page's place,
+// and a cache that was emptied is believed empty at once. Without autoTune
 // `blockSizeTokens` above 64 is the unit of what matches, as the reference has it: in whole blocks of so many
 // tokens, rounded down to 64s; up to 64 it says the same as 64. `blockSize` is its old name.
 // `maxPrefixTokensToMatch` (131,072 tokens) ends what is compared, where it is 0 `maxPrefixBlocksToMatch`
@@ -78,10 +80,21 @@ class Cache {
     if (blocks == 0 || reported_[slot.index].load(std::memory_order_relaxed) == blocks) return;
     const std::lock_guard lock(mutex_);
     const auto found = known_.find(&cell);
-    if (found == known_.end()) return;
+    if (found == known_.end() || found->second.counted) return;
     reported_[slot.index].store(blocks, std::memory_order_relaxed);
     found->second.capacity.SetReported(blocks);
     index.SetCapacity(slot, found->second.capacity.blocks());
+  }
+
+  // The same as its events have it, which is what it really had: its page counts no more.
+  void Count(const fleet::EndpointCell& cell, uint64_t tokens) {
+    const std::lock_guard lock(mutex_);
+    const auto found = known_.find(&cell);
+    if (found == known_.end()) return;
+    Known& known = found->second;
+    known.counted = true;
+    known.capacity.SetReported(std::max<size_t>(tokens / kBlockTokens, 1));
+    index.SetCapacity(known.slot, known.capacity.blocks());
   }
 
   void Learn(const fleet::EndpointCell& cell, const prefix::CacheTold& told, base::Nanos now) {
@@ -109,6 +122,7 @@ class Cache {
     std::weak_ptr<fleet::EndpointCell> cell;
     prefix::EndpointSlot slot;
     prefix::LearnedCapacity capacity;
+    bool counted = false;  // by the engine's events
   };
   void ForgetGone() {
     asked_ = 0;
@@ -154,6 +168,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
                                         public Producer,
                                         public EndpointProducer,
                                         public RequestHook,
+                                        public CacheHook,
                                         public PrefixBelief {
  public:
   explicit ApproxPrefixCacheProducer(Build& build) : auto_tune_(build.Flag("autoTune", true)) {
@@ -268,6 +283,13 @@ class ApproxPrefixCacheProducer final : public Plugin,
                    .cached_tokens = told.cached_tokens,
                    .prompt_tokens = told.prompt_tokens},
                   now);
+  }
+
+  void Emptied(const fleet::EndpointCell& cell) const noexcept override {
+    if (const auto slot = cache_->Find(cell)) cache_->index.Forget(*slot);
+  }
+  void Keeps(const fleet::EndpointCell& cell, uint64_t tokens) const noexcept override {
+    if (auto_tune_) cache_->Count(cell, tokens);
   }
 
   std::optional<Size> SizeOf(const fleet::EndpointCell& cell) const override {

@@ -366,6 +366,59 @@ TEST_F(PrefixCache, WhatIsBelievedCanBeRead) {
   EXPECT_FALSE(belief->SizeOf(*other.pool()->endpoints[0].cell)) << "never seen";
 }
 
+class EventsOfEngines : public PrefixCache {
+ protected:
+  template <typename Role>
+  const Role& Find() const {
+    const Role* role = nullptr;
+    for (const auto& instance : scheduler->configs()->common->plugins) {
+      if (const auto* found = dynamic_cast<const Role*>(instance->plugin.get())) role = found;
+    }
+    return *role;
+  }
+  const fleet::EndpointCell& CellOf(std::string_view name) const {
+    const auto snapshot = pool.pool();
+    for (const fleet::Endpoint& endpoint : snapshot->endpoints) {
+      if (endpoint.name == name) return *endpoint.cell;
+    }
+    return *snapshot->endpoints[0].cell;
+  }
+};
+
+TEST_F(EventsOfEngines, ACacheThatWasEmptiedIsBelievedEmpty) {
+  Use();
+  const std::string home = Pick(Prompt("abcdefgh"));
+  EXPECT_EQ(Find<PrefixBelief>().SizeOf(CellOf(home))->tokens, 512u);
+  Find<CacheHook>().Emptied(CellOf(home));
+  EXPECT_EQ(Find<PrefixBelief>().SizeOf(CellOf(home))->tokens, 0u);
+  Pick(Prompt("abcdefgh"));
+  EXPECT_EQ(cached, 0u);
+}
+
+TEST_F(EventsOfEngines, WhatAnEngineWasSeenToHoldTakesThePlaceOfItsPage) {
+  Use();
+  const std::string home = Pick(Prompt("abcdefgh"));
+  Find<CacheHook>().Keeps(CellOf(home), 4 * 64 + 63);
+  EXPECT_EQ(Find<PrefixBelief>().SizeOf(CellOf(home))->capacity, 256u);
+  EXPECT_EQ(Find<PrefixBelief>().SizeOf(CellOf(home))->tokens, 256u) << "what it cannot hold is gone";
+  Find<CacheHook>().Keeps(CellOf(home), 6400);
+  EXPECT_EQ(Find<PrefixBelief>().SizeOf(CellOf(home))->capacity, 6400u);
+  // Of an endpoint that nobody knows.
+  const tests::TestPool other({{"D"}});
+  Find<CacheHook>().Keeps(*other.pool()->endpoints[0].cell, 64);
+  Find<CacheHook>().Emptied(*other.pool()->endpoints[0].cell);
+}
+
+TEST_F(EventsOfEngines, WithoutAutoTuneTheConfigSaysHowMuchIsHeld) {
+  ConfigSpec spec = Spec();
+  spec.plugins[0] =
+      tests::Parsed("approx-prefix-cache-producer", "approx-prefix-cache-producer", "{autoTune: false}");
+  scheduler.emplace(SchedulerOptions{}, 0, tests::Compiled(spec, {.states = &states}));
+  const std::string home = Pick(Prompt("abcdefgh"));
+  Find<CacheHook>().Keeps(CellOf(home), 64);
+  EXPECT_EQ(Find<PrefixBelief>().SizeOf(CellOf(home))->tokens, 512u);
+}
+
 // Several pickers that know nothing of each other.
 class SeveralPickers : public PrefixCache {};
 

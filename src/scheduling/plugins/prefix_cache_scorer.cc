@@ -43,7 +43,7 @@ class PrefixCacheScorer final : public Plugin, public Scorer {
 std::unique_ptr<Plugin> MakePrecisePrefixCacheScorer(Build& build) {
   build.NoEffect(
       {"tokenProcessorConfig", "indexerConfig", "kvEventsConfig", "speculativeIndexing", "speculativeTTL"},
-      "engines' KV events are not read; what was sent where stands in for them");
+      "KV events are read where precise-prefix-cache-producer is among the plugins");
   return std::make_unique<PrefixCacheScorer>(build);
 }
 

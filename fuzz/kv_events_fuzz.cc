@@ -1,0 +1,34 @@
+// Any bytes as a batch of an engine's KV events: no crash, and no more events than there are bytes.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "sources/kv_events/events.h"
+
+using fairway::sources::kv_events::BatchOutcome;
+using fairway::sources::kv_events::EventSink;
+using fairway::sources::kv_events::KvEvent;
+
+namespace {
+
+class Count final : public EventSink {
+ public:
+  void On(const KvEvent& event) override {
+    ++events;
+    if (event.kind == KvEvent::Kind::kStored) FAIRWAY_CHECK(event.block_size > 0);
+  }
+  size_t events = 0;
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Count count;
+  const BatchOutcome outcome = ReadBatch({reinterpret_cast<const char*>(data), size}, count);
+  FAIRWAY_CHECK(outcome.events == count.events);
+  FAIRWAY_CHECK(outcome.events + outcome.unknown + outcome.malformed <= size);
+  FAIRWAY_CHECK(outcome.readable || count.events == 0);
+  return 0;
+}

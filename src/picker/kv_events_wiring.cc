@@ -1,0 +1,112 @@
+#include "picker/kv_events_wiring.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "scheduling/plugin.h"
+
+namespace fairway::picker {
+namespace {
+
+using scheduling::CacheHook;
+using scheduling::KvEventsReader;
+using sources::kv_events::Publisher;
+
+constexpr base::Nanos kLookEvery = base::kSecond / 2;
+
+const KvEventsReader::Where* WhereOf(const scheduling::Config& config) {
+  for (const auto& instance : config.plugins) {
+    const auto* reader = dynamic_cast<const KvEventsReader*>(instance->plugin.get());
+    if (reader != nullptr && reader->kv_events() != nullptr) return reader->kv_events();
+  }
+  return nullptr;
+}
+
+bool Wanted(const fleet::Endpoint& endpoint, const KvEventsReader::Where& where) {
+  if (!where.namespace_name.empty() && endpoint.namespace_name != where.namespace_name) return false;
+  return std::all_of(where.labels.begin(), where.labels.end(), [&](const auto& label) {
+    const auto found = endpoint.labels.find(label.first);
+    return found != endpoint.labels.end() && found->second == label.second;
+  });
+}
+
+void AddPublishers(const fleet::PoolSnapshot& pool, const KvEventsReader::Where& where,
+                   std::vector<Publisher>& to) {
+  // Data-parallel ranks of a Pod: an endpoint for each, at ports in the order of ranks.
+  std::map<std::string_view, std::vector<uint16_t>> ports;
+  for (const fleet::Endpoint& endpoint : pool.endpoints) ports[endpoint.host].push_back(endpoint.port);
+  for (auto& [host, of_host] : ports) std::sort(of_host.begin(), of_host.end());
+  for (const fleet::Endpoint& endpoint : pool.endpoints) {
+    if (!Wanted(endpoint, where)) continue;
+    const auto& of_host = ports[endpoint.host];
+    const auto rank = static_cast<size_t>(std::lower_bound(of_host.begin(), of_host.end(), endpoint.port) -
+                                          of_host.begin());
+    const size_t port = where.port + rank;
+    const size_t replay_port = where.replay_port != 0 ? where.replay_port + rank : 0;
+    if (port > 65535 || replay_port > 65535) continue;
+    to.push_back({.pool = pool.key,
+                  .endpoint = endpoint.id,
+                  .name = endpoint.name,
+                  .address = endpoint.address,
+                  .cell = endpoint.cell,
+                  .picks = endpoint.picks,
+                  .options = {.host = endpoint.host,
+                              .port = static_cast<uint16_t>(port),
+                              .replay_port = static_cast<uint16_t>(replay_port),
+                              .topic = where.topic}});
+  }
+}
+
+// On the thread of events.
+template <typename Tell>
+void TellHooks(const routing::Router& router, const std::string& pool, Tell tell) {
+  const auto configs = router.configs();
+  for (const auto& instance : configs->Of(pool).plugins) {
+    if (const auto* hook = dynamic_cast<const CacheHook*>(instance->plugin.get())) tell(*hook);
+  }
+}
+
+sources::kv_events::Learned ToHooks(const routing::Router& router) {
+  return {.emptied =
+              [&router](const Publisher& publisher) {
+                TellHooks(router, publisher.pool,
+                          [&](const CacheHook& hook) { hook.Emptied(*publisher.cell); });
+              },
+          .capacity =
+              [&router](const Publisher& publisher, uint64_t tokens) {
+                TellHooks(router, publisher.pool,
+                          [&](const CacheHook& hook) { hook.Keeps(*publisher.cell, tokens); });
+              }};
+}
+
+}  // namespace
+
+std::vector<Publisher> PublishersOf(const fleet::Snapshot& fleet, const scheduling::ConfigSet& configs) {
+  std::vector<Publisher> publishers;
+  for (const auto& [key, pool] : fleet.pools) {
+    if (const auto* where = WhereOf(configs.Of(key))) AddPublishers(*pool, *where, publishers);
+  }
+  return publishers;
+}
+
+KvEventsWiring::KvEventsWiring(net::Loop& loop, const base::Published<fleet::Snapshot>& fleet,
+                               const routing::Router& router, const base::Clock& clock, const base::Log& log,
+                               base::Registry& registry)
+    : fleet_(fleet), router_(router), events_(clock, log, registry, ToHooks(router)), timer_(loop) {
+  Look();
+  timer_.Every(kLookEvery, [this] { Look(); });
+}
+
+void KvEventsWiring::Look() {
+  const auto fleet = fleet_.Load();
+  auto configs = router_.configs();
+  if (fleet->version == version_ && configs == configs_) return;
+  version_ = fleet->version;
+  configs_ = std::move(configs);
+  events_.Follow(PublishersOf(*fleet, *configs_));
+}
+
+}  // namespace fairway::picker

@@ -1,0 +1,49 @@
+// What an engine says of its KV cache: batches of events as vLLM, SGLang and TensorRT-LLM publish them.
+//
+//   [timestamp, events, rank?] or {"ts": ..., "events": ...}, in MessagePack; an event is
+//     {"type": "BlockStored", "block_hashes": [...], "token_ids": [...], "block_size": 16, ...}   or
+//     ["BlockStored", block_hashes, parent_block_hash, token_ids, block_size, lora_id, medium, lora_name,
+//      extra_keys, group_idx, kv_cache_spec_kind, ...]
+//     ["BlockRemoved", block_hashes, medium, group_idx, ...]
+//     ["AllBlocksCleared"]
+//
+// Fields that are not there, or nil, have their defaults; what comes behind the known ones is skipped. Hashes
+// are integers or bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace fairway::sources::kv_events {
+
+struct KvEvent {
+  enum class Kind : uint8_t { kStored, kRemoved, kCleared };
+  Kind kind = Kind::kCleared;
+  uint64_t blocks = 0;           // kStored, kRemoved: how many
+  uint64_t block_size = 0;       // tokens in each; kStored: at least 1
+  bool on_device = true;         // in the GPU's memory, which is also what an event without `medium` means
+  std::optional<int64_t> group;  // of layers that have a cache of their own, in hybrid models
+  // Such a cache keeps the whole prefix: full, MLA or sink attention, and what does not say.
+  bool whole_prefix = true;
+};
+
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void On(const KvEvent& event) = 0;
+};
+
+struct BatchOutcome {
+  bool readable = false;  // it is a batch
+  uint32_t events = 0;    // that the sink got
+  uint32_t unknown = 0;   // of types that are not known
+  uint32_t malformed = 0;
+};
+
+// The sink gets the events of `payload` in their order. One that is unknown or malformed is left out and
+// counted, the rest of its batch stands. Time: that of one or two passes over the bytes.
+BatchOutcome ReadBatch(std::string_view payload, EventSink& sink);
+
+}  // namespace fairway::sources::kv_events

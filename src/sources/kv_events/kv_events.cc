@@ -1,0 +1,189 @@
+#include "sources/kv_events/kv_events.h"
+
+#include <atomic>
+#include <future>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "net/loop.h"
+
+namespace fairway::sources::kv_events {
+namespace {
+
+using Step = base::SeriesReader::Step;
+
+constexpr base::Nanos kJudgeEvery = base::kSecond;
+
+// What the metrics page shows of one engine; it may be read after its subscriber is gone.
+struct Shown {
+  std::vector<std::string> labels;  // pool, endpoint, address
+  std::atomic<Standing> standing{Standing::kWaiting};
+  std::atomic<int64_t> held{-1};  // tokens; below 0: not known
+};
+
+// Thread-safe. The registry cannot forget a family, so this outlives the events.
+class Board {
+ public:
+  using List = std::vector<std::shared_ptr<const Shown>>;
+  std::shared_ptr<const List> list() const {
+    const std::lock_guard lock(mutex_);
+    return list_;
+  }
+  void Set(List list) {
+    auto next = std::make_shared<const List>(std::move(list));
+    const std::lock_guard lock(mutex_);
+    list_ = std::move(next);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<const List> list_ = std::make_shared<const List>();
+};
+
+class BoardReader final : public base::SeriesReader {
+ public:
+  BoardReader(std::shared_ptr<const Board::List> list, bool held) : list_(std::move(list)), held_(held) {}
+  Step Next(base::Series& out) override {
+    if (next_ == list_->size()) return Step::kEnd;
+    const Shown& shown = *(*list_)[next_++];
+    out.labels = shown.labels;
+    out.value = 1;
+    if (!held_) {
+      out.labels.emplace_back(NameOf(shown.standing.load(std::memory_order_relaxed)));
+      return Step::kSeries;
+    }
+    const int64_t tokens = shown.held.load(std::memory_order_relaxed);
+    out.value = static_cast<double>(tokens);
+    return tokens < 0 ? Step::kNothing : Step::kSeries;
+  }
+
+ private:
+  const std::shared_ptr<const Board::List> list_;
+  const bool held_;
+  size_t next_ = 0;
+};
+
+void AddBoard(base::Registry& registry, const std::shared_ptr<Board>& board) {
+  registry.AddComputed(
+      {.name = "fairway_kv_events_endpoint",
+       .help = "1 for how the KV events of the endpoint stand: waiting, followed, unreachable, silent, "
+               "other_topic, unreadable.",
+       .labels = {"pool", "endpoint", "address", "standing"}},
+      base::MetricType::kGauge, [board] { return std::make_unique<BoardReader>(board->list(), false); });
+  registry.AddComputed({.name = "fairway_kv_events_held_tokens",
+                        .help = "Tokens in the endpoint's prefix cache, counted from its KV events.",
+                        .labels = {"pool", "endpoint", "address"}},
+                       base::MetricType::kGauge,
+                       [board] { return std::make_unique<BoardReader>(board->list(), true); });
+}
+
+uint64_t Requests(const fleet::PickTally& picks) {
+  uint64_t all = 0;
+  for (uint32_t number = 0; number < fleet::PickTally::kNumbers; ++number) all += picks.Get(number);
+  return all;
+}
+
+}  // namespace
+
+struct KvEvents::Impl {
+  struct Followed {
+    Publisher publisher;
+    std::shared_ptr<Shown> shown = std::make_shared<Shown>();
+    std::unique_ptr<Subscriber> subscriber;
+  };
+  using Key = std::pair<std::string, std::string>;
+
+  Impl(const base::Clock& c, const base::Log& l, base::Registry& r, Learned le)
+      : clock(c), log(l), registry(r), learned(std::move(le)) {}
+
+  // ---- On the thread of events.
+  void Follow(std::vector<Publisher> publishers) {
+    std::map<Key, std::unique_ptr<Followed>> next;
+    for (Publisher& publisher : publishers) {
+      Key key{publisher.pool, publisher.endpoint};
+      const auto found = followed.find(key);
+      const bool stays = found != followed.end() && found->second != nullptr &&
+                         found->second->publisher.options == publisher.options &&
+                         found->second->publisher.cell == publisher.cell;
+      if (stays) found->second->subscriber->TellAgain();
+      next[std::move(key)] = stays ? std::move(found->second) : Begin(std::move(publisher));
+    }
+    followed = std::move(next);
+    Board::List list;
+    for (const auto& [key, one] : followed) list.push_back(one->shown);
+    board->Set(std::move(list));
+  }
+
+  std::unique_ptr<Followed> Begin(Publisher publisher) {
+    auto made = std::make_unique<Followed>();
+    Followed& one = *made;
+    one.shown->labels = {publisher.pool, publisher.name, publisher.address};
+    one.publisher = std::move(publisher);
+    one.subscriber = std::make_unique<Subscriber>(
+        thread->loop(), one.publisher.options, clock, log, *meters,
+        Changes{.emptied = [this, &one] { learned.emptied(one.publisher); },
+                .capacity = [this, &one](uint64_t tokens) { learned.capacity(one.publisher, tokens); }});
+    return made;
+  }
+
+  void Judge() {
+    for (const auto& [key, one] : followed) {
+      one->subscriber->Judge(Requests(*one->publisher.picks));
+      one->shown->standing.store(one->subscriber->standing(), std::memory_order_relaxed);
+      const auto tokens = one->subscriber->held_tokens();
+      one->shown->held.store(tokens ? static_cast<int64_t>(*tokens) : -1, std::memory_order_relaxed);
+    }
+  }
+
+  // ---- On the owner's.
+  void Start() {
+    meters = std::make_unique<Meters>(registry);
+    AddBoard(registry, board);
+    thread = std::make_unique<net::LoopThread>("kv-events");
+    thread->loop().Post([this] {
+      judge = std::make_unique<net::Timer>(thread->loop());
+      judge->Every(kJudgeEvery, [this] { Judge(); });
+    });
+  }
+
+  void Stop() {
+    if (thread == nullptr) return;
+    std::promise<void> done;
+    thread->loop().Post([&] {
+      judge.reset();
+      followed.clear();
+      board->Set({});
+      done.set_value();
+    });
+    done.get_future().wait();
+    thread->Join();
+  }
+
+  const base::Clock& clock;
+  const base::Log log;
+  base::Registry& registry;
+  const Learned learned;
+  const std::shared_ptr<Board> board = std::make_shared<Board>();
+  std::unique_ptr<Meters> meters;
+  std::unique_ptr<net::LoopThread> thread;  // null: nothing was ever followed
+  // The thread's.
+  std::unique_ptr<net::Timer> judge;
+  std::map<Key, std::unique_ptr<Followed>> followed;
+};
+
+KvEvents::KvEvents(const base::Clock& clock, const base::Log& log, base::Registry& registry, Learned learned)
+    : impl_(std::make_unique<Impl>(clock, log, registry, std::move(learned))) {}
+KvEvents::~KvEvents() { impl_->Stop(); }
+
+void KvEvents::Follow(std::vector<Publisher> publishers) {
+  if (impl_->thread == nullptr) {
+    if (publishers.empty()) return;
+    impl_->Start();
+  }
+  impl_->thread->loop().Post([impl = impl_.get(), publishers = std::move(publishers)]() mutable {
+    impl->Follow(std::move(publishers));
+  });
+}
+
+}  // namespace fairway::sources::kv_events

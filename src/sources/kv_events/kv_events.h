@@ -1,0 +1,61 @@
+// Follows the KV events of many engines, on a thread of its own (`kv-events`), which starts with the first of
+// them.
+//
+//   KvEvents events(clock, log, registry, {.emptied = ..., .capacity = ...});
+//   events.Follow(publishers);                      // whenever the fleet or the config changed
+//
+// On the metrics page, beside the counters of subscriber.h, for each engine:
+//   fairway_kv_events_endpoint{pool,endpoint,address,standing}    1 for how it stands (Standing)
+//   fairway_kv_events_held_tokens{pool,endpoint,address}          what its cache holds, where that is known
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "fleet/snapshot.h"
+#include "sources/kv_events/subscriber.h"
+
+namespace fairway::sources::kv_events {
+
+// An endpoint whose engine publishes events.
+struct Publisher {
+  std::string pool;      // "namespace/name"
+  std::string endpoint;  // its id and its name
+  std::string name;
+  std::string address;
+  std::shared_ptr<fleet::EndpointCell> cell;
+  std::shared_ptr<fleet::PickTally> picks;
+  SubscriberOptions options;
+};
+
+// What was learned. On the thread of events, until ~KvEvents returns.
+struct Learned {
+  std::function<void(const Publisher&)> emptied;
+  std::function<void(const Publisher&, uint64_t tokens)> capacity;
+};
+
+// Owned by one thread, which is not the events' own. `clock`, `log` and `registry` outlive it.
+class KvEvents {
+ public:
+  KvEvents(const base::Clock& clock, const base::Log& log, base::Registry& registry, Learned learned);
+  // Waits for the thread: as long as a batch takes.
+  ~KvEvents();
+  KvEvents(const KvEvents&) = delete;
+  KvEvents& operator=(const KvEvents&) = delete;
+
+  // Those that are followed from now on. Who stays as it is keeps its connection, and tells its capacity
+  // again.
+  void Follow(std::vector<Publisher> publishers);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fairway::sources::kv_events

@@ -1,0 +1,332 @@
+#include "sources/kv_events/subscriber.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "net/address.h"
+
+namespace fairway::sources::kv_events {
+namespace {
+
+// Engines take minutes to start, and are looked at from the moment that their Pod is ready.
+constexpr base::Nanos kPatience = 10 * base::kSecond;
+// After so many requests there should have been an event: each full block of a prompt makes one.
+constexpr uint64_t kRequests = 16;
+// A message that cannot be read may be chance.
+constexpr uint64_t kMessages = 4;
+// The capacity is told when it changed by more than a sixteenth.
+constexpr uint64_t kWorthTelling = 16;
+
+std::optional<uint64_t> BigEndian(std::string_view bytes) {
+  if (bytes.size() != 8) return std::nullopt;
+  uint64_t number = 0;
+  for (const char c : bytes) number = number << 8 | static_cast<uint8_t>(c);
+  return number;
+}
+
+std::string ToBigEndian(uint64_t number) {
+  std::string bytes;
+  for (int shift = 56; shift >= 0; shift -= 8) bytes += static_cast<char>(number >> shift & 0xff);
+  return bytes;
+}
+
+// So many numbers in a row that are behind are no copies.
+constexpr uint64_t kBehind = 16;
+constexpr uint64_t kEndOfReplay = ~uint64_t{0};
+
+}  // namespace
+
+std::string_view NameOf(Standing standing) {
+  switch (standing) {
+    case Standing::kWaiting:
+      return "waiting";
+    case Standing::kFollowed:
+      return "followed";
+    case Standing::kUnreachable:
+      return "unreachable";
+    case Standing::kSilent:
+      return "silent";
+    case Standing::kOtherTopic:
+      return "other_topic";
+    case Standing::kUnreadable:
+      break;
+  }
+  return "unreadable";
+}
+
+Meters::Meters(base::Registry& registry)
+    : Meters(registry,
+             registry.AddCounter({.name = "fairway_kv_events_total",
+                                  .help = "KV events of engines by what became of them.",
+                                  .labels = {"outcome"}}),
+             registry.AddCounter({.name = "fairway_kv_events_stream_total",
+                                  .help = "What happened to the streams of KV events: messages of other "
+                                          "topics and unreadable ones, gaps that stayed, replays that were "
+                                          "asked for, engines that started anew.",
+                                  .labels = {"what"}})) {}
+
+Meters::Meters(base::Registry& registry, base::CounterFamily& events, base::CounterFamily& streams)
+    : received(registry
+                   .AddCounter({.name = "kv_cache_events_messages_received_total",
+                                .help = "Messages of KV events that engines sent."})
+                   .With({})),
+      reconnections(registry
+                        .AddCounter({.name = "kv_cache_events_subscriber_reconnections_total",
+                                     .help = "Connections for KV events that were made again."})
+                        .With({})),
+      errors(registry
+                 .AddCounter({.name = "kv_cache_events_zmq_errors_total",
+                              .help = "Connections for KV events that could not be had, or ended."})
+                 .With({})),
+      waiting(registry
+                  .AddGauge({.name = "kv_cache_events_pool_queue_depth",
+                             .help = "Messages of KV events that wait until what was missed is replayed."})
+                  .With({})),
+      taken(events.With({"taken"})),
+      unknown(events.With({"unknown"})),
+      malformed(events.With({"malformed"})),
+      other_topic(streams.With({"other_topic"})),
+      unreadable(streams.With({"unreadable"})),
+      gaps(streams.With({"gap"})),
+      replays(streams.With({"replay"})),
+      restarts(streams.With({"restart"})) {}
+
+Subscriber::Subscriber(net::Loop& loop, SubscriberOptions options, const base::Clock& clock,
+                       const base::Log& log, Meters& meters, Changes changes)
+    : loop_(loop),
+      options_(std::move(options)),
+      clock_(clock),
+      log_(log),
+      meters_(meters),
+      changes_(std::move(changes)),
+      retry_(loop),
+      replay_idle_(loop),
+      replay_total_(loop),
+      retry_after_(options_.retry_first),
+      since_(clock.Now()) {
+  Dial();
+}
+
+Subscriber::~Subscriber() { meters_.waiting.Add(-static_cast<double>(waiting_.size())); }
+
+// All topics: what the filter leaves out is seen, and can be told of.
+void Subscriber::Dial() {
+  socket_ = std::make_unique<ZmtpSocket>(
+      loop_,
+      ZmtpSocketOptions{
+          .host = options_.host, .port = options_.port, .type = "SUB", .first = ZmtpSubscribe("")},
+      ZmtpSocket::Handlers{
+          .opened = [this] { Opened(); },
+          .message = [this](const ZmtpMessage& message) { Receive(message); },
+          .ended = [this](ZmtpSocket::End end, const std::string& reason) { Ended(end, reason); }});
+}
+
+void Subscriber::Opened() {
+  if (was_connected_) meters_.reconnections.Add();
+  reconnected_ = was_connected_;
+  connected_ = was_connected_ = true;
+  since_ = clock_.Now();
+  requests_then_.reset();
+  retry_after_ = options_.retry_first;
+  if (replay_ == nullptr && MayReplay()) Replay();
+}
+
+void Subscriber::Ended(ZmtpSocket::End end, const std::string& reason) {
+  meters_.errors.Add();
+  if (connected_) since_ = clock_.Now();
+  connected_ = false;
+  failure_ = reason;
+  // Its process is gone, and its cache with it.
+  if (end == ZmtpSocket::End::kRefused && accepted_) {
+    EndReplay(false);
+    StartAnew();
+  }
+  retry_.After(retry_after_, [this] { Dial(); });
+  retry_after_ = std::min(retry_after_ * 2, options_.retry_most);
+}
+
+// topic, number, batch.
+void Subscriber::Receive(const ZmtpMessage& message) {
+  meters_.received.Add();
+  const std::string_view topic = message.parts[0];
+  const auto number =
+      message.count == 3 ? BigEndian(message.parts[1]) : std::optional<uint64_t>(std::nullopt);
+  if (!number || *number == kEndOfReplay) {
+    meters_.unreadable.Add();
+    ++unreadable_;
+    return;
+  }
+  if (!topic.empty() && !topic.starts_with(options_.topic)) {
+    meters_.other_topic.Add();
+    ++strange_;
+    strange_topic_ = topic.substr(0, 128);
+    return;
+  }
+  Take(*number, message.parts[2]);
+}
+
+void Subscriber::Take(uint64_t number, std::string_view payload) {
+  if (replay_ != nullptr) return Wait(number, payload);
+  if (number < next_) {
+    // It was here; unless they go on from there, as after a number that was garbage.
+    behind_ = number == last_behind_ + 1 ? behind_ + 1 : 0;
+    last_behind_ = number;
+    if (!reconnected_ && behind_ < kBehind) return;
+    StartAnew();
+  }
+  if (number > next_ && MayReplay()) {
+    Replay();
+    return Wait(number, payload);
+  }
+  Accept(number, payload);
+}
+
+// REQUIRES: number >= next_
+void Subscriber::Accept(uint64_t number, std::string_view payload) {
+  if (number > next_) {
+    if (accepted_) meters_.gaps.Add();
+    held_.Lose();
+  }
+  reconnected_ = false;
+  accepted_ = true;
+  behind_ = 0;
+  next_ = number + 1;
+  const BatchOutcome outcome = ReadBatch(payload, *this);
+  meters_.taken.Add(outcome.events);
+  meters_.unknown.Add(outcome.unknown);
+  meters_.malformed.Add(outcome.malformed);
+  if (!outcome.readable) meters_.unreadable.Add();
+  if (outcome.events > 0) {
+    ++understood_;
+  } else if (!outcome.readable || outcome.unknown + outcome.malformed > 0) {
+    ++unreadable_;
+  }
+  // What it had can no longer be known.
+  if (!outcome.readable || outcome.malformed > 0) held_.Lose();
+  TellCapacity();
+}
+
+void Subscriber::On(const KvEvent& event) {
+  held_.Apply(event);
+  if (event.kind == KvEvent::Kind::kCleared) changes_.emptied();
+}
+
+void Subscriber::TellCapacity() {
+  const auto capacity = held_.capacity();
+  if (!capacity) return;
+  const uint64_t difference =
+      *capacity > told_capacity_ ? *capacity - told_capacity_ : told_capacity_ - *capacity;
+  if (difference <= told_capacity_ / kWorthTelling) return;
+  told_capacity_ = *capacity;
+  changes_.capacity(*capacity);
+}
+
+void Subscriber::TellAgain() {
+  told_capacity_ = 0;
+  TellCapacity();
+}
+
+void Subscriber::StartAnew() {
+  meters_.restarts.Add();
+  held_ = HeldBlocks();
+  next_ = 0;
+  accepted_ = false;
+  told_capacity_ = 0;
+  changes_.emptied();
+}
+
+bool Subscriber::MayReplay() const { return options_.replay_port != 0 && clock_.Now() >= no_replay_before_; }
+
+void Subscriber::Replay() {
+  meters_.replays.Add();
+  replay_ = std::make_unique<ZmtpSocket>(
+      loop_,
+      ZmtpSocketOptions{.host = options_.host,
+                        .port = options_.replay_port,
+                        .type = "DEALER",
+                        .first = ZmtpFrames({"", ToBigEndian(next_)})},
+      ZmtpSocket::Handlers{.opened = [] {},
+                           .message = [this](const ZmtpMessage& message) { ReceiveReplayed(message); },
+                           .ended =
+                               [this](ZmtpSocket::End, const std::string&) {
+                                 meters_.errors.Add();
+                                 EndReplay(false);
+                               }});
+  replay_idle_.After(options_.replay_idle, [this] { EndReplay(false); });
+  replay_total_.After(options_.replay_total, [this] { EndReplay(false); });
+}
+
+// "", number, batch; TensorRT-LLM has the topic before the number.
+void Subscriber::ReceiveReplayed(const ZmtpMessage& message) {
+  const auto number =
+      message.count >= 3 ? BigEndian(message.parts[message.count - 2]) : std::optional<uint64_t>();
+  if (!number || *number == kEndOfReplay) return EndReplay(number.has_value());
+  replay_idle_.After(options_.replay_idle, [this] { EndReplay(false); });
+  if (*number >= next_) Accept(*number, message.parts[message.count - 1]);
+}
+
+void Subscriber::EndReplay(bool complete) {
+  if (replay_ == nullptr) return;
+  replay_.reset();
+  replay_idle_.Cancel();
+  replay_total_.Cancel();
+  std::deque<Waiting> waited;
+  waited.swap(waiting_);
+  waiting_bytes_ = 0;
+  meters_.waiting.Add(-static_cast<double>(waited.size()));
+  // It did not bring what is missing, and would not if it were asked again at once.
+  if (!complete || (!waited.empty() && waited.front().number > next_))
+    no_replay_before_ = clock_.Now() + options_.replay_pause;
+  for (const Waiting& batch : waited) {
+    if (batch.number >= next_ || reconnected_) Take(batch.number, batch.payload);
+  }
+}
+
+void Subscriber::Wait(uint64_t number, std::string_view payload) {
+  if (waiting_.size() < options_.waiting_batches &&
+      waiting_bytes_ + payload.size() <= options_.waiting_bytes) {
+    waiting_.push_back({number, std::string(payload)});
+    waiting_bytes_ += payload.size();
+    meters_.waiting.Add(1);
+    return;
+  }
+  EndReplay(false);
+  Take(number, payload);
+}
+
+void Subscriber::Judge(uint64_t requests) {
+  const base::Nanos for_long = clock_.Now() - since_;
+  if (!connected_) {
+    if (for_long >= kPatience && !failure_.empty()) Say(Standing::kUnreachable, failure_);
+    return;
+  }
+  if (!requests_then_) requests_then_ = requests;
+  if (understood_ > 0) return Say(Standing::kFollowed, "");
+  if (strange_ > 0)
+    return Say(Standing::kOtherTopic,
+               "their topic is " + strange_topic_ + ", and topicFilter is " + options_.topic);
+  if (unreadable_ >= kMessages)
+    return Say(Standing::kUnreadable, "it publishes something else at this port, or in a newer format");
+  if (for_long >= kPatience && requests >= *requests_then_ + kRequests)
+    return Say(Standing::kSilent,
+               "it publishes no KV events (vLLM: --kv-events-config with enable_kv_cache_events), has its "
+               "prefix cache off, or got only prompts shorter than a block");
+  Say(Standing::kWaiting, "");
+}
+
+void Subscriber::Say(Standing standing, const std::string& why) {
+  if (std::exchange(standing_, standing) == standing) return;
+  const std::string place = net::FormatHostPort(options_.host, options_.port);
+  if (standing == Standing::kFollowed) {
+    log_.Info("KV events are followed", {{"publisher", place}});
+  } else if (standing == Standing::kUnreachable) {
+    log_.Warn("KV events: no connection; trying on", {{"publisher", place}, {"error", why}});
+  } else if (standing == Standing::kSilent) {
+    log_.Warn("KV events: requests went there, and no event came", {{"publisher", place}, {"reason", why}});
+  } else if (standing != Standing::kWaiting) {
+    log_.Warn("KV events arrive, and nothing matches", {{"publisher", place}, {"reason", why}});
+  }
+}
+
+}  // namespace fairway::sources::kv_events

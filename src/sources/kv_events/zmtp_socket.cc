@@ -1,0 +1,169 @@
+#include "sources/kv_events/zmtp_socket.h"
+
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/write.hpp>
+#include <utility>
+
+#include "base/strings.h"
+
+namespace fairway::sources::kv_events {
+
+namespace asio = boost::asio;
+using tcp = asio::ip::tcp;
+using Error = boost::system::error_code;
+
+namespace {
+
+constexpr size_t kReadBytes = 64 << 10;
+// What a peer may make us answer before it takes the answers.
+constexpr size_t kMaxUnsent = 4 << 10;
+
+}  // namespace
+
+// Kept alive by its handlers; `handlers` is taken away when nobody listens any more.
+struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
+  Impl(net::Loop& loop, ZmtpSocketOptions o, Handlers h)
+      : options(std::move(o)), handlers(std::move(h)), socket(loop.io()), timer(loop) {}
+
+  void Dial() {
+    Error error;
+    const auto address = asio::ip::make_address(options.host, error);
+    timer.After(options.open_timeout, [self = weak_from_this()] {
+      if (const auto alive = self.lock()) alive->Finish(End::kClosed, "no answer");
+    });
+    if (error) {
+      timer.After(0, [self = weak_from_this()] {
+        if (const auto alive = self.lock()) alive->Finish(End::kClosed, "not an address");
+      });
+      return;
+    }
+    socket.async_connect({address, options.port}, [self = shared_from_this()](const Error& failed) {
+      if (self->done) return;
+      if (failed)
+        return self->Finish(failed == asio::error::connection_refused ? End::kRefused : End::kClosed,
+                            base::ToLower(failed.message()));
+      Error ignored;
+      self->socket.non_blocking(true, ignored);
+      self->KeepAlive();
+      self->Send(ZmtpOpening(self->options.type));
+      self->Read();
+    });
+  }
+
+  // A peer that vanished without a word is noticed within about half a minute.
+  void KeepAlive() {
+    const auto set = [this](int level, int option, int value) {
+      static_cast<void>(setsockopt(socket.native_handle(), level, option, &value, sizeof value));
+    };
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+    set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+  }
+
+  // Memory is taken when there is something to read: most connections are silent most of the time.
+  void Read() {
+    socket.async_wait(tcp::socket::wait_read, [self = shared_from_this()](const Error& error) {
+      if (self->done) return;
+      if (error) return self->Finish(End::kClosed, base::ToLower(error.message()));
+      const size_t had = self->bytes.size();
+      self->bytes.resize(had + kReadBytes);
+      Error failed;
+      const size_t got = self->socket.read_some(asio::buffer(self->bytes.data() + had, kReadBytes), failed);
+      self->bytes.resize(had + got);
+      if (failed && failed != asio::error::would_block)
+        return self->Finish(End::kClosed, base::ToLower(failed.message()));
+      self->Take();
+      if (!self->done) self->Read();
+    });
+  }
+
+  void Take() {
+    size_t at = 0;
+    if (!greeted) {
+      const ZmtpTaken greeting = CheckZmtpGreeting(bytes);
+      if (greeting == ZmtpTaken::kBroken)
+        return Finish(End::kProtocol, "it does not speak ZMTP 3 without encryption");
+      if (greeting == ZmtpTaken::kIncomplete) return;
+      greeted = true;
+      at = kZmtpGreetingBytes;
+    }
+    ZmtpMessage message;
+    size_t consumed = 0;
+    while (!done) {
+      const auto taken = TakeZmtp(std::string_view(bytes).substr(at), options.max_message, message, consumed);
+      if (taken == ZmtpTaken::kIncomplete) break;
+      if (taken == ZmtpTaken::kBroken) return Finish(End::kProtocol, "what came is no message, or too long");
+      at += consumed;
+      Handle(message);
+    }
+    if (done) return;
+    bytes.erase(0, at);
+    if (bytes.empty()) std::string().swap(bytes);
+  }
+
+  void Handle(const ZmtpMessage& message) {
+    if (!opened) {
+      if (!message.command || !IsZmtpCommand(message.parts[0], "READY"))
+        return Finish(End::kProtocol, "it does not want this kind of socket");
+      opened = true;
+      timer.Cancel();
+      if (!options.first.empty()) Send(options.first);
+      return handlers.opened();
+    }
+    if (!message.command) return handlers.message(message);
+    if (std::string pong = ZmtpPong(message.parts[0]); !pong.empty()) Send(std::move(pong));
+  }
+
+  void Send(std::string text) {
+    if (sending.empty()) {
+      sending = std::move(text);
+      Write();
+    } else if (unsent.size() < kMaxUnsent) {
+      unsent += text;
+    }
+  }
+  void Write() {
+    asio::async_write(socket, asio::buffer(sending), [self = shared_from_this()](const Error& error, size_t) {
+      if (self->done || error) return;  // reading says it, too
+      self->sending = std::exchange(self->unsent, {});
+      if (!self->sending.empty()) self->Write();
+    });
+  }
+
+  void Finish(End end, const std::string& reason) {
+    if (done) return;
+    const auto self = shared_from_this();
+    const auto ended = std::move(handlers.ended);
+    Stop();
+    if (ended) ended(end, reason);
+  }
+  // Called by a handler, too: the function that runs stays until it returns.
+  void Stop() {
+    done = true;
+    timer.Cancel();
+    Error error;
+    socket.close(error);
+  }
+
+  const ZmtpSocketOptions options;
+  Handlers handlers;
+  tcp::socket socket;
+  net::Timer timer;
+  std::string bytes;  // that came and were not taken
+  std::string sending, unsent;
+  bool greeted = false, opened = false, done = false;
+};
+
+ZmtpSocket::ZmtpSocket(net::Loop& loop, ZmtpSocketOptions options, Handlers handlers)
+    : impl_(std::make_shared<Impl>(loop, std::move(options), std::move(handlers))) {
+  impl_->Dial();
+}
+ZmtpSocket::~ZmtpSocket() { impl_->Stop(); }
+
+}  // namespace fairway::sources::kv_events

@@ -1,0 +1,53 @@
+// One connection to a ZeroMQ socket: dials once, shakes hands, then messages come until it ends. Who wants
+// another connection makes another object.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "net/loop.h"
+#include "sources/kv_events/zmtp.h"
+
+namespace fairway::sources::kv_events {
+
+struct ZmtpSocketOptions {
+  std::string host;  // an IP literal
+  uint16_t port = 0;
+  std::string type = "SUB";  // ours
+  std::string first;         // sent when the handshake is done: subscriptions, a request
+  base::Nanos open_timeout = 5 * base::kSecond;
+  size_t max_message = 16 << 20;  // bytes; a longer one ends the connection
+};
+
+// Owned by its loop's thread.
+class ZmtpSocket {
+ public:
+  enum class End : uint8_t {
+    kRefused,   // nobody listens
+    kClosed,    // or reset, or not reached
+    kProtocol,  // what came is not ZMTP, or too long
+  };
+  // On the loop. `ended` is called at most once, as the last; each may destroy the socket. Messages that come
+  // at once are given in turns of at most 64 KB, or one message, so that others on the loop get theirs.
+  struct Handlers {
+    std::function<void()> opened;
+    std::function<void(const ZmtpMessage&)> message;
+    std::function<void(End, const std::string& reason)> ended;
+  };
+
+  ZmtpSocket(net::Loop& loop, ZmtpSocketOptions options, Handlers handlers);
+  ~ZmtpSocket();  // closes; no handler is called any more
+  ZmtpSocket(const ZmtpSocket&) = delete;
+  ZmtpSocket& operator=(const ZmtpSocket&) = delete;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace fairway::sources::kv_events

@@ -1,0 +1,384 @@
+"""KV events of engines through a real ZeroMQ publisher and its replay socket: counted, missed, replayed, begun anew, garbage and
+floods, and what is told of those that do not fit. Needs pyzmq and msgpack (python3-zmq, python3-msgpack)."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import unittest
+
+if any(importlib.util.find_spec(name) is None for name in ("zmq", "msgpack")):
+    # Debian's packages are for Debian's own Python.
+    if os.path.exists("/usr/bin/python3") and not os.environ.get("FAIRWAY_TEST_PYTHON"):
+        os.environ["FAIRWAY_TEST_PYTHON"] = "/usr/bin/python3"
+        os.execv("/usr/bin/python3", ["/usr/bin/python3", "-B", *sys.argv])
+    print("skipped: there is no pyzmq or no msgpack")
+    sys.exit(77)
+
+import msgpack
+import zmq
+
+from support import RawServer, Scenario, ask, await_that, free_ports, pool
+
+CONFIG = """
+apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- type: precise-prefix-cache-producer
+  parameters:
+    kvEventsConfig: {topicFilter: "%s", podDiscoveryConfig: {socketPort: %d, replaySocketPort: %d}}
+- type: prefix-cache-scorer
+  parameters: {prefixMatchInfoProducerName: precise-prefix-cache-producer}
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
+"""
+BLOCK = 16
+
+
+def stored(blocks, first=0, **more):
+    """As vLLM says it: a map."""
+    return {"type": "BlockStored", "block_hashes": [(first + i).to_bytes(32, "big") for i in range(blocks)],
+            "parent_block_hash": None, "token_ids": [7] * (blocks * BLOCK), "block_size": BLOCK, "lora_id": None,
+            "medium": "GPU", **more}
+
+
+def stored_array(blocks, first=0):
+    """As SGLang does."""
+    return ["BlockStored", [first - i for i in range(blocks)], None, [7] * (blocks * BLOCK), BLOCK, None]
+
+
+def removed(blocks, first=0):
+    return {"type": "BlockRemoved", "block_hashes": [(first + i).to_bytes(32, "big") for i in range(blocks)], "medium": "GPU"}
+
+
+CLEARED = {"type": "AllBlocksCleared"}
+
+
+class Engine:
+    """What an engine publishes: PUB, and ROUTER that replays. Used by one thread but for the replays."""
+
+    def __init__(self, port=0, replay_port=0, topic="kv@pod@llama", topic_in_replays=False):
+        self.topic, self.topic_in_replays = topic.encode(), topic_in_replays
+        self.sent, self.first, self.replays = [], 0, []
+        self.context = zmq.Context()
+        self.pub = self.context.socket(zmq.PUB)
+        self.pub.setsockopt(zmq.LINGER, 0)
+        self.pub.setsockopt(zmq.SNDHWM, 100000)
+        self.pub.bind(f"tcp://127.0.0.1:{port or '*'}")
+        self.port = int(self.pub.getsockopt(zmq.LAST_ENDPOINT).rsplit(b":", 1)[1])
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.setsockopt(zmq.LINGER, 0)
+        self.router.bind(f"tcp://127.0.0.1:{replay_port or '*'}")
+        self.replay_port = int(self.router.getsockopt(zmq.LAST_ENDPOINT).rsplit(b":", 1)[1])
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._replay, daemon=True)
+        self.thread.start()
+
+    def _replay(self):
+        while not self.stopped.is_set():
+            if not self.router.poll(20):
+                continue
+            peer, empty, start = self.router.recv_multipart()
+            assert empty == b""
+            start = int.from_bytes(start, "big")
+            self.replays.append(start)
+            between = [self.topic] if self.topic_in_replays else []
+            for number, payload in enumerate(list(self.sent)):
+                if number >= max(start, self.first):
+                    self.router.send_multipart([peer, b"", *between, number.to_bytes(8, "big"), payload])
+            self.router.send_multipart([peer, b"", *between, (-1).to_bytes(8, "big", signed=True), b""])
+
+    def lose(self, *events):
+        """A batch that does not get through."""
+        self.sent.append(msgpack.packb([time.time(), list(events), 0]))
+
+    def send(self, *events):
+        self.lose(*events)
+        self.pub.send_multipart([self.topic, (len(self.sent) - 1).to_bytes(8, "big"), self.sent[-1]])
+
+    def send_raw(self, *parts):
+        self.pub.send_multipart(parts)
+
+    def close(self):
+        if self.stopped.is_set():
+            return
+        self.stopped.set()
+        self.thread.join()
+        self.pub.close()
+        self.router.close()
+        self.context.term()
+
+
+class KvEvents(Scenario):
+    def engine(self, *args, **more):
+        engine = Engine(*args, **more)
+        self.addCleanup(engine.close)
+        return engine
+
+    def follow(self, port, replay_port=0, topic="kv@", servers=1):
+        """`fairway up` that follows the events at these ports, with simulated servers."""
+        self.sim_ports = self.sim(servers).ports
+        endpoints = self.write("endpoints.yaml", {"endpoints": [
+            {"name": f"pod-{number}", "address": "127.0.0.1", "port": str(port), "labels": {"app": "pool"}}
+            for number, port in enumerate(self.sim_ports)]})
+        self.fairway = self.up("-f", self.write("manifests.yaml", pool()), "-f", endpoints, "--config-file",
+                               self.write("epp.yaml", CONFIG % (topic, port, replay_port)))
+        return self.fairway
+
+    def page(self):
+        port = int(re.search(r"metrics http://127\.0\.0\.1:(\d+)/", "\n".join(self.fairway.out)).group(1))
+        return ask(port, "GET", "/metrics").body.decode()
+
+    def metric(self, series):
+        """None: it is not on the page. `series`: the beginning of the line."""
+        found = re.search("^" + re.escape(series) + r"\S* (\S+)$", self.page(), re.M)
+        return float(found.group(1)) if found else None
+
+    def held(self, pod=0):
+        found = re.search(r'^fairway_kv_events_held_tokens\{[^}]*endpoint="pod-%d"[^}]*\} (\S+)$' % pod, self.page(), re.M)
+        return float(found.group(1)) if found else None
+
+    def believed(self, what="tokens"):
+        return self.metric("fairway_prefix_endpoint_" + what + "{")
+
+    def stream(self, what):
+        return self.metric('fairway_kv_events_stream_total{what="%s"}' % what) or 0
+
+    def await_held(self, tokens, pod=0):
+        await_that(lambda: self.held(pod) == tokens, lambda: f"{tokens} tokens, not {self.held(pod)}:\n" + self.events())
+
+    def events(self):
+        return "\n".join(line for line in self.page().splitlines() if "kv_" in line and not line.startswith("#"))
+
+    def await_standing(self, standing):
+        await_that(lambda: re.search('fairway_kv_events_endpoint.*standing="%s"' % standing, self.page()),
+                   lambda: f"{standing}:\n" + self.events() + "\n" + self.fairway.text())
+
+    def connected(self, engine):
+        """When the subscription is there: until then what is published is lost."""
+        def told():
+            engine.send()
+            return (self.metric("kv_cache_events_messages_received_total") or 0) > 0
+        await_that(told, "a message arrives")
+
+    def test_what_an_engine_held_when_it_took_blocks_away_is_what_it_is_believed_to_keep(self):
+        engine = self.engine()
+        engine.send(stored(600))
+        engine.send(stored_array(400, -1))
+        self.follow(engine.port, engine.replay_port)
+        self.await_held(16000)
+        self.assertEqual(engine.replays, [0], "from 0 at the first connection")
+        before = self.believed("capacity_tokens")
+        self.assertGreater(before, 16000)
+        engine.send(removed(10))
+        self.await_held(16000 - 10 * BLOCK)
+        await_that(lambda: self.believed("capacity_tokens") == 16000,
+                   lambda: f"{self.believed('capacity_tokens')}")
+        self.await_standing("followed")
+        self.fairway.await_logged("KV events are followed")
+        # A sliding window's blocks are not prefixes, and other memories count apart.
+        engine.send(stored(50, group_idx=1, kv_cache_spec_kind="sliding_window"),
+                    {**removed(5), "group_idx": 1}, stored(20, medium="cpu"))
+        engine.send(stored(1))
+        self.await_held(16000 - 9 * BLOCK)
+
+    def test_a_cache_that_was_emptied_is_believed_empty_at_once(self):
+        engine = self.engine()
+        self.follow(engine.port, engine.replay_port)
+        self.connected(engine)
+        self.assertEqual(self.fairway.complete("llama", "a long beginning " * 400).status, 200)
+        await_that(lambda: self.believed() > 1000, lambda: f"{self.believed()}")
+        engine.send(stored(30))
+        self.await_held(30 * BLOCK)
+        self.assertGreater(self.believed(), 1000, "what is stored takes nothing away")
+        engine.send(CLEARED)
+        await_that(lambda: self.believed() == 0, lambda: f"{self.believed()}")
+        self.await_held(0)
+
+    def test_what_was_missed_is_replayed(self):
+        for topic_in_replays in (False, True):
+            engine = self.engine(topic_in_replays=topic_in_replays)
+            self.follow(engine.port, engine.replay_port)
+            self.connected(engine)
+            engine.lose(stored(5))
+            engine.lose(stored(6))
+            engine.send(stored(7))
+            self.await_held(18 * BLOCK)
+            self.assertEqual(self.stream("gap"), 0)
+            self.assertGreaterEqual(len(engine.replays), 2)
+            # What came twice counts once.
+            engine.send_raw(engine.topic, (len(engine.sent) - 1).to_bytes(8, "big"), engine.sent[-1])
+            engine.send(stored(1))
+            self.await_held(19 * BLOCK)
+            self.fairway.close()
+            engine.close()
+
+    def test_without_a_replay_what_is_held_is_not_known_until_it_is_nothing(self):
+        engine = self.engine()
+        self.follow(engine.port)
+        await_that(lambda: "standing=" in self.page(), "it is on the page")
+        self.connected(engine)
+        engine.send(stored(3))
+        engine.lose(stored(5))
+        engine.send(removed(1))
+        await_that(lambda: self.stream("gap") == 1, self.events)
+        await_that(lambda: self.held() is None, self.events)
+        capacity = self.believed("capacity_tokens")
+        engine.send(stored(9), removed(2))
+        engine.send(CLEARED, stored(4))
+        self.await_held(4 * BLOCK)
+        self.assertEqual(self.believed("capacity_tokens"), capacity, "nothing is concluded from half of it")
+
+    def test_an_engine_that_starts_anew_holds_nothing(self):
+        engine = self.engine()
+        self.follow(engine.port, engine.replay_port)
+        self.connected(engine)
+        engine.send(stored(40))
+        self.await_held(40 * BLOCK)
+        self.fairway.complete("llama", "a long beginning " * 400)
+        await_that(lambda: self.believed() > 1000, lambda: f"{self.believed()}")
+        engine.close()
+        # It is gone, before any other is there.
+        await_that(lambda: self.believed() == 0, self.events)
+        again = self.engine(engine.port, engine.replay_port)
+        again.send(stored(2))
+        self.await_held(2 * BLOCK)
+        self.assertGreaterEqual(self.metric("kv_cache_events_subscriber_reconnections_total"), 1)
+        self.assertEqual(self.stream("restart"), 1)
+        self.assertEqual(self.stream("gap"), 0)
+
+    def test_garbage_is_counted_and_what_comes_after_it_is_read(self):
+        engine = self.engine()
+        self.follow(engine.port, engine.replay_port)
+        self.connected(engine)
+        engine.send(["BlockMoved", [1], {"to": "disk"}], stored(4), {"type": "Later", "x": [1, [2]]})
+        self.await_held(4 * BLOCK)
+        self.assertEqual(self.metric('fairway_kv_events_total{outcome="unknown"}'), 2)
+        for parts in ([b"kv@"], [b"kv@", b"1"], [b"kv@", b"123456789", b""], [b"kv@", b"\xff" * 8, b""], [b""] * 8):
+            engine.send_raw(*parts)
+        engine.sent.append(os.urandom(1000))
+        engine.send_raw(engine.topic, (len(engine.sent) - 1).to_bytes(8, "big"), b"\xc1" + engine.sent[-1])
+        engine.send(CLEARED, stored(6))
+        self.await_held(6 * BLOCK)
+        self.assertEqual(self.stream("unreadable"), 6)
+        # More parts, and more bytes, than a batch can have: the connection is made anew.
+        engine.send_raw(*[b"x"] * 9)
+        await_that(lambda: self.metric("kv_cache_events_subscriber_reconnections_total") == 1, self.events)
+        self.connected(engine)
+        engine.send_raw(engine.topic, len(engine.sent).to_bytes(8, "big"), b"x" * (17 << 20))
+        await_that(lambda: self.metric("kv_cache_events_subscriber_reconnections_total") == 2, self.events)
+        await_that(lambda: engine.send(stored(1)) or (self.held() or 0) >= 7 * BLOCK, self.events)
+        self.assertEqual(self.fairway.complete("llama").status, 200)
+
+    def test_a_number_far_ahead_does_not_end_it(self):
+        engine = self.engine()
+        self.follow(engine.port)
+        self.connected(engine)
+        engine.send_raw(engine.topic, (1 << 50).to_bytes(8, "big"), msgpack.packb([1.0, []]))
+        await_that(lambda: self.stream("gap") == 1, self.events)
+        for _ in range(20):
+            engine.send(CLEARED)
+        engine.send(stored(2))
+        self.await_held(2 * BLOCK)
+
+    def test_a_flood_does_not_keep_requests_waiting(self):
+        engine = self.engine()
+        self.follow(engine.port)
+        self.connected(engine)
+        flood = threading.Event()
+
+        def pour():
+            while not flood.is_set():
+                engine.send_raw(engine.topic, (1 << 40).to_bytes(8, "big"), msgpack.packb([1.0, [stored(500)] * 4]))
+        thread = threading.Thread(target=pour)
+        thread.start()
+        try:
+            for _ in range(20):
+                self.assertEqual(self.fairway.complete("llama").status, 200)
+            await_that(lambda: self.metric("kv_cache_events_messages_received_total") > 500, self.events)
+        finally:
+            flood.set()
+            thread.join()
+        # It ends while they still come.
+        self.assertEqual(self.fairway.terminate(), 0)
+
+    def test_a_replay_that_never_answers_holds_nothing_up(self):
+        engine = self.engine()
+
+        def listen(connection):
+            while connection.recv(65536):
+                pass
+        mute = RawServer(listen)
+        self.addCleanup(mute.close)
+        self.follow(engine.port, mute.port)
+        await_that(lambda: self.stream("replay") == 1, self.events)
+        # More than may wait.
+        for _ in range(6000):
+            engine.send(stored(1))
+        await_that(lambda: (self.metric('fairway_kv_events_total{outcome="taken"}') or 0) > 1000, self.events)
+        await_that(lambda: self.metric("kv_cache_events_pool_queue_depth") == 0, self.events)
+        engine.send(CLEARED, stored(3))
+        self.await_held(3 * BLOCK)
+
+    def test_each_rank_has_its_port(self):
+        first = second = None
+        while second is None:
+            first = self.engine()
+            with contextlib.suppress(zmq.ZMQError):
+                second = self.engine(first.port + 1)
+        self.follow(first.port, servers=2)
+        for number, port in enumerate(self.sim_ports):
+            engine, blocks = (first, 1) if port == min(self.sim_ports) else (second, 2)
+            await_that(lambda: engine.send(CLEARED, stored(blocks)) or self.held(number) == blocks * BLOCK, self.events)
+
+    def test_why_nothing_matches_is_said_once(self):
+        engine = self.engine(topic="other@pod@llama")
+        self.follow(engine.port)
+        await_that(lambda: engine.send(stored(1)) or self.fairway.logged("KV events arrive, and nothing matches"),
+                   self.fairway.text)
+        self.assertIn("their topic is other@pod@llama, and topicFilter is kv@", self.fairway.text())
+        self.await_standing("other_topic")
+        for _ in range(5):
+            engine.send(stored(1))
+        self.assertEqual(len(self.fairway.logged("nothing matches")), 1)
+        self.assertGreater(self.stream("other_topic"), 0)
+
+    def test_messages_that_hold_no_events_are_told_of(self):
+        engine = self.engine()
+        self.follow(engine.port)
+        await_that(lambda: engine.send({"type": "Unheard"}) or self.fairway.logged("nothing matches"), self.fairway.text)
+        self.await_standing("unreadable")
+
+    def test_an_engine_that_publishes_nothing_is_told_of(self):
+        engine = self.engine()
+        self.follow(engine.port)
+        await_that(lambda: "standing=" in self.page(), "it is on the page")
+
+        def told():
+            self.fairway.complete("llama")
+            return self.fairway.logged("requests went there, and no event came")
+        await_that(told, self.fairway.text)
+        self.await_standing("silent")
+
+    def test_an_engine_that_is_not_there_is_told_of(self):
+        # One port that refuses; at the next somebody who is no publisher.
+        self.follow(free_ports(1)[0])
+        self.fairway.await_logged("KV events: no connection; trying on")
+        self.await_standing("unreachable")
+        self.assertGreater(self.metric("kv_cache_events_zmq_errors_total"), 2)
+        self.assertEqual(self.fairway.complete("llama").status, 200)
+        self.fairway.close()
+        web = RawServer(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n") or connection.recv(100))
+        self.addCleanup(web.close)
+        self.follow(web.port)
+        self.fairway.await_logged("it does not speak ZMTP 3")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
