@@ -509,7 +509,7 @@ void Compiler::AddProfile(const ProfileSpec& spec) {
     if (!branch.limits_fallbacks) program.reads |= Bit(kQueue) | Bit(kKvUsage);
   }
   for (const ProfileSpec::Step& step : spec.steps) AddStep(spec, step, program);
-  if (program.picker != nullptr && program.scorers.empty() && program.nodes.empty() &&
+  if (!failed_ && program.picker != nullptr && program.scorers.empty() && program.nodes.empty() &&
       BestScoreIsWanted(spec))
     problems_.Add(api::Severity::kWarning, spec.line, object, "",
                   "has neither scorer nor filter: endpoints are drawn at random");

@@ -289,7 +289,10 @@ TEST(Config, WeightsAreBoundedSoThatTheirSumIsANumber) {
     EXPECT_EQ(problems(weight),
               (Texts{"test.yaml:11: profile p: queue-scorer: the weight must be from -1e30 to 1e30"}))
         << weight;
-  EXPECT_EQ(problems(-1e30), Texts{});
+  EXPECT_EQ(problems(1e30), Texts{});
+  EXPECT_EQ(problems(-1e30),
+            (Texts{"test.yaml:11: warning: profile p: queue-scorer: has a weight below 0: what "
+                   "it scores highest is avoided"}));
 }
 
 TEST(Config, EveryBuiltinTypeIsMadeWithItsDefaults) {
