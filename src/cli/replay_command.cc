@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -47,7 +48,7 @@ Exit codes: 0 done, 1 a file has errors or a recorded decision is made otherwise
 struct ReplayFlags {
   std::string workload;
   std::string from_decisions;
-  std::string config;
+  std::vector<std::string> configs;
   bool policy_given = false;
   std::string fleet;
   std::vector<std::string> policies = {"fairway", "round-robin"};
@@ -163,8 +164,9 @@ int RunDecisions(const ReplayFlags& flags) {
     if (told++ < kMostTold) std::printf("%.*s\n", static_cast<int>(line.size()), line.data());
   };
   std::vector<api::Problem> problems;
-  if (!flags.config.empty()) {
-    how.config = ReadConfigFile(flags.config, problems);
+  if (flags.configs.size() > 1) return Wrong("--from-decisions takes one --config");
+  if (!flags.configs.empty()) {
+    how.config = ReadConfigFile(flags.configs[0], problems);
     if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
     if (how.config == nullptr) return kExitInput;
     problems.clear();
@@ -178,17 +180,35 @@ int RunDecisions(const ReplayFlags& flags) {
   return replay::HasErrors(problems) || done.differing > 0 ? kExitInput : kExitOk;
 }
 
+// Fairway by each of these EndpointPickerConfigs, as one more policy under the file's name. What is wrong
+// or doubtful in one is told here; false: it cannot decide.
+bool AddConfigs(const std::vector<std::string>& paths, std::vector<replay::Policy>& policies,
+                std::vector<api::Problem>& problems) {
+  for (const std::string& path : paths) {
+    const bool good = ReadConfigFile(path, problems) != nullptr;
+    if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+    problems.clear();
+    if (!good) return false;
+    policies.push_back(replay::Policy::ByConfig(std::filesystem::path(path).filename(), [path] {
+      std::vector<api::Problem> told_before;
+      return ReadConfigFile(path, told_before);
+    }));
+  }
+  return true;
+}
+
 int RunReplay(const ReplayFlags& flags) {
   if (flags.workload.empty() == flags.from_decisions.empty())
     return Wrong("give --workload FILE or --from-decisions FILE");
   if (!flags.from_decisions.empty()) return RunDecisions(flags);
-  if (!flags.config.empty()) return Wrong("--config goes with --from-decisions");
   std::vector<replay::Policy> policies;
   for (const std::string& name : SplitPolicies(flags.policies)) {
     auto policy = replay::Policy::Find(name);
     if (!policy) return Wrong(policy.error().message);
     policies.push_back(*std::move(policy));
   }
+  std::vector<api::Problem> problems;
+  if (!AddConfigs(flags.configs, policies, problems)) return kExitInput;
   if (flags.seeds < 1 || flags.seeds > 1000) return Wrong("--seeds: want 1 to 1000");
   replay::Settings settings{.pickers = flags.pickers,
                             .scrape_interval = Duration(flags.scrape_interval),
@@ -198,7 +218,6 @@ int RunReplay(const ReplayFlags& flags) {
                             .max_requests = flags.requests};
   if (const std::string wrong = replay::CheckSettings(settings); !wrong.empty()) return Wrong(wrong);
 
-  std::vector<api::Problem> problems;
   replay::Workload workload = replay::LoadWorkload(flags.workload, problems);
   const replay::FleetSpec fleet = FleetOf(flags, workload, problems);
   if (!replay::HasErrors(problems)) replay::CheckFit(workload, fleet, flags.workload, problems);
@@ -251,7 +270,11 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
                      "instead: decisions that --record wrote, made again; those that differ are told");
   replay->add_option("--fleet", flags->fleet,
                      "a file, or COUNT[,NAME=VALUE...][;COUNT...]; else the workload's own, else 8");
-  replay->add_option("--config", flags->config, "with --from-decisions: decide by this EndpointPickerConfig");
+  replay
+      ->add_option("--config", flags->configs,
+                   "Fairway by this EndpointPickerConfig, as one more policy; several: repeated. With "
+                   "--from-decisions: what decides")
+      ->allow_extra_args(false);
   CLI::Option* policy = replay
                             ->add_option("--policy", flags->policies,
                                          "who decides; several side by side, separated by commas or repeated")

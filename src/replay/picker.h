@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +14,7 @@
 #include "payload/usage.h"
 #include "replay/traffic.h"
 #include "replay/workload.h"
+#include "scheduling/config.h"
 #include "scheduling/scheduler.h"
 #include "simulator/engine.h"
 
@@ -98,6 +100,10 @@ class Policy {
   using Make = std::unique_ptr<Picker> (*)(const Policy& policy, const PickerSetup& setup);
   // The error says what is wrong and names the nearest.
   static base::Result<Policy> Find(std::string_view text);
+  // Fairway, deciding by an EndpointPickerConfig. `compile` makes the config anew for each picker, since what a
+  // config remembers (sessions, what is cached where) is that picker's own.
+  using Compile = std::function<std::shared_ptr<const scheduling::Config>()>;
+  static Policy ByConfig(std::string name, Compile compile);
   // "fairway  the default profile ..." a line each, then the parameters.
   static std::string Describe();
 
@@ -107,6 +113,7 @@ class Policy {
 
   std::vector<std::pair<std::string, double>> parameters;
   void (*base)(scheduling::SchedulerOptions& options) = nullptr;  // before the parameters; null: defaults
+  Compile compile;                                                // empty: the built-in profiles
   bool declares_models = false;  // InferenceModels are made of the workload's classes
 
  private:

@@ -120,6 +120,14 @@ base::Result<Policy> Policy::Find(std::string_view text) {
   return policy;
 }
 
+Policy Policy::ByConfig(std::string name, Compile compile) {
+  Policy policy;
+  policy.name_ = std::move(name);
+  policy.make_ = MakeProduction;
+  policy.compile = std::move(compile);
+  return policy;
+}
+
 std::string Policy::Describe() {
   std::string text;
   for (const Named& named : kPolicies)

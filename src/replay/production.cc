@@ -28,6 +28,7 @@ routing::RouterOptions OptionsOf(const Policy& policy, base::Nanos scrape_interv
   routing::RouterOptions options;
   options.scheduling.fresh_for = std::max(base::kSecond, 4 * scrape_interval);  // as `fairway epp` has it
   SetParameters(policy, options.scheduling);
+  if (policy.compile) options.config = policy.compile();
   return options;
 }
 

@@ -28,6 +28,16 @@ namespace {
 // Of the time to first token, in ms: what is beyond it is all alike.
 constexpr double kHorizon = 600'000;
 
+// A map and `name: false` in it.
+api::ValuePtr WithFalse(const api::Value& map, std::string_view name) {
+  auto more = std::make_shared<api::Value>(map);
+  auto no = std::make_shared<api::Value>();
+  no->kind = api::Value::Kind::kBool;
+  no->text = "false";
+  more->entries.push_back({std::string(name), 0, std::move(no)});
+  return more;
+}
+
 class Specs {
  public:
   explicit Specs(ConfigSpec& config) : config_(config) {}
@@ -116,8 +126,14 @@ ConfigSpec BuiltinConfig(const SchedulerOptions& options) {
       "time-to-first-token-scorer", "",
       {{"requestCost", options.request_cost}, {"loadCost", options.lora_load_cost}, {"horizon", kHorizon}});
   plugin("max-score-picker", "time-to-first-token-picker", {{"tolerance", options.tolerance / kHorizon}});
-  if (options.prefix_cache)
+  if (options.prefix_cache) {
     plugin("approx-prefix-cache-producer", "", {{"trustInOthers", options.trust_in_others}});
+  } else {
+    for (PluginSpec& spec : config.plugins) {
+      if (spec.type == "time-to-first-token-scorer")
+        spec.parameters = WithFalse(*spec.parameters, "prefixCache");
+    }
+  }
   config.profiles.push_back(CriticalityTree(options, plugin));
   config.profiles.push_back(DefaultProfile(options, plugin));
   config.with_models = 0;

@@ -163,6 +163,11 @@ TEST(Documents, ThePromptsCacheIsKnownWhereTheEstimateOfTheFirstTokenDecides) {
   }
 }
 
+TEST(Documents, NothingIsKnownToBeCachedWhereTheProcessSaysSo) {
+  EXPECT_TRUE(CompileBuiltin({})->cached);
+  EXPECT_FALSE(CompileBuiltin({.prefix_cache = false})->cached);
+}
+
 TEST(Documents, FileDiscoveryIsTakenAndSaysWhatToDo) {
   const Read read = FromText(R"(
 plugins:

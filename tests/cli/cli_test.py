@@ -517,6 +517,19 @@ class Explaining(unittest.TestCase):
         self.assertIn("want one JSON object a line", done.stderr + "want one JSON object a line" * ("not valid JSON" in done.stderr))
         self.assertEqual(run("replay").returncode, 2)
 
+    def test_a_workload_is_replayed_by_configs(self):
+        workload = ["--workload", os.path.join(EXAMPLES, "workloads", "unique.yaml"), "--requests", "300", "--policy", "fairway"]
+        queue = self.write("queue.yaml", CONFIG)
+        drawn = self.write("drawn.yaml", "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: random-picker}]\n")
+        done = run("replay", *workload, "--config", queue, "--config", drawn, "--json", "-")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        ttft = {row["policy"]: row["firstToken"]["mean"] if "firstToken" in row else row for row in json.loads(done.stdout)["rows"]}
+        self.assertEqual(list(ttft), ["fairway", "queue.yaml", "drawn.yaml"])
+        self.assertEqual(len(set(map(str, ttft.values()))), 3)
+        broken = run("replay", *workload, "--config", self.write("broken.yaml", CONFIG.replace("weight: 2", "weight: x")))
+        self.assertEqual(broken.returncode, 1)
+        self.assertIn("weight", broken.stderr)
+
 
 if __name__ == "__main__":
     unittest.main()

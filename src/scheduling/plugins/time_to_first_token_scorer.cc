@@ -8,7 +8,9 @@
 // `requestCost`, 5 ms (replays: 1 ms leaves full batches unseen, 20 ms herds where several pickers see the
 // same late pages). `loadCost` 1000 ms is twice what the replayed engines need to load an adapter: loading
 // stops the whole batch, and another adapter loses its slot. `horizon` 600,000 ms: longer waits are all
-// alike. Source: our own; docs/scheduling.md compares it with others.
+// alike. `prefixCache` true: what is believed to be cached need not be computed, and who knows it is there by
+// default; false leaves that to a producer that the config names. Source: our own; docs/scheduling.md compares
+// it with others.
 #include <array>
 
 #include "scheduling/lanes.h"
@@ -25,7 +27,8 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
         requests_(build.Reads("requests")),
         adapter_(build.Reads("adapter")),
         request_cost_(build.Float("requestCost", 5, 0, 1e6)) {
-    build.Reads(kCachedTokens);  // "prefill" is without them where somebody makes them
+    // "prefill" is without them where somebody makes them.
+    if (build.Flag("prefixCache", true)) build.Reads(kCachedTokens);
     const float load_cost = build.Float("loadCost", 1000, 0, 1e9);
     scale_ = 1 / build.Float("horizon", 600'000, 1, 1e9);
     for (unsigned bits = 0; bits < loading_.size(); ++bits) {

@@ -476,7 +476,7 @@ struct Scraper::Impl {
     target.pool->failing->Add(1);
     if (!target.limit.Allow(clock.Now())) return;  // a page that comes and goes
     target.failure_logged = true;
-    log.Warn("metrics page failed; the endpoint stays in use on its last values",
+    log.Warn("metrics page failed; its last values count until they are stale",
              {{"pool", target.pool->key},
               {"endpoint", target.address},
               {"url", url},
