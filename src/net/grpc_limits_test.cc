@@ -123,7 +123,12 @@ TEST(GrpcLimitsTest, OpenCallsAloneStayWithinAShareOfTheBudget) {
     calls.back()->Send("x");
   }
   EXPECT_TRUE(client->PumpUntil([&] { return Ended(calls) >= 150; }));
-  EXPECT_EQ(calls.back()->RecvEnd().status, Code(GrpcStatus::kResourceExhausted));
+  // The last ones may have come when those before them had made room.
+  for (const auto& call : calls) {
+    if (call->ended()) {
+      EXPECT_EQ(call->RecvEnd().status, Code(GrpcStatus::kResourceExhausted));
+    }
+  }
   EXPECT_FALSE(calls.front()->ended());
   EXPECT_TRUE(GrpcTestServer::Eventually([&] { return server->stats().streams <= 210; }));
   ExpectAlive(server);
