@@ -539,13 +539,14 @@ TEST(GrpcLimitsTest, OtherProtocolsAreClosed) {
 }
 
 TEST(GrpcLimitsTest, SilentPeerIsAskedThenClosed) {
-  GrpcTestServer server({.keepalive = 100 * base::kMillisecond});
+  // On a busy machine the client that answers is late itself, by more than 100 ms.
+  GrpcTestServer server({.keepalive = 600 * base::kMillisecond});
   auto answering = GrpcClient::Connect("127.0.0.1", server.port());
   auto call = answering->Open("/t/Hold");
   call->Send("x");
   auto dead = RawClient::Connect(server.port());  // reads, but never answers
   EXPECT_TRUE(dead.Send(Preface()));
-  EXPECT_TRUE(answering->PumpUntil([&] { return answering->pings() >= 4; }));
+  EXPECT_TRUE(answering->PumpUntil([&] { return answering->pings() >= 3; }));
   EXPECT_FALSE(answering->closed());
   EXPECT_TRUE(dead.ReadToEnd());
   EXPECT_GE(dead.Count(testing::kPingFrame), 1u);
