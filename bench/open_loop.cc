@@ -385,7 +385,7 @@ std::string Unplayable(const Workload& workload) {
 int Play(const Settings& settings) {
   std::vector<fairway::api::Problem> problems;
   Workload workload = fairway::replay::LoadWorkload(settings.workload, problems);
-  if (fairway::replay::HasErrors(problems)) return Fail(fairway::replay::ToText(problems));
+  if (fairway::api::HasErrors(problems)) return Fail(fairway::replay::ToText(problems));
   if (const std::string wrong = Unplayable(workload); !wrong.empty()) return Fail(wrong);
   workload.duration = static_cast<Nanos>(settings.seconds * 1e9);
   const auto address = fairway::net::ParseHostPort(settings.target);

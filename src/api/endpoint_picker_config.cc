@@ -235,10 +235,7 @@ const Config::Plugin* Config::Find(std::string_view name) const {
   return found == plugins.end() ? nullptr : &*found;
 }
 
-bool EndpointPickerConfigResult::ok() const {
-  return std::none_of(problems.begin(), problems.end(),
-                      [](const Problem& problem) { return problem.severity == Severity::kError; });
-}
+bool EndpointPickerConfigResult::ok() const { return !HasErrors(problems); }
 
 EndpointPickerConfigResult ParseEndpointPickerConfig(std::string_view text, std::string_view name,
                                                      const EndpointPickerConfigOptions& options) {

@@ -22,6 +22,11 @@ std::string ToString(const Problem& problem) {
   return out;
 }
 
+bool HasErrors(const std::vector<Problem>& problems) {
+  return std::any_of(problems.begin(), problems.end(),
+                     [](const Problem& problem) { return problem.severity == Severity::kError; });
+}
+
 std::string Key(std::string_view namespace_name, std::string_view name) {
   std::string key(namespace_name);
   key += '/';
@@ -107,9 +112,6 @@ bool BelongsTo(const Endpoint& endpoint, const InferencePool& pool) {
   return endpoint.namespace_name == pool.meta.namespace_name && Matches(pool.selector, endpoint.labels);
 }
 
-bool LoadResult::ok() const {
-  return std::none_of(problems.begin(), problems.end(),
-                      [](const Problem& problem) { return problem.severity == Severity::kError; });
-}
+bool LoadResult::ok() const { return !HasErrors(problems); }
 
 }  // namespace fairway::api

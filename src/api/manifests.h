@@ -30,6 +30,8 @@ struct Problem {
   std::string message;  // what is wrong and what would be right
 };
 std::string ToString(const Problem& problem);
+// More than warnings.
+bool HasErrors(const std::vector<Problem>& problems);
 
 enum class FailureMode { kFailClose, kFailOpen };
 enum class AppProtocol { kHttp, kH2c };

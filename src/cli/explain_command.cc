@@ -55,7 +55,7 @@ class State {
         Take(node);
       }
     }
-    if (read == nullptr && !replay::HasErrors(problems))
+    if (read == nullptr && !api::HasErrors(problems))
       problems_.Add(api::Severity::kError, 0, "", "",
                     request_id.empty() ? "there is no decision with a picture"
                                        : "there is no decision of request " + api::Quote(request_id));
@@ -137,7 +137,7 @@ int RunExplain(const ExplainFlags& flags) {
   std::vector<api::Problem> problems;
   State state(flags.fleet, flags.request_id, problems);
   if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
-  if (state.read == nullptr || replay::HasErrors(problems)) return kExitInput;
+  if (state.read == nullptr || api::HasErrors(problems)) return kExitInput;
   if (!flags.policy.empty()) {
     const auto policy = replay::Policy::Find(flags.policy);
     if (!policy) return Fail(policy.error().message, kExitUsage);

@@ -177,7 +177,7 @@ int RunDecisions(const ReplayFlags& flags) {
   std::printf("%llu decisions are the same, %llu differ, %llu were left out\n",
               static_cast<unsigned long long>(done.same), static_cast<unsigned long long>(done.differing),
               static_cast<unsigned long long>(done.left_out));
-  return replay::HasErrors(problems) || done.differing > 0 ? kExitInput : kExitOk;
+  return api::HasErrors(problems) || done.differing > 0 ? kExitInput : kExitOk;
 }
 
 // Fairway by each of these EndpointPickerConfigs, as one more policy under the file's name. What is wrong
@@ -220,9 +220,9 @@ int RunReplay(const ReplayFlags& flags) {
 
   replay::Workload workload = replay::LoadWorkload(flags.workload, problems);
   const replay::FleetSpec fleet = FleetOf(flags, workload, problems);
-  if (!replay::HasErrors(problems)) replay::CheckFit(workload, fleet, flags.workload, problems);
+  if (!api::HasErrors(problems)) replay::CheckFit(workload, fleet, flags.workload, problems);
   if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
-  if (replay::HasErrors(problems)) return kExitInput;
+  if (api::HasErrors(problems)) return kExitInput;
   if (!flags.duration.empty()) {
     workload.duration = Duration(flags.duration);
     workload.warmup = std::min(workload.warmup, workload.duration / 10);

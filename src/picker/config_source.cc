@@ -18,11 +18,6 @@ using api::Severity;
 
 constexpr std::string_view kTextName = "--config-text";
 
-bool HasError(const std::vector<api::Problem>& problems) {
-  return std::any_of(problems.begin(), problems.end(),
-                     [](const api::Problem& problem) { return problem.severity == Severity::kError; });
-}
-
 std::shared_ptr<const scheduling::Config> Compile(const api::EndpointPickerConfigResult& document,
                                                   const std::string& name, const ConfigOptions& options,
                                                   std::vector<api::Problem>& problems,
@@ -60,6 +55,16 @@ std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& option
   }
   return Compile(api::LoadEndpointPickerConfig(options.file, reading), options.file, options, problems,
                  states, fingerprint);
+}
+
+void LogProblems(const base::Log& log, const std::vector<api::Problem>& problems) {
+  for (const api::Problem& problem : problems) {
+    if (problem.severity == Severity::kError) {
+      log.Error(api::ToString(problem));
+    } else {
+      log.Warn(api::ToString(problem));
+    }
+  }
 }
 
 std::map<std::string, std::string> PoolConfigFiles(const std::string& directory, const std::string& but,
@@ -111,7 +116,7 @@ bool ConfigSource::Load(std::vector<api::Problem>& problems) {
       entry.config = Read(entry, problems);
     }
   }
-  return !HasError(problems);
+  return !api::HasErrors(problems);
 }
 
 // ---- Files that change.
@@ -215,7 +220,7 @@ void ConfigSource::WatchFolder(net::Loop& loop) {
 bool ConfigSource::Take(Entry& entry, const api::EndpointPickerConfigResult& document) {
   std::vector<api::Problem> problems;
   auto config = Compile(document, entry.path, options_, problems, entry.states.get(), &entry.fingerprint);
-  LogProblems(problems);
+  LogProblems(log_, problems);
   if (config == nullptr) {
     CountRefused(entry);
     return false;
@@ -234,10 +239,10 @@ void ConfigSource::OnFolder(Inbox& inbox) {
     const std::lock_guard lock(inbox.mutex);
     files = inbox.files;
     problems = inbox.problems;
-    if (!HasError(problems)) documents.swap(inbox.documents);
+    if (!api::HasErrors(problems)) documents.swap(inbox.documents);
   }
-  LogProblems(problems);
-  if (HasError(problems)) return CountRefused({.path = options_.directory, .label = "folder"});
+  LogProblems(log_, problems);
+  if (api::HasErrors(problems)) return CountRefused({.path = options_.directory, .label = "folder"});
   stale_->With({"folder"}).Set(0);
   bool changed = false;
   for (const auto& [pool, path] : files) {
@@ -265,16 +270,6 @@ void ConfigSource::OnFolder(Inbox& inbox) {
   if (!changed) return;
   changed_.configs();
   for (const auto& [pool, entry] : pools_) entry.states->FreeUnused();
-}
-
-void ConfigSource::LogProblems(const std::vector<api::Problem>& problems) const {
-  for (const api::Problem& problem : problems) {
-    if (problem.severity == Severity::kError) {
-      log_.Error(api::ToString(problem));
-    } else {
-      log_.Warn(api::ToString(problem));
-    }
-  }
 }
 
 void ConfigSource::CountTaken(const Entry& entry) {

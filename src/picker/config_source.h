@@ -48,6 +48,9 @@ std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& option
 std::map<std::string, std::string> PoolConfigFiles(const std::string& directory, const std::string& but,
                                                    std::vector<api::Problem>& problems);
 
+// What is wrong with a file of any kind, an error or a warning each.
+void LogProblems(const base::Log& log, const std::vector<api::Problem>& problems);
+
 // Owned by one thread; Watch and what it calls run on the loop.
 class ConfigSource {
  public:
@@ -87,7 +90,6 @@ class ConfigSource {
   // Takes a changed config over. False: it was refused.
   bool Take(Entry& entry, const api::EndpointPickerConfigResult& document);
   void OnFolder(Inbox& inbox);
-  void LogProblems(const std::vector<api::Problem>& problems) const;
   void CountTaken(const Entry& entry);
   void CountRefused(const Entry& entry);
 

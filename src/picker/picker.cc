@@ -110,21 +110,12 @@ struct Picker::Impl {
     }
   }
 
-  void LogProblems(const api::LoadResult& loaded) const {
-    for (const auto& problem : loaded.problems) {
-      if (problem.severity == api::Severity::kError) {
-        log.Error(api::ToString(problem));
-      } else {
-        log.Warn(api::ToString(problem));
-      }
-    }
-    if (!loaded.ok()) log.Error("the changed manifests have errors: what was served before is served on");
-  }
-
   // On the control loop: a file changed.
   void OnFiles(const api::LoadResult& loaded) {
-    if (options.log_problems) LogProblems(loaded);
+    if (options.log_problems) LogProblems(log, loaded.problems);
     if (!loaded.ok()) {
+      if (options.log_problems)
+        log.Error("the changed manifests have errors: what was served before is served on");
       reload_failures->Add();
       return;
     }

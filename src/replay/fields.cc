@@ -75,11 +75,6 @@ std::string ToText(const std::vector<api::Problem>& problems) {
   return text;
 }
 
-bool HasErrors(const std::vector<api::Problem>& problems) {
-  return std::any_of(problems.begin(), problems.end(),
-                     [](const api::Problem& problem) { return problem.severity == api::Severity::kError; });
-}
-
 std::optional<std::string> ReadFile(const std::string& path, size_t max_bytes,
                                     std::vector<api::Problem>& problems) {
   const auto fail = [&](std::string what) {

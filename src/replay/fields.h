@@ -21,7 +21,6 @@ bool ReadBool(const api::Node& node, bool otherwise);
 
 // What is wrong with a file, one problem a line: "file:line: field: what".
 std::string ToText(const std::vector<api::Problem>& problems);
-bool HasErrors(const std::vector<api::Problem>& problems);
 
 // The whole of a file or a pipe; the error names it. A file of more than `max_bytes` is an error, and so is a
 // device, which need not end.

@@ -68,7 +68,7 @@ TEST(WorkloadFile, SaysWhichOfATracesRequestsFitNowhere) {
   EXPECT_THAT(ToText(problems),
               HasSubstr("1 of 2 requests will fail: they have up to 1001 tokens, and servers take "
                         "1000; raise max-model-len"));
-  EXPECT_FALSE(HasErrors(problems));
+  EXPECT_FALSE(api::HasErrors(problems));
 }
 
 TEST(WorkloadFile, RefusesWhatIsNone) {

@@ -15,10 +15,6 @@ namespace {
 const std::vector<double> kLatency{.005, .025, .05, .1,  .2,  .4,  .6,  .8,   1,    1.25, 1.5, 2,
                                    3,    4,    5,   6,   8,   10,  15,  20,   30,   45,   60,  120,
                                    180,  240,  300, 360, 480, 600, 900, 1200, 1800, 2700, 3600};
-const std::vector<double> kInputTokens{
-    1,    8,    16,    32,    64,    128,    256,    512,    1024,   2048,
-    4096, 8192, 16384, 32778, 65536, 131072, 262144, 524288, 1048576};  // 32778 as the reference has it:
-                                                                        // dashboards name it
 const std::vector<double> kOutputTokens{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
 const std::vector<double> kResponseBytes{1,    8,    16,   32,   64,    128,   256,  512,
                                          1024, 2048, 4096, 8192, 16384, 32778, 65536};

@@ -18,8 +18,6 @@ using Totals = scheduling::PrefixBelief::Totals;
 
 const std::vector<double> kRatios{0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0};
 const std::vector<double> kBytes{0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
-const std::vector<double> kTokens{1,    8,    16,    32,    64,    128,    256,    512,    1024,   2048,
-                                  4096, 8192, 16384, 32778, 65536, 131072, 262144, 524288, 1048576};
 const std::vector<std::string> kPlugin{"plugin_name", "plugin_type"};
 const LabelPairs kNoTwinLabels;
 
@@ -28,7 +26,7 @@ base::MetricOptions ByPlugin(const std::string& name, const std::string& help, s
 }
 
 base::MetricOptions ByStage(const std::string& name, const std::string& help) {
-  return Named(name, help, {"plugin_name", "plugin_type", "endpoint_role"}, kTokens);
+  return Named(name, help, {"plugin_name", "plugin_type", "endpoint_role"}, kInputTokens);
 }
 
 // A plugin that believes something, of a config in use.

@@ -125,15 +125,11 @@ ConfigSpec BuiltinConfig(const SchedulerOptions& options) {
   plugin(
       "time-to-first-token-scorer", "",
       {{"requestCost", options.request_cost}, {"loadCost", options.lora_load_cost}, {"horizon", kHorizon}});
+  PluginSpec& scorer = config.plugins.back();
+  if (!options.prefix_cache) scorer.parameters = WithFalse(*scorer.parameters, "prefixCache");
   plugin("max-score-picker", "time-to-first-token-picker", {{"tolerance", options.tolerance / kHorizon}});
-  if (options.prefix_cache) {
+  if (options.prefix_cache)
     plugin("approx-prefix-cache-producer", "", {{"trustInOthers", options.trust_in_others}});
-  } else {
-    for (PluginSpec& spec : config.plugins) {
-      if (spec.type == "time-to-first-token-scorer")
-        spec.parameters = WithFalse(*spec.parameters, "prefixCache");
-    }
-  }
   config.profiles.push_back(CriticalityTree(options, plugin));
   config.profiles.push_back(DefaultProfile(options, plugin));
   config.with_models = 0;

@@ -32,6 +32,10 @@ struct Choice {
 Choice Decide(const Program& program, const SchedulerOptions& options, const Picture& picture,
               const Context& context, Scratch::Impl& s, Explanation* explanation) noexcept;
 
+// The header that tells what this profile chose: the handler's, or what a plugin beside it has. REQUIRES: the
+// config has a handler.
+ToldIn TellOf(const Config& config, size_t profile) noexcept;
+
 // By the one profile of the config, or by several as its handler says. Fills what `outcome` says of the
 // choice, but for places. `asks_admitters`: that they let the request in is not known yet.
 Choice DecideAll(const Config& config, const Program& program, const SchedulerOptions& options,

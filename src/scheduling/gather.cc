@@ -286,9 +286,7 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
 const std::vector<std::vector<float>>& EndpointColumnsOf(const Config& config,
                                                          const fleet::PoolSnapshot& pool, Scratch::Impl& s) {
   constexpr size_t kMaxKept = 16;  // pools and configs that are in use at one time
-  const auto wanted = [&](const auto& columns) {
-    return columns->content == pool.content->number && columns->generation == config.generation;
-  };
+  const auto wanted = [&](const auto& columns) { return columns->AreOf(config, pool); };
   auto& kept = s.endpoint_columns;
   const auto found = std::find_if(kept.begin(), kept.end(), wanted);
   if (found != kept.end()) {

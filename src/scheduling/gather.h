@@ -39,6 +39,10 @@ struct EndpointColumns {
   uint64_t content = 0;                    // PoolContent::number
   uint64_t generation = 0;                 // Config::generation
   std::vector<std::vector<float>> values;  // of absent columns, then of endpoint columns
+
+  bool AreOf(const Config& config, const fleet::PoolSnapshot& pool) const noexcept {
+    return content == pool.content->number && generation == config.generation;
+  }
 };
 using PreparedColumns = std::vector<std::shared_ptr<const EndpointColumns>>;
 

@@ -191,7 +191,6 @@ class RequestHook {
   // Whether Picked left work that belongs behind the answer.
   virtual bool HasPutOff(std::span<const std::shared_ptr<void>> /*worker*/) const noexcept { return false; }
   // That work. It runs once, on any thread, and keeps alive itself what it needs. What it throws for want of
-  // memory ends it. What it throws for want of
   // memory ends it.
   virtual std::function<void()> TakePutOff(std::span<const std::shared_ptr<void>> /*worker*/,
                                            const std::shared_ptr<const Prompts>& /*of_request*/) const {

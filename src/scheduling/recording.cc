@@ -187,7 +187,7 @@ class Again {
 std::string_view ProfileOf(const Recording& recording, const Further& further) {
   const Config& config = *recording.config;
   for (size_t i = 0; config.handler != nullptr && i < config.programs.size(); ++i) {
-    if (config.handler->TellOf(i).header == further.header) return config.programs[i].name;
+    if (TellOf(config, i).header == further.header) return config.programs[i].name;
   }
   return {};
 }

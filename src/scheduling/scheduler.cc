@@ -173,14 +173,6 @@ void KeepBeside(const Config& config, const Picture& picture, std::span<const Pr
   s.answering_program = &config.programs[primary];
 }
 
-ToldIn TellOf(const Config& config, size_t profile) {
-  ToldIn told = config.handler->TellOf(profile);
-  for (const ProfileTeller* teller : config.profile_tellers) {
-    if (told.header.empty()) told = teller->TellOf(profile);
-  }
-  return told;
-}
-
 // Several profiles, as the config's handler says. The choice is that of the profile that answers; what the
 // others chose stands in `outcome`.
 Choice DecideSeveral(const Config& config, const SchedulerOptions& options, const Picture& picture,
@@ -202,7 +194,6 @@ Choice DecideSeveral(const Config& config, const SchedulerOptions& options, cons
   outcome.num_further = 0;
   Choice none;
   none.shed = true;
-  none.refused.by_load = false;
   if (primary >= all.size() || !all[primary].ran) return none;
   KeepBeside(config, picture, all, primary, s);
   if (explanation != nullptr) TellEnd(config, config.programs[primary], *explanation);
@@ -280,6 +271,14 @@ bool IsCached(const Config& config, const Context& context, const Choice& choice
 
 }  // namespace
 
+ToldIn TellOf(const Config& config, size_t profile) noexcept {
+  ToldIn told = config.handler->TellOf(profile);
+  for (const ProfileTeller* teller : config.profile_tellers) {
+    if (told.header.empty()) told = teller->TellOf(profile);
+  }
+  return told;
+}
+
 Choice DecideAll(const Config& config, const Program& program, const SchedulerOptions& options,
                  const Picture& picture, const Context& context, bool asks_admitters, Scratch::Impl& s,
                  Outcome& outcome, Explanation* explanation) noexcept {
@@ -340,9 +339,8 @@ void Scheduler::Prepare(const fleet::Snapshot& snapshot, const ConfigSet& config
   for (const auto& [key, pool] : snapshot.pools) {
     const Config& config = configs.Of(key);
     if (config.endpoint_columns.empty()) continue;
-    const auto found = std::find_if(before->begin(), before->end(), [&](const auto& columns) {
-      return columns->content == pool->content->number && columns->generation == config.generation;
-    });
+    const auto found = std::find_if(before->begin(), before->end(),
+                                    [&](const auto& columns) { return columns->AreOf(config, *pool); });
     changed = changed || found == before->end();
     next.push_back(found != before->end() ? *found : ComputeEndpointColumns(config, *pool));
   }

@@ -128,6 +128,7 @@ net::HttpResponse Prefixes(const net::HttpRequest& request, const Content& conte
 
 constexpr std::string_view kPages =
     "pages: /metrics /healthz /readyz /debug/fleet /debug/decisions /debug/prefix";
+
 // Each piece is made when the reader has taken the one before: a page that nobody reads costs one piece.
 Content::Pages Metrics(const base::Registry& registry) {
   return [page = std::shared_ptr<base::Page>(registry.Open())] {

@@ -206,7 +206,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
     size_t total = 0;
     uint32_t begin = 0;
     for (const payload::PromptEnd& prompt : request.prefix_ends) {
-      const auto chain = Chain(request.prefixes, begin, prompt.end);
+      const auto chain = Chain(request.prefixes, begin, prompt.end, max_blocks_);
       cache_->index.Match(chain, lookup.scratch, lookup.matches);
       for (const prefix::SlotMatch& match : lookup.matches) {
         if (lookup.blocks[match.slot.index] == 0) lookup.found.push_back(match.slot.index);
@@ -241,7 +241,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
     bool all = true;
     uint32_t begin = 0;
     for (const payload::PromptEnd& prompt : request.prefix_ends) {
-      const auto chain = Chain(request.prefixes, begin, prompt.end);
+      const auto chain = Chain(request.prefixes, begin, prompt.end, max_blocks_);
       const auto first = chain.first(std::min(chain.size(), room));
       if (!first.empty()) cache_->index.Insert(slot, first);
       room -= first.size();
@@ -262,8 +262,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
             most = max_blocks_] {
       uint32_t begin = 0;
       for (const payload::PromptEnd& prompt : of_request->ends) {
-        const std::span prefixes(of_request->prefixes);
-        const auto chain = prefixes.subspan(begin, std::min<size_t>(prompt.end - begin, most));
+        const auto chain = Chain(of_request->prefixes, begin, prompt.end, most);
         for (size_t i = 0; i < count; ++i) cache->index.Insert(slots[i], chain);
         begin = prompt.end;
       }
@@ -385,8 +384,10 @@ class ApproxPrefixCacheProducer final : public Plugin,
     return (x ^ x >> 32) * 0xd6e8feb86659fd93;
   }
 
-  std::span<const uint64_t> Chain(std::span<const uint64_t> prefixes, uint32_t begin, uint32_t end) const {
-    return prefixes.subspan(begin, std::min<size_t>(end - begin, max_blocks_));
+  // Of a prompt what is compared: at most `most` blocks.
+  static std::span<const uint64_t> Chain(std::span<const uint64_t> prefixes, uint32_t begin, uint32_t end,
+                                         size_t most) {
+    return prefixes.subspan(begin, std::min<size_t>(end - begin, most));
   }
 
   bool auto_tune_;

@@ -7,10 +7,11 @@
 // Source: the reference's producer of this name (llm-d router), which has an exact index by tokens that it
 // gets from a render server. Fairway has none of tokens: what is not given by events (which prompts these
 // blocks are) stays believed by what was sent where.
-#include <algorithm>
 #include <string>
 #include <string_view>
 
+#include "api/scalars.h"
+#include "base/strings.h"
 #include "scheduling/plugin.h"
 
 namespace fairway::scheduling {
@@ -36,14 +37,8 @@ class PrecisePrefixCacheProducer final : public Plugin, public KvEventsReader {
     reader.Ignore({"concurrency"});
     where_.topic = reader.Get("topicFilter").Text().value_or("kv@");
     const api::Node discover = reader.Get("discoverPods");
-    if (discover.present()) {
-      if (!discover.Is(api::Value::Kind::kBool)) {
-        discover.WrongType("true or false");
-      } else if (discover.value().text[0] == 'f' || discover.value().text[0] == 'F') {
-        wanted_ = false;
-        discover.Warn("no KV events are read: Fairway asks each Pod");
-      }
-    }
+    wanted_ = api::ReadBoolean(discover).value_or(true);
+    if (!wanted_) discover.Warn("no KV events are read: Fairway asks each Pod");
     ReadDiscovery(reader.Get("podDiscoveryConfig"));
     if (node.present()) reader.Finish();
   }
@@ -65,10 +60,9 @@ class PrecisePrefixCacheProducer final : public Plugin, public KvEventsReader {
 
   // key=value, separated by commas.
   void ReadSelector(const api::Node& node, std::string_view text) {
-    while (!text.empty()) {
-      std::string_view one = text.substr(0, text.find(','));
-      text.remove_prefix(std::min(text.size(), one.size() + 1));
-      while (one.starts_with(' ')) one.remove_prefix(1);
+    if (text.empty()) return;
+    for (const std::string_view piece : base::Split(text, ',')) {
+      const std::string_view one = base::Trim(piece);
       const size_t equals = one.find('=');
       const bool plain = equals != std::string_view::npos && equals > 0 && one[equals - 1] != '!';
       if (!plain) {
