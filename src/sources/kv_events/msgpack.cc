@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "sources/kv_events/big_endian.h"
+
 namespace fairway::sources::kv_events {
 
 using Kind = MsgpackToken::Kind;
@@ -9,8 +11,7 @@ using Token = std::optional<MsgpackToken>;
 
 std::optional<uint64_t> MsgpackReader::Read(size_t size) {
   if (rest_.size() < size) return Break();
-  uint64_t value = 0;
-  for (size_t i = 0; i < size; ++i) value = value << 8 | static_cast<uint8_t>(rest_[i]);
+  const uint64_t value = ReadBigEndian(rest_.substr(0, size));
   rest_.remove_prefix(size);
   return value;
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "net/address.h"
+#include "sources/kv_events/big_endian.h"
 
 namespace fairway::sources::kv_events {
 namespace {
@@ -18,17 +19,9 @@ constexpr uint64_t kMessages = 4;
 // The capacity is told when it changed by more than a sixteenth.
 constexpr uint64_t kWorthTelling = 16;
 
-std::optional<uint64_t> BigEndian(std::string_view bytes) {
+std::optional<uint64_t> SequenceNumber(std::string_view bytes) {
   if (bytes.size() != 8) return std::nullopt;
-  uint64_t number = 0;
-  for (const char c : bytes) number = number << 8 | static_cast<uint8_t>(c);
-  return number;
-}
-
-std::string ToBigEndian(uint64_t number) {
-  std::string bytes;
-  for (int shift = 56; shift >= 0; shift -= 8) bytes += static_cast<char>(number >> shift & 0xff);
-  return bytes;
+  return ReadBigEndian(bytes);
 }
 
 // So many numbers in a row that are behind are no copies.
@@ -151,7 +144,7 @@ void Subscriber::Receive(const ZmtpMessage& message) {
   meters_.received.Add();
   const std::string_view topic = message.parts[0];
   const auto number =
-      message.count == 3 ? BigEndian(message.parts[1]) : std::optional<uint64_t>(std::nullopt);
+      message.count == 3 ? SequenceNumber(message.parts[1]) : std::optional<uint64_t>(std::nullopt);
   if (!number || *number == kEndOfReplay) {
     meters_.unreadable.Add();
     ++unreadable_;
@@ -260,7 +253,7 @@ void Subscriber::Replay() {
 // "", number, batch; TensorRT-LLM has the topic before the number.
 void Subscriber::ReceiveReplayed(const ZmtpMessage& message) {
   const auto number =
-      message.count >= 3 ? BigEndian(message.parts[message.count - 2]) : std::optional<uint64_t>();
+      message.count >= 3 ? SequenceNumber(message.parts[message.count - 2]) : std::optional<uint64_t>();
   if (!number || *number == kEndOfReplay) return EndReplay(number.has_value());
   replay_idle_.After(options_.replay_idle, [this] { EndReplay(false); });
   if (*number >= next_) Accept(*number, message.parts[message.count - 1]);

@@ -1,5 +1,7 @@
 #include "sources/kv_events/zmtp.h"
 
+#include "sources/kv_events/big_endian.h"
+
 namespace fairway::sources::kv_events {
 namespace {
 
@@ -9,8 +11,7 @@ constexpr std::string_view kNull = "NULL";
 void AppendFrame(std::string& to, uint8_t flags, std::string_view body) {
   if (body.size() > 255) {
     to += static_cast<char>(flags | kLong);
-    for (int shift = 56; shift >= 0; shift -= 8)
-      to += static_cast<char>(static_cast<uint64_t>(body.size()) >> shift & 0xff);
+    to += ToBigEndian(body.size());
   } else {
     to += static_cast<char>(flags);
     to += static_cast<char>(body.size());
@@ -56,8 +57,7 @@ ZmtpTaken TakeZmtp(std::string_view bytes, size_t most, ZmtpMessage& message, si
     if ((flags & ~(kMore | kLong | kCommand)) != 0) return ZmtpTaken::kBroken;
     const size_t size_bytes = (flags & kLong) != 0 ? 8 : 1;
     if (bytes.size() - at < 1 + size_bytes) return ZmtpTaken::kIncomplete;
-    uint64_t size = 0;
-    for (size_t i = 1; i <= size_bytes; ++i) size = size << 8 | static_cast<uint8_t>(bytes[at + i]);
+    const uint64_t size = ReadBigEndian(bytes.substr(at + 1, size_bytes));
     at += 1 + size_bytes;
     if (size > most || at + size > most) return ZmtpTaken::kBroken;
     const bool command = (flags & kCommand) != 0;

@@ -1,17 +1,14 @@
 #include "sources/scrape/waiting_tokens.h"
 
-#include <charconv>
-
+#include "base/strings.h"
 #include "sources/json/json_view.h"
 
 namespace fairway::sources::scrape {
 namespace {
 
 std::optional<uint64_t> WholeNumber(std::string_view json, uint64_t most) {
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(json.data(), json.data() + json.size(), value);
-  if (error != std::errc() || end != json.data() + json.size() || value > most) return std::nullopt;
-  return value;
+  const auto value = base::ParseInteger<uint64_t>(json);
+  return value.value_or(0) <= most ? value : std::nullopt;
 }
 
 std::optional<uint64_t> ReadRank(std::string_view rank, const WaitingTokensSpec& spec) {
