@@ -40,10 +40,13 @@ def framed(message):
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def exchange(body_bytes):
+def body_of(size):
+    prompt = ("The quick brown fox jumps over the lazy dog. " * (size // 45 + 1))[:size - 80]
+    return json.dumps({"model": "llama2", "stream": True, "max_tokens": 64, "prompt": prompt}).encode()
+
+
+def exchange(body):
     """The gateway's side of one request, as h2load can send it."""
-    prompt = ("The quick brown fox jumps over the lazy dog. " * (body_bytes // 45 + 1))[:body_bytes - 80]
-    body = json.dumps({"model": "llama2", "stream": True, "max_tokens": 64, "prompt": prompt}).encode()
     headers = {":method": "POST", ":path": "/v1/completions", ":authority": "llm.example", ":scheme": "http",
                "content-type": "application/json", "content-length": str(len(body)), "user-agent": "bench",
                "x-request-id": "0a1b2c3d-0000-4000-8000-000000000000", "accept": "*/*"}
@@ -176,7 +179,7 @@ def main():
             for size, requests in REQUESTS.items():
                 data = os.path.join(folder, f"exchange-{size}")
                 with open(data, "wb") as out:
-                    out.write(exchange(size))
+                    out.write(exchange(body_of(size)))
                 figures = {server.name: [] for server in servers}
                 for server in servers:
                     server.load(data, requests // 4)

@@ -2,6 +2,7 @@
 // them.
 //
 //   stub_servers --count 100          prints "ready PORT PORT ...", one line, and serves on 127.0.0.1
+//   stub_servers --port P --port P    the same on these ports
 //
 // GET /metrics is a page as vLLM's, idle. Anything else gets a small completion; the request may ask for
 // another answer by a header:
@@ -85,13 +86,13 @@ struct Connection {
 
 class Servers {
  public:
-  Servers(int count, long tick_us) : epoll_(epoll_create1(0)), timer_(timerfd_create(CLOCK_MONOTONIC, 0)) {
+  Servers(const std::vector<uint16_t>& ports, long tick_us) : epoll_(epoll_create1(0)), timer_(timerfd_create(CLOCK_MONOTONIC, 0)) {
     Watch(timer_);
     const itimerspec tick{{0, tick_us * 1000}, {0, tick_us * 1000}};
     if (timerfd_settime(timer_, 0, &tick, nullptr) != 0) Die("timerfd_settime");
-    std::string ports = "ready";
-    for (int i = 0; i < count; ++i) ports += " " + std::to_string(Listen());
-    std::puts(ports.c_str());
+    std::string ready = "ready";
+    for (const uint16_t port : ports) ready += " " + std::to_string(Listen(port));
+    std::puts(ready.c_str());
     std::fflush(stdout);
   }
 
@@ -120,11 +121,14 @@ class Servers {
     if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0) Die("epoll_ctl");
   }
 
-  int Listen() {
+  int Listen(uint16_t port) {  // 0: a free one
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    const int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
     socklen_t size = sizeof(address);
     auto* generic = reinterpret_cast<sockaddr*>(&address);
     if (bind(fd, generic, size) != 0 || listen(fd, 4096) != 0) Die("listen");
@@ -234,11 +238,13 @@ class Servers {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int count = 1;
+  size_t count = 1;
+  std::vector<uint16_t> ports;
   long tick_us = 2000;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string_view flag = argv[i];
-    if (flag == "--count") count = std::atoi(argv[i + 1]);
+    if (flag == "--count") count = std::strtoul(argv[i + 1], nullptr, 10);
+    if (flag == "--port") ports.push_back(static_cast<uint16_t>(std::strtoul(argv[i + 1], nullptr, 10)));
     if (flag == "--tick-us") tick_us = std::atol(argv[i + 1]);
   }
   rlimit files{};
@@ -246,5 +252,6 @@ int main(int argc, char** argv) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
   }
-  Servers(count, tick_us).Run();
+  if (ports.empty()) ports.assign(count, 0);
+  Servers(ports, tick_us).Run();
 }
