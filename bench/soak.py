@@ -159,9 +159,10 @@ class Soak:
     # The load.
 
     def data(self, size, spell):
-        path = os.path.join(self.folder, f"data-{size}")
-        with open(path, "wb") as out:
+        path = os.path.join(self.folder, f"data-{size}-{'given-up' if spell == 'given up' else 'load'}")
+        with open(path + ".new", "wb") as out:
             out.write(exchange(size, spell) if self.options.through == "epp" else body(size, spell))
+        os.replace(path + ".new", path)  # who still sends the last one has it open
         return path
 
     def load_argv(self, data, how):
@@ -189,7 +190,6 @@ class Soak:
             ok, bad4, bad5 = (int(re.search(rf"(\d+) {kind}xx", out).group(1)) for kind in (2, 4, 5))
             answered, refused, failed = answered + ok, refused + bad4, failed + bad5
             failed += int(re.search(r"(\d+) errored", out).group(1))
-        if failed: print(out)
         return answered, refused, failed
 
     def processes(self):
@@ -238,7 +238,6 @@ class Soak:
             print(", ".join(f"{name} {value:,.0f}" for name, value in self.sums(
                 "inference_objective_request_total", "fairway_refusals_total", "inference_objective_request_error_total",
                 "fairway_served_elsewhere_total", "fairway_prefix_index_blocks", "fairway_log_lines_lost_total").items()))
-            print(*[l for l in self.page().splitlines() if "_events_total{" in l and not l.endswith(" 0")],sep="\n")
         for name, values in memory.items():
             fifth = max(1, len(values) // 5)
             early, late = statistics.mean(values[fifth:2 * fifth] or values), statistics.mean(values[-fifth:])
