@@ -209,7 +209,7 @@ class Files(unittest.TestCase):
                     await_that(lambda: re.search(f"pool.yaml: .*{message}", epp.log()), epp.log)
                     self.assertTrue(epp.healthy())
                     self.assertIn("default/llama", get(epp.port, "/debug/fleet"), "what was served is served on")
-                    self.assertGreater(epp.reloads("refused"), refused)
+                    await_that(lambda: epp.reloads("refused") > refused, epp.log)  # counted after it is logged
                     os.rmdir(epp.file) if make is folder else os.unlink(epp.file)
                     epp.write(MANIFEST % "llama" + "# " + make.__name__ + "\n")
                     await_that(lambda: epp.reloads("applied") > applied, epp.log)
