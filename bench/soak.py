@@ -124,10 +124,11 @@ class Soak:
         self.write("objectives.yaml", "".join(OBJECTIVE % (i, turn % 7 - 3) for i in range(turn % 5 + 1)))
 
     def die(self, _):
-        self.died = True
+        self.dead_until = float("inf")
         self.children.stop(self.stubs)
         time.sleep(1)
         self.stubs, _ = self.serve(self.ports)
+        self.dead_until = time.monotonic() + 1  # connections that broke are told by then
 
     def page(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5) as answer:
@@ -205,7 +206,7 @@ class Soak:
         rate = peak / 2
         print(f"peak {peak:,.0f} requests a second on this machine now; {self.options.minutes} minutes at {rate:,.0f}", flush=True)
         over = threading.Event()
-        self.died = False
+        self.dead_until = 0.0
         threads = [self.each(*what, over) for what in (
             (2, self.come_and_go), (7, self.read_page), (15, self.give_up), (20, self.change_objectives), (60, self.die))]
         names = list(self.processes())
@@ -215,8 +216,9 @@ class Soak:
         start = time.monotonic()
         spell = 0
         while time.monotonic() - start < self.options.minutes * 60 and not bad:
-            self.died = False
+            began = time.monotonic()
             answered, refused, failed = self.load(spell, SPELL, rate)
+            died = self.dead_until > began
             spell += 1
             now = self.processes() if self.picker.poll() is None else {}
             if list(now) != names:
@@ -226,8 +228,8 @@ class Soak:
                 memory[name].append(envoy_path.resident_kb(pid) / 1024)
             files, tasks = (len(os.listdir(f"/proc/{self.picker.pid}/{what}")) for what in ("fd", "task"))
             print(f"{time.monotonic() - start:4.0f} {answered:10,} {refused:8,} {failed:7,}  " +
-                  "".join(f"{memory[name][-1]:12.1f}" for name in names) + f" {files:7} {tasks:8}" + ("   servers died" * self.died), flush=True)
-            if failed + refused and not self.died:
+                  "".join(f"{memory[name][-1]:12.1f}" for name in names) + f" {files:7} {tasks:8}" + ("   servers died" * died), flush=True)
+            if failed + refused and not died:
                 bad.append(f"{failed} failed and {refused} refused requests in spell {spell}, where no server died")
         over.set()
         for thread in threads:
