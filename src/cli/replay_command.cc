@@ -56,6 +56,8 @@ struct ReplayFlags {
   std::string scrape_interval = "50ms";
   std::string page_delay = "3ms";
   std::string network_delay = "250us";
+  std::string tell_interval = "0s";
+  std::string tell_delay = "2ms";
   std::string duration;
   std::string warmup;
   bool unseen_ends = false;
@@ -214,6 +216,8 @@ int RunReplay(const ReplayFlags& flags) {
                             .scrape_interval = Duration(flags.scrape_interval),
                             .page_delay = Duration(flags.page_delay),
                             .network_delay = Duration(flags.network_delay),
+                            .tell_interval = Duration(flags.tell_interval),
+                            .tell_delay = Duration(flags.tell_delay),
                             .unseen_ends = flags.unseen_ends,
                             .max_requests = flags.requests};
   if (const std::string wrong = replay::CheckSettings(settings); !wrong.empty()) return Wrong(wrong);
@@ -287,6 +291,9 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
   AddDuration(*replay, "--scrape-interval", flags->scrape_interval, "how often a picker reads each page");
   AddDuration(*replay, "--page-delay", flags->page_delay, "from asking for a page to having it");
   AddDuration(*replay, "--network-delay", flags->network_delay, "between picker and server, one way");
+  AddDuration(*replay, "--tell-interval", flags->tell_interval,
+              "how often pickers tell one another what they have sent where; 0s: never");
+  AddDuration(*replay, "--tell-delay", flags->tell_delay, "until the others hear it");
   AddDuration(*replay, "--duration", flags->duration, "instead of the workload's");
   AddDuration(*replay, "--warmup", flags->warmup,
               "instead of the workload's: requests due before do not count");

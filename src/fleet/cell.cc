@@ -17,6 +17,10 @@ uint64_t Update(std::atomic<uint64_t>& word, Change change) noexcept {
   return next;
 }
 
+// Rates, in ms a token.
+constexpr float kFastest = 1e-4f;  // 10 million tokens a second
+constexpr float kSlowest = 100;    // 10
+
 uint32_t Saturated(uint64_t value) noexcept {
   return static_cast<uint32_t>(std::min<uint64_t>(value, UINT32_MAX));
 }
@@ -116,6 +120,10 @@ void EndpointCell::PageIsGood() noexcept {
 void EndpointCell::BeginScrape(base::Nanos now) noexcept {
   own_asked_ = own();
   settled_asked_ = own_asked_ - std::min(own_asked_, picked_.Get(Millis(now)));
+  {
+    const std::lock_guard lock(telling_);
+    told_asked_ = told_.requests;
+  }
   asked_at_ = Millis(now);
   const uint64_t word = answers_.load(std::memory_order_relaxed);
   const Answers answers = Answers::Of(word);
@@ -148,13 +156,46 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) {
 
   const uint32_t shown =
       static_cast<uint32_t>(std::min<uint64_t>(uint64_t{page.waiting} + page.running, Ledger::kMost));
-  const uint32_t others = (shown > own_asked_ ? shown - settled_asked_ : 0) + detached_.Get(millis);
+  const uint32_t others =
+      (shown > own_asked_ + told_asked_ ? shown - settled_asked_ - told_asked_ : 0) + detached_.Get(millis);
   // A page without any load, or with a part of it, says nothing about it, and is as good as none.
   const uint32_t page_at = (signals.waiting || signals.running) && !signals.load_unknown ? millis : 0;
-  Update(load_->ledger, [&](uint64_t word) {
-    return Ledger{.own = Ledger::Of(word).own, .others = others, .page = page_at}.Pack();
-  });
+  {
+    const std::lock_guard lock(telling_);
+    Update(load_->ledger, [&](uint64_t word) {
+      return Ledger{.own = Ledger::Of(word).own, .others = others + told_.requests, .page = page_at}.Pack();
+    });
+  }
   SupposeWaitingTokens(std::min(others, page.waiting), millis);
+}
+
+void EndpointCell::ReplaceTold(const OpenLoad& before, const OpenLoad& now) noexcept {
+  const std::lock_guard lock(telling_);
+  told_.requests = told_.requests - std::min(told_.requests, before.requests) + now.requests;
+  told_.tokens = Saturated(uint64_t{told_.tokens} - std::min(told_.tokens, before.tokens) + now.tokens);
+  Update(load_->ledger, [&](uint64_t word) {
+    Ledger ledger = Ledger::Of(word);
+    ledger.others = ledger.others - std::min(ledger.others, before.requests) + now.requests;
+    return ledger.Pack();
+  });
+  Update(load_->work, [&](uint64_t word) {
+    Work work = Work::Of(word);
+    work.tokens = Saturated(uint64_t{work.tokens} - std::min(work.tokens, before.tokens) + now.tokens);
+    return work.Pack();
+  });
+}
+
+OpenLoad EndpointCell::ToTell(base::Nanos now) const noexcept {
+  const std::lock_guard lock(telling_);
+  const uint32_t millis = Millis(now);
+  const Work work = load_->own_work();
+  const float rate = work.ms_per_token > 0 ? work.ms_per_token : kDefaultMsPerToken;
+  auto unseen = static_cast<uint64_t>(load_->unseen_work().Left(rate, millis) / rate);
+  // Where there are others, a part of it is only supposed of them, as our peers do themselves.
+  if (others() > told_.requests)
+    unseen = std::min<uint64_t>(unseen, uint64_t{unseen_.Get(millis)} * kUnseenUnit);
+  return {.requests = own() + detached_.Get(millis),
+          .tokens = Saturated(work.tokens - std::min(work.tokens, told_.tokens) + unseen)};
 }
 
 // Others' queued prompts are taken to be as long as ours, unless the engine tells.
@@ -319,8 +360,6 @@ void EndpointCell::FirstToken(Reservation& reservation, base::Nanos now) noexcep
 void EndpointCell::Learn(uint32_t tokens, uint32_t ms) noexcept {
   constexpr float kKept = 1 - 1.0f / 64;
   constexpr float kMost = 8;
-  constexpr float kFastest = 1e-4f;  // 10 million tokens a second
-  constexpr float kSlowest = 100;    // 10
   if (tokens == 0) return;
   const auto count = static_cast<float>(tokens);
   const Sums sums = Sums::Of(Update(learned_, [=](uint64_t word) {
@@ -332,12 +371,24 @@ void EndpointCell::Learn(uint32_t tokens, uint32_t ms) noexcept {
     }
     return Sums{learned.tokens * kKept + count, learned.ms * kKept + sample * count}.Pack();
   }));
-  const float rate = std::clamp(sums.ms / sums.tokens, kFastest, kSlowest);
-  Update(load_->work, [rate](uint64_t word) {
+  SetRate(std::clamp(sums.ms / sums.tokens, kFastest, kSlowest));
+}
+
+void EndpointCell::SetRate(float ms_per_token) noexcept {
+  Update(load_->work, [ms_per_token](uint64_t word) {
     Work work = Work::Of(word);
-    work.ms_per_token = rate;
+    work.ms_per_token = ms_per_token;
     return work.Pack();
   });
+}
+
+void EndpointCell::AdoptRate(float ms_per_token) noexcept {
+  if (!(ms_per_token >= kFastest && ms_per_token <= kSlowest)) return;
+  uint64_t nothing = 0;
+  // As one prompt of usual length: own first tokens soon weigh more.
+  const Sums sums{.tokens = kDefaultPrompt, .ms = kDefaultPrompt * ms_per_token};
+  if (learned_.compare_exchange_strong(nothing, sums.Pack(), std::memory_order_relaxed))
+    SetRate(ms_per_token);
 }
 
 [[gnu::hot]] void EndpointCell::Release(const Reservation& reservation, ReleaseKind kind,

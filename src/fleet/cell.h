@@ -9,8 +9,9 @@
 //
 // Invariants, at any moment when no call is under way and no counter has saturated:
 //   own    = reservations that were not released
-//   work   = the tokens of those among them whose place is Place::kCounted
-//   others = what the last page showed beyond our own requests, + those detached since
+//   work   = the tokens of those among them whose place is Place::kCounted, + tokens that peers told
+//   others = what the last page showed beyond our own requests and those that peers told, + those detached
+//            since, + requests that peers told
 // Each is kept by a single compare-and-swap of the word that holds it, which adds or takes exactly what the
 // reservation says; a reservation is released once, so nothing is given back twice, and `own` and `work` are
 // 0 when all are. A page writes `others` and never `own`. (fleet_test.cc walks at random against a plain
@@ -57,6 +58,13 @@ struct Signals {
   // is not all. Decisions then take the endpoint as loaded as the others on average, never as empty.
   bool load_unknown = false;  // waiting, running or both
   bool kv_unknown = false;
+};
+
+// Open requests of one replica or several, and their prompt tokens that are still to be computed.
+struct OpenLoad {
+  uint32_t requests = 0;
+  uint32_t tokens = 0;
+  bool operator==(const OpenLoad&) const = default;
 };
 
 // A place taken on an endpoint by one request of ours. A plain value; given back exactly once with
@@ -143,6 +151,15 @@ class alignas(64) EndpointCell {
   // A request for this adapter goes here: it will be in device memory.
   void UseAdapter(uint32_t id, base::Nanos now) noexcept;
 
+  // Another replica of this picker says that it has `now` here, in place of the `before` that it said last.
+  // It knows sooner than any page.
+  void ReplaceTold(const OpenLoad& before, const OpenLoad& now) noexcept;
+  // What this one has here, to tell others: without what they told.
+  OpenLoad ToTell(base::Nanos now) const noexcept;
+  // Another replica learned that a prompt token takes so long: this one's first guess, where it learned
+  // nothing yet.
+  void AdoptRate(float ms_per_token) noexcept;
+
   // All our requests on this endpoint that have not ended and are watched.
   uint32_t own() const noexcept { return load_->requests().own; }
   uint32_t others() const noexcept { return load_->requests().others; }
@@ -221,6 +238,7 @@ class alignas(64) EndpointCell {
   void TakeWork(uint32_t tokens) noexcept;
   void AddUnseen(uint32_t tokens, uint32_t now) noexcept;
   void Learn(uint32_t tokens, uint32_t ms) noexcept;
+  void SetRate(float ms_per_token) noexcept;
   void SetRefusing(Evidence evidence, bool refusing) noexcept;
   void ForgetUnavailable() noexcept;
   void TryAgain(uint64_t answers) noexcept;
@@ -247,9 +265,12 @@ class alignas(64) EndpointCell {
   // As of BeginScrape; of the control loop.
   uint32_t own_asked_ = 0;
   uint32_t settled_asked_ = 0;
+  uint32_t told_asked_ = 0;
   uint32_t asked_at_ = 0;                 // Millis
   uint32_t tokens_asked_ = 0;             // own work, as of BeginWaitingTokens
   uint32_t pages_untold_ = kUntoldPages;  // since waiting tokens were told
+  mutable std::mutex telling_;            // ReplaceTold and pages: both write what others have
+  OpenLoad told_;                         // by all peers together
   // Made when a page first names adapters; null for servers without.
   std::atomic<UseTimes*> used_{nullptr};
   std::mutex loading_;  // one adapter is loaded at a time, which takes the engine far longer

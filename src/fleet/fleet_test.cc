@@ -641,9 +641,15 @@ TEST(Cell, ARandomWalkAgreesWithAPlainLedger) {
     base::Nanos now = base::kSecond;
     uint64_t own_asked = 0;
     bool asked = false;
+    std::array<OpenLoad, 3> peers;
+    const auto told = [&peers] {
+      OpenLoad all;
+      for (const OpenLoad& peer : peers) all = {all.requests + peer.requests, all.tokens + peer.tokens};
+      return all;
+    };
     for (int step = 0; step < 2000; ++step) {
       now += static_cast<base::Nanos>(random.Below(40)) * kMs;
-      const uint64_t what = random.Below(8);
+      const uint64_t what = random.Below(9);
       if (what <= 2) {
         const auto tokens = static_cast<uint32_t>(random.Below(3000));
         const Place place = random.Below(3) == 0 ? Place::kUnseen : Place::kCounted;
@@ -661,8 +667,12 @@ TEST(Cell, ARandomWalkAgreesWithAPlainLedger) {
         cell.FirstToken(plain.open[random.Below(plain.open.size())].reservation, now);
       } else if (what == 6) {
         cell.BeginScrape(now);
-        own_asked = plain.open.size();
+        own_asked = plain.open.size() + told().requests;
         asked = true;
+      } else if (what == 8) {
+        const OpenLoad load{static_cast<uint32_t>(random.Below(20)),
+                            static_cast<uint32_t>(random.Below(9000))};
+        cell.ReplaceTold(std::exchange(peers[random.Below(peers.size())], load), load);
       } else if (what == 7 && asked) {
         asked = false;
         // Everything ours has had time to show: then others are exactly what is left.
@@ -673,9 +683,10 @@ TEST(Cell, ARandomWalkAgreesWithAPlainLedger) {
         plain.others = 0;
       }
       ASSERT_EQ(cell.own(), plain.open.size());
-      ASSERT_EQ(cell.others(), plain.others);
-      ASSERT_EQ(cell.load().own_work().tokens, plain.Tokens());
+      ASSERT_EQ(cell.others(), plain.others + told().requests);
+      ASSERT_EQ(cell.load().own_work().tokens, plain.Tokens() + told().tokens);
     }
+    for (const OpenLoad& peer : peers) cell.ReplaceTold(peer, {});
     for (const auto& request : plain.open) cell.Release(request.reservation, ReleaseKind::kEnded, now);
     EXPECT_EQ(cell.own(), 0u) << "exact at rest";
     EXPECT_EQ(cell.load().own_work().tokens, 0u);

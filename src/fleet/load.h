@@ -6,8 +6,8 @@
 // takes 100 to 500 ms. Who forgets its own requests when a page arrives takes an engine that has just begun
 // to work for idle, and sends it the next one. So:
 //
-//   requests at e = own open requests + others,  others = what the page shows beyond our own
-//   work at e     = own prompt tokens not yet computed + tokens of requests that we do not watch
+//   requests at e = own open requests + others,  others = told by peers + what the page shows beyond these
+//   work at e     = own and told prompt tokens not yet computed + tokens of requests that nobody watches
 //
 // Own requests count from the pick to their end, whatever pages say. Only `others` comes from pages.
 #pragma once
@@ -84,8 +84,8 @@ struct ScrapedLoad {
   }
 };
 
-// EndpointLoad::work: uncached prompt tokens of ours that the engine has still to compute, each until its
-// request's first token is seen, and how long the engine takes for one.
+// EndpointLoad::work: uncached prompt tokens of ours and of peers that the engine has still to compute, each
+// until its request's first token is seen, and how long the engine takes for one.
 struct Work {
   uint32_t tokens = 0;
   float ms_per_token = 0;  // 0: not learned yet

@@ -68,6 +68,8 @@ void Index::Return(EndpointSlot gone) {
   slot->generation.store(gone.generation + 1, std::memory_order_release);
   Trim(*slot, gone.index, 0);
   slot->blocks.Clear();
+  slot->untold = {};
+  slot->last_untold = 0;
   free_.push(gone.index);
   live_.fetch_sub(1, std::memory_order_relaxed);
   lock.unlock();
@@ -141,6 +143,70 @@ void Index::Insert(EndpointSlot which, std::span<const uint64_t> chain) {
   std::unique_lock<std::mutex> lock;
   Slot* slot = Lock(which, lock);
   if (slot == nullptr) return;
+  InsertLocked(*slot, which.index, chain);
+  if (!telling_.load(std::memory_order_relaxed) || chain.empty()) return;
+  // What is longer now takes the place of its begin.
+  std::vector<uint64_t>& untold = slot->untold;
+  if (!untold.empty() && untold[slot->last_untold] <= chain.size() &&
+      std::equal(untold.begin() + static_cast<std::ptrdiff_t>(slot->last_untold) + 1, untold.end(),
+                 chain.begin()))
+    untold.resize(slot->last_untold);
+  if (untold.size() + 1 + chain.size() > kMostUntold) return;
+  slot->last_untold = untold.size();
+  untold.push_back(chain.size());
+  untold.insert(untold.end(), chain.begin(), chain.end());
+  has_untold_.store(true, std::memory_order_release);
+}
+
+void Index::InsertTold(EndpointSlot which, std::span<const uint64_t> chain) {
+  std::unique_lock<std::mutex> lock;
+  if (Slot* slot = Lock(which, lock); slot != nullptr) InsertLocked(*slot, which.index, chain);
+}
+
+void Index::TakeUntold(EndpointSlot which, std::vector<uint64_t>& out) {
+  std::unique_lock<std::mutex> lock;
+  Slot* slot = Lock(which, lock);
+  if (slot == nullptr) return;
+  out.insert(out.end(), slot->untold.begin(), slot->untold.end());
+  slot->untold = {};
+  slot->last_untold = 0;
+}
+
+std::vector<SlotBlocks::Link> Index::Export(EndpointSlot which, size_t most) const {
+  std::unique_lock<std::mutex> lock;
+  const Slot* slot = Lock(which, lock);
+  return slot != nullptr ? slot->blocks.Newest(most) : std::vector<SlotBlocks::Link>{};
+}
+
+void Index::Import(EndpointSlot which, std::span<const SlotBlocks::Link> list) {
+  // Some at a time: a decision may wait for the slot.
+  constexpr size_t kAtOnce = 256;
+  for (size_t from = 0; from < list.size(); from += kAtOnce) {
+    std::unique_lock<std::mutex> lock;
+    Slot* slot = Lock(which, lock);
+    if (slot == nullptr) return;
+    const size_t most = Most(*slot);
+    size_t added = 0;
+    for (size_t i = from; i < std::min(from + kAtOnce, list.size()); ++i) {
+      const auto& [block, behind] = list[i];
+      if (slot->blocks.size() >= most) break;
+      if (slot->blocks.Find(block) != SlotBlocks::kNone) continue;
+      const uint64_t* before = behind == 0 || behind > i ? nullptr : &list[i - behind].block;
+      if (behind != 0 && (before == nullptr || slot->blocks.Find(*before) == SlotBlocks::kNone)) continue;
+      if (!table_.Add(block, which.index)) {
+        refused_.fetch_add(1, std::memory_order_relaxed);
+        break;
+      }
+      slot->blocks.AddLast(block, before, most);
+      ++added;
+    }
+    inserted_.fetch_add(added, std::memory_order_relaxed);
+    slot->held.store(slot->blocks.size(), std::memory_order_relaxed);
+  }
+}
+
+void Index::InsertLocked(Slot& of, uint16_t index, std::span<const uint64_t> chain) {
+  Slot* const slot = &of;
   SlotBlocks& blocks = slot->blocks;
   const size_t most = Most(*slot);
   chain = chain.first(std::min(chain.size(), most));
@@ -153,9 +219,9 @@ void Index::Insert(EndpointSlot which, std::span<const uint64_t> chain) {
     blocks.Move(node, after);
     after = node;
   }
-  Trim(*slot, which.index, most - (chain.size() - known));
+  Trim(*slot, index, most - (chain.size() - known));
   const uint32_t after = known != 0 ? blocks.Find(chain[known - 1]) : SlotBlocks::kFront;
-  Append(*slot, which.index, chain.subspan(known), after, most);
+  Append(*slot, index, chain.subspan(known), after, most);
   slot->held.store(blocks.size(), std::memory_order_relaxed);
 }
 
@@ -360,7 +426,7 @@ IndexStats Index::stats() const {
     if (slot == nullptr) break;  // they are made in order
     std::lock_guard lock(slot->mutex);
     stats.held += slot->blocks.size();
-    stats.bytes += slot->blocks.bytes();
+    stats.bytes += slot->blocks.bytes() + slot->untold.capacity() * sizeof(uint64_t);
   }
   stats.endpoints = live_.load(std::memory_order_relaxed);
   stats.inserted = inserted_.load(std::memory_order_relaxed);

@@ -91,6 +91,21 @@ class Index {
 
   // `chain`: of a whole prompt or its begin.
   void Insert(EndpointSlot slot, std::span<const uint64_t> chain);
+  // As Insert, of what another picker told: it is not told again.
+  void InsertTold(EndpointSlot slot, std::span<const uint64_t> chain);
+  // Whether chains that are inserted from now on are kept for TakeUntold, at most kMostUntold hashes a slot.
+  static constexpr size_t kMostUntold = 8192 + 256;
+  void SetTelling(bool telling) { telling_.store(telling, std::memory_order_relaxed); }
+  // Some were inserted since the last call, at whatever slot.
+  bool HasUntold() { return has_untold_.exchange(false, std::memory_order_acquire); }
+  // Appends those that were inserted since the last call: one after the other, each behind its length.
+  void TakeUntold(EndpointSlot slot, std::vector<uint64_t>& out);
+
+  // What the endpoint holds, the newest first, at most `most` blocks: for another picker's Import.
+  std::vector<SlotBlocks::Link> Export(EndpointSlot slot, size_t most) const;
+  // Takes over what it does not hold yet, as older than all that it does, as far as there is room. What comes
+  // behind a block that is not there is left out, so the list may be anything.
+  void Import(EndpointSlot slot, std::span<const SlotBlocks::Link> list);
   // Takes away the blocks of `chain` from number `from` on. What other prompts had behind them is out of
   // reach then, and falls off in its time.
   void Unlearn(EndpointSlot slot, std::span<const uint64_t> chain, size_t from);
@@ -118,6 +133,8 @@ class Index {
     std::atomic<size_t> held{0};
     size_t capacity = 0;
     SlotBlocks blocks;
+    std::vector<uint64_t> untold;
+    size_t last_untold = 0;
   };
 
   static constexpr size_t kFew = 32;     // as many as BlockTable::Which takes
@@ -127,6 +144,7 @@ class Index {
   size_t Most(const Slot& slot) const {
     return std::min(slot.capacity, share_.load(std::memory_order_relaxed));
   }
+  void InsertLocked(Slot& slot, uint16_t index, std::span<const uint64_t> chain);
   void Trim(Slot& slot, uint16_t index, size_t most);
   // Behind `after`. REQUIRES: there is room for all of it.
   void Append(Slot& slot, uint16_t index, std::span<const uint64_t> chain, uint32_t after, size_t most);
@@ -152,6 +170,7 @@ class Index {
   size_t used_ = 0;       // slots that were ever taken
   size_t shared_by_ = 1;  // what share_ was made for: a little more than there are
   std::atomic<size_t> live_{0};
+  std::atomic<bool> telling_{false}, has_untold_{false};
   std::atomic<uint64_t> inserted_{0}, evicted_{0}, refused_{0};
 };
 

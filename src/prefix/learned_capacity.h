@@ -49,6 +49,12 @@ class LearnedCapacity {
 
   explicit LearnedCapacity(size_t reported) : reported_(reported), blocks_(reported) {}
 
+  // What another picker learned; nothing where it makes no sense.
+  void Adopt(size_t reported, size_t blocks) {
+    if (reported == 0 || blocks == 0 || blocks > reported) return;
+    reported_ = reported;
+    blocks_ = blocks;
+  }
   // What the page says now; what was learned stays, as a share of it.
   void SetReported(size_t blocks);
   // `held`: blocks that the index has of the endpoint.

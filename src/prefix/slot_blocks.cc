@@ -1,6 +1,7 @@
 #include "prefix/slot_blocks.h"
 
 #include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
 
 namespace fairway::prefix {
@@ -12,7 +13,7 @@ uint32_t SlotBlocks::Find(uint64_t block) const {
   return node;
 }
 
-void SlotBlocks::Link(uint32_t node, uint32_t after) {
+void SlotBlocks::PutBehind(uint32_t node, uint32_t after) {
   Node& n = nodes_[node];
   n.newer = after == kFront ? kNone : after;
   n.older = after == kFront ? newest_ : nodes_[after].older;
@@ -27,9 +28,10 @@ void SlotBlocks::Unlink(uint32_t node) {
 }
 
 void SlotBlocks::Move(uint32_t node, uint32_t after) {
-  if (nodes_[node].newer == after || (after == kFront && newest_ == node)) return;
+  // A chain with the same block twice is no prompt's, but may be told.
+  if (node == after || nodes_[node].newer == after || (after == kFront && newest_ == node)) return;
   Unlink(node);
-  Link(node, after);
+  PutBehind(node, after);
 }
 
 uint32_t SlotBlocks::Add(uint64_t block, uint32_t after, size_t most) {
@@ -41,8 +43,28 @@ uint32_t SlotBlocks::Add(uint64_t block, uint32_t after, size_t most) {
   nodes_[node].before = after == kFront ? 0 : nodes_[after].low;
   nodes_[node].next = first;
   first = node;
-  Link(node, after);
+  PutBehind(node, after);
   return node;
+}
+
+void SlotBlocks::AddLast(uint64_t block, const uint64_t* before, size_t most) {
+  const uint32_t node = Add(block, size_ == 0 ? kFront : oldest_, most);
+  nodes_[node].before = before == nullptr ? 0 : static_cast<uint32_t>(*before);
+}
+
+// By halves of hashes, as RemoveWithAllBehind. Where two have the same half, the later one counts.
+std::vector<SlotBlocks::Link> SlotBlocks::Newest(size_t most) const {
+  std::vector<Link> list;
+  list.reserve(std::min(most, size_));
+  std::unordered_map<uint32_t, uint32_t> places;
+  for (uint32_t node = newest_; node != kNone && list.size() < most; node = nodes_[node].older) {
+    const auto place = static_cast<uint32_t>(list.size());
+    const auto found = places.find(nodes_[node].before);
+    const bool first = nodes_[node].before == 0 || found == places.end();
+    list.push_back({.block = nodes_[node].block(), .behind = first ? 0 : place - found->second});
+    places[nodes_[node].low] = place;
+  }
+  return list;
 }
 
 // Its place in the array is taken by the node that stood last there.

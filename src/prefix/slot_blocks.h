@@ -37,6 +37,16 @@ class SlotBlocks {
   // Adds what is not there. `most`: how many there may be in all, so that memory grows to that and no
   // further; `after` stays good. REQUIRES: size() < most
   uint32_t Add(uint64_t block, uint32_t after, size_t most);
+  // The same at the end, of a prompt in which it came behind `before`; null: it was the first.
+  void AddLast(uint64_t block, const uint64_t* before, size_t most);
+  // From the newest to the oldest, at most `most`: each and behind which one it came in its prompt, told by how
+  // many before it in this list that one is; 0: it was the first.
+  struct Link {
+    uint64_t block = 0;
+    uint32_t behind = 0;
+    bool operator==(const Link&) const = default;
+  };
+  std::vector<Link> Newest(size_t most) const;
   // The last one, and takes it away. REQUIRES: size() != 0
   uint64_t TakeLast();
   // Takes away `block`, if it is there, and what came behind it in any prompt; they are appended to `gone`.
@@ -65,7 +75,7 @@ class SlotBlocks {
     __extension__ using Wide = unsigned __int128;
     return static_cast<size_t>(static_cast<Wide>(block * 0x9e3779b97f4a7c15ULL) * nodes_.size() >> 64);
   }
-  void Link(uint32_t node, uint32_t after);
+  void PutBehind(uint32_t node, uint32_t after);
   void Unlink(uint32_t node);
   void Delete(uint32_t node);
   void Resize(size_t count);

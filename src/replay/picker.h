@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "fleet/cell.h"
 #include "payload/usage.h"
 #include "replay/traffic.h"
 #include "replay/workload.h"
@@ -58,6 +59,13 @@ class Truth {
   virtual base::Nanos FirstToken(uint32_t server, const Request& request) const = 0;
 };
 
+// What one picker tells the others of a server.
+struct Told {
+  uint32_t server = 0;
+  fleet::OpenLoad load;
+  std::vector<uint64_t> placed;  // as scheduling::Placements::TakeUntold has it
+};
+
 // Owned by the replay. `slot` names a request from Pick to OnEnd or OnAbort; slots are used again.
 class Picker {
  public:
@@ -78,6 +86,11 @@ class Picker {
   virtual bool reads_pages() const { return false; }
   virtual void BeginPage(uint32_t /*server*/) {}
   virtual void ApplyPage(uint32_t /*server*/, const Page& /*page*/) {}
+
+  // What it has at each server now, and what it placed since the last call, for the other pickers. The default
+  // has nothing to tell.
+  virtual std::vector<Told> Tell() { return {}; }
+  virtual void Hear(uint32_t /*from*/, const std::vector<Told>& /*told*/) {}
 };
 
 // What a picker is made for.

@@ -105,6 +105,7 @@ struct Question {
   const char* fleet = kEqual;
   uint32_t pickers = 1;
   bool unseen_ends = false;
+  bool tells = false;  // pickers tell one another what they know, as `fairway epp --peers` does
 };
 
 // The rows of a policy, by class; "" is all. Pages are read as often as by default.
@@ -119,6 +120,7 @@ std::map<std::string, Row> Rows(Question question, const std::string& policy) {
   EXPECT_TRUE(found) << found.error().message;
   const Settings settings{.pickers = question.pickers,
                           .scrape_interval = 400 * base::kMillisecond,
+                          .tell_interval = question.tells ? 20 * base::kMillisecond : 0,
                           .unseen_ends = question.unseen_ends};
   std::map<std::string, Row> by_class;
   std::vector<Row> rows;
@@ -209,6 +211,19 @@ TEST(Placement, PromptsThatShareNothingAreNoWorseForTheIndex) {
     const Question question{.workload = kUnique, .pickers = pickers};
     EXPECT_EQ(Mean(question, "fairway"), Mean(question, "fairway,prefix-cache=0")) << pickers;
   }
+}
+
+TEST(Placement, PickersThatTellOneAnotherAreNearlyOne) {
+  for (const char* workload : {kUnique, kSystemPrompts, kConversations}) {
+    const auto one = Rows({.workload = workload}, "fairway")[""];
+    for (const uint32_t pickers : {2u, 4u}) {
+      const auto several = Rows({.workload = workload, .pickers = pickers, .tells = true}, "fairway")[""];
+      EXPECT_LT(several.first_token.mean, 1.1 * one.first_token.mean) << pickers << workload;
+      EXPECT_GE(several.hit_rate, 0.95 * one.hit_rate) << pickers << workload;
+    }
+  }
+  const Question tenants{.workload = kTenants, .fleet = kFast, .pickers = 4, .tells = true};
+  EXPECT_LT(Mean(tenants, "fairway"), 1) << "each fills the caches with copies of what others have, else";
 }
 
 TEST(Placement, WhatEnginesTellOfWaitingPromptsIsUsed) {

@@ -10,8 +10,10 @@
 #include "base/metrics.h"
 #include "base/strings.h"
 #include "fleet/fleet.h"
+#include "fleet/peer_loads.h"
 #include "payload/request.h"
 #include "routing/router.h"
+#include "scheduling/plugin.h"
 
 namespace fairway::replay {
 
@@ -172,7 +174,42 @@ class Production final : public Picker {
       cell.ApplyWaitingTokens(*page.waiting_tokens, setup_.clock.Now());
   }
 
+  std::vector<Told> Tell() override {
+    std::vector<Told> told;
+    const auto find = [&](const fleet::OwnLoads::Endpoint& endpoint) -> Told& {
+      return told.emplace_back(
+          Told{.server = by_address_.find(endpoint.address)->second, .load = endpoint.load, .placed = {}});
+    };
+    own_loads_.Look(*snapshot_, setup_.clock.Now(), find);
+    for (const auto& endpoint : own_loads_.endpoints()) {
+      std::vector<uint64_t> placed;
+      OfPlacements([&](const scheduling::Placements& p) {
+        p.SetTelling(true);
+        p.TakeUntold(*endpoint.cell, placed);
+      });
+      if (!placed.empty()) find(endpoint).placed = std::move(placed);
+    }
+    return told;
+  }
+  void Hear(uint32_t from, const std::vector<Told>& told) override {
+    peer_loads_.Refresh();
+    for (const Told& t : told) {
+      peer_loads_.Hear(from, Pool().key, addresses_[t.server], t.load);
+      if (!cells_[t.server]) continue;
+      for (size_t at = 0; at < t.placed.size(); at += 1 + t.placed[at])
+        OfPlacements([&](const scheduling::Placements& p) {
+          p.PlacedByPeer(*cells_[t.server], std::span(t.placed).subspan(at + 1, t.placed[at]));
+        });
+    }
+  }
+
  private:
+  template <typename Do>
+  void OfPlacements(Do tell) {
+    const auto configs = router_.configs();
+    for (const auto& instance : configs->Of(Pool().key).plugins)
+      if (const auto* p = dynamic_cast<const scheduling::Placements*>(instance->plugin.get())) tell(*p);
+  }
   static constexpr uint64_t kEventBytes = 200;  // of a streamed token
 
   const fleet::PoolSnapshot& Pool() const { return *snapshot_->FindPool(""); }
@@ -225,6 +262,8 @@ class Production final : public Picker {
   std::vector<std::string> addresses_;
   std::unordered_map<std::string, uint32_t, base::StringHash, std::equal_to<>> by_address_;
   std::unique_ptr<routing::Worker> worker_;
+  fleet::OwnLoads own_loads_;
+  fleet::PeerLoads peer_loads_{fleet_.published()};
   std::vector<routing::Ticket> tickets_;  // by slot
   payload::RequestScanner scanner_{payload::Api::kCompletions};
   std::string body_;

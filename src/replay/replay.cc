@@ -35,6 +35,8 @@ enum class Kind : uint8_t {
   kPageAsk,     // a picker's next page: asked for,
   kPageRead,    // read by the server,
   kPageCome,    // arrived
+  kTell,        // a picker tells the others
+  kHear,        // they hear it
 };
 
 struct Event {
@@ -108,6 +110,9 @@ struct Replay::Impl {
       pickers.back()->SetMembers(members);
       if (pickers.back()->reads_pages()) StartPages(i, seeds);
     }
+    for (uint32_t i = 0; s.tell_interval > 0 && i < settings.pickers; ++i)
+      Push(kPagesFrom + static_cast<Nanos>(seeds.Below(static_cast<uint64_t>(s.tell_interval))), Kind::kTell,
+           i);
     PushArrival();
     if (!fleet.events.empty()) Push(kStart + fleet.events[0].at, Kind::kFleet, 0);
   }
@@ -154,6 +159,8 @@ struct Replay::Impl {
 
   void StartPages(uint32_t picker, base::Random& random);
   Nanos TurnAt(const PageRound& round, uint64_t turn) const;
+  void TellOthers(uint32_t picker);
+  void HearOf(uint32_t picker);
   void PageAsk(uint32_t picker);
   void PageRead(uint32_t picker);
   void PageCome(uint32_t picker);
@@ -166,10 +173,11 @@ struct Replay::Impl {
   Servers servers;
   std::vector<bool> members;
   std::vector<std::unique_ptr<Picker>> pickers;
-  std::deque<PageRound> rounds;  // by picker, where it reads pages
-  std::vector<Event> events;     // a heap
-  std::vector<Nanos> scheduled;  // by engine: when its event is; 0: there is none
-  std::deque<Slot> slots;        // requests are pointed to: they stay where they are
+  std::deque<PageRound> rounds;                     // by picker, where it reads pages
+  std::vector<std::deque<std::vector<Told>>> told;  // by picker: what is on its way
+  std::vector<Event> events;                        // a heap
+  std::vector<Nanos> scheduled;                     // by engine: when its event is; 0: there is none
+  std::deque<Slot> slots;                           // requests are pointed to: they stay where they are
   std::vector<uint32_t> free_slots;
   std::vector<simulator::EngineEvent> tokens;
   Outcome outcome;
@@ -433,6 +441,19 @@ void Replay::Impl::PageAsk(uint32_t picker) {
   Push(TurnAt(round, ++round.asked), Kind::kPageAsk, picker);
 }
 
+void Replay::Impl::TellOthers(uint32_t picker) {
+  told.resize(pickers.size());
+  told[picker].push_back(pickers[picker]->Tell());
+  Push(now() + settings.tell_delay, Kind::kHear, picker);
+  Push(now() + settings.tell_interval, Kind::kTell, picker);
+}
+
+void Replay::Impl::HearOf(uint32_t picker) {
+  for (uint32_t i = 0; i < pickers.size(); ++i)
+    if (i != picker) pickers[i]->Hear(picker, told[picker].front());
+  told[picker].pop_front();
+}
+
 void Replay::Impl::PageRead(uint32_t picker) {
   PageRound& round = rounds[picker];
   const uint32_t server = round.turns[round.read % round.turns.size()].second;
@@ -495,6 +516,10 @@ void Replay::Impl::Handle(const Event& event) {
       return PageRead(event.a);
     case Kind::kPageCome:
       return PageCome(event.a);
+    case Kind::kTell:
+      return TellOthers(event.a);
+    case Kind::kHear:
+      return HearOf(event.a);
     default:
       if (slots[event.a].open && slots[event.a].generation == event.b) HandleSlot(event.kind, event.a);
   }

@@ -21,9 +21,11 @@ struct Settings {
   base::Nanos scrape_interval = 50 * base::kMillisecond;
   base::Nanos page_delay = 3 * base::kMillisecond;       // from asking for a page to having it; read half way
   base::Nanos network_delay = 250 * base::kMicrosecond;  // one way, picker to server and back
-  bool unseen_ends = false;                 // the picker sees headers of answers and nothing after
-  uint64_t max_requests = 0;                // conversations; 0: as many as there are
-  base::Nanos drain = 600 * base::kSecond;  // after the last arrival; then what is open is unfinished
+  base::Nanos tell_interval = 0;  // how often pickers tell one another what they have where; 0: never
+  base::Nanos tell_delay = 2 * base::kMillisecond;  // until it is heard
+  bool unseen_ends = false;                         // the picker sees headers of answers and nothing after
+  uint64_t max_requests = 0;                        // conversations; 0: as many as there are
+  base::Nanos drain = 600 * base::kSecond;          // after the last arrival; then what is open is unfinished
 };
 constexpr uint32_t kMaxPickers = 1000;
 

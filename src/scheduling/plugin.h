@@ -26,6 +26,7 @@
 
 #include "base/random.h"
 #include "fleet/snapshot.h"
+#include "prefix/slot_blocks.h"
 #include "scheduling/build.h"
 #include "scheduling/column.h"
 #include "scheduling/scheduler.h"
@@ -231,6 +232,30 @@ class CacheHook {
   virtual void Emptied(const fleet::EndpointCell&) const noexcept {}
   // So many prompt tokens and no more: found out, whatever its page says.
   virtual void Keeps(const fleet::EndpointCell&, uint64_t /*tokens*/) const noexcept {}
+};
+
+// Keeps what was placed where, which other replicas of this picker want to know. Thread-safe.
+class Placements {
+ public:
+  static constexpr size_t kMostHeld = 64 << 10;  // blocks
+  // What an endpoint is believed to hold: for a replica that knows nothing yet.
+  struct Held {
+    uint64_t reported = 0;                         // blocks that it says it can hold, and
+    uint64_t capacity = 0;                         // can as answers have it; 0: not known
+    std::vector<prefix::SlotBlocks::Link> blocks;  // newest first, at most kMostHeld
+  };
+  virtual ~Placements() = default;
+  virtual Held Export(const fleet::EndpointCell& cell) const = 0;
+  virtual void Import(const fleet::EndpointCell& cell, const Held& held) const = 0;
+  // Whether anybody wants to know.
+  virtual void SetTelling(bool telling) const noexcept = 0;
+  // Something was placed since the last call, anywhere.
+  virtual bool HasUntold() const noexcept = 0;
+  // What was placed there since the last call: chains of hashes, each behind its length.
+  virtual void TakeUntold(const fleet::EndpointCell& cell, std::vector<uint64_t>& out) const = 0;
+  // Another replica placed this there.
+  virtual void PlacedByPeer(const fleet::EndpointCell& cell,
+                            std::span<const uint64_t> chain) const noexcept = 0;
 };
 
 // Wants the KV events of the endpoints that it is there for: where they are published.

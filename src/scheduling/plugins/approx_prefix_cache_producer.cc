@@ -115,6 +115,38 @@ class Cache {
     }
   }
 
+  Placements::Held Export(const fleet::EndpointCell& cell) {
+    Placements::Held held;
+    const auto slot = Find(cell);
+    if (!slot) return held;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = known_.find(&cell);
+      if (found != known_.end() && reported_[slot->index].load(std::memory_order_relaxed) != 0) {
+        held.reported = found->second.capacity.reported();
+        held.capacity = found->second.capacity.blocks();
+      }
+    }
+    held.blocks = index.Export(*slot, Placements::kMostHeld);
+    return held;
+  }
+
+  // `sizes`: also how much it can hold, unless its page or its events have said so already.
+  void Import(const fleet::EndpointCell& cell, const Placements::Held& held, bool sizes) {
+    const auto slot = Find(cell);
+    if (!slot) return;
+    if (sizes) {
+      const std::lock_guard lock(mutex_);
+      const auto found = known_.find(&cell);
+      if (found != known_.end() && !found->second.counted &&
+          reported_[slot->index].load(std::memory_order_relaxed) == 0) {
+        found->second.capacity.Adopt(held.reported, held.capacity);
+        index.SetCapacity(*slot, found->second.capacity.blocks());
+      }
+    }
+    index.Import(*slot, held.blocks);
+  }
+
   prefix::Index index;
 
  private:
@@ -169,6 +201,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
                                         public EndpointProducer,
                                         public RequestHook,
                                         public CacheHook,
+                                        public Placements,
                                         public PrefixBelief {
  public:
   explicit ApproxPrefixCacheProducer(Build& build) : auto_tune_(build.Flag("autoTune", true)) {
@@ -289,6 +322,20 @@ class ApproxPrefixCacheProducer final : public Plugin,
   }
   void Keeps(const fleet::EndpointCell& cell, uint64_t tokens) const noexcept override {
     if (auto_tune_) cache_->Count(cell, tokens);
+  }
+
+  Held Export(const fleet::EndpointCell& cell) const override { return cache_->Export(cell); }
+  void Import(const fleet::EndpointCell& cell, const Held& held) const override {
+    cache_->Import(cell, held, auto_tune_);
+  }
+  void SetTelling(bool telling) const noexcept override { cache_->index.SetTelling(telling); }
+  bool HasUntold() const noexcept override { return cache_->index.HasUntold(); }
+  void TakeUntold(const fleet::EndpointCell& cell, std::vector<uint64_t>& out) const override {
+    if (const auto slot = cache_->Find(cell)) cache_->index.TakeUntold(*slot, out);
+  }
+  void PlacedByPeer(const fleet::EndpointCell& cell,
+                    std::span<const uint64_t> chain) const noexcept override {
+    if (const auto slot = cache_->Find(cell)) cache_->index.InsertTold(*slot, chain);
   }
 
   std::optional<Size> SizeOf(const fleet::EndpointCell& cell) const override {
