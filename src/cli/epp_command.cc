@@ -60,6 +60,10 @@ struct EppFlags {
   std::string max_receive;
   std::string max_send;
   std::string body_timeout = "30s";
+  std::vector<std::string> peers;
+  uint16_t peer_port = 9004;
+  std::string peer_ca_file;
+  std::string peer_interval = "20ms";
 };
 
 // name -> why it has no effect. Their values are read and dropped.
@@ -174,6 +178,27 @@ base::Result<void> UseMetricsCertificates(const EppFlags& f, PickerOptions& opti
   return {};
 }
 
+base::Result<void> UsePeers(const EppFlags& f, PickerOptions& options) {
+  if (f.peers.empty()) return {};
+  const auto bad = [](const char* what) { return base::Fail(base::ErrorCode::kInvalidArgument, what); };
+  if (f.leader_election)
+    return bad("--peers is for replicas that all serve: leave out --ha-enable-leader-election");
+  if (!f.peer_ca_file.empty() && !f.secure_serving)
+    return bad("--peer-ca-file needs TLS, which --secure-serving=false turns off");
+  if (!f.peer_ca_file.empty() && f.cert_path.empty())
+    return bad("--peer-ca-file needs --cert-path: peers ask for a certificate of that authority");
+  const base::Nanos interval = Duration(f.peer_interval);
+  if (interval < 10 * base::kMillisecond || interval > 200 * base::kMillisecond)
+    return bad("--peer-interval: want 10ms to 200ms");
+  options.peers = {.peers = f.peers,
+                   .port = f.peer_port,
+                   .secure = f.secure_serving,
+                   .cert_path = f.cert_path,
+                   .ca_file = f.peer_ca_file,
+                   .interval = interval};
+  return {};
+}
+
 int Serve(const EppFlags& f, PickerOptions options, Console& console) {
   const base::Log log = console.MakeLog(Level(f.common));
   const std::string host = options.admin_host;
@@ -182,6 +207,8 @@ int Serve(const EppFlags& f, PickerOptions options, Console& console) {
     console.PrintError("fairway epp: " + picker.error().message + "\n");
     return picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
   }
+  const std::string peer_port = std::to_string((*picker)->peer_port());
+  if ((*picker)->peer_port() != 0) log.Info("serving peers", {{"port", peer_port}});
   log.Info("serving", {{"ext_proc", std::to_string((*picker)->grpc_port())},
                        {"health", std::to_string((*picker)->health_port())},
                        {"metrics", net::FormatHostPort(host, (*picker)->admin_port())}});
@@ -239,7 +266,8 @@ int Epp(const EppFlags& f) {
     server.body_messages_of_any_size = false;
   }
 
-  if (auto used = UseMetricsCertificates(f, options); !used) {
+  for (const auto& used : {UseMetricsCertificates(f, options), UsePeers(f, options)}) {
+    if (used) continue;
     console.PrintError("fairway epp: " + used.error().message + "\n");
     return kExitUsage;
   }
@@ -344,6 +372,21 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       ->check(quantity);
   AddDuration(*command, "--body-timeout", f->body_timeout,
               "The longest silence while a request's body is awaited");
+
+  command
+      ->add_option(
+          "--peers", f->peers,
+          "Other replicas that serve the same pools, to tell one another what was sent where: HOST or "
+          "HOST:PORT; a name stands for all its addresses (a headless Service), looked up again and "
+          "again")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command->add_option("--peer-port", f->peer_port, "Port that peers ask; 0 is a free one")
+      ->capture_default_str();
+  command->add_option("--peer-ca-file", f->peer_ca_file,
+                      "PEM file of authorities: peers have to show each other a certificate of one of them "
+                      "that is for the name in --peers; empty: TLS without that");
+  AddDuration(*command, "--peer-interval", f->peer_interval, "How often peers are told");
 
   // Read as text with an optional value, so that "--tracing", "--tracing=false" and "--pool-group x" all
   // parse.

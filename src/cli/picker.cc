@@ -212,5 +212,6 @@ net::Loop& Picker::control_loop() { return impl_->core->control_loop(); }
 uint16_t Picker::grpc_port() const { return impl_->server != nullptr ? impl_->server->grpc_port() : 0; }
 uint16_t Picker::health_port() const { return impl_->server != nullptr ? impl_->server->health_port() : 0; }
 uint16_t Picker::admin_port() const { return impl_->core->admin_port(); }
+uint16_t Picker::peer_port() const { return impl_->core->peer_port(); }
 
 }  // namespace fairway::cli

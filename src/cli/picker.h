@@ -46,6 +46,7 @@ class Picker {
   uint16_t grpc_port() const;    // 0 without ext_proc
   uint16_t health_port() const;  // 0 without ext_proc
   uint16_t admin_port() const;
+  uint16_t peer_port() const;  // 0 without peers
 
  private:
   struct Impl;

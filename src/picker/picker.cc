@@ -14,6 +14,7 @@
 #include "net/address.h"
 #include "picker/fleet_page.h"
 #include "picker/kv_events_wiring.h"
+#include "picker/peers_wiring.h"
 #include "picker/recorder.h"
 #include "routing/decision_log.h"
 #include "sources/files/file_source.h"
@@ -222,6 +223,7 @@ struct Picker::Impl {
   std::unique_ptr<sources::kubernetes::KubernetesSource> kubernetes;
   std::unique_ptr<sources::scrape::Scraper> scraper;
   std::unique_ptr<KvEventsWiring> kv_events;
+  std::unique_ptr<PeersWiring> peers;
   // Pages may be large and their readers many: what they cost must not make scraping late.
   std::unique_ptr<net::LoopThread> admin_thread;
   std::unique_ptr<sources::kubernetes::AccessReview> reviews;
@@ -353,6 +355,15 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
           50 * base::kMillisecond, known, o.load);
     }
   });
+  if (outcome && o.peers) {
+    auto peers = PeersWiring::Start(*o.peers, self.fleet.published(), *self.router, self.clock, self.log,
+                                    self.registry);
+    if (peers) {
+      self.peers = std::move(*peers);
+    } else {
+      outcome = tl::make_unexpected(peers.error());
+    }
+  }
   if (outcome && o.admin != Options::Admin::kNone) outcome = self.StartAdmin();
   if (!outcome) return tl::make_unexpected(outcome.error());
   return picker;
@@ -362,6 +373,7 @@ Picker::Picker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Picker::~Picker() {
   impl_->StopAdmin();
+  impl_->peers.reset();
   RunOn(impl_->control->loop(), [this] {
     impl_->files.reset();
     if (impl_->config != nullptr) impl_->config->Stop();
@@ -404,5 +416,7 @@ const base::Clock& Picker::clock() const { return impl_->clock; }
 base::Registry& Picker::registry() { return impl_->registry; }
 net::Loop& Picker::control_loop() { return impl_->control->loop(); }
 uint16_t Picker::admin_port() const { return impl_->admin_port.load(std::memory_order_relaxed); }
+
+uint16_t Picker::peer_port() const { return impl_->peers != nullptr ? impl_->peers->port() : 0; }
 
 }  // namespace fairway::picker

@@ -27,6 +27,7 @@
 #include "routing/router.h"
 #include "sources/files/name_resolver.h"
 #include "sources/kubernetes/kubernetes_source.h"
+#include "sources/peers/peers.h"
 #include "sources/scrape/scraper.h"
 
 namespace fairway::picker {
@@ -67,6 +68,8 @@ struct Options {
   size_t record_max_bytes = 64u << 20;
   sources::scrape::ScraperOptions scrape;
   routing::RouterOptions router;
+  std::optional<sources::peers::Options>
+      peers;             // other replicas, to tell and to be told; none: this one alone
   ConfigOptions config;  // decides instead of the built-in profiles
 };
 
@@ -104,6 +107,7 @@ class Picker {
   base::Registry& registry();
   net::Loop& control_loop();
   uint16_t admin_port() const;  // 0 without admin pages, and while they wait for their port
+  uint16_t peer_port() const;   // 0 without peers
 
  private:
   struct Impl;
