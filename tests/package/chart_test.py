@@ -124,6 +124,27 @@ class Replicas(unittest.TestCase):
                              objects["Deployment", EPP]["spec"]["template"]["metadata"]["labels"].items())
         self.assertEqual(objects["Deployment", EPP]["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
 
+    def test_those_that_serve_tell_one_another(self):
+        several = values("inferenceExtension.replicas", 3)
+        all_serve = values("inferenceExtension.enableLeaderElection", False)
+        for alone in (render(GATEWAY), render(GATEWAY, several), render(GATEWAY, several, all_serve,
+                                                                        values("inferenceExtension.peers.enabled", False))):
+            self.assertNotIn("peers", flags(alone))
+            self.assertNotIn(("Service", EPP + "-peers"), alone)
+        policy = values("inferenceExtension.networkPolicy.enabled", True)
+        for together in (render(GATEWAY, several, all_serve, policy),
+                         render(GATEWAY, policy, values("inferenceExtension.peers.enabled", True))):
+            self.assertEqual((flags(together)["peers"], flags(together)["peer-port"]), (EPP + "-peers", "9004"))
+            service = together["Service", EPP + "-peers"]["spec"]
+            self.assertEqual((service["clusterIP"], service["publishNotReadyAddresses"]), ("None", True))
+            labels = together["Deployment", EPP]["spec"]["template"]["metadata"]["labels"]
+            self.assertLessEqual(service["selector"].items(), labels.items())
+            self.assertEqual([port["port"] for port in service["ports"]], [9004])
+            self.assertIn(9004, [port["containerPort"] for port in container(together)["ports"]])
+            rules = [rule for rule in together["NetworkPolicy", EPP]["spec"]["ingress"]
+                     if {"port": 9004, "protocol": "TCP"} in rule["ports"]]
+            self.assertEqual([rule["from"] for rule in rules], [[{"podSelector": {"matchLabels": service["selector"]}}]])
+
     def test_a_budget_for_one_is_the_users_word(self):
         self.assertIn(("PodDisruptionBudget", EPP), render(GATEWAY, values("inferenceExtension.podDisruptionBudget.enabled", True)))
 

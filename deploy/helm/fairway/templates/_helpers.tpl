@@ -53,6 +53,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- else if gt (int $epp.replicas) 1 }}true{{ end -}}
 {{- end -}}
 
+{{/* Whether replicas that all serve tell one another what they know. */}}
+{{- define "fairway.peers" -}}
+{{- $epp := .Values.inferenceExtension -}}
+{{- if include "fairway.leaderElection" . -}}
+{{- else if kindIs "bool" $epp.peers.enabled -}}
+{{- if $epp.peers.enabled }}true{{ end -}}
+{{- else if gt (int $epp.replicas) 1 }}true{{ end -}}
+{{- end -}}
+
 {{- define "fairway.metricsAuth" -}}
 {{- $prometheus := .Values.inferenceExtension.monitoring.prometheus -}}
 {{- if and $prometheus.enabled $prometheus.auth.enabled }}true{{ end -}}
@@ -92,6 +101,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $flags "endpoint-target-ports" (toString $epp.endpointsServer.targetPorts) -}}
 {{- end -}}
 {{- if include "fairway.leaderElection" . }}{{ $_ := set $flags "ha-enable-leader-election" true }}{{ end -}}
+{{- if include "fairway.peers" . -}}
+{{- $_ := set $flags "peers" (printf "%s-peers" (include "fairway.name" .)) -}}
+{{- $_ := set $flags "peer-port" $epp.peers.port -}}
+{{- end -}}
 {{- if $epp.sidecar.enabled }}{{ $_ := set $flags "health-checking" true }}{{ end -}}
 {{- if $epp.tls.secretName -}}
 {{- $_ := set $flags "cert-path" "/etc/fairway/tls" -}}
@@ -155,7 +168,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if $epp.latencyPredictor.enabled -}}
 {{- fail "inferenceExtension.latencyPredictor.enabled: Fairway has no latency predictor; set it to false" -}}
 {{- end -}}
-{{- range $flag, $instead := dict "grpc-port" "inferenceExtension.extProcPort" "grpc-health-port" "nothing: probes use 9003" "drain-timeout" "inferenceExtension.drainTimeoutSeconds" "ha-enable-leader-election" "inferenceExtension.enableLeaderElection" "cert-path" "inferenceExtension.tls.secretName" -}}
+{{- range $flag, $instead := dict "grpc-port" "inferenceExtension.extProcPort" "grpc-health-port" "nothing: probes use 9003" "drain-timeout" "inferenceExtension.drainTimeoutSeconds" "ha-enable-leader-election" "inferenceExtension.enableLeaderElection" "cert-path" "inferenceExtension.tls.secretName" "peer-port" "inferenceExtension.peers.port" -}}
 {{- if hasKey $epp.flags $flag -}}
 {{- fail (printf "inferenceExtension.flags.%s: the rest of the chart depends on it; set %s" $flag $instead) -}}
 {{- end -}}
@@ -172,6 +185,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- if and $monitoring.prometheus.enabled $monitoring.tls.secretName (not $monitoring.tls.verifyClients) (not $monitoring.prometheus.auth.enabled) -}}
 {{- fail "inferenceExtension.monitoring.tls.secretName with prometheus.auth.enabled=false lets everybody read: set tls.verifyClients, or leave both away for plain HTTP" -}}
+{{- end -}}
+{{- if and $epp.peers.enabled (include "fairway.leaderElection" .) -}}
+{{- fail "inferenceExtension.peers.enabled: with leader election one replica serves at a time; set enableLeaderElection=false, or leave it out" -}}
 {{- end -}}
 {{- if and $epp.podDisruptionBudget.enabled (include "fairway.leaderElection" .) -}}
 {{- fail "inferenceExtension.podDisruptionBudget.enabled: with leader election one replica is ready at a time, so a budget would block every drain of its node; set enableLeaderElection=false, or leave the budget out" -}}
