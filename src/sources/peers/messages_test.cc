@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "peers.pb.h"
 
 namespace fairway::sources::peers {
 namespace {
@@ -66,6 +67,34 @@ TEST(Messages, WhatIsWrittenIsReadHoweverItIsCut) {
     EXPECT_EQ(first.load, (fleet::OpenLoad{3, 900}));
     EXPECT_EQ(first.placed, (std::vector<std::vector<uint64_t>>{{9}, {7, 8}}));
   }
+}
+
+// proto/peers.proto as protobuf itself reads and writes it.
+TEST(Messages, AreThoseOfTheProto) {
+  fairway::peers::v1::Message theirs;
+  ASSERT_TRUE(theirs.ParseFromString(Everything().substr(4)));
+  EXPECT_EQ(theirs.replica(), 42u);
+  EXPECT_TRUE(theirs.last());
+  ASSERT_EQ(theirs.endpoints_size(), 3);
+  const auto& first = theirs.endpoints(2);
+  EXPECT_EQ(first.pool() + " " + first.address(), "default/pool 10.0.0.1:8000");
+  EXPECT_EQ(first.load().requests(), 3u);
+  EXPECT_EQ(first.load().tokens(), 900u);
+  ASSERT_EQ(first.placed_size(), 2);
+  EXPECT_EQ(first.placed(0), std::string("\x9\0\0\0\0\0\0\0", 8));
+  const auto& learned = theirs.endpoints(1).learned();
+  EXPECT_EQ(learned.ms_per_token(), 0.125);
+  EXPECT_EQ(learned.reported_blocks(), 1000u);
+  EXPECT_EQ(learned.blocks(), 800u);
+  EXPECT_EQ(learned.hashes().size(), 24u);
+  EXPECT_EQ(std::vector<uint32_t>(learned.behind().begin(), learned.behind().end()),
+            (std::vector<uint32_t>{0, 1, 2}));
+  const std::string written = theirs.SerializeAsString();
+  const auto back = ReadMessage(written);
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->endpoints[2].load, (fleet::OpenLoad{3, 900}));
+  EXPECT_EQ(back->endpoints[2].placed.size(), 2u);
+  EXPECT_EQ(back->endpoints[1].learned->held.size(), 3u);
 }
 
 TEST(Messages, MuchIsSeveralMessagesAndNoneIsTooLarge) {
