@@ -90,6 +90,11 @@ std::string CheckSettings(const Settings& settings) {
     return "the page delay: want less than the scrape interval";
   if (settings.network_delay < 0 || settings.network_delay > 10 * base::kSecond)
     return "the network delay: want 0 to 10s";
+  if (settings.tell_interval != 0 &&
+      (settings.tell_interval < base::kMillisecond || settings.tell_interval > 3600 * base::kSecond))
+    return "the tell interval: want 0s (never) or 1ms to 1h";
+  if (settings.tell_delay < 0 || settings.tell_delay > 10 * base::kSecond)
+    return "the tell delay: want 0 to 10s";
   return "";
 }
 
