@@ -142,6 +142,7 @@ std::string Describe(const ReplayFlags& flags, const replay::Workload& workload,
   std::string text = workload.name + ": " + std::to_string(fleet.servers.size()) + " servers, ";
   text += std::to_string(flags.pickers) + (flags.pickers == 1 ? " picker" : " pickers");
   text += ", a page each " + flags.scrape_interval;
+  if (Duration(flags.tell_interval) > 0) text += ", told each " + flags.tell_interval;
   if (flags.unseen_ends) text += ", ends unseen";
   text += ", " + std::to_string(flags.seeds) + (flags.seeds == 1 ? " seed" : " seeds");
   return text;
