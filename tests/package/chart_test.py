@@ -180,7 +180,7 @@ class Values(unittest.TestCase):
             done = subprocess.run([os.environ["FAIRWAY_BINARY"], "check", "--config-file", flag], check=False,
                                   capture_output=True, text=True)
             self.assertEqual(done.returncode, 0, done.stderr)
-            self.assertIn("profile decode:", done.stdout)
+            self.assertIn("- name: decode\n", done.stdout)
 
     def test_plugins_of_many_pools(self):
         epp = {"pools": {"all": True, "ports": [9002]}, "pluginsCustomConfig": {"team.llama.yaml": "x: 1\n"}}
