@@ -284,7 +284,8 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
       ->add_option("--pickers", flags->pickers,
                    "replicas, each with its own pages and its share of the requests")
       ->capture_default_str();
-  AddDuration(*replay, "--scrape-interval", flags->scrape_interval, "how often a picker reads each page");
+  AddDuration(*replay, "--scrape-interval", flags->scrape_interval,
+              "how often a picker reads each page; `fairway epp` by itself: 400ms (docs/replay.md)");
   AddDuration(*replay, "--page-delay", flags->page_delay, "from asking for a page to having it");
   AddDuration(*replay, "--network-delay", flags->network_delay, "between picker and server, one way");
   AddDuration(*replay, "--duration", flags->duration, "instead of the workload's");
