@@ -36,7 +36,7 @@ std::string ExactRange(double min, double max) { return ShowNumber(min) + " to "
 // A whole number as flags, YAML and Envoy's Struct write it: 3, 3.0, 2e6, and with `bytes` 64Mi.
 template <typename T>
 std::optional<std::string> TakeWhole(const Setting& setting, std::string_view text, T& out) {
-  const std::string wanted =
+  std::string wanted =
       setting.bytes ? "a size from " + ExactRange(setting.min, MaxOf<T>(setting)) + " bytes, such as 64Mi"
                     : "a number from " + ExactRange(setting.min, MaxOf<T>(setting));
   std::optional<uint64_t> whole = base::ParseInteger<uint64_t>(text);
