@@ -18,7 +18,7 @@ std::string DurationProblem(const std::string& text) {
 }  // namespace
 
 void AddDuration(CLI::App& app, const std::string& name, std::string& value, const std::string& help) {
-  app.add_option(name, value, help)->capture_default_str()->check(DurationProblem);
+  app.add_option(name, value, help)->type_name("DURATION")->capture_default_str()->check(DurationProblem);
 }
 
 base::Nanos Duration(const std::string& text) { return base::ParseDuration(text).value_or(0); }

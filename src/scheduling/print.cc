@@ -1,7 +1,9 @@
 // The config as it decides, as a text that is a config again.
 #include <algorithm>
+#include <utility>
 
 #include "api/print.h"
+#include "api/scalars.h"
 #include "base/strings.h"
 #include "scheduling/config.h"
 
