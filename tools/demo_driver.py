@@ -289,6 +289,8 @@ class Demo:
         say(dim(f"   {len(why)} decisions in {took:.1f} s"))
 
     def stay(self):
+        if self.options.once:
+            return
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         say(bold("\n== Try it"))
         for words in (
@@ -299,8 +301,6 @@ class Demo:
                 f"""curl http://127.0.0.1:{SERVERS['llama3-1']}/sim/faults -d '{{"pin": null}}'     # and idle again""",
                 f"curl -s {self.metrics} | grep fairway_decisions"):
             say("   " + words)
-        if self.options.once:
-            return
         say(bold("\n== Up until Ctrl-C; each decision is shown here"))
         self.forget_explanations()
         while all(child.alive() for child in self.children):

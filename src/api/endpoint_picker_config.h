@@ -144,7 +144,9 @@ EndpointPickerConfigResult LoadEndpointPickerConfig(const std::string& path,
 // where problems go, and has to outlive the node.
 Node ParametersOf(const ObjectContext& context, const EndpointPickerConfig::Plugin& plugin);
 
-// What the file says, in words for people: a part of what `fairway check` prints.
-std::string Summarize(const EndpointPickerConfig& config);
+// Parts of what `fairway config print` prints, YAML each: the gates, and the sections beside plugins and
+// profiles with `saturation` as the detector.
+std::string PrintFeatureGates(const EndpointPickerConfig& config);
+std::string PrintSections(const EndpointPickerConfig& config, std::string_view saturation);
 
 }  // namespace fairway::api

@@ -607,15 +607,44 @@ TEST(EndpointPickerConfigDocument, Limits) {
   EXPECT_FALSE(Parse(deep).ok());
 }
 
-TEST(EndpointPickerConfigDocument, SummaryNamesWhatThereIs) {
-  const EndpointPickerConfigResult result = Parse(
-      kPlugins +
-      "schedulingProfiles: [{name: p, plugins: [{pluginRef: q, weight: 2.5}, {pluginRef: random-picker}]}]");
-  EXPECT_EQ(Summarize(result.config),
-            "EndpointPickerConfig c (llm-d.ai/v1)\n"
-            "  plugin q (queue-scorer)\n"
-            "  plugin random-picker\n"
-            "  profile p: q x2.5 random-picker\n");
+TEST(EndpointPickerConfigDocument, SectionsArePrintedSoThatTheyAreReadAgain) {
+  const auto result = Parse(
+      "featureGates: [flowControl]\n"
+      "plugins: [{type: metrics-data-source}, {type: utilization-detector, name: 'on'}]\n"
+      "dataLayer: {sources: [{pluginRef: metrics-data-source, extractors: [{pluginRef: "
+      "core-metrics-extractor}]}]}\n"
+      "flowControl: {maxBytes: 1Gi, priorityBands: [{priority: -1, defaultRequestTTL: 90s}], "
+      "saturationDetector: {pluginRef: 'on'}}\n");
+  ASSERT_TRUE(result.ok()) << ::testing::PrintToString(Texts(result));
+  EXPECT_EQ(PrintFeatureGates(result.config),
+            "featureGates:\n- flowControl=true\n- haPopulateNonLeaderDatastore=true\n");
+  const std::string sections = PrintSections(result.config, "on");
+  EXPECT_EQ(sections, R"(dataLayer:
+  injectDefaults: true
+  sources:
+    - pluginRef: metrics-data-source
+      extractors:
+        - pluginRef: core-metrics-extractor
+flowControl:
+  maxBytes: 1073741824
+  priorityBands:
+    - priority: -1
+      defaultRequestTTL: 90s
+  saturationDetector:
+    pluginRef: "on"
+requestHandler:
+  propagatePriority: false
+  parsers:
+    - pluginRef: openai-parser
+    - pluginRef: anthropic-parser
+    - pluginRef: vllmhttp-parser
+    - pluginRef: passthrough-parser
+)");
+  const auto again =
+      Parse(PrintFeatureGates(result.config) +
+            "plugins: [{type: metrics-data-source}, {type: utilization-detector, name: 'on'}]\n" + sections);
+  ASSERT_TRUE(again.ok()) << ::testing::PrintToString(Texts(again));
+  EXPECT_EQ(PrintSections(again.config, "on"), sections);
 }
 
 // --- Files. ---
@@ -674,9 +703,7 @@ TEST_P(EndpointPickerConfigSamples, Loads) {
   const std::string path = std::string("examples/endpoint-picker-config/") + GetParam().name + ".yaml";
   const EndpointPickerConfigResult result = LoadEndpointPickerConfig(path);
   ASSERT_TRUE(result.ok()) << ::testing::PrintToString(Texts(result));
-  EXPECT_THAT(Texts(result),
-              ElementsAre(path + ":2: warning: EndpointPickerConfig: apiVersion: \"" +
-                          result.config.api_version + "\" is deprecated; use \"llm-d.ai/v1\""));
+  EXPECT_THAT(Texts(result), ::testing::IsEmpty());
   EXPECT_EQ(result.config.plugins.size(), GetParam().plugins);
   EXPECT_EQ(result.config.feature_gates.flow_control, GetParam().flow_control);
   std::vector<std::string> profiles;
@@ -753,6 +780,24 @@ INSTANTIATE_TEST_SUITE_P(All, EndpointPickerConfigSamples, ::testing::ValuesIn(k
                            for (char& c : name) c = c == '-' ? '_' : c;
                            return name;
                          });
+
+TEST(EndpointPickerConfigSampleFolder, OlderVersionsSayTheSameAndAreDeprecated) {
+  for (const auto& [older, sample] : {std::pair("llm-d-v1alpha1", "pd-epp-config"),
+                                      std::pair("x-k8s-v1alpha1", "probabilistic-admitter-epp-config")}) {
+    const std::string path = std::string("tests/support/older-configs/") + older + ".yaml";
+    const auto result = LoadEndpointPickerConfig(path);
+    ASSERT_TRUE(result.ok()) << ::testing::PrintToString(Texts(result));
+    EXPECT_THAT(Texts(result),
+                ElementsAre(path + ":2: warning: EndpointPickerConfig: apiVersion: \"" +
+                            result.config.api_version + "\" is deprecated; use \"llm-d.ai/v1\""));
+    const auto newest =
+        LoadEndpointPickerConfig(std::string("examples/endpoint-picker-config/") + sample + ".yaml");
+    EXPECT_EQ(PrintSections(result.config, "d"), PrintSections(newest.config, "d"));
+    ASSERT_EQ(result.config.plugins.size(), newest.config.plugins.size());
+    for (size_t i = 0; i < newest.config.plugins.size(); ++i)
+      EXPECT_EQ(result.config.plugins[i].name, newest.config.plugins[i].name);
+  }
+}
 
 TEST(EndpointPickerConfigSampleFolder, HasNoOthers) {
   size_t files = 0;

@@ -155,26 +155,4 @@ void CheckEndpointPickerReferences(const EndpointPickerConfig& config, ProblemLi
   Checker(config, problems).Run();
 }
 
-std::string Summarize(const EndpointPickerConfig& config) {
-  const auto number = [](double value) {
-    std::array<char, 40> out{};
-    return std::string(out.data(), static_cast<size_t>(std::snprintf(out.data(), out.size(), "%g", value)));
-  };
-  std::string out = "EndpointPickerConfig " + config.where.file + " (" + config.api_version + ")\n";
-  for (const Config::Plugin& plugin : config.plugins) {
-    out += "  plugin " + plugin.name;
-    if (plugin.name != plugin.type) out += " (" + plugin.type + ")";
-    out += '\n';
-  }
-  for (const Config::Profile& profile : config.profiles) {
-    out += "  profile " + profile.name + ":";
-    for (const Config::ProfilePlugin& plugin : profile.plugins) {
-      out += " " + plugin.plugin.name;
-      if (plugin.weight) out += " x" + number(*plugin.weight);
-    }
-    out += '\n';
-  }
-  return out;
-}
-
 }  // namespace fairway::api

@@ -6,33 +6,31 @@
 #include <cmath>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/strings.h"
 
 namespace fairway::api {
 namespace {
 
-// YAML's reals but for infinities, hexadecimal and octal ones.
-std::optional<double> ToReal(std::string_view text) {
-  if (text.starts_with('+')) text.remove_prefix(1);
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(number)) return std::nullopt;
-  return number;
-}
-
-std::string Shown(double number) {
-  std::array<char, 40> out{};
-  const auto [end, error] = std::to_chars(out.data(), out.data() + out.size(), number);
+// Without an exponent where that is shorter to read.
+template <typename Number>
+std::string Digits(Number number) {
+  const bool plain = number == 0 || (std::abs(number) >= Number{1e-7F} && std::abs(number) < Number{1e15F});
+  std::array<char, 64> out{};
+  const auto [end, error] = std::to_chars(out.data(), out.data() + out.size(), number,
+                                          plain ? std::chars_format::fixed : std::chars_format::general);
   return {out.data(), error == std::errc() ? end : out.data()};
 }
 
 std::string WantedNumber(double min, double max) {
-  if (min == -kAnyNumber && max == kAnyNumber) return "a number";
-  if (max == kAnyNumber) return "a number from " + Shown(min) + " on";
-  if (min == -kAnyNumber) return "a number up to " + Shown(max);
-  return "a number from " + Shown(min) + " to " + Shown(max);
+  const std::string range = RangeOf(min, max);
+  if (range.empty()) return "a number";
+  if (range.starts_with("up")) return "a number " + range;
+  return "a number " + (range.starts_with("from") ? range + " on" : "from " + range);
 }
+
+constexpr double kNoEnd = 1e9;  // ends beyond it only keep sums finite
 
 struct Suffix {
   std::string_view text;
@@ -73,7 +71,7 @@ std::optional<int64_t> ToQuantity(std::string_view text) {
   }
   // An exponent and a suffix exclude each other, so "1e3k" is none.
   if (factor != 1 && text.find_first_of("eE") != std::string_view::npos) return std::nullopt;
-  const auto number = ToReal(text);
+  const auto number = ParseReal(text);
   if (!number) return std::nullopt;
   const double value = RoundUp(*number * factor);
   constexpr double kLimit = 9.2e18;
@@ -82,6 +80,41 @@ std::optional<int64_t> ToQuantity(std::string_view text) {
 }
 
 }  // namespace
+
+// YAML's reals but for infinities, hexadecimal and octal ones.
+std::optional<double> ParseReal(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(number)) return std::nullopt;
+  return number;
+}
+
+std::string RangeOf(double min, double max) {
+  if (max < kNoEnd && min > -kNoEnd) return ShowNumber(min) + " to " + ShowNumber(max);
+  if (min > -kNoEnd) return "from " + ShowNumber(min);
+  return max < kNoEnd ? "up to " + ShowNumber(max) : "";
+}
+
+std::string ShowNumber(double number) { return Digits(number); }
+std::string ShowNumber(float number) { return Digits(number); }
+
+std::string ShowDuration(int64_t nanos) {
+  constexpr auto kUnits = std::to_array<std::pair<int64_t, const char*>>(
+      {{1'000'000'000, "s"}, {1'000'000, "ms"}, {1'000, "us"}, {1, "ns"}});
+  const auto* const unit = std::find_if(kUnits.begin(), kUnits.end() - 1,
+                                        [&](const auto& unit) { return nanos % unit.first == 0; });
+  return std::to_string(nanos / unit->first) + unit->second;
+}
+
+std::string ShowSize(double bytes) {
+  constexpr auto kUnits = std::to_array<std::pair<double, const char*>>(
+      {{0x1p40, "Ti"}, {0x1p30, "Gi"}, {0x1p20, "Mi"}, {0x1p10, "Ki"}});
+  for (const auto& [factor, name] : kUnits) {
+    if (bytes >= factor && std::fmod(bytes, factor) == 0) return ShowNumber(bytes / factor) + name;
+  }
+  return ShowNumber(bytes);
+}
 
 std::optional<bool> ReadBoolean(const Node& node) {
   if (!node.present()) return std::nullopt;
@@ -100,9 +133,12 @@ std::optional<double> ReadNumber(const Node& node, double min, double max) {
     node.WrongType(wanted);
     return std::nullopt;
   }
-  const auto number = ToReal(node.value().text);
+  const auto number = ParseReal(node.value().text);
   if (!number || *number < min || *number > max) {
-    node.Error("want " + wanted + ", got " + Quote(node.value().text));
+    // A bound that ranges leave out, since nobody comes near it, is named to who passed it.
+    const bool far = number && *number > max && max >= kNoEnd && max != kAnyNumber;
+    node.Error("want " + (far ? "a number up to " + ShowNumber(max) : wanted) + ", got " +
+               Quote(node.value().text));
     return std::nullopt;
   }
   return number;

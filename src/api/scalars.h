@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #include "api/decode.h"
 
@@ -25,5 +27,17 @@ std::optional<int64_t> ReadDuration(const Node& node);
 // A Kubernetes quantity, a text or a number: "1Gi", "500M", "1e3", 100. Fractions round up. A negative one is
 // given back as it is, for the caller to judge.
 std::optional<int64_t> ReadQuantity(const Node& node);
+
+// A finite number as YAML and JSON write it, the whole text.
+std::optional<double> ParseReal(std::string_view text);
+
+// "0 to 1", "from 0"; "" is any. Ends beyond 1e9, which only keep sums finite, are left out.
+std::string RangeOf(double min, double max);
+
+// As a config has them: all digits that count, "0.0001", "250ms", "64Mi".
+std::string ShowNumber(double number);
+std::string ShowNumber(float number);
+std::string ShowDuration(int64_t nanos);
+std::string ShowSize(double bytes);
 
 }  // namespace fairway::api

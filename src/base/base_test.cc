@@ -228,6 +228,18 @@ TEST(Log, NothingThatATerminalObeysPasses) {
       << out;
 }
 
+TEST(Log, AQuotedTextIsReadAsItWasWritten) {
+  std::string out;
+  const Log text(LogLevel::kInfo, LogFormat::kText, [&](std::string_view line) { out = line; });
+  text.Info(
+      "m",
+      {{"a", R"(no "x"; did you mean "y"?)"}, {"b", "two words"}, {"c", R"(a\b "c")"}, {"d", R"(it's "e")"}});
+  EXPECT_NE(out.find(R"(m a='no "x"; did you mean "y"?' b="two words" c='a\b "c"' d="it's \"e\"")"
+                     "\n"),
+            std::string::npos)
+      << out;
+}
+
 // Without a sink nobody waits for who reads standard error.
 TEST(Log, AFullPipeStopsNobody) {
   int ends[2];

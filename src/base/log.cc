@@ -28,8 +28,22 @@ std::string Timestamp() {
 }
 
 bool NeedsQuotes(std::string_view value) {
-  return value.empty() || value.find_first_of(" \"=\\") != std::string_view::npos ||
+  return value.empty() || value.find_first_of(" \"'=\\") != std::string_view::npos ||
          CleanText(value, value.size()) != value;
+}
+
+// `value` in quotes for people, of the kind that it has none of itself, so that a text which quotes another
+// one is read as it was written. Control characters are escaped; what has both kinds of quotes is a JSON
+// string.
+void AppendQuoted(std::string& out, std::string_view value) {
+  const bool plain = CleanText(value, value.size()) == value;
+  if (plain && value.find('"') == std::string_view::npos) {
+    out.append(1, '"').append(value).append(1, '"');
+  } else if (plain && value.find('\'') == std::string_view::npos) {
+    out.append(1, '\'').append(value).append(1, '\'');
+  } else {
+    AppendJsonString(out, value);
+  }
 }
 
 // A message may have lines; what else a terminal would obey goes.
@@ -93,7 +107,7 @@ void Log::Write(LogLevel level, std::string_view message, std::initializer_list<
       line += field.key;
       line += '=';
       if (NeedsQuotes(field.value)) {
-        AppendJsonString(line, field.value);
+        AppendQuoted(line, field.value);
       } else {
         line += field.value;
       }

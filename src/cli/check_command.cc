@@ -8,10 +8,9 @@
 #include "api/manifests.h"
 #include "api/summary.h"
 #include "cli/commands.h"
+#include "cli/config_file.h"
 #include "cli/exit_codes.h"
 #include "frontends/local/patterns.h"
-#include "picker/config_source.h"
-#include "scheduling/plugins/format.h"
 
 namespace fairway::cli {
 
@@ -29,28 +28,6 @@ void Print(const std::vector<api::Problem>& problems, Counts& counts) {
   }
 }
 
-// What the scheduler makes of it: each profile's steps, and what was filled in.
-std::string SummaryOf(const scheduling::Config& config) {
-  std::string out;
-  for (const scheduling::Program& program : config.programs) {
-    out += "profile " + program.name + ":\n";
-    for (const auto& node : program.nodes) out += "  filter " + node.name + "\n";
-    for (const auto& scorer : program.scorers)
-      out += "  scorer " + scorer.name + ", weight " + scheduling::Short(scorer.weight) + "\n";
-    for (const auto& plugin : config.plugins)
-      if (plugin->picker == program.picker) out += "  picker " + plugin->name + "\n";
-  }
-  for (const auto& plugin : config.plugins) {
-    out += "plugin " + plugin->name + (plugin->name == plugin->type ? "" : " (" + plugin->type + ")") + "\n";
-    for (const scheduling::ParameterInfo& parameter : plugin->parameters) {
-      out += "  " + parameter.name + ": " + parameter.value;
-      if (!parameter.range.empty()) out += "  # " + parameter.range + ", default " + parameter.otherwise;
-      out += "\n";
-    }
-  }
-  return out;
-}
-
 int Check(const std::vector<std::string>& files, const picker::ConfigOptions& config) {
   Counts counts;
   std::string summary;
@@ -61,9 +38,8 @@ int Check(const std::vector<std::string>& files, const picker::ConfigOptions& co
   }
   if (config.given()) {
     std::vector<api::Problem> problems;
-    const auto compiled = picker::LoadConfig(config, problems);
+    summary += PrintConfigs(config, problems);
     Print(problems, counts);
-    if (compiled != nullptr) summary += SummaryOf(*compiled);
   }
   if (counts.errors > 0) {
     std::fprintf(stderr, "%zu error%s, %zu warning%s: nothing would be served.\n", counts.errors,
@@ -81,13 +57,10 @@ void AddCheckCommand(CLI::App& app, std::function<int()>& run) {
   auto files = std::make_shared<std::vector<std::string>>();
   auto config = std::make_shared<picker::ConfigOptions>();
   command->add_option("-f,--file,files", *files, "Manifest files or folders, or - for standard input");
-  command->add_option(
-      "--config-file", config->file,
-      "An EndpointPickerConfig: printed as it decides, with all defaults and what is filled in");
-  command->add_flag("--allow-experimental-plugins", config->allow_experimental,
-                    "Allow plugins that the reference calls Alpha");
+  AddConfigFlags(*command, *config);
   command->footer(
-      "Every problem of every file is reported with file, line, field and what would be right.\n"
+      "Every problem of every file is reported with file, line, field and what would be right. A config is "
+      "printed as it decides,\nas `fairway config print` does.\n"
       "Exit code: 0 no errors, 1 errors, 2 wrong flags.\n\n"
       "Examples:\n"
       "  fairway check -f examples/intro-fixed\n"
@@ -95,7 +68,8 @@ void AddCheckCommand(CLI::App& app, std::function<int()>& run) {
       "  fairway check --config-file examples/endpoint-picker-config/pd-epp-config.yaml\n"
       "  kubectl get inferencepools,httproutes -o yaml | fairway check -f -");
   command->callback([files, config, &run] {
-    if (files->empty() && !config->given()) throw CLI::RequiredError("-f, --config-file or both");
+    if (files->empty() && !config->given())
+      throw CLI::RequiredError("-f, --config-file, --config-text or --config-dir");
     run = [files, config] { return Check(*files, *config); };
   });
 }

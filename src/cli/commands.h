@@ -12,6 +12,8 @@ class App;
 namespace fairway::cli {
 
 void AddCheckCommand(CLI::App& app, std::function<int()>& run);
+void AddConfigCommand(CLI::App& app, std::function<int()>& run);
+void AddReferenceCommand(CLI::App& app, std::function<int()>& run);
 void AddEppCommand(CLI::App& app, std::function<int()>& run);
 void AddExplainCommand(CLI::App& app, std::function<int()>& run);
 void AddReplayCommand(CLI::App& app, std::function<int()>& run);

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/sim_command.h"
@@ -47,6 +48,23 @@ void RefuseEmptyNumbers(CLI::App& command) {
   }
 }
 
+// "did you mean --grpc-port?" for the first argument that nobody knows; "" where no name is near.
+std::string Hint(const CLI::App& app) {
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command->get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  for (const CLI::App* below : command->get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(below->get_name());
+  for (const std::string& text : app.remaining(true)) {
+    if (const auto near = fairway::base::Nearest(text.substr(0, text.find('=')), names))
+      return "did you mean " + *near + "?";
+  }
+  return "";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -79,6 +97,8 @@ int main(int argc, char** argv) {
   fairway::cli::AddExplainCommand(app, run);
   fairway::cli::AddReplayCommand(app, run);
   fairway::cli::AddCheckCommand(app, run);
+  fairway::cli::AddConfigCommand(app, run);
+  fairway::cli::AddReferenceCommand(app, run);
   fairway::cli::AddVersionCommand(app, run);
   for (CLI::App* command : app.get_subcommands({})) RefuseEmptyNumbers(*command);
   try {
@@ -87,6 +107,7 @@ int main(int argc, char** argv) {
     return app.exit(e);  // --help, --version
   } catch (const CLI::ParseError& e) {
     app.exit(e);
+    if (const std::string hint = Hint(app); !hint.empty()) std::fprintf(stderr, "%s\n", hint.c_str());
     return fairway::cli::kExitUsage;
   }
   try {

@@ -26,7 +26,7 @@ namespace fairway::cli {
 
 namespace {
 
-constexpr char kExamples[] = R"(
+constexpr char kReplayExamples[] = R"(
 Examples:
   The default profile beside round robin and what nobody can beat:
     fairway replay --workload examples/workloads/unique.yaml --policy fairway,round-robin,oracle
@@ -268,7 +268,7 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
   CLI::App* replay =
       app.add_subcommand("replay", "Workloads against policies in virtual time: where requests wait");
   auto flags = std::make_shared<ReplayFlags>();
-  replay->footer(std::string(kExamples) + "Policies:\n" + replay::Policy::Describe());
+  replay->footer(std::string(kReplayExamples) + "Policies:\n" + replay::Policy::Describe());
   replay->add_option("--workload", flags->workload,
                      "a workload (YAML, see examples/workloads) or a trace (Mooncake's JSONL, Azure's CSV)");
   replay->add_option("--from-decisions", flags->from_decisions,
@@ -289,7 +289,8 @@ void AddReplayCommand(CLI::App& app, std::function<int()>& run) {
       ->add_option("--pickers", flags->pickers,
                    "replicas, each with its own pages and its share of the requests")
       ->capture_default_str();
-  AddDuration(*replay, "--scrape-interval", flags->scrape_interval, "how often a picker reads each page");
+  AddDuration(*replay, "--scrape-interval", flags->scrape_interval,
+              "how often a picker reads each page; `fairway epp` by itself: 400ms (docs/replay.md)");
   AddDuration(*replay, "--page-delay", flags->page_delay, "from asking for a page to having it");
   AddDuration(*replay, "--network-delay", flags->network_delay, "between picker and server, one way");
   AddDuration(*replay, "--tell-interval", flags->tell_interval,

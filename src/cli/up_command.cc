@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/strings.h"
+#include "base/json_writer.h"
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
 #include "cli/picker.h"
@@ -66,96 +66,67 @@ base::Result<api::Manifests> ManifestsOf(const std::vector<std::string>& endpoin
   return manifests;
 }
 
-// The same as a text, for the picker inside Envoy.
-std::string ObjectsOf(const api::Manifests& manifests) {
+// The same for the picker inside Envoy.
+void WriteObjects(const api::Manifests& manifests, base::JsonWriter& json) {
   const api::InferencePool& pool = manifests.pools.front();
-  std::string endpoints;
+  const auto selector = [&pool, &json] {
+    json.BeginObject();
+    for (const auto& [key, value] : pool.selector) json.Member(key, value);
+    json.EndObject();
+  };
+  json.BeginList().BeginObject().Member("apiVersion", pool.group + "/v1").Member("kind", "InferencePool");
+  json.Key("metadata").BeginObject().Member("name", pool.meta.name).EndObject();
+  json.Key("spec").BeginObject().Key("selector").BeginObject().Key("matchLabels");
+  selector();
+  json.EndObject().Key("targetPorts").BeginList().BeginObject();
+  json.Member("number", pool.target_ports.front()).EndObject().EndList();
+  json.Key("endpointPickerRef").BeginObject().Member("name", "fairway");
+  json.Key("port").BeginObject().Member("number", 9002).EndObject().EndObject().EndObject().EndObject();
+  json.BeginObject().Key("endpoints").BeginList();
   for (const api::Endpoint& endpoint : manifests.endpoints) {
-    if (!endpoints.empty()) endpoints += ',';
-    endpoints += "{\"name\":" + base::JsonString(endpoint.name) +
-                 ",\"address\":" + base::JsonString(endpoint.address) +
-                 ",\"port\":" + std::to_string(endpoint.port) + ",\"labels\":{\"fairway\":\"endpoint\"}}";
+    json.BeginObject().Member("name", endpoint.name).Member("address", endpoint.address);
+    json.Member("port", endpoint.port).Key("labels");
+    selector();
+    json.EndObject();
   }
-  return "[{\"apiVersion\":\"" + pool.group +
-         "/v1\",\"kind\":\"InferencePool\",\"metadata\":{\"name\":" + base::JsonString(pool.meta.name) +
-         "},\"spec\":{\"selector\":{\"matchLabels\":{\"fairway\":\"endpoint\"}},\"targetPorts\":[{"
-         "\"number\":" +
-         std::to_string(pool.target_ports.front()) +
-         "}],\"endpointPickerRef\":{\"name\":\"fairway\",\"port\":{\"number\":9002}}}},{\"endpoints\":[" +
-         endpoints + "]}]";
-}
-
-std::string ListOf(const std::vector<std::string>& texts) {
-  std::string list;
-  for (const std::string& text : texts) {
-    if (!list.empty()) list += ',';
-    base::AppendJsonString(list, text);
-  }
-  return "[" + list + "]";
+  json.EndList().EndObject().EndList();
 }
 
 // What the picker inside Envoy is told: the same manifests and settings as ours.
 std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
-  std::string text = "{";
-  const auto add = [&text](std::string_view name, const std::string& value) {
-    if (text.size() > 1) text += ',';
-    text += "\"" + std::string(name) + "\":" + value;
-  };
+  std::string text;
+  base::JsonWriter json(text);
+  json.BeginObject();
   if (options.files.empty()) {
-    add("objects", ObjectsOf(options.manifests));
+    WriteObjects(options.manifests, json.Key("objects"));
   } else {
-    std::vector<std::string> files;
-    files.reserve(options.files.size());
-    for (const auto& file : options.files) files.push_back(std::filesystem::absolute(file).string());
-    add("manifests", ListOf(files));
+    json.Key("manifests").BeginList();
+    for (const auto& file : options.files) json.Value(std::filesystem::absolute(file).string());
+    json.EndList();
   }
-  add("admin", "{\"port\":" + std::to_string(options.admin_port) + "}");
-  add("responseMode", base::JsonString(f.response_mode));
-  add("hostSelection", base::JsonString("policy"));  // the clusters below have it
-  add("lastFilter", "true");                         // and the router comes next
-  add("subsetHint", "false");                        // nobody in this Envoy gives one
-  add("failureMode", "\"FailClose\"");
-  add("maxBodyBytes", std::to_string(local::EnvoyOptions().module_max_body_bytes));
-  add("scrapeInterval", base::JsonString(f.common.scrape_interval));
-  add("scrapeTimeout", base::JsonString(f.common.scrape_timeout));
-  const auto add_text = [&add](std::string_view name, const std::string& value) {
-    if (!value.empty()) add(name, base::JsonString(value));
-  };
-  add_text("metricsPath", f.common.page_path);
-  add_text("metricsScheme", f.common.page_scheme);
-  if (f.common.page_port != 0) add("metricsPort", std::to_string(f.common.page_port));
-  if (!f.common.page_ca_file.empty())
-    add_text("metricsCaFile", std::filesystem::absolute(f.common.page_ca_file).string());
-  add_text("metricsServerName", f.common.page_server_name);
-  if (f.common.page_unverified)
-    add("metricsInsecureSkipVerify", *f.common.page_unverified ? "true" : "false");
-  add("maxEndpoints", std::to_string(f.common.choices));
-  add("loadSource", base::JsonString(f.common.load_source));
-  add("loraExploration", std::to_string(f.common.lora_exploration));
-  add("criticalQueueLimit", std::to_string(f.common.critical_queue_limit));
-  add("sheddableQueueLimit", std::to_string(f.common.sheddable_queue_limit));
-  add("sheddableKvLimit", std::to_string(f.common.sheddable_kv_limit));
-  add("sheddableWorkLimit", std::to_string(f.common.sheddable_work_limit));
-  if (f.common.seed != 0) add("seed", std::to_string(f.common.seed));
-  add("metricsMaxBytes", std::to_string(f.common.metrics_max_bytes));
-  if (f.common.debug_decisions != 0) add("debugDecisions", std::to_string(f.common.debug_decisions));
-  if (!f.common.record.empty()) {
-    add_text("record", std::filesystem::absolute(f.common.record).string());
-    add("recordMaxBytes", std::to_string(options.record_max_bytes));
+  json.Key("admin").BeginObject().Member("port", options.admin_port).EndObject();
+  json.Member("responseMode", f.response_mode);
+  json.Member("hostSelection", "policy");  // the clusters below have it
+  json.Member("lastFilter", true);         // and the router comes next
+  json.Member("subsetHint", false);        // nobody in this Envoy gives one
+  json.Member("failureMode", "FailClose");
+  json.Member("maxBodyBytes", local::EnvoyOptions().module_max_body_bytes);
+  json.Member("logManifests", false);  // we say it
+  api::PickerSettings given = f.common;
+  api::PickerSettings defaults;
+  const std::vector<api::Setting> otherwise = api::SettingsOf(defaults);
+  const std::vector<api::Setting> settings = api::SettingsOf(given);
+  for (size_t i = 0; i < settings.size(); ++i) {
+    const api::Setting& setting = settings[i];
+    if (api::Show(setting) == api::Show(otherwise[i])) continue;
+    if (setting.path) {  // Envoy runs elsewhere
+      auto& path = *std::get<std::string*>(setting.value);
+      path = std::filesystem::absolute(path).string();
+    }
+    api::Write(setting, json.Key(setting.field));
   }
-  const picker::ConfigOptions& config = f.common.config;
-  const auto add_path = [&add_text](std::string_view name, const std::string& path) {
-    if (!path.empty()) add_text(name, std::filesystem::absolute(path).string());
-  };
-  add_path("configFile", config.file);
-  add_text("configText", config.text);
-  add_path("configDir", config.directory);
-  add_path("shadowConfigFile", config.shadow_file);
-  if (config.allow_experimental) add("allowExperimentalPlugins", "true");
-  if (!config.feature_gates.empty()) add("featureGates", ListOf(config.feature_gates));
-  add("explain", f.common.explain ? "true" : "false");
-  add("logManifests", "false");  // we say it
-  return text + "}";
+  json.EndObject();
+  return text;
 }
 
 // The shared object that Envoy loads: beside the program, or where packages put it. Empty: not there.

@@ -62,15 +62,6 @@ std::function<void(std::string_view)> PrintsExplanations() {
   };
 }
 
-picker::ConfigOptions ConfigOf(const PickerConfig& config) {
-  return {.file = config.config_file,
-          .text = config.config_text,
-          .directory = config.config_directory,
-          .shadow_file = config.shadow_config_file,
-          .allow_experimental = config.allow_experimental_plugins,
-          .feature_gates = config.feature_gates};
-}
-
 base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   picker::Options options;
   if (config.kubernetes) {
@@ -87,35 +78,14 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.files = config.files;
   options.manifests = config.manifests;
   options.log_problems = config.log_manifests;
-  options.debug_decisions = config.debug_decisions;
-  options.record_file = config.record_file;
-  options.record_max_bytes = config.record_max_bytes;
-  options.metrics_max_bytes = config.metrics_max_bytes;
-  options.config = ConfigOf(config);
+  picker::Apply(config, options);
   options.admin = config.admin_port ? picker::Options::Admin::kRetried : picker::Options::Admin::kNone;
   options.admin_host = config.admin_host;
   options.admin_port = config.admin_port.value_or(0);
   options.admin_cert_dir = config.admin_cert_dir;
   options.admin_tls.client_ca_file = config.admin_client_ca_file;
   options.admin_hosts = config.admin_hosts;
-  options.scrape.SetInterval(config.scrape_interval);
-  options.scrape.timeout = config.scrape_timeout;
-  options.scrape.page = {.scheme = config.page_scheme, .path = config.page_path, .port = config.page_port};
-  options.scrape.ca_file = config.page_ca_file;
-  options.scrape.server_name = config.page_server_name;
-  options.scrape.verification = !config.page_unverified   ? sources::scrape::Verification::kWithCaFile
-                                : *config.page_unverified ? sources::scrape::Verification::kOff
-                                                          : sources::scrape::Verification::kOn;
   options.router.use_subset_hint = config.use_subset_hint;
-  auto& scheduling = options.router.scheduling;
-  scheduling.max_choices = config.max_endpoints;
-  if (config.page_load) scheduling.load_source = scheduling::LoadSource::kPage;
-  scheduling.lora_exploration = config.lora_exploration;
-  scheduling.critical_queue_limit = static_cast<float>(config.critical_queue_limit);
-  scheduling.sheddable_queue_limit = static_cast<float>(config.sheddable_queue_limit);
-  scheduling.sheddable_kv_limit = static_cast<float>(config.sheddable_kv_limit);
-  scheduling.sheddable_work_limit = static_cast<float>(config.sheddable_work_limit);
-  scheduling.fresh_for = std::max(base::kSecond, 4 * options.scrape.interval);
   if (config.explain) options.router.explain = PrintsExplanations();
   return options;
 }
@@ -306,7 +276,7 @@ void Process::Retire(Host* host) {
 base::Result<void> Process::Check(const PickerConfig& config) const {
   if (const auto options = MakeOptions(config); !options) return tl::make_unexpected(options.error());
   std::vector<api::Problem> problems;
-  if (!picker::ConfigSource(ConfigOf(config)).Load(problems))
+  if (!picker::ConfigSource(picker::ConfigOf(config)).Load(problems))
     return base::Fail(base::ErrorCode::kInvalidArgument,
                       "the scheduler config has errors" + Joined(problems));
   if (config.files.empty()) return {};

@@ -43,18 +43,20 @@ std::string PoolOfFile(const fs::path& path) {
 
 std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& options,
                                                      std::vector<api::Problem>& problems,
-                                                     scheduling::States* states, uint64_t* fingerprint) {
+                                                     scheduling::States* states, uint64_t* fingerprint,
+                                                     api::EndpointPickerConfig* document) {
   const api::EndpointPickerConfigOptions reading{.feature_gates = options.feature_gates};
-  if (options.file.empty())
-    return Compile(api::ParseEndpointPickerConfig(options.text, kTextName, reading), std::string(kTextName),
-                   options, problems, states, fingerprint);
-  if (!options.text.empty()) {
+  if (!options.file.empty() && !options.text.empty()) {
     problems.push_back(
         {Severity::kError, {options.file, 0}, "", "", "give --config-file or --config-text, not both"});
     return nullptr;
   }
-  return Compile(api::LoadEndpointPickerConfig(options.file, reading), options.file, options, problems,
-                 states, fingerprint);
+  const bool is_file = !options.file.empty();
+  const auto read = is_file ? api::LoadEndpointPickerConfig(options.file, reading)
+                            : api::ParseEndpointPickerConfig(options.text, kTextName, reading);
+  if (document != nullptr) *document = read.config;
+  return Compile(read, is_file ? options.file : std::string(kTextName), options, problems, states,
+                 fingerprint);
 }
 
 void LogProblems(const base::Log& log, const std::vector<api::Problem>& problems) {

@@ -37,11 +37,12 @@ struct ConfigOptions {
 };
 
 // Reads and compiles the file or text once. Null where there was an error; `problems` gets all, warnings,
-// too.
+// too. `document`, where wanted, gets what it was compiled from.
 std::shared_ptr<const scheduling::Config> LoadConfig(const ConfigOptions& options,
                                                      std::vector<api::Problem>& problems,
                                                      scheduling::States* states = nullptr,
-                                                     uint64_t* fingerprint = nullptr);
+                                                     uint64_t* fingerprint = nullptr,
+                                                     api::EndpointPickerConfig* document = nullptr);
 
 // The files of a folder of configs: "namespace/name" of a pool -> path. What is named otherwise is a problem,
 // but for `but`, a path.

@@ -15,6 +15,7 @@
 
 #include "api/load.h"
 #include "api/manifests.h"
+#include "api/picker_settings.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -72,6 +73,10 @@ struct Options {
       peers;             // other replicas, to tell and to be told; none: this one alone
   ConfigOptions config;  // decides instead of the built-in profiles
 };
+
+ConfigOptions ConfigOf(const api::PickerSettings& settings);
+// What flags and the module's configuration say alike.
+void Apply(const api::PickerSettings& settings, Options& options);
 
 // Created and destroyed on one thread, that is none of its loops.
 class Picker {

@@ -6,6 +6,7 @@
 #include <numbers>
 #include <string>
 
+#include "api/scalars.h"
 #include "replay/fields.h"
 
 namespace fairway::replay {
@@ -84,8 +85,8 @@ void Distribution::ReadMoments(const Node& node, Kind kind, double min, double m
   ObjectReader moments(node);
   kind_ = kind;
   const bool logarithmic = kind == Kind::kLognormal;
-  a_ = ReadNumber(moments.Require("mean"), logarithmic ? std::max(min, 1e-9) : min, max).value_or(1);
-  b_ = ReadNumber(moments.Require("stddev"), 0, max).value_or(0);
+  a_ = api::ReadNumber(moments.Require("mean"), logarithmic ? std::max(min, 1e-9) : min, max).value_or(1);
+  b_ = api::ReadNumber(moments.Require("stddev"), 0, max).value_or(0);
   moments.Finish();
 }
 
@@ -93,11 +94,11 @@ void Distribution::ReadValues(ObjectReader& object, double min, double max) {
   constexpr size_t kMaxValues = 100'000;
   kind_ = Kind::kValues;
   for (const Node& item : object.Get("values").Items(1, kMaxValues))
-    values_.push_back(ReadNumber(item, min, max).value_or(min));
+    values_.push_back(api::ReadNumber(item, min, max).value_or(min));
   const Node weights = object.Get("weights");
   double sum = 0;
   for (const Node& item : weights.Items(1, kMaxValues))
-    cumulative_.push_back(sum += ReadNumber(item, 0, 1e12).value_or(0));
+    cumulative_.push_back(sum += api::ReadNumber(item, 0, 1e12).value_or(0));
   if (!weights.present())
     while (cumulative_.size() < values_.size()) cumulative_.push_back(sum += 1);
   if (cumulative_.size() != values_.size())
@@ -108,7 +109,7 @@ void Distribution::ReadValues(ObjectReader& object, double min, double max) {
 Distribution Distribution::Read(const Node& node, double min, double max, const Distribution& otherwise) {
   if (!node.present()) return otherwise;
   if (!node.Is(api::Value::Kind::kMap)) {
-    const auto value = ReadNumber(node, min, max);
+    const auto value = api::ReadNumber(node, min, max);
     return value ? Fixed(*value) : otherwise;
   }
   ObjectReader object(node);
@@ -122,7 +123,8 @@ Distribution Distribution::Read(const Node& node, double min, double max, const 
   } else if (const Node range = object.Get("uniform"); range.present()) {
     const std::vector<Node> ends = range.Items(2, 2);
     if (ends.size() == 2) {
-      out = Uniform(ReadNumber(ends[0], min, max).value_or(min), ReadNumber(ends[1], min, max).value_or(max));
+      out = Uniform(api::ReadNumber(ends[0], min, max).value_or(min),
+                    api::ReadNumber(ends[1], min, max).value_or(max));
       if (out.a_ > out.b_) range.Error("the first number is larger than the second");
     }
   } else if (const Node lognormal = object.Get("lognormal"); lognormal.present()) {
@@ -131,13 +133,13 @@ Distribution Distribution::Read(const Node& node, double min, double max, const 
     out.ReadMoments(normal, Kind::kNormal, min, max);
   } else if (const Node exponential = object.Get("exponential"); exponential.present()) {
     out.kind_ = Kind::kExponential;
-    out.a_ = ReadNumber(exponential, min, max).value_or(1);
+    out.a_ = api::ReadNumber(exponential, min, max).value_or(1);
   } else {
     out.ReadValues(object, min, max);
   }
   object.Get("weights");
-  out.min_ = ReadNumber(object.Get("min"), min, max).value_or(min);
-  out.max_ = ReadNumber(object.Get("max"), min, max).value_or(max);
+  out.min_ = api::ReadNumber(object.Get("min"), min, max).value_or(min);
+  out.max_ = api::ReadNumber(object.Get("max"), min, max).value_or(max);
   if (out.min_ > out.max_) node.Error("min is larger than max");
   object.Finish();
   const bool usable =

@@ -12,12 +12,9 @@
 
 namespace fairway::replay {
 
-// The number in `node`; nothing where it is absent or no number in min..max, which is reported.
-std::optional<double> ReadNumber(const api::Node& node, double min, double max);
 // "50ms", "1m30s", or a number of seconds.
 std::optional<base::Nanos> ReadTime(const api::Node& node, base::Nanos min = 0,
                                     base::Nanos max = 1000LL * 3600 * base::kSecond);
-bool ReadBool(const api::Node& node, bool otherwise);
 
 // What is wrong with a file, one problem a line: "file:line: field: what".
 std::string ToText(const std::vector<api::Problem>& problems);

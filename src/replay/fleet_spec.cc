@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "api/scalars.h"
 #include "base/strings.h"
 #include "replay/fields.h"
 
@@ -24,13 +25,13 @@ void ReadCount(const Node& node, uint32_t& out) {
 }
 
 void ReadMilliseconds(const Node& node, base::Nanos& out) {
-  if (const auto value = ReadNumber(node, 0, 3600e3))
+  if (const auto value = api::ReadNumber(node, 0, 3600e3))
     out = static_cast<base::Nanos>(std::llround(*value * 1e6));
 }
 
 // The names are those of `fairway sim`'s flags.
 void ReadEngine(ObjectReader& group, simulator::EngineOptions& engine) {
-  if (const auto rate = ReadNumber(group.Get("prefill-rate"), 1e-3, 1e9))
+  if (const auto rate = api::ReadNumber(group.Get("prefill-rate"), 1e-3, 1e9))
     engine.prefill_tokens_per_second = *rate;
   ReadMilliseconds(group.Get("decode-ms"), engine.decode_base);
   ReadMilliseconds(group.Get("decode-per-seq-ms"), engine.decode_per_sequence);
@@ -43,12 +44,13 @@ void ReadEngine(ObjectReader& group, simulator::EngineOptions& engine) {
   ReadCount(group.Get("max-waiting"), engine.max_waiting);
   if (const auto value = group.Get("max-loras").Integer(0, 1024))
     engine.max_loras = static_cast<uint32_t>(*value);
-  if (const auto value = ReadNumber(group.Get("jitter"), 0, 1)) engine.jitter = *value;
-  if (const auto rate = ReadNumber(group.Get("tokenizer-rate"), 0, 1e12))
+  if (const auto value = api::ReadNumber(group.Get("jitter"), 0, 1)) engine.jitter = *value;
+  if (const auto rate = api::ReadNumber(group.Get("tokenizer-rate"), 0, 1e12))
     engine.tokenizer_tokens_per_second = *rate;
-  engine.counts_waiting_tokens = ReadBool(group.Get("tells-waiting-tokens"), engine.counts_waiting_tokens);
-  engine.prefix_caching = ReadBool(group.Get("prefix-caching"), engine.prefix_caching);
-  if (const auto factor = ReadNumber(group.Get("time-scale"), 1e-6, 1e3))
+  engine.counts_waiting_tokens =
+      api::ReadBoolean(group.Get("tells-waiting-tokens")).value_or(engine.counts_waiting_tokens);
+  engine.prefix_caching = api::ReadBoolean(group.Get("prefix-caching")).value_or(engine.prefix_caching);
+  if (const auto factor = api::ReadNumber(group.Get("time-scale"), 1e-6, 1e3))
     engine = simulator::ScaleTime(engine, *factor);
 }
 
@@ -93,9 +95,10 @@ void ReadEvent(const Node& node, FleetSpec& fleet) {
     node.Error("want exactly one of slowdown, fail, join");
   if (fail.present()) event.kind = FleetEvent::Kind::kFail;
   if (join.present()) event.kind = FleetEvent::Kind::kJoin;
-  if ((fail.present() && !ReadBool(fail, true)) || (join.present() && !ReadBool(join, true)))
+  if ((fail.present() && !api::ReadBoolean(fail).value_or(true)) ||
+      (join.present() && !api::ReadBoolean(join).value_or(true)))
     node.Error("want true, or leave it out");
-  event.factor = ReadNumber(slowdown, 0.001, 1e6).value_or(1);
+  event.factor = api::ReadNumber(slowdown, 0.001, 1e6).value_or(1);
   object.Finish();
   if (found != names.end()) fleet.events.push_back(event);
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "api/decode.h"
+#include "api/scalars.h"
 #include "replay/fields.h"
 #include "replay/trace.h"
 
@@ -35,7 +36,7 @@ void ReadBursts(ObjectReader& object, Arrivals& arrivals) {
 void ReadTraceArrivals(ObjectReader& object, Arrivals& arrivals, const Place& place) {
   const Node file = object.Require("file");
   const std::string name = file.Text().value_or("");
-  if (const auto speed = ReadNumber(object.Get("speed"), 1e-6, 1e6)) arrivals.trace_speed = *speed;
+  if (const auto speed = api::ReadNumber(object.Get("speed"), 1e-6, 1e6)) arrivals.trace_speed = *speed;
   if (name.empty()) return;
   const std::string path = name.front() == '/' || place.folder.empty() ? name : place.folder + "/" + name;
   if (const auto text = ReadFile(path, kMaxTraceBytes, place.problems))
@@ -51,7 +52,7 @@ Arrivals ReadArrivals(const Node& node, const Place& place) {
       api::ReadEnum(object.Require("process"), {"poisson", "constant", "bursts", "ramp", "trace"},
                     {kPoisson, kConstant, kBursts, kRamp, kTrace}, kPoisson);
   const auto rate = [&](std::string_view field) {
-    return ReadNumber(object.Require(field), 1e-6, kMaxRate).value_or(1);
+    return api::ReadNumber(object.Require(field), 1e-6, kMaxRate).value_or(1);
   };
   switch (arrivals.process) {
     case kPoisson:
@@ -75,7 +76,7 @@ Arrivals ReadArrivals(const Node& node, const Place& place) {
 
 Popularity ReadPopularity(ObjectReader& object, uint32_t count) {
   const auto law = api::ReadChoice(object.Get("popularity"), {"uniform", "zipf"});
-  const auto exponent = ReadNumber(object.Get("exponent"), 0, 10);
+  const auto exponent = api::ReadNumber(object.Get("exponent"), 0, 10);
   return Popularity(count, law == 1 ? exponent.value_or(1) : 0);
 }
 
@@ -127,7 +128,7 @@ TrafficClass ReadClass(const Node& node, const Place& place) {
   traffic.answer_tokens = tokens("answer", traffic.answer_tokens);
   traffic.turns = Distribution::Read(object.Get("turns"), 1, 100'000, traffic.turns);
   traffic.think = Distribution::Read(object.Get("think"), 0, 1e6, traffic.think);
-  traffic.bytes_per_token = ReadNumber(object.Get("bytes-per-token"), 0.1, 100).value_or(4);
+  traffic.bytes_per_token = api::ReadNumber(object.Get("bytes-per-token"), 0.1, 100).value_or(4);
   ReadRetries(object.Get("retries"), traffic);
   traffic.timeout = ReadTime(object.Get("timeout"), base::kMillisecond).value_or(0);
   object.Finish();

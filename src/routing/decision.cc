@@ -15,6 +15,19 @@ std::string Short(double value) {
   return out.data();
 }
 
+// What is cached of the prompt saved the winner more than it has to do beforehand, compared with the other.
+bool CachedDecided(const scheduling::Recording& seen, size_t winner, size_t other) {
+  const float* cached = seen.FindColumn(scheduling::kCachedTokens);
+  const float* prefill = seen.FindColumn("prefill");
+  const float* work = seen.FindColumn("work");
+  if (cached == nullptr || cached[winner] <= cached[other]) return false;
+  if (prefill == nullptr || work == nullptr || seen.facts.prompt_tokens == 0) return true;
+  const auto saved = [&](size_t i) {  // ms
+    return prefill[i] * cached[i] / static_cast<float>(seen.facts.prompt_tokens);
+  };
+  return saved(winner) - saved(other) > work[other] - work[winner];
+}
+
 // "work 80 against 980, prefill 12 against 30": what the deciding plugin reads.
 std::string Compared(const Told& told, const std::string& plugin, uint32_t winner, uint32_t other) {
   const scheduling::Recording& seen = told.decision.seen;
@@ -24,8 +37,12 @@ std::string Compared(const Told& told, const std::string& plugin, uint32_t winne
   const auto step = std::find_if(told.explanation.steps.begin(), told.explanation.steps.end(),
                                  [&](const auto& candidate) { return candidate.name == plugin; });
   if (step == told.explanation.steps.end()) return "";
+  std::vector<std::string> columns = step->reads;
+  if (CachedDecided(seen, static_cast<size_t>(at(winner)), static_cast<size_t>(at(other))))
+    std::stable_partition(columns.begin(), columns.end(),
+                          [](const std::string& column) { return column == scheduling::kCachedTokens; });
   std::string out;
-  for (const std::string& column : step->reads) {
+  for (const std::string& column : columns) {
     const float* values = seen.FindColumn(column);
     if (values == nullptr || values[at(winner)] == values[at(other)]) continue;
     out += (out.empty() ? "" : ", ") + column + " " + Short(values[at(winner)]) + " against " +
@@ -101,7 +118,8 @@ size_t Decision::bytes() const {
   size_t sum = sizeof *this;
   for (const std::string* text : {&request_id, &pool, &model, &target_model, &rewrite, &objective, &priority})
     sum += text->capacity();
-  for (const auto* numbers : {&seen.endpoint, &seen.own, &seen.fresh, &seen.page_age})
+  for (const auto* numbers :
+       {&seen.endpoint, &seen.own, &seen.fresh, &seen.page_age, &seen.refusing, &seen.refusing_age})
     sum += numbers->capacity() * sizeof(uint32_t);
   for (const auto& [name, value] : seen.facts.headers)
     sum += 2 * sizeof(std::string) + name.size() + value.size();
@@ -117,6 +135,20 @@ Told Explain(const Decision& decision, scheduling::Scratch& scratch, scheduling:
       scheduling::DecideAgain(seen, *seen.config, {.options = decision.options}, scratch, &explanation);
   told.reproduced = scheduling::SameChoices(again, seen.outcome);
   return told;
+}
+
+std::string RefusingOf(const Decision& decision) {
+  const scheduling::Recording& seen = decision.seen;
+  std::string out;
+  for (size_t i = 0; i < seen.refusing.size(); ++i) {
+    const uint32_t age = seen.refusing_age[i];
+    out +=
+        (out.empty() ? "" : ", ") + decision.NameAndAddress(seen.refusing[i]) +
+        " refuses connections or answers 503 (" +
+        (age == scheduling::kNoPage ? "never scraped" : "last page " + Short(age / 100 / 10.0) + " s ago") +
+        ")";
+  }
+  return out;
 }
 
 std::string WhyOf(const Told& told, const Explanation::Ran& ran) {

@@ -80,6 +80,10 @@ struct Decision {
   size_t bytes() const;  // about what it keeps, names not counted
   const std::string& Name(uint32_t endpoint) const { return names->names[endpoint].name; }
   const std::string& Address(uint32_t endpoint) const { return names->names[endpoint].address; }
+  // "a 10.0.0.1:8000", or the address alone where that is its name.
+  std::string NameAndAddress(uint32_t endpoint) const {
+    return Name(endpoint) == Address(endpoint) ? Address(endpoint) : Name(endpoint) + " " + Address(endpoint);
+  }
 };
 
 // Gets decisions. Thread-safe; Add must not wait. Nobody changes the decision as long as it is held.
@@ -101,6 +105,10 @@ struct Told {
 Told Explain(const Decision& decision, scheduling::Scratch& scratch, scheduling::Explanation& explanation);
 
 // ---- Printers.
+
+// "a 10.0.0.1:8000 refuses connections or answers 503 (last page 3.2 s ago)", of each that was no candidate
+// therefore; "" where there is none.
+std::string RefusingOf(const Decision& decision);
 
 // One sentence, without a full stop: who won over whom, by what, and what would have had to differ.
 std::string Why(const Told& told);

@@ -115,6 +115,7 @@ void AddFacts(const Told& told, base::Nanos now, std::string& out) {
         std::to_string(d.held_tokens()) + " prompt tokens, " + std::to_string(d.seen.outcome.cached_tokens) +
             " more are cached");
   Row(out, "signals", scheduling::ToString(d.seen.outcome.rung));
+  Row(out, "no candidate", RefusingOf(d));
   Row(out, "took", Format("%.1f us", static_cast<double>(d.took) / 1e3));
   Row(out, "age", Format("%.1f s", base::ToSeconds(now - d.at)));
   for (uint32_t i = 0; i < d.seen.outcome.num_further; ++i) {

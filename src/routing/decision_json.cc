@@ -244,6 +244,19 @@ void WritePicture(const Decision& d, JsonWriter& json, bool with_options) {
   json.EndList().Key("pageAgeMs").BeginList();
   for (const uint32_t age : seen.page_age) age == scheduling::kNoPage ? json.Null() : json.Value(age);
   json.EndList();
+  if (!seen.refusing.empty()) {
+    json.Key("refusing").BeginList();
+    for (size_t i = 0; i < seen.refusing.size(); ++i) {
+      const uint32_t age = seen.refusing_age[i];
+      json.BeginObject()
+          .Member("name", d.Name(seen.refusing[i]))
+          .Member("address", d.Address(seen.refusing[i]));
+      json.Key("pageAgeMs");
+      age == scheduling::kNoPage ? json.Null() : json.Value(age);
+      json.EndObject();
+    }
+    json.EndList();
+  }
   json.Key("columns").BeginObject();
   for (size_t id = 0; id < seen.num_columns; ++id)
     WriteList(seen.ColumnName(id), std::span(seen.column(id), seen.size()), json);

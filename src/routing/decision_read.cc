@@ -96,6 +96,25 @@ void ReadEndpoints(const Node& node, ReadDecision& out) {
   out.decision.names = std::move(names);
 }
 
+// They have numbers behind those of the candidates.
+void ReadRefusing(const Node& node, ReadDecision& out) {
+  if (!node.present()) return;
+  auto names = std::make_shared<EndpointNames>(*out.decision.names);
+  for (const Node& item : node.Items(0, Recording::kMaxRefusing)) {
+    ObjectReader reader(item);
+    EndpointNames::Name name;
+    out.decision.seen.refusing.push_back(static_cast<uint32_t>(names->names.size()));
+    Read(reader.Require("name"), name.name);
+    Read(reader.Require("address"), name.address);
+    uint32_t age = scheduling::kNoPage;
+    Read(reader.Get("pageAgeMs"), age);
+    out.decision.seen.refusing_age.push_back(age);
+    reader.Finish();
+    names->names.push_back(std::move(name));
+  }
+  out.decision.names = std::move(names);
+}
+
 void ReadRequest(const Node& node, Recording::Facts& facts) {
   if (!node.present()) return;
   ObjectReader reader(node);
@@ -150,6 +169,7 @@ void ReadPicture(const Node& node, ReadDecision& out) {
   ReadEndpoints(reader.Require("endpoints"), out);
   const size_t n = seen.size();
   seen.num_candidates = n;
+  ReadRefusing(reader.Get("refusing"), out);
   ReadRequest(reader.Get("request"), seen.facts);
   ReadGenerator(reader.Get("generator"), seen.random);
   Read(reader.Get("criticalTraffic"), seen.critical_traffic);

@@ -43,7 +43,7 @@ std::string FirstLine(const Told& told) {
   }
   out += " pool " + d.pool + ": ";
   if (outcome.kind == scheduling::OutcomeKind::kPicked) {
-    out += "picked " + d.Name(outcome.choices[0]) + " " + d.Address(outcome.choices[0]);
+    out += "picked " + d.NameAndAddress(outcome.choices[0]);
     for (uint32_t i = 1; i < outcome.num_choices; ++i)
       out += (i == 1 ? ", then " : ", ") + d.Name(outcome.choices[i]);
     out += " [" + std::string(scheduling::ToString(outcome.rung)) + " signals, " + told.explanation.profile +
@@ -88,6 +88,8 @@ void AddCandidates(const Told& told, std::string& out) {
   }
   if (candidates.size() > shown.size())
     out += "  ... and " + std::to_string(candidates.size() - shown.size()) + " more\n";
+  if (const std::string refusing = RefusingOf(told.decision); !refusing.empty())
+    out += "  no candidate: " + refusing + "\n";
   for (const Explanation::Made& made : told.explanation.columns) {
     out += "  column " + made.name + ":";
     for (const size_t i : shown)

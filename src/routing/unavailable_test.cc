@@ -32,6 +32,23 @@ TEST(Unavailable, ThreeInARowAndTheEndpointIsTakenOnlyWhenNothingElseIsLeft) {
   EXPECT_EQ(scene.Get(Completion("m")).destination(), "10.0.0.1:8000");
 }
 
+TEST(Unavailable, AnExplanationSaysWhoIsNoCandidateAndWhy) {
+  std::string told;
+  RouterOptions options;
+  options.explain = [&told](std::string_view text) { told = text; };
+  Scene scene({{"A"}, {"B", 40}}, {}, std::move(options));
+  for (int i = 0; i < 3; ++i) Answer(scene, 503);
+  scene.clock.Advance(3200 * base::kMillisecond);
+  EXPECT_EQ(scene.Get(Completion("m")).destination(), "10.0.0.2:8000");
+  EXPECT_NE(
+      told.find("  no candidate: A 10.0.0.1:8000 refuses connections or answers 503 (last page 3.2 s ago)\n"),
+      std::string::npos)
+      << told;
+  Answer(scene, 200);
+  scene.Get(Completion("m"));
+  EXPECT_EQ(told.find("no candidate"), std::string::npos) << told;
+}
+
 // A client that can make a server answer 503 has to do so three times without anybody else being served
 // there.
 TEST(Unavailable, OneClientsRequestsDoNotTakeAnEndpointFromOthers) {

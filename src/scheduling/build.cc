@@ -1,24 +1,21 @@
 #include "scheduling/build.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
 
+#include "api/print.h"
+#include "api/scalars.h"
+#include "base/json_writer.h"
 #include "base/strings.h"
 #include "scheduling/compiler.h"
-#include "scheduling/plugins/format.h"
 
 namespace fairway::scheduling {
 
 namespace {
 
-std::optional<double> ToNumber(const api::Node& node) {
-  if (!node.Is(api::Value::Kind::kNumber)) return std::nullopt;
-  const std::string& text = node.value().text;
-  char* end = nullptr;
-  const double value = std::strtod(text.c_str(), &end);
-  if (end != text.c_str() + text.size()) return std::nullopt;
-  return value;
+// What a path leads to: "deciders.prefill".
+api::Node At(api::Node node, std::string_view path) {
+  for (const std::string_view key : base::Split(path, '.')) node = node.Child(key);
+  return node;
 }
 
 }  // namespace
@@ -36,93 +33,116 @@ const std::string& Build::name() const { return spec_.name; }
 const std::string& Build::type() const { return spec_.type; }
 
 api::Node Build::Find(std::string_view parameter) { return reader_.Get(parameter); }
-api::Node Build::Object(std::string_view parameter) {
+api::Node Build::Object(std::string_view parameter, std::string_view help) {
   api::Node node = Find(parameter);
-  Note(parameter, "none", "", node.present() ? "given" : "none");
+  std::string value;
+  if (node.present()) {
+    base::JsonWriter json(value);
+    api::WriteValue(node.value(), json);
+  }
+  Note({.name = std::string(parameter), .kind = "object", .help = std::string(help)}, node, std::move(value));
   return node;
 }
 
-void Build::Note(std::string_view parameter, std::string otherwise, std::string range, std::string value) {
-  parameters_.push_back({std::string(parameter), std::move(otherwise), std::move(range), std::move(value)});
+void Build::Note(api::Parameter parameter, const api::Node& node, std::string value) {
+  parameters_.push_back({std::move(parameter), std::move(value), node.present()});
 }
 
 void Build::Error(std::string_view parameter, std::string message) {
-  (parameter.empty() ? reader_.node() : reader_.node().Child(parameter)).Error(std::move(message));
+  (parameter.empty() ? reader_.node() : At(reader_.node(), parameter)).Error(std::move(message));
 }
 void Build::Warn(std::string_view parameter, std::string message) {
-  (parameter.empty() ? reader_.node() : reader_.node().Child(parameter)).Warn(std::move(message));
+  (parameter.empty() ? reader_.node() : At(reader_.node(), parameter)).Warn(std::move(message));
 }
 
-std::optional<double> ReadNumber(const api::Node& node, double min, double max) {
-  if (!node.present()) return std::nullopt;
-  const std::string range = Short(min) + " to " + Short(max);
-  const auto number = ToNumber(node);
-  if (!number) {
-    node.WrongType("a number from " + range);
-  } else if (!(*number >= min && *number <= max)) {
-    node.Error("must be from " + range + ", not " + node.value().text);
-  } else {
-    return number;
-  }
-  return std::nullopt;
-}
-
-double Build::Number(std::string_view parameter, double otherwise, double min, double max) {
-  const double value = ReadNumber(Find(parameter), min, max).value_or(otherwise);
-  Note(parameter, Short(otherwise), Short(min) + " to " + Short(max), Short(value));
-  return value;
-}
-
-int64_t Build::Integer(std::string_view parameter, int64_t otherwise, int64_t min, int64_t max) {
-  const int64_t value = Find(parameter).Integer(min, max).value_or(otherwise);
-  Note(parameter, std::to_string(otherwise), std::to_string(min) + " to " + std::to_string(max),
-       std::to_string(value));
-  return value;
-}
-
-bool Build::Flag(std::string_view parameter, bool otherwise) {
+double Build::Number(std::string_view parameter, double otherwise, double min, double max,
+                     std::string_view help) {
   const api::Node node = Find(parameter);
-  bool value = otherwise;
-  if (node.present()) {
-    if (node.Is(api::Value::Kind::kBool)) {
-      value = node.value().text == "true" || node.value().text == "True" || node.value().text == "TRUE";
-    } else {
-      node.WrongType("true or false");
-    }
-  }
-  Note(parameter, otherwise ? "true" : "false", "true or false", value ? "true" : "false");
+  const double value = api::ReadNumber(node, min, max).value_or(otherwise);
+  Note({.name = std::string(parameter),
+        .kind = "number",
+        .otherwise = api::ShowNumber(otherwise),
+        .range = api::RangeOf(min, max),
+        .help = std::string(help)},
+       node, api::ShowNumber(value));
   return value;
 }
 
-std::string Build::Text(std::string_view parameter, std::string_view otherwise) {
-  std::string value = Find(parameter).Text().value_or(std::string(otherwise));
-  Note(parameter, std::string(otherwise), "", value);
+int64_t Build::Integer(std::string_view parameter, int64_t otherwise, int64_t min, int64_t max,
+                       std::string_view help) {
+  const api::Node node = Find(parameter);
+  const int64_t value = node.Integer(min, max).value_or(otherwise);
+  Note({.name = std::string(parameter),
+        .kind = "integer",
+        .otherwise = std::to_string(otherwise),
+        .range = api::RangeOf(static_cast<double>(min), static_cast<double>(max)),
+        .help = std::string(help)},
+       node, std::to_string(value));
   return value;
 }
 
-std::vector<std::string> Build::Texts(std::string_view parameter) {
+bool Build::Flag(std::string_view parameter, bool otherwise, std::string_view help) {
+  const api::Node node = Find(parameter);
+  const bool value = api::ReadBoolean(node).value_or(otherwise);
+  Note({.name = std::string(parameter),
+        .kind = "switch",
+        .otherwise = otherwise ? "true" : "false",
+        .help = std::string(help)},
+       node, value ? "true" : "false");
+  return value;
+}
+
+std::string Build::Text(std::string_view parameter, std::string_view otherwise, std::string_view help) {
+  const api::Node node = Find(parameter);
+  std::string value = node.Text().value_or(std::string(otherwise));
+  Note({.name = std::string(parameter),
+        .kind = "text",
+        .otherwise = std::string(otherwise),
+        .help = std::string(help)},
+       node, value.empty() && !node.present() ? "" : base::JsonString(value));
+  return value;
+}
+
+std::vector<std::string> Build::Texts(std::string_view parameter, std::string_view help) {
   constexpr size_t kMaxTexts = 1000;
   std::vector<std::string> texts;
-  for (const api::Node& item : Find(parameter).Items(0, kMaxTexts)) {
+  const api::Node node = Find(parameter);
+  for (const api::Node& item : node.Items(0, kMaxTexts)) {
     if (auto text = item.Text()) texts.push_back(std::move(*text));
   }
-  Note(parameter, "", "", base::Join(texts, ", "));
+  std::string value;
+  if (!texts.empty()) {
+    base::JsonWriter json(value);
+    json.BeginList();
+    for (const std::string& text : texts) json.Value(text);
+    json.EndList();
+  }
+  Note({.name = std::string(parameter), .kind = "list", .help = std::string(help)}, node, std::move(value));
   return texts;
 }
 
-bool Build::Given(std::string_view parameter) { return Find(parameter).present(); }
+bool Build::Given(std::string_view parameter) {
+  const bool given = Find(parameter).present();
+  for (ParameterInfo& info : parameters_) {
+    if (info.name != parameter) continue;
+    info.otherwise.clear();
+    if (!given) info.value.clear();
+  }
+  return given;
+}
 
 void Build::NoEffect(std::initializer_list<std::string_view> parameters, std::string_view why) {
   for (const std::string_view parameter : parameters) {
     const api::Node node = Find(parameter);
     if (node.present()) node.Warn("has no effect here: " + std::string(why));
+    Note({.name = std::string(parameter), .kind = "ignored", .help = "No effect: " + std::string(why)}, node,
+         "");
   }
 }
 
 base::Nanos Build::Duration(std::string_view parameter, base::Nanos otherwise, base::Nanos min,
-                            base::Nanos max) {
-  const auto words = [](base::Nanos nanos) { return Short(base::ToSeconds(nanos)) + "s"; };
-  const std::string range = words(min) + " to " + words(max);
+                            base::Nanos max, std::string_view help) {
+  const std::string range = api::ShowDuration(min) + " to " + api::ShowDuration(max);
   const api::Node node = Find(parameter);
   base::Nanos value = otherwise;
   if (const auto text = node.Text()) {
@@ -133,16 +153,25 @@ base::Nanos Build::Duration(std::string_view parameter, base::Nanos otherwise, b
       value = *duration;
     }
   }
-  Note(parameter, words(otherwise), range, words(value));
+  Note({.name = std::string(parameter),
+        .kind = "duration",
+        .otherwise = api::ShowDuration(otherwise),
+        .range = range,
+        .help = std::string(help)},
+       node, base::JsonString(api::ShowDuration(value)));
   return value;
 }
 
 size_t Build::Choice(std::string_view parameter, std::initializer_list<std::string_view> words,
-                     size_t otherwise) {
-  const size_t value = api::ReadChoice(Find(parameter), words).value_or(otherwise);
-  Note(parameter, std::string(words.begin()[otherwise]),
-       "one of " + base::Join(std::vector<std::string>(words.begin(), words.end()), ", "),
-       std::string(words.begin()[value]));
+                     size_t otherwise, std::string_view help) {
+  const api::Node node = Find(parameter);
+  const size_t value = api::ReadChoice(node, words).value_or(otherwise);
+  Note({.name = std::string(parameter),
+        .kind = "word",
+        .otherwise = std::string(words.begin()[otherwise]),
+        .range = base::Join(std::vector<std::string>(words.begin(), words.end()), ", "),
+        .help = std::string(help)},
+       node, base::JsonString(words.begin()[value]));
   return value;
 }
 
@@ -160,7 +189,7 @@ std::optional<size_t> Build::Profile(std::string_view name) const { return compi
 std::vector<std::string> Build::Profiles() const { return compiler_.Profiles(); }
 
 const Plugin* Build::Find(std::string_view parameter, std::string_view instance) {
-  return compiler_.Refer(instance, reader_.node().Child(parameter));
+  return compiler_.Refer(instance, At(reader_.node(), parameter));
 }
 void Build::NoSuch(std::string_view parameter, std::string_view instance, std::string_view role) {
   Error(parameter, "no plugin " + api::Quote(std::string(instance)) + " that is a " + std::string(role));

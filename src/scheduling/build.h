@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "api/decode.h"
+#include "api/setting.h"
 #include "base/clock.h"
 #include "scheduling/column.h"
 #include "scheduling/scheduler.h"
@@ -28,16 +29,11 @@ struct PluginSpec;
 class Compiler;
 class Plugin;
 
-// A parameter as its plugin asked for it: what help, docs and `fairway config print` show.
-struct ParameterInfo {
-  std::string name;
-  std::string otherwise;  // the default
-  std::string range;      // "0 .. 1", "one of a, b"; "" is any
-  std::string value;      // as it is in this config
+// A parameter as its plugin asked for it: what docs and `fairway config print` show.
+struct ParameterInfo : api::Parameter {
+  std::string value;   // as it is in this config: JSON, "" where there is none
+  bool given = false;  // the config says it
 };
-
-// Of a value within an object. Nothing, with a report, where it is absent, no number or out of the range.
-std::optional<double> ReadNumber(const api::Node& node, double min, double max);
 
 class Build {
  public:
@@ -48,22 +44,29 @@ class Build {
   const std::string& name() const;  // of the instance
   const std::string& type() const;
 
-  // ---- Parameters. Each returns the default where the config says nothing, or what cannot be.
-  double Number(std::string_view parameter, double otherwise, double min, double max);
-  float Float(std::string_view parameter, double otherwise, double min, double max) {
-    return static_cast<float>(Number(parameter, otherwise, min, max));
+  // ---- Parameters. Each returns the default where the config says nothing, or what cannot be. `help` is a
+  // line for docs/reference.md, in words of the user's.
+  double Number(std::string_view parameter, double otherwise, double min, double max,
+                std::string_view help = "");
+  float Float(std::string_view parameter, double otherwise, double min, double max,
+              std::string_view help = "") {
+    return static_cast<float>(Number(parameter, otherwise, min, max, help));
   }
-  int64_t Integer(std::string_view parameter, int64_t otherwise, int64_t min, int64_t max);
-  bool Flag(std::string_view parameter, bool otherwise);
-  std::string Text(std::string_view parameter, std::string_view otherwise);
+  int64_t Integer(std::string_view parameter, int64_t otherwise, int64_t min, int64_t max,
+                  std::string_view help = "");
+  bool Flag(std::string_view parameter, bool otherwise, std::string_view help = "");
+  std::string Text(std::string_view parameter, std::string_view otherwise, std::string_view help = "");
   // As Go writes it: "250ms", "1m30s".
-  base::Nanos Duration(std::string_view parameter, base::Nanos otherwise, base::Nanos min, base::Nanos max);
+  base::Nanos Duration(std::string_view parameter, base::Nanos otherwise, base::Nanos min, base::Nanos max,
+                       std::string_view help = "");
   // Which of the words.
-  size_t Choice(std::string_view parameter, std::initializer_list<std::string_view> words, size_t otherwise);
+  size_t Choice(std::string_view parameter, std::initializer_list<std::string_view> words, size_t otherwise,
+                std::string_view help = "");
   // A list of texts.
-  std::vector<std::string> Texts(std::string_view parameter);
+  std::vector<std::string> Texts(std::string_view parameter, std::string_view help = "");
   // For what is a list or an object. Absent: not present(). The caller reads and reports on its own.
-  api::Node Object(std::string_view parameter);
+  api::Node Object(std::string_view parameter, std::string_view help = "");
+  // For a parameter whose absence means something else than any value.
   bool Given(std::string_view parameter);
   // Parameters of the reference that change nothing here: a warning where one is given.
   void NoEffect(std::initializer_list<std::string_view> parameters, std::string_view why);
@@ -134,7 +137,7 @@ class Build {
   void NoSuch(std::string_view parameter, std::string_view instance, std::string_view role);
   api::Node Find(std::string_view parameter);
   void WarnOfUnread();
-  void Note(std::string_view parameter, std::string otherwise, std::string range, std::string value);
+  void Note(api::Parameter parameter, const api::Node& node, std::string value);
 
   Compiler& compiler_;
   const PluginSpec& spec_;

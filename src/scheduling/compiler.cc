@@ -88,6 +88,7 @@ std::unique_ptr<Config> Compiler::Run() {
   }
   config_->with_models = spec_.with_models;
   config_->without_models = spec_.without_models;
+  config_->profiles = std::move(spec_.profiles);
   return failed_ ? nullptr : std::move(config_);
 }
 
@@ -535,6 +536,17 @@ std::shared_ptr<void> States::Get(const std::string& key,
 void States::FreeUnused() {
   const std::lock_guard lock(mutex_);
   std::erase_if(states_, [](const auto& entry) { return entry.second.use_count() <= 1; });
+}
+
+std::vector<ParameterInfo> ParametersOf(std::string_view type) {
+  std::vector<api::Problem> found;  // what it cannot be without
+  api::ProblemList problems("", found);
+  const PluginSpec plugin{.type = std::string(type), .name = std::string(type)};
+  CompileOptions options;
+  options.allow_experimental = true;
+  Compiler compiler({}, problems, options);
+  const Config::Instance* made = compiler.Make(plugin);
+  return made == nullptr ? std::vector<ParameterInfo>{} : made->parameters;
 }
 
 std::shared_ptr<const Config> Compile(const ConfigSpec& spec, api::ProblemList& problems,

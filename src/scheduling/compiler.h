@@ -17,6 +17,8 @@ class Compiler {
   Compiler(const ConfigSpec& spec, api::ProblemList& problems, const CompileOptions& options);
   // Null where there was an error.
   std::unique_ptr<Config> Run();
+  // One plugin alone, instead of Run. Null where there is no such type.
+  Config::Instance* Make(const PluginSpec& spec);
 
   // ---- For Build, about the plugin that is being made. `at`: where to report.
   Column Reads(std::string_view column, const api::Node& at);
@@ -45,7 +47,6 @@ class Compiler {
 
   void Error(int line, std::string object, std::string field, std::string message);
   const PluginType* FindType(std::string_view type) const;
-  Config::Instance* Make(const PluginSpec& spec);
   void CheckStability(const PluginSpec& spec, const PluginType& type);
   void MakeMissing();
   void NobodyMakes(size_t id);

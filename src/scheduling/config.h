@@ -131,6 +131,7 @@ struct Config {
 
   uint64_t generation = 0;  // another one for each that is compiled, in the whole process
   std::vector<std::unique_ptr<Instance>> plugins;
+  std::vector<ProfileSpec> profiles;  // as compiled, with what was filled in
   std::vector<Program> programs;
   size_t with_models = 0;
   size_t without_models = 0;
@@ -190,6 +191,11 @@ struct CompileOptions {
 // Null where there was an error. All problems are reported, not only the first.
 std::shared_ptr<const Config> Compile(const ConfigSpec& spec, api::ProblemList& problems,
                                       const CompileOptions& options = {});
+// The config as YAML, with all defaults and all that was filled in: read again it decides the same.
+// `document`: what it was compiled from.
+std::string PrintConfig(const api::EndpointPickerConfig& document, const Config& config);
+// What the type's parameters are, for docs; none where it is not known.
+std::vector<ParameterInfo> ParametersOf(std::string_view type);
 // REQUIRES: it has no error.
 std::shared_ptr<const Config> CompileBuiltin(const SchedulerOptions& options);
 

@@ -16,6 +16,10 @@
 #include "tests/support/pools.h"
 
 namespace fairway::scheduling {
+
+// CONTRIBUTING.md's example, compiled from there (CMakeLists.txt).
+std::unique_ptr<Plugin> MakeKvCacheLimitFilter(Build& build);
+
 namespace {
 
 using tests::OneProfile;
@@ -29,30 +33,7 @@ std::unique_ptr<Plugin> MakeOf(Build& build) {
   return std::make_unique<T>(build);
 }
 
-// What CONTRIBUTING.md shows, word for word: a filter over a column that is there.
-class KvCacheLimitFilter final : public Plugin, public Filter {
- public:
-  explicit KvCacheLimitFilter(Build& build)
-      : kv_usage_(build.Reads("kv-usage")), limit_(build.Float("limit", 0.95, 0, 1)) {}
-  size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    const float* kv_usage = context.columns[kv_usage_];
-    size_t kept = 0;
-    for (const uint32_t position : in) {
-      out[kept] = position;
-      kept += kv_usage[position] < limit_ ? 1 : 0;
-    }
-    return kept;
-  }
-  std::string Why(const Context& context, uint32_t position) const override {
-    return "KV use " + Percent(context.columns[kv_usage_][position]) + " is not below " + Percent(limit_);
-  }
-
- private:
-  Column kv_usage_;
-  float limit_;
-};
-
-// And a scorer over a column of one's own.
+// A column of one's own, and a scorer over it.
 class ZoneProducer final : public Plugin, public EndpointProducer {
  public:
   explicit ZoneProducer(Build& build) : zone_(build.Text("zone", "a")) {
@@ -120,7 +101,7 @@ class Greedy final : public Plugin, public Scorer {
 };
 
 CompileOptions WithOurs() {
-  return {.more_types = {{"kv-cache-limit-filter", MakeOf<KvCacheLimitFilter>},
+  return {.more_types = {{"kv-cache-limit-filter", MakeKvCacheLimitFilter},
                          {"zone-producer", MakeOf<ZoneProducer>, Stability::kOurs, "in-zone"},
                          {"zone-scorer", MakeOf<ZoneScorer>},
                          {"doubler", MakeOf<Doubler>},
@@ -251,17 +232,18 @@ TEST(Config, AllProblemsAreTold) {
                                 .steps = {{"queue-scorr", 1, 10},
                                           {"queue-scorer", std::numeric_limits<double>::infinity(), 11}}}}},
                  WithOurs()),
-      (Texts{"test.yaml:1: plugin least-queue-filtr: type: there is no plugin type "
-             "\"least-queue-filtr\"; did you mean \"least-queue-filter\"?",
-             "test.yaml: plugin queue-limit-filter: parameters.limt: unknown field; did you mean "
-             "\"limit\"?",
-             "test.yaml: plugin capacity-filter: parameters.kvCacheLimit: must be from 0 to 1, not 80",
-             "test.yaml:1: plugin doubler: parameters: column \"queue\" is made by the engine already",
-             "test.yaml:1: plugin reads: reads column \"quue\", which no plugin makes; did you mean "
-             "\"queue\"?",
-             "test.yaml:10: profile p: plugins: there is no plugin \"queue-scorr\"; did you mean "
-             "\"queue-scorer\"?",
-             "test.yaml:11: profile p: queue-scorer: the weight must be a number"}));
+      (Texts{
+          "test.yaml:1: plugin least-queue-filtr: type: there is no plugin type "
+          "\"least-queue-filtr\"; did you mean \"least-queue-filter\"?",
+          "test.yaml: plugin queue-limit-filter: parameters.limt: unknown field; did you mean "
+          "\"limit\"?",
+          "test.yaml: plugin capacity-filter: parameters.kvCacheLimit: want a number from 0 to 1, got \"80\"",
+          "test.yaml:1: plugin doubler: parameters: column \"queue\" is made by the engine already",
+          "test.yaml:1: plugin reads: reads column \"quue\", which no plugin makes; did you mean "
+          "\"queue\"?",
+          "test.yaml:10: profile p: plugins: there is no plugin \"queue-scorr\"; did you mean "
+          "\"queue-scorer\"?",
+          "test.yaml:11: profile p: queue-scorer: the weight must be a number"}));
 }
 
 // A file that changes while requests are served must not end the process.
@@ -314,8 +296,12 @@ TEST(Config, EveryBuiltinTypeIsMadeWithItsDefaults) {
       }
       continue;
     }
-    for (const ParameterInfo& parameter : config->plugins.front()->parameters)
-      EXPECT_EQ(parameter.value, parameter.otherwise) << parameter.name;
+    for (const ParameterInfo& parameter : config->plugins.front()->parameters) {
+      EXPECT_FALSE(parameter.given);
+      if (parameter.value != parameter.otherwise) {
+        EXPECT_EQ(parameter.value, base::JsonString(parameter.otherwise)) << parameter.name;
+      }
+    }
   }
 }
 

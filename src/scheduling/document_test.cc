@@ -8,7 +8,11 @@
 #include <vector>
 
 #include "api/endpoint_picker_config.h"
+#include "api/load.h"
+#include "base/random.h"
 #include "scheduling/config.h"
+#include "scheduling/gather.h"
+#include "scheduling/plugin.h"
 #include "tests/support/pools.h"
 
 namespace fairway::scheduling {
@@ -203,6 +207,112 @@ schedulingProfiles:
       FromText("plugins: [{type: utilization-detector, parameters: {queueDepthThreshold: few}}]\n").errors,
       (Texts{"c.yaml:3: plugin utilization-detector: parameters.queueDepthThreshold: want a number from 1 to "
              "2147483647, got the string \"few\""}));
+}
+
+// What is decided, by what and how: all that a Config has but for its objects.
+std::string ShapeOf(const Config& config) {
+  std::string out;
+  for (const Program& program : config.programs) {
+    out += program.name + " " + std::to_string(program.max_choices) + " " + program.saturation_name + ":";
+    for (const auto& node : program.nodes) out += " " + node.name + "/" + std::to_string(node.on_success);
+    for (const auto& scorer : program.scorers) out += " " + scorer.name + "*" + std::to_string(scorer.weight);
+    for (const auto& plugin : config.plugins) {
+      if (plugin->picker != nullptr && plugin->picker == program.picker) out += " " + plugin->name;
+    }
+    out += "\n";
+  }
+  for (const auto& plugin : config.plugins) {
+    out += plugin->type + " " + plugin->name;
+    for (const ParameterInfo& parameter : plugin->parameters) {
+      if (parameter.kind != "ignored") out += " " + parameter.name + "=" + parameter.value;
+    }
+    out += config.handler != nullptr && plugin->handler == config.handler ? " handles\n" : "\n";
+  }
+  for (const ColumnInfo& column : config.columns) out += column.name + " ";
+  return out + std::to_string(config.producers.size()) + " " + std::to_string(config.hooks.size());
+}
+
+// Where 200 requests to fleets that are drawn go.
+std::vector<uint32_t> ChoicesOf(const std::shared_ptr<const Config>& config) {
+  const Scheduler scheduler({}, 0, config);
+  std::vector<uint32_t> choices;
+  Scratch scratch;
+  base::Random random(7);
+  for (int fleet = 0; fleet < 10; ++fleet) {
+    std::vector<tests::ServerState> servers;
+    for (uint64_t i = 0; i < 2 + random.Below(8); ++i)
+      servers.push_back({.name = "s" + std::to_string(i),
+                         .waiting = static_cast<uint32_t>(random.Below(9)),
+                         .kv_usage = static_cast<float>(random.Below(100)) / 100,
+                         .running = static_cast<uint32_t>(random.Below(9))});
+    const tests::TestPool pool(std::move(servers));
+    for (int request = 0; request < 20; ++request) {
+      const Outcome outcome = scheduler.Pick(*pool.pool(), {}, std::nullopt, base::kSecond, scratch, random);
+      choices.push_back(outcome.num_choices);
+      for (uint32_t i = 0; i < outcome.num_choices; ++i) choices.push_back(outcome.choices[i]);
+      for (uint32_t i = 0; i < outcome.num_further; ++i) choices.push_back(outcome.further[i].endpoint);
+    }
+  }
+  return choices;
+}
+
+std::pair<std::shared_ptr<const Config>, std::string> Printed(const std::string& text, Texts* errors) {
+  const auto document = api::ParseEndpointPickerConfig(text, "c.yaml");
+  const Read read = Compiled(document, "c.yaml");
+  *errors = read.errors;
+  return {read.config, read.config == nullptr ? "" : PrintConfig(document.config, *read.config)};
+}
+
+TEST(Documents, PrintedWithDefaultsAreReadAgainAndDecideTheSame) {
+  std::vector<std::string> texts{
+      "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n",
+      "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n"
+      "plugins: [{type: queue-scorer}, {type: load-aware-scorer, parameters: {threshold: -3}},\n"
+      "  {type: max-score-picker, name: 'on', parameters: {maxNumOfEndpoints: 2, tolerance: 1e-5}},\n"
+      "  {type: session-id-producer, parameters: {headerName: \"a'b\"}}, {type: by-label,\n"
+      "   parameters: {label: app, validValues: [vllm, '7', 'a: b']}}]\n"
+      "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer, weight: 0.1}, {pluginRef: "
+      "by-label},\n"
+      "  {pluginRef: load-aware-scorer, weight: -2}, {pluginRef: 'on'}]}]\n"};
+  for (const auto& entry : std::filesystem::directory_iterator("examples/endpoint-picker-config"))
+    texts.push_back(api::ReadFile(entry.path(), {}).value_or(""));
+  EXPECT_GE(texts.size(), 21u);
+  for (const std::string& text : texts) {
+    SCOPED_TRACE(text);
+    Texts errors;
+    const auto [config, printed] = Printed(text, &errors);
+    if (config == nullptr) {  // left out on purpose, see above
+      EXPECT_FALSE(errors.empty());
+      continue;
+    }
+    const auto [again, printed_again] = Printed(printed, &errors);
+    ASSERT_NE(again, nullptr) << ::testing::PrintToString(errors) << printed;
+    EXPECT_EQ(ShapeOf(*again), ShapeOf(*config)) << printed;
+    EXPECT_EQ(ChoicesOf(again), ChoicesOf(config));
+    EXPECT_EQ(printed.find("1e+09"), std::string::npos);
+  }
+}
+
+TEST(Documents, ADefaultIsMarkedAndAGivenValueIsNot) {
+  Texts errors;
+  const auto [config, printed] = Printed(
+      "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n"
+      "plugins: [{type: utilization-detector, parameters: {queueDepthThreshold: 7}}]\n",
+      &errors);
+  ASSERT_NE(config, nullptr) << ::testing::PrintToString(errors);
+  EXPECT_NE(printed.find("    queueDepthThreshold: 7  # from 1\n"), std::string::npos) << printed;
+  EXPECT_NE(printed.find("    kvCacheUtilThreshold: 0.8  # default, 0 to 1\n"), std::string::npos) << printed;
+  EXPECT_NE(printed.find("- type: max-score-picker  # filled in\n"), std::string::npos) << printed;
+}
+
+// docs/reference.md is made of them.
+TEST(Plugins, DescribeTheirParameters) {
+  for (const PluginType& type : BuiltinPlugins()) {
+    for (const ParameterInfo& parameter : ParametersOf(type.type)) {
+      EXPECT_FALSE(parameter.help.empty())
+          << type.type << ": " << parameter.name << ": give a line of help where the parameter is asked for";
+    }
+  }
 }
 
 }  // namespace

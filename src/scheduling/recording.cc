@@ -22,6 +22,25 @@ const float* Recording::FindColumn(std::string_view name) const {
   return nullptr;
 }
 
+namespace {
+
+void NoteRefusing(const fleet::PoolSnapshot& pool, base::Nanos at, Recording& out) {
+  out.refusing.clear();
+  out.refusing_age.clear();
+  if (!pool.anyone_refuses()) return;
+  const uint32_t moment = fleet::Millis(at);
+  for (uint32_t i = 0; i < pool.cells.size() && out.refusing.size() < Recording::kMaxRefusing; ++i) {
+    const bool asked = std::find(out.endpoint.begin(), out.endpoint.end(), i) != out.endpoint.end();
+    if (!pool.cells[i]->refusing() || asked) continue;
+    const uint32_t page = pool.loads[i]->requests().page;
+    out.refusing.push_back(i);
+    out.refusing_age.push_back(
+        page == 0 ? kNoPage : static_cast<uint32_t>(std::max(fleet::MillisSince(page, moment), 0)));
+  }
+}
+
+}  // namespace
+
 void Recording::Begin(const std::shared_ptr<const ConfigSet>& by, const Config& of_pool,
                       const fleet::PoolSnapshot& pool, size_t candidates) {
   if (configs != by) configs = by;
@@ -43,6 +62,7 @@ void Recording::Keep(const Picture& picture, const Context& context, const fleet
   fresh.assign(s.fresh, s.fresh + n);
   page_age.resize(n);
   PageAges(pool, picture.columns, context.now, page_age.data());
+  NoteRefusing(pool, context.now, *this);
   num_columns = config->columns.size();
   values.resize(num_columns * n);
   for (size_t id = 0; id < kLiveColumns.size(); ++id) {

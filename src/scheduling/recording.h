@@ -65,7 +65,11 @@ struct Recording {
   std::vector<uint32_t> own;
   std::vector<uint32_t> fresh;
   std::vector<uint32_t> page_age;  // ms; kNoPage
-  std::vector<float> values;       // "prefill" is that of the whole prompt, whatever is cached
+  // Endpoints of the pool that were no candidates because they refuse connections or answer 503.
+  static constexpr size_t kMaxRefusing = 100;
+  std::vector<uint32_t> refusing;
+  std::vector<uint32_t> refusing_age;  // of their last pages, ms; kNoPage
+  std::vector<float> values;           // "prefill" is that of the whole prompt, whatever is cached
   std::vector<std::string> names;
   size_t num_columns = 0;
   bool adapters = false;

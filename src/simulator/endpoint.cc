@@ -11,7 +11,6 @@
 #include "base/strings.h"
 #include "net/address.h"
 #include "payload/request.h"
-#include "simulator/json.h"
 #include "simulator/metrics_page.h"
 #include "simulator/openai.h"
 
@@ -53,11 +52,14 @@ Extras ReadExtras(std::string_view body) {
   const bool has_usage = body.find("stream_options") != std::string_view::npos;
   const bool has_eos = body.find("ignore_eos") != std::string_view::npos;
   if (!has_usage && !has_eos) return extras;
-  const auto json = ParseJson(body);
-  if (!json) return extras;
-  auto is_true = [](const Json* value) { return value && value->Is(Json::Kind::kBool) && value->boolean; };
+  const api::ParsedText parsed = api::ParseJson(body);
+  if (!parsed.problems.empty() || parsed.documents.size() != 1) return extras;
+  const api::Value* json = parsed.documents[0].get();
+  const auto is_true = [](const api::Value* value) {
+    return value != nullptr && value->kind == api::Value::Kind::kBool && value->text == "true";
+  };
   extras.ignore_eos = is_true(json->Find("ignore_eos"));
-  if (const Json* options = json->Find("stream_options"))
+  if (const api::Value* options = json->Find("stream_options"))
     extras.include_usage = is_true(options->Find("include_usage"));
   return extras;
 }
@@ -414,9 +416,10 @@ bool EndpointImpl::IsMe(std::string_view target) const {
 void EndpointImpl::FaultsRequest(const HttpRequest& request, Responder responder) {
   if (request.method == "GET") return ReplyJson(*responder, 200, ToJson(faults_) + "\n");
   if (request.method != "POST") return ReplyJson(*responder, 405, R"({"detail":"Method Not Allowed"})");
-  const auto json = ParseJson(request.body);
-  if (!json) return ReplyError(*responder, 400, json.error().message);
-  auto patch = FaultsFromJson(*json);
+  const api::ParsedText parsed = api::ParseJson(request.body);
+  if (!parsed.problems.empty()) return ReplyError(*responder, 400, parsed.problems.front().message);
+  if (parsed.documents.size() != 1) return ReplyError(*responder, 400, "want one JSON object");
+  auto patch = FaultsFromJson(*parsed.documents[0]);
   if (!patch) return ReplyError(*responder, 400, patch.error().message);
   if (!IsMe(patch->endpoint)) return DelegateFaults(std::move(*patch), std::move(responder));
   if (patch->patch.requests == RequestFault::kRefuse) {

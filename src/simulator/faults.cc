@@ -1,14 +1,18 @@
 #include "simulator/faults.h"
 
 #include <array>
-#include <charconv>
-#include <cmath>
+#include <memory>
+#include <optional>
 #include <span>
+#include <utility>
 
+#include "api/scalars.h"
+#include "base/json_writer.h"
 #include "base/strings.h"
 
 namespace fairway::simulator {
 
+using api::Value;
 using base::ErrorCode;
 using base::Fail;
 using base::Result;
@@ -36,22 +40,21 @@ Result<Enum> Named(std::string_view field, std::string_view value, std::span<con
               std::string(field) + ": unknown value \"" + std::string(value) + "\"; one of " + OneOf(names));
 }
 
-Result<double> Number(std::string_view field, const Json& json, double most) {
-  if (!json.Is(Json::Kind::kNumber) || !(json.number >= 0) || json.number > most) {
-    char text[32];
-    const auto end = std::to_chars(text, text + sizeof(text), most).ptr;
+Result<double> Number(std::string_view field, const Value& json, double most) {
+  const auto number = json.kind == Value::Kind::kNumber ? api::ParseReal(json.text) : std::optional<double>();
+  if (!number || !(*number >= 0) || *number > most) {
     return Fail(ErrorCode::kInvalidArgument,
-                std::string(field) + " must be a number from 0 to " + std::string(text, end));
+                std::string(field) + " must be a number from 0 to " + api::ShowNumber(most));
   }
-  return json.number;
+  return *number;
 }
 
-Result<std::vector<std::string>> Names(std::string_view field, const Json& json) {
+Result<std::vector<std::string>> Names(std::string_view field, const Value& json) {
   std::vector<std::string> names;
-  bool ok = json.Is(Json::Kind::kArray) && json.items.size() <= kMaxAdapters;
-  for (const Json& item : json.items) {
-    ok = ok && item.Is(Json::Kind::kString) && !item.string.empty();
-    names.push_back(item.string);
+  bool ok = json.kind == Value::Kind::kList && json.items.size() <= kMaxAdapters;
+  for (const api::ValuePtr& item : json.items) {
+    ok = ok && item->kind == Value::Kind::kString && !item->text.empty();
+    names.push_back(item->text);
   }
   if (!ok) return Fail(ErrorCode::kInvalidArgument, std::string(field) + " must be a list of adapter names");
   return names;
@@ -64,7 +67,7 @@ Result<void> Store(Result<T> value, To& to) {
   return {};
 }
 
-Result<void> PinField(PinnedMetrics& pin, std::string_view field, const Json& value) {
+Result<void> PinField(PinnedMetrics& pin, std::string_view field, const Value& value) {
   if (field == "waiting") return Store(Number(field, value, kMaxCount), pin.waiting);
   if (field == "running") return Store(Number(field, value, kMaxCount), pin.running);
   if (field == "kv") return Store(Number(field, value, 1), pin.kv_usage);
@@ -81,23 +84,23 @@ Result<void> PinField(PinnedMetrics& pin, std::string_view field, const Json& va
                   "\"; one of waiting, running, kv, running_lora, waiting_lora, max_lora");
 }
 
-Result<PinnedMetrics> PinFromJson(const Json& json) {
+Result<PinnedMetrics> PinFromJson(const Value& json) {
   PinnedMetrics pin;
-  if (json.Is(Json::Kind::kNull)) return pin;
-  if (!json.Is(Json::Kind::kObject))
+  if (json.kind == Value::Kind::kNull) return pin;
+  if (json.kind != Value::Kind::kMap)
     return Fail(ErrorCode::kInvalidArgument, "pin must be an object or null");
-  for (const auto& [name, value] : json.members)
-    if (auto ok = PinField(pin, name, value); !ok) return tl::make_unexpected(ok.error());
+  for (const Value::Entry& entry : json.entries)
+    if (auto ok = PinField(pin, entry.key, *entry.value); !ok) return tl::make_unexpected(ok.error());
   return pin;
 }
 
-struct Setting {
+struct FaultSetting {
   std::string_view name;
   std::string_view value;
 };
 
 // "TARGET:a=1,b=2" -> TARGET, {{a, 1}, {b, 2}}. A target may hold colons itself ("[::1]:8101").
-Result<std::string> SplitSettings(std::string_view text, std::vector<Setting>& settings) {
+Result<std::string> SplitSettings(std::string_view text, std::vector<FaultSetting>& settings) {
   const size_t equals = text.find('=');
   const size_t colon = equals == std::string_view::npos ? std::string_view::npos : text.rfind(':', equals);
   std::string target;
@@ -116,31 +119,22 @@ Result<std::string> SplitSettings(std::string_view text, std::vector<Setting>& s
 }
 
 // Adapter lists are separated by "|", everything else is a number.
-Json ValueFromText(const Setting& setting) {
-  Json json;
+Value ValueFromText(const FaultSetting& setting) {
+  Value value;
   if (setting.name.ends_with("_lora") && setting.name != "max_lora") {
-    json.kind = Json::Kind::kArray;
-    if (setting.value.empty()) return json;
+    value.kind = Value::Kind::kList;
+    if (setting.value.empty()) return value;
     for (std::string_view name : base::Split(setting.value, '|')) {
-      json.items.emplace_back().kind = Json::Kind::kString;
-      json.items.back().string = std::string(base::Trim(name));
+      auto item = std::make_shared<Value>();
+      item->kind = Value::Kind::kString;
+      item->text = std::string(base::Trim(name));
+      value.items.push_back(std::move(item));
     }
-    return json;
+    return value;
   }
-  const char* begin = setting.value.data();
-  const char* end = begin + setting.value.size();
-  const auto [stop, error] = std::from_chars(begin, end, json.number);
-  if (error == std::errc() && stop == end) json.kind = Json::Kind::kNumber;
-  return json;
-}
-
-void AppendNames(std::string& out, const std::vector<std::string>& names) {
-  out += '[';
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (i > 0) out += ", ";
-    base::AppendJsonString(out, names[i]);
-  }
-  out += ']';
+  value.kind = Value::Kind::kNumber;
+  value.text = std::string(setting.value);
+  return value;
 }
 
 }  // namespace
@@ -164,19 +158,21 @@ Faults Apply(Faults faults, const FaultPatch& patch) {
   return faults;
 }
 
-Result<TargetedPatch> FaultsFromJson(const Json& json) {
-  if (!json.Is(Json::Kind::kObject))
+Result<TargetedPatch> FaultsFromJson(const Value& json) {
+  if (json.kind != Value::Kind::kMap)
     return Fail(ErrorCode::kInvalidArgument, "the body must be a JSON object");
   TargetedPatch out;
-  for (const auto& [name, value] : json.members) {
+  for (const Value::Entry& entry : json.entries) {
+    const std::string& name = entry.key;
+    const Value& value = *entry.value;
     Result<void> ok;
-    const bool text = value.Is(Json::Kind::kString);
+    const bool text = value.kind == Value::Kind::kString;
     if (name == "endpoint" && text) {
-      out.endpoint = value.string;
+      out.endpoint = value.text;
     } else if (name == "requests" && text) {
-      ok = Store(Named<RequestFault>(name, value.string, kRequestFaults), out.patch.requests);
+      ok = Store(Named<RequestFault>(name, value.text, kRequestFaults), out.patch.requests);
     } else if (name == "metrics" && text) {
-      ok = Store(Named<MetricsFault>(name, value.string, kMetricsFaults), out.patch.metrics);
+      ok = Store(Named<MetricsFault>(name, value.text, kMetricsFaults), out.patch.metrics);
     } else if (name == "pin") {
       ok = Store(PinFromJson(value), out.patch.pin);
     } else if (name == "for_ms") {
@@ -195,11 +191,11 @@ Result<TargetedPatch> FaultsFromJson(const Json& json) {
 }
 
 Result<TargetedPatch> FaultsFromText(std::string_view text) {
-  std::vector<Setting> settings;
+  std::vector<FaultSetting> settings;
   auto target = SplitSettings(text, settings);
   if (!target) return tl::make_unexpected(target.error());
   TargetedPatch out{.endpoint = *target};
-  for (const Setting& setting : settings) {
+  for (const FaultSetting& setting : settings) {
     Result<void> ok;
     if (setting.name == "requests") {
       ok = Store(Named<RequestFault>(setting.name, setting.value, kRequestFaults), out.patch.requests);
@@ -215,12 +211,12 @@ Result<TargetedPatch> FaultsFromText(std::string_view text) {
 }
 
 Result<TargetedPatch> PinFromText(std::string_view text) {
-  std::vector<Setting> settings;
+  std::vector<FaultSetting> settings;
   auto target = SplitSettings(text, settings);
   if (!target) return tl::make_unexpected(target.error());
   TargetedPatch out{.endpoint = *target};
   out.patch.pin.emplace();
-  for (const Setting& setting : settings) {
+  for (const FaultSetting& setting : settings) {
     if (auto ok = PinField(*out.patch.pin, setting.name, ValueFromText(setting)); !ok)
       return tl::make_unexpected(ok.error());
   }
@@ -228,21 +224,27 @@ Result<TargetedPatch> PinFromText(std::string_view text) {
 }
 
 std::string ToJson(const Faults& faults) {
-  std::string out = "{\"requests\": \"" + std::string(kRequestFaults[static_cast<size_t>(faults.requests)]) +
-                    "\", \"metrics\": \"" + std::string(kMetricsFaults[static_cast<size_t>(faults.metrics)]) +
-                    "\", \"pin\": ";
-  std::string pin;
-  auto field = [&](const char* name) { pin += (pin.empty() ? "\"" : ", \"") + std::string(name) + "\": "; };
-  auto number = [&](const char* name, const auto& value) {
-    if (!value) return;
-    field(name);
-    char text[32];
-    pin.append(text, std::to_chars(text, text + sizeof(text), *value).ptr);
+  std::string out;
+  base::JsonWriter json(out);
+  json.BeginObject();
+  json.Member("requests", kRequestFaults[static_cast<size_t>(faults.requests)]);
+  json.Member("metrics", kMetricsFaults[static_cast<size_t>(faults.metrics)]).Key("pin");
+  bool any = false;
+  const auto key = [&](const char* name) {
+    if (!std::exchange(any, true)) json.BeginObject();
+    json.Key(name);
   };
-  auto names = [&](const char* name, const auto& value) {
+  const auto number = [&](const char* name, const auto& value) {
     if (!value) return;
-    field(name);
-    AppendNames(pin, *value);
+    key(name);
+    json.Value(*value);
+  };
+  const auto names = [&](const char* name, const auto& value) {
+    if (!value) return;
+    key(name);
+    json.BeginList();
+    for (const std::string& adapter : *value) json.Value(adapter);
+    json.EndList();
   };
   number("waiting", faults.pin.waiting);
   number("running", faults.pin.running);
@@ -250,7 +252,9 @@ std::string ToJson(const Faults& faults) {
   names("running_lora", faults.pin.running_lora);
   names("waiting_lora", faults.pin.waiting_lora);
   number("max_lora", faults.pin.max_lora);
-  return out + (pin.empty() ? "null" : "{" + pin + "}") + "}";
+  any ? json.EndObject() : json.Null();
+  json.EndObject();
+  return out;
 }
 
 }  // namespace fairway::simulator

@@ -14,9 +14,9 @@
 #include <string_view>
 #include <vector>
 
+#include "api/value.h"
 #include "base/clock.h"
 #include "base/result.h"
-#include "simulator/json.h"
 
 namespace fairway::simulator {
 
@@ -67,7 +67,7 @@ struct TargetedPatch {
 };
 
 // Unknown fields, unknown values and wrong types are errors that say what would be right.
-base::Result<TargetedPatch> FaultsFromJson(const Json& json);
+base::Result<TargetedPatch> FaultsFromJson(const api::Value& json);
 base::Result<TargetedPatch> FaultsFromText(std::string_view text);
 base::Result<TargetedPatch> PinFromText(std::string_view text);
 

@@ -13,9 +13,9 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 base::Result<TargetedPatch> FromJson(std::string_view text) {
-  auto json = ParseJson(text);
-  EXPECT_TRUE(json) << text;
-  return FaultsFromJson(*json);
+  const auto json = api::ParseJson(text);
+  EXPECT_EQ(json.documents.size(), 1u) << text;
+  return FaultsFromJson(*json.documents.at(0));
 }
 
 TEST(Faults, PinsFromText) {
@@ -61,10 +61,10 @@ TEST(Faults, JsonThereAndBack) {
   EXPECT_EQ(faults.requests, RequestFault::kHang);
   EXPECT_EQ(faults.metrics, MetricsFault::kNotFound);
   const std::string text = ToJson(faults);
-  EXPECT_EQ(text, R"({"requests": "hang", "metrics": "404", "pin": {"running": 3, "running_lora": ["x"]}})");
+  EXPECT_EQ(text, R"({"requests":"hang","metrics":"404","pin":{"running":3,"running_lora":["x"]}})");
   EXPECT_EQ(ToJson(Apply({}, FromJson(text)->patch)), text);
   EXPECT_EQ(ToJson(Apply(faults, FromJson(R"({"pin": null, "requests": "ok"})")->patch)),
-            R"({"requests": "ok", "metrics": "404", "pin": null})");
+            R"({"requests":"ok","metrics":"404","pin":null})");
 }
 
 TEST(Faults, TargetsAreNamesPortsOrAddresses) {

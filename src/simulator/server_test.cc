@@ -14,8 +14,9 @@
 #include <thread>
 #include <vector>
 
+#include "api/scalars.h"
+#include "api/value.h"
 #include "base/strings.h"
-#include "simulator/json.h"
 
 namespace fairway::simulator {
 namespace {
@@ -130,11 +131,15 @@ std::vector<std::string> Events(const std::string& body) {
   return events;
 }
 
+using Json = api::Value;
+
 Json Parsed(const std::string& text) {
-  auto json = ParseJson(text);
-  EXPECT_TRUE(json) << text;
-  return json ? *json : Json{};
+  const auto parsed = api::ParseJson(text);
+  EXPECT_TRUE(parsed.problems.empty() && parsed.documents.size() == 1) << text;
+  return parsed.documents.size() == 1 ? *parsed.documents[0] : Json{};
 }
+
+double NumberOf(const Json* json) { return json == nullptr ? -1 : api::ParseReal(json->text).value_or(-1); }
 
 class SimulatorTest : public testing::Test {
  protected:
@@ -191,18 +196,18 @@ TEST_F(SimulatorTest, ChatAnswersInVllmsShape) {
   EXPECT_EQ(reply.Header("x-served-by"), "alpha");
   EXPECT_EQ(reply.Header("content-type"), "application/json");
   const Json json = Parsed(reply.body);
-  EXPECT_EQ(json.Find("id")->string, "chatcmpl-r7");
-  EXPECT_EQ(json.Find("object")->string, "chat.completion");
-  EXPECT_EQ(json.Find("model")->string, "base");
-  EXPECT_GT(json.Find("created")->number, 1.7e9);
-  const Json& choice = json.Find("choices")->items.at(0);
-  EXPECT_EQ(choice.Find("finish_reason")->string, "stop");
-  EXPECT_EQ(choice.Find("message")->Find("role")->string, "assistant");
-  EXPECT_THAT(choice.Find("message")->Find("content")->string, StartsWith("Served by alpha: "));
+  EXPECT_EQ(json.Find("id")->text, "chatcmpl-r7");
+  EXPECT_EQ(json.Find("object")->text, "chat.completion");
+  EXPECT_EQ(json.Find("model")->text, "base");
+  EXPECT_GT(NumberOf(json.Find("created")), 1.7e9);
+  const Json& choice = *json.Find("choices")->items.at(0);
+  EXPECT_EQ(choice.Find("finish_reason")->text, "stop");
+  EXPECT_EQ(choice.Find("message")->Find("role")->text, "assistant");
+  EXPECT_THAT(choice.Find("message")->Find("content")->text, StartsWith("Served by alpha: "));
   const Json* usage = json.Find("usage");
-  EXPECT_EQ(usage->Find("completion_tokens")->number, 8);
-  EXPECT_GT(usage->Find("prompt_tokens")->number, 0);
-  EXPECT_EQ(usage->Find("total_tokens")->number, 8 + usage->Find("prompt_tokens")->number);
+  EXPECT_EQ(NumberOf(usage->Find("completion_tokens")), 8);
+  EXPECT_GT(NumberOf(usage->Find("prompt_tokens")), 0);
+  EXPECT_EQ(NumberOf(usage->Find("total_tokens")), 8 + NumberOf(usage->Find("prompt_tokens")));
 
   client.Send("POST", "/v1/chat/completions", kChat);  // the connection is kept
   EXPECT_EQ(client.Receive().status, 200);
@@ -214,14 +219,13 @@ TEST_F(SimulatorTest, CompletionsAndTokenLimits) {
                          R"({"model":"lora-a","prompt":"Once","max_tokens":5,"ignore_eos":true})");
   ASSERT_EQ(reply.status, 200) << reply.body;
   const Json json = Parsed(reply.body);
-  EXPECT_THAT(json.Find("id")->string, StartsWith("cmpl-"));
-  EXPECT_EQ(json.Find("object")->string, "text_completion");
-  EXPECT_EQ(json.Find("model")->string, "lora-a");
-  const Json& choice = json.Find("choices")->items.at(0);
-  EXPECT_THAT(choice.Find("text")->string,
-              StartsWith("Served by 127.0.0.1:" + std::to_string(sim_->port(0))));
-  EXPECT_EQ(choice.Find("finish_reason")->string, "length");
-  EXPECT_EQ(json.Find("usage")->Find("completion_tokens")->number, 5);
+  EXPECT_THAT(json.Find("id")->text, StartsWith("cmpl-"));
+  EXPECT_EQ(json.Find("object")->text, "text_completion");
+  EXPECT_EQ(json.Find("model")->text, "lora-a");
+  const Json& choice = *json.Find("choices")->items.at(0);
+  EXPECT_THAT(choice.Find("text")->text, StartsWith("Served by 127.0.0.1:" + std::to_string(sim_->port(0))));
+  EXPECT_EQ(choice.Find("finish_reason")->text, "length");
+  EXPECT_EQ(NumberOf(json.Find("usage")->Find("completion_tokens")), 5);
 }
 
 TEST_F(SimulatorTest, StreamHasRoleTokensFinishUsageAndDone) {
@@ -235,23 +239,23 @@ TEST_F(SimulatorTest, StreamHasRoleTokensFinishUsageAndDone) {
   EXPECT_NE(reply.Header("x-served-by"), "");
   const auto events = Events(reply.body);
   ASSERT_EQ(events.size(), 1u + 4 + 1 + 1);
-  EXPECT_EQ(Parsed(events[0]).Find("object")->string, "chat.completion.chunk");
-  EXPECT_EQ(Parsed(events[0]).Find("choices")->items[0].Find("delta")->Find("role")->string, "assistant");
+  EXPECT_EQ(Parsed(events[0]).Find("object")->text, "chat.completion.chunk");
+  EXPECT_EQ(Parsed(events[0]).Find("choices")->items[0]->Find("delta")->Find("role")->text, "assistant");
   std::string text;
   for (size_t i = 1; i <= 4; ++i) {
     const Json event = Parsed(events[i]);
-    const Json& choice = event.Find("choices")->items[0];
-    text += choice.Find("delta")->Find("content")->string;
+    const Json& choice = *event.Find("choices")->items.at(0);
+    text += choice.Find("delta")->Find("content")->text;
     if (i < 4) {
-      EXPECT_TRUE(choice.Find("finish_reason")->Is(Json::Kind::kNull));
+      EXPECT_TRUE(choice.Find("finish_reason")->kind == Json::Kind::kNull);
     } else {
-      EXPECT_EQ(choice.Find("finish_reason")->string, "length");
+      EXPECT_EQ(choice.Find("finish_reason")->text, "length");
     }
-    EXPECT_EQ(event.Find("id")->string, Parsed(events[0]).Find("id")->string);
+    EXPECT_EQ(event.Find("id")->text, Parsed(events[0]).Find("id")->text);
   }
   EXPECT_THAT(text, StartsWith("Served by "));
   EXPECT_THAT(Parsed(events[5]).Find("choices")->items, IsEmpty());
-  EXPECT_EQ(Parsed(events[5]).Find("usage")->Find("completion_tokens")->number, 4);
+  EXPECT_EQ(NumberOf(Parsed(events[5]).Find("usage")->Find("completion_tokens")), 4);
   EXPECT_EQ(events[6], "[DONE]");
 }
 
@@ -261,8 +265,8 @@ TEST_F(SimulatorTest, CompletionStreamWithoutUsage) {
       Ask("POST", "/v1/completions", R"({"model":"base","stream":true,"prompt":"Hi","max_tokens":3})");
   const auto events = Events(reply.body);
   ASSERT_EQ(events.size(), 3u + 1);
-  EXPECT_EQ(Parsed(events[0]).Find("object")->string, "text_completion");
-  EXPECT_EQ(Parsed(events[0]).Find("choices")->items[0].Find("text")->string, "Served");
+  EXPECT_EQ(Parsed(events[0]).Find("object")->text, "text_completion");
+  EXPECT_EQ(Parsed(events[0]).Find("choices")->items[0]->Find("text")->text, "Served");
   EXPECT_THAT(reply.body, Not(HasSubstr("usage")));
 }
 
@@ -288,13 +292,13 @@ TEST_F(SimulatorTest, WrongRequestsGetVllmsErrors) {
   auto reply =
       Ask("POST", "/v1/chat/completions", R"({"model":"nope","messages":[{"role":"user","content":"x"}]})");
   EXPECT_EQ(reply.status, 404);
-  EXPECT_EQ(error(reply).Find("message")->string, "The model `nope` does not exist.");
-  EXPECT_EQ(error(reply).Find("type")->string, "NotFoundError");
-  EXPECT_EQ(error(reply).Find("code")->number, 404);
+  EXPECT_EQ(error(reply).Find("message")->text, "The model `nope` does not exist.");
+  EXPECT_EQ(error(reply).Find("type")->text, "NotFoundError");
+  EXPECT_EQ(NumberOf(error(reply).Find("code")), 404);
   for (const char* body : {"", "{", "[]", R"({"model":"base"})", "{\"model\":\"base\",\"messages\":[}"}) {
     reply = Ask("POST", "/v1/chat/completions", body);
     EXPECT_EQ(reply.status, 400) << body;
-    EXPECT_EQ(error(reply).Find("type")->string, "BadRequestError");
+    EXPECT_EQ(error(reply).Find("type")->text, "BadRequestError");
   }
   reply = Ask("POST", "/v1/completions", R"({"model":"base","prompt":"x","max_tokens":100000})");
   EXPECT_EQ(reply.status, 400);
@@ -313,11 +317,11 @@ TEST_F(SimulatorTest, ModelsNameTheParentOfAdapters) {
   const Json json = Parsed(Ask("GET", "/v1/models").body);
   const auto& data = json.Find("data")->items;
   ASSERT_EQ(data.size(), 3u);
-  EXPECT_EQ(data[0].Find("id")->string, "base");
-  EXPECT_TRUE(data[0].Find("parent")->Is(Json::Kind::kNull));
-  EXPECT_EQ(data[0].Find("max_model_len")->number, 4096);
-  EXPECT_EQ(data[1].Find("id")->string, "lora-a");
-  EXPECT_EQ(data[1].Find("parent")->string, "base");
+  EXPECT_EQ(data[0]->Find("id")->text, "base");
+  EXPECT_TRUE(data[0]->Find("parent")->kind == Json::Kind::kNull);
+  EXPECT_EQ(NumberOf(data[0]->Find("max_model_len")), 4096);
+  EXPECT_EQ(data[1]->Find("id")->text, "lora-a");
+  EXPECT_EQ(data[1]->Find("parent")->text, "base");
   EXPECT_EQ(Ask("GET", "/health").status, 200);
   EXPECT_THAT(Ask("GET", "/version").body, HasSubstr("version"));
 }
@@ -327,9 +331,9 @@ TEST_F(SimulatorTest, TokensOfAChatAreThoseOfItsText) {
   const auto tokens = [&](const std::string& body) {
     const Json json = Parsed(Ask("POST", "/tokenize", body).body);
     std::vector<double> out;
-    for (const Json& token : json.Find("tokens")->items) out.push_back(token.number);
-    EXPECT_EQ(json.Find("count")->number, static_cast<double>(out.size()));
-    EXPECT_EQ(json.Find("max_model_len")->number, 4096);
+    for (const auto& token : json.Find("tokens")->items) out.push_back(NumberOf(token.get()));
+    EXPECT_EQ(NumberOf(json.Find("count")), static_cast<double>(out.size()));
+    EXPECT_EQ(NumberOf(json.Find("max_model_len")), 4096);
     return out;
   };
   const auto whole = tokens(R"({"prompt": "abcdefghabcdxy"})");
@@ -400,7 +404,7 @@ TEST_F(SimulatorTest, PinnedMetricsWhileRequestsAreServed) {
   EXPECT_THAT(page, HasSubstr("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"base\"} 0.3"));
   EXPECT_THAT(page, HasSubstr("max_lora=\"2\",running_lora_adapters=\"lora-a\",waiting_lora_adapters=\"\""));
   const auto reply = Ask("POST", "/sim/faults", R"({"pin": null})");
-  EXPECT_EQ(reply.body, "{\"requests\": \"ok\", \"metrics\": \"ok\", \"pin\": null}\n");
+  EXPECT_EQ(reply.body, "{\"requests\":\"ok\",\"metrics\":\"ok\",\"pin\":null}\n");
   page = Ask("GET", "/metrics").body;
   EXPECT_THAT(page, HasSubstr("vllm:num_requests_waiting{engine=\"0\",model_name=\"base\"} 0.0"));
 }
@@ -469,7 +473,7 @@ TEST_F(SimulatorTest, RefusingClosesTheListenerAndComesBackOnTheSamePort) {
   // By way of another endpoint, on another loop.
   auto reply = Ask("POST", "/sim/faults", R"({"endpoint": "second", "requests": "refuse"})");
   ASSERT_EQ(reply.status, 200) << reply.body;
-  EXPECT_THAT(reply.body, HasSubstr("\"requests\": \"refuse\""));
+  EXPECT_THAT(reply.body, HasSubstr("\"requests\":\"refuse\""));
   EXPECT_FALSE(open.Read());
   EXPECT_FALSE(Client(sim_->port(1)).connected());
   EXPECT_EQ(Ask("GET", "/health", "", 0).status, 200);
@@ -526,7 +530,7 @@ TEST_F(SimulatorTest, PipelinedRequestsAreAnsweredInOrder) {
     client.Send("POST", "/v1/completions",
                 R"({"model":")" + std::string(model) + R"(","prompt":"x","max_tokens":2})");
   for (const char* model : {"base", "lora-a", "lora-b"})
-    EXPECT_EQ(Parsed(client.Receive().body).Find("model")->string, model);
+    EXPECT_EQ(Parsed(client.Receive().body).Find("model")->text, model);
 }
 
 TEST_F(SimulatorTest, ManyClientsOnManyEndpoints) {

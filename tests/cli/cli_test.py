@@ -147,23 +147,66 @@ class CliTest(unittest.TestCase):
             self.assertEqual(done.returncode, 2, (args, done))
             self.assertTrue(done.stderr.strip() or done.stdout.strip(), args)
 
+    def flags(self, command):
+        """(name, kind, default) of each flag, as the reference lists them."""
+        section = run("reference").stdout.split(f"\n## fairway {command}\n")[1].split("\n## ")[0]
+        for line in section.splitlines():
+            if line.startswith("| `"):
+                name, kind, default = [cell.strip("|` ") for cell in line.split(" | ")[:3]]
+                yield name.split(",")[-1], kind.partition(", ")[0], default
+
     def test_a_flag_may_be_given_twice_as_with_gos_flags(self):
-        samples = {"UINT": "1", "INT": "1", "FLOAT": "0.5", "TEXT": "x", "--pool-group": "inference.networking.k8s.io",
-                   "--grpc-max-recv-msg-size": "4Mi", "--grpc-max-send-msg-size": "4Mi", "--model-server-metrics-path": "/m",
-                   "--model-server-metrics-scheme": "https"}
-        for command, least in (("epp", 50), ("up", 20), ("sim", 15), ("check", 1)):
+        kinds = {"integer": "1", "number": "0.5", "text": "x", "path": "x", "list": "x", "duration": "1s", "size": "4Mi"}
+        samples = {"--pool-group": "inference.networking.k8s.io", "--grpc-max-recv-msg-size": "4Mi",
+                   "--grpc-max-send-msg-size": "4Mi", "--model-server-metrics-path": "/m", "--model-server-metrics-scheme": "https",
+                   "--model-server-metrics-port": "1", "--model-server-metrics-server-name": "x"}
+        for command, least in (("epp", 50), ("up", 20), ("sim", 15), ("check", 4)):
             args = []
-            for line in run(command, "--help").stdout.splitlines():
-                head = re.split(r"\s{2,}", line.strip())[0]
-                match = re.match(r"(?:-\w,)?(--[\w-]+)(?: (UINT|INT|FLOAT|TEXT)\b(?:[^=]*?=(\S+))?)?", head)
-                if match is None or match[1] == "--help":
-                    continue
-                value = samples.get(match[1]) or match[3] or samples.get(match[2])
-                args += [match[1], value] * 2 if match[2] else [match[1]] * 2
+            for name, kind, default in self.flags(command):
+                if kind == "switch":
+                    args += [name] * 2
+                else:
+                    args += [name, samples.get(name) or default or kinds[kind]] * 2
             self.assertGreater(len(args), 2 * least, args)
             done = run(command, *args, "--no-such-flag")
             self.assertEqual(done.returncode, 2, (args, done))
             self.assertRegex(done.stdout + done.stderr, "not expected: --no-such-flag", args)
+
+    def test_a_mistyped_name_is_answered_with_the_nearest(self):
+        for args, near in ((["epp", "--grpc-prot", "1"], "--grpc-port"), (["chek"], "check"), (["config", "prin"], "print"),
+                           (["up", "--max-endpoint=3"], "--max-endpoints")):
+            done = run(*args)
+            self.assertEqual(done.returncode, 2, done)
+            self.assertIn(f"did you mean {near}?", done.stderr, args)
+
+    def test_a_value_that_cannot_be_names_its_flag_and_what_would_be_right(self):
+        for args, wanted in ((["--max-endpoints", "9"], "--max-endpoints: want a number from 1 to 8, got \"9\""),
+                             (["--load-source", "pages"], "--load-source: want ledger or page"),
+                             (["--refresh-metrics-interval", "fast"], "want a duration like 50ms"),
+                             (["--record-max-bytes", "1"], "want a size from 1048576 to 1099511627776 bytes, such as 64Mi"),
+                             (["--model-server-metrics-path", "x"], "want a path such as /metrics")):
+            done = run("epp", "-f", "x", *args)
+            self.assertEqual(done.returncode, 2, done)
+            self.assertIn(wanted, done.stderr, args)
+
+    # ---- Descriptions of what can be set.
+
+    def test_the_documents_say_what_the_program_takes(self):
+        printed = run("reference").stdout
+        with open(os.path.join(SOURCE, "docs", "reference.md"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), printed, "build/release/fairway reference > docs/reference.md")
+        with open(os.path.join(SOURCE, "docs", "man", "fairway.1"), encoding="utf-8") as file:
+            manual = file.read()
+        self.assertIn(run("reference", "--man").stdout, manual, "put `fairway reference --man` below .SH FLAGS")
+        # The tables with more to say name every setting and give the same defaults.
+        rows = dict(re.findall(r"^\| `([^`|]+)` \|[^|]*\| (?:`([^`|]*)`)?", printed.split("## The module inside Envoy")[1].split("\n## ")[0],
+                               re.MULTILINE))
+        with open(os.path.join(SOURCE, "docs", "envoy-module.md"), encoding="utf-8") as file:
+            told = file.read()
+        for name in rows:
+            self.assertIn(f"`{name}`", told)
+
+    # ---- Two of the same.
 
     def test_an_empty_value_is_one_and_takes_nothing_else(self):
         done = run("epp", "--pool-name=", "--endpoint-selector=", "--pool-group=", "--tls-cipher-suites=")
@@ -284,8 +327,13 @@ class CliTest(unittest.TestCase):
         for name in sorted(os.listdir(folder)):
             done = run("check", "--allow-experimental-plugins", "--config-file", os.path.join(folder, name))
             self.assertEqual(done.returncode, 0, (name, done.stderr))
-            self.assertIn("profile ", done.stdout)
-            self.assertRegex(done.stderr, r"^.*:2: warning: .*apiVersion: .* is deprecated; use \"llm-d.ai/v1\"\n")
+            self.assertIn("schedulingProfiles:\n", done.stdout)
+            self.assertNotRegex(done.stdout, r"1e\+?09|: *\"\"$")
+            # What is printed is a config that says the same.
+            again = run("config", "print", "--allow-experimental-plugins", "--config-file", self.write("again.yaml", done.stdout))
+            self.assertEqual(again.returncode, 0, again.stderr)
+            self.assertEqual(re.sub(" *#.*", "", again.stdout), re.sub(" *#.*", "", done.stdout), name)
+            self.assertNotIn("deprecated; use \"llm-d.ai/v1\"", done.stderr)
         bad = self.write("config.yaml", "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: queue-scorer}]\n"
                                         "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-score}]}]\n")
         done = run("check", "-f", os.path.join(EXAMPLES, "intro-fixed"), "--config-file", bad)
@@ -293,6 +341,27 @@ class CliTest(unittest.TestCase):
         self.assertRegex(done.stderr, r'config\.yaml:4: EndpointPickerConfig: schedulingProfiles\[0\]\.plugins\[0\]\.pluginRef: '
                                       r'no "queue-score" among plugins; did you mean "queue-scorer"\?')
         self.assertEqual(done.stdout, "")
+
+    def test_configs_are_printed_from_text_and_from_a_folder(self):
+        head = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n"
+        for command in (["check"], ["config", "print"]):
+            done = run(*command, "--config-text", head + "plugins: [{type: load-aware-scorer}]\n")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("    threshold: 128  # default\n", done.stdout)
+            self.assertIn("- type: max-score-picker  # filled in\n", done.stdout)
+        folder = os.path.join(self.folder, "pools")
+        os.mkdir(folder)
+        for name, plugin in (("a.one.yaml", "queue-scorer"), ("a.two.yaml", "random-picker")):
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(head + f"plugins: [{{type: {plugin}}}]\n")
+        done = run("check", "--config-dir", folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"(?s)^# of pool a/one\n.*queue-scorer.*\n---\n# of pool a/two\n.*random-picker")
+        with open(os.path.join(folder, "a.three.yaml"), "w", encoding="utf-8") as file:
+            file.write(head + "plugins: [{type: queue-scor}]\n")
+        done = run("config", "print", "--config-dir", folder)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn('did you mean "queue-scorer"?', done.stderr)
 
     def test_check_reports_all_errors_at_once(self):
         path = self.write("bad.yaml", "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: p}\n"

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "api/manifests.h"
+#include "api/picker_settings.h"
 #include "base/clock.h"
 #include "base/result.h"
 
@@ -48,49 +49,19 @@ struct ClusterApi {
 };
 
 // Of the picker behind filters; filters that say the same here share one.
-struct PickerConfig {
+struct PickerConfig : api::PickerSettings {
   std::vector<std::string> files;
   api::Manifests manifests;  // of `objects`, and pools made for `pools` that no manifest declares
   std::vector<ClusterPool> clusters;
   std::optional<ClusterApi> kubernetes;  // instead of manifests
   std::string admin_host = "127.0.0.1";
-  std::optional<uint16_t> admin_port;          // absent: no admin pages
-  std::string admin_cert_dir;                  // folder with tls.crt and tls.key; "": plain HTTP
-  std::string admin_client_ca_file;            // "": nobody is asked for a certificate
-  std::vector<std::string> admin_hosts;        // further names by which the pages may be asked for
-  std::optional<base::Nanos> scrape_interval;  // none: as often as placement needs
-  base::Nanos scrape_timeout = base::kSecond;
-  // Where metrics pages are whose endpoints do not say it; "" and 0: at their engine's place.
-  std::string page_path;
-  std::string page_scheme;
-  uint16_t page_port = 0;
-  std::string page_ca_file;
-  std::string page_server_name;
-  std::optional<bool> page_unverified;  // nothing: true without a CA file
-  uint32_t max_endpoints = 3;
-  bool page_load = false;  // loadSource: page
-  double lora_exploration = 0.001;
-  double critical_queue_limit = 50;
-  double sheddable_queue_limit = 5;
-  double sheddable_kv_limit = 0.8;
-  double sheddable_work_limit = 700;  // ms
+  std::optional<uint16_t> admin_port;    // absent: no admin pages
+  std::string admin_cert_dir;            // folder with tls.crt and tls.key; "": plain HTTP
+  std::string admin_client_ca_file;      // "": nobody is asked for a certificate
+  std::vector<std::string> admin_hosts;  // further names by which the pages may be asked for
   // How long after the start requests wait for a pool's first endpoints rather than being refused.
   base::Nanos startup_wait = 5 * base::kSecond;
-  uint64_t seed = 0;  // 0: from the system's entropy
-  bool explain = false;
-  uint32_t metrics_max_bytes = 10'000'000;  // of the metrics page
-  uint32_t debug_decisions = 0;             // of /debug/decisions; 0: off
-  std::string record_file;                  // each decision is written there; "": none is
-  uint64_t record_max_bytes = 64u << 20;
   bool use_subset_hint = true;
-  // EndpointPickerConfigs, as the server's flags --config-file, --config-text, --config-dir and
-  // --shadow-config-file have them.
-  std::string config_file;
-  std::string config_text;
-  std::string config_directory;
-  std::string shadow_config_file;
-  bool allow_experimental_plugins = false;
-  std::vector<std::string> feature_gates;
   bool log_manifests = true;  // problems and changes of manifests in Envoy's log
   std::string identity;       // equal exactly when all of the above was written the same
 };
@@ -124,6 +95,10 @@ struct ModuleConfig {
   PickerConfig picker;
   FilterConfig filter;
 };
+
+// All fields that are one value; lists and maps of others (manifests, objects, pools, kubernetes, admin) have
+// readers of their own.
+std::vector<api::Setting> SettingsOf(ModuleConfig& config);
 
 // The error lists every problem, a line each, with line, field and what would be right. Never throws.
 base::Result<ModuleConfig> ParseConfig(std::string_view text);

@@ -13,8 +13,8 @@ class ActiveRequestScorer final : public Plugin, public Scorer {
  public:
   explicit ActiveRequestScorer(Build& build)
       : requests_(build.Reads("requests")),
-        idle_(WithinOr(build, "idleThreshold", 0, 0, 1e9)),
-        busy_(WithinOr(build, "maxBusyScore", 1, 0, 1)) {
+        idle_(WithinOr(build, "idleThreshold", 0, 0, 1e9, "Up to so many open requests score 1")),
+        busy_(WithinOr(build, "maxBusyScore", 1, 0, 1, "The best score beyond that, 0 to 1")) {
     build.NoEffect({"requestTimeout"}, "a request counts until it ends");
     build.NoEffect({"inFlightLoadProducerName"}, kOneLedger);
   }

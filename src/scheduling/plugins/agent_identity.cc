@@ -12,7 +12,9 @@ namespace {
 class AgentIdentity final : public Plugin, public RequestText {
  public:
   explicit AgentIdentity(Build& build) {
-    for (const std::string& header : build.Texts("additionalSessionHeaders"))
+    for (const std::string& header :
+         build.Texts("additionalSessionHeaders",
+                     "Headers that name an agent's session, looked for before the well-known ones"))
       headers_.push_back(build.WantsHeader(header));
     for (const char* header : {"x-claude-code-session-id", "x-session-affinity", "session-id", "session_id"})
       headers_.push_back(build.WantsHeader(header));

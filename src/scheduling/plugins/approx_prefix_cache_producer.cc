@@ -204,12 +204,15 @@ class ApproxPrefixCacheProducer final : public Plugin,
                                         public Placements,
                                         public PrefixBelief {
  public:
-  explicit ApproxPrefixCacheProducer(Build& build) : auto_tune_(build.Flag("autoTune", true)) {
+  explicit ApproxPrefixCacheProducer(Build& build)
+      : auto_tune_(build.Flag("autoTune", true, "Block size and capacity as engines' pages tell them")) {
     prefix::IndexOptions options;
-    options.bytes = static_cast<size_t>(build.Integer("memory", 256 << 20, 1 << 20, int64_t{1} << 40));
+    options.bytes = static_cast<size_t>(build.Integer("memory", 256 << 20, 1 << 20, int64_t{1} << 40,
+                                                      "Bytes for all that is believed to be cached"));
     const int64_t block_tokens = ReadBlock(build);
     // As many of the reference's blocks, each of so many tokens as the config says.
-    const int64_t capacity = build.Integer("lruCapacityPerServer", 31'250, 1, 100'000'000);
+    const int64_t capacity = build.Integer("lruCapacityPerServer", 31'250, 1, 100'000'000,
+                                           "Blocks that a server holds whose page does not tell");
     options.default_capacity =
         static_cast<size_t>(std::max<int64_t>(capacity * block_tokens / kBlockTokens, 1));
     ReadMost(build);
@@ -219,7 +222,8 @@ class ApproxPrefixCacheProducer final : public Plugin,
     cached_ = build.Makes(kCachedTokens, Lifetime::kRequest, Unit::kTokens);
     match_ = build.Makes("prefix-match", Lifetime::kRequest, Unit::kShare);
     likely_ = build.Makes(kLikelyCachedTokens, Lifetime::kRequest, Unit::kTokens);
-    trust_ = build.Float("trustInOthers", 2, 0, 4);
+    trust_ = build.Float("trustInOthers", 2, 0, 4,
+                         "How far it is believed that other pickers decide as this one does; 0 not at all");
     lookup_ = build.PerWorker<Lookup>();
     cache_ = build.Remember<Cache>([&] { return std::make_shared<Cache>(options); });
   }
@@ -360,8 +364,9 @@ class ApproxPrefixCacheProducer final : public Plugin,
   int64_t ReadBlock(Build& build) {
     constexpr int64_t kOtherwise = 16;
     constexpr int64_t kMost = 1 << 20;
-    const int64_t old = build.Integer("blockSize", kOtherwise, 0, kMost);
-    int64_t tokens = build.Integer("blockSizeTokens", kOtherwise, 0, kMost);
+    const int64_t old = build.Integer("blockSize", kOtherwise, 0, kMost, "Old name of blockSizeTokens");
+    int64_t tokens =
+        build.Integer("blockSizeTokens", kOtherwise, 0, kMost, "Tokens of a block; below 64 counts as 64");
     if (tokens == kOtherwise) tokens = old;
     if (tokens == 0 && !auto_tune_) build.Error("blockSizeTokens", "must be above 0 without autoTune");
     if (tokens == 0) tokens = kOtherwise;
@@ -374,8 +379,11 @@ class ApproxPrefixCacheProducer final : public Plugin,
   }
   // `maxPrefixTokensToMatch`, 131,072; where that is 0 the old `maxPrefixBlocksToMatch`, 2048; 0: no limit.
   void ReadMost(Build& build) {
-    const int64_t tokens = build.Integer("maxPrefixTokensToMatch", 131'072, 0, 1 << 30);
-    const int64_t blocks = build.Integer("maxPrefixBlocksToMatch", 2048, 0, 1 << 30);
+    const int64_t tokens =
+        build.Integer("maxPrefixTokensToMatch", 131'072, 0, 1 << 30,
+                      "Tokens of a prompt that are looked at; 0: maxPrefixBlocksToMatch counts");
+    const int64_t blocks =
+        build.Integer("maxPrefixBlocksToMatch", 2048, 0, 1 << 30, "The same in blocks; 0: all");
     const size_t each = blocks_each_;
     if (tokens != 0) {
       max_blocks_ = static_cast<size_t>(tokens) / (kBlockTokens * each) * each;

@@ -26,9 +26,10 @@ class CapacityFilter final : public Plugin, public Filter {
         queue_(build.Reads("queue")),
         kv_usage_(build.Reads("kv-usage")),
         work_(build.Reads("work")),
-        queue_limit_(build.Float("queueLimit", 5, 0, 1e9)),
-        kv_limit_(build.Float("kvCacheLimit", 0.8, 0, 1)),
-        work_limit_(build.Float("workLimit", 700, 0, 1e9)) {}
+        queue_limit_(build.Float("queueLimit", 5, 0, 1e9, "Keeps endpoints with a shorter queue")),
+        kv_limit_(build.Float("kvCacheLimit", 0.8, 0, 1, "... and with less of their KV cache in use")),
+        work_limit_(build.Float("workLimit", 700, 0, 1e9,
+                                "... and less work ahead, in ms, where as many wait by the ledger")) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     const float* work = context.columns[work_];
     size_t kept = 0;

@@ -20,9 +20,12 @@ class ConcurrencyDetector final : public Plugin, public Filter, public Saturatio
   explicit ConcurrencyDetector(Build& build)
       : requests_(build.Reads("requests")),
         tokens_(build.Reads("tokens")),
-        mode_(build.Choice("concurrencyMode", {"requests", "tokens", "hybrid"}, kByRequests)),
-        max_requests_(static_cast<float>(build.Integer("maxConcurrency", 100, 1, kMost))),
-        max_tokens_(static_cast<float>(build.Integer("maxTokenConcurrency", 1'000'000, 1, kMost))) {
+        mode_(build.Choice("concurrencyMode", {"requests", "tokens", "hybrid"}, kByRequests,
+                           "What is counted against the limits; hybrid: the greater of both")),
+        max_requests_(static_cast<float>(build.Integer("maxConcurrency", 100, 1, kMost,
+                                                       "Requests under way at which an endpoint is full"))),
+        max_tokens_(static_cast<float>(build.Integer("maxTokenConcurrency", 1'000'000, 1, kMost,
+                                                     "Tokens under way at which it is full"))) {
     const float more = ReadHeadroom(build);
     request_limit_ = std::floor(max_requests_ * more);
     token_limit_ = std::floor(max_tokens_ * more);

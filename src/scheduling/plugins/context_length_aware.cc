@@ -42,8 +42,11 @@ Range Parse(std::string_view text) {
 class ContextLengthAware final : public Plugin, public Filter, public Scorer, public EndpointProducer {
  public:
   explicit ContextLengthAware(Build& build)
-      : label_(build.Text("label", "llm-d.ai/context-length-range")),
-        filters_(build.Flag("enableFiltering", false)),
+      : label_(build.Text(
+            "label", "llm-d.ai/context-length-range",
+            "Label of endpoints with the range of prompt tokens that they are for, such as 0-8192")),
+        filters_(build.Flag("enableFiltering", false,
+                            "Endpoints whose range does not fit are dropped, not only scored lower")),
         min_(build.Makes(build.Own("min"), Lifetime::kSnapshot, Unit::kTokens)),
         max_(build.Makes(build.Own("max"), Lifetime::kSnapshot, Unit::kTokens)) {
     if (label_.empty()) build.Error("label", "must be set");

@@ -9,7 +9,8 @@ namespace {
 class DataParallelProfileHandler final : public Plugin, public ProfileHandler {
  public:
   explicit DataParallelProfileHandler(Build& build)
-      : port_(static_cast<uint16_t>(build.Integer("primaryPort", 8000, 1, 65535))) {}
+      : port_(static_cast<uint16_t>(build.Integer(
+            "primaryPort", 8000, 1, 65535, "Port of the endpoint that stands for all ranks of its Pod"))) {}
 
   std::optional<size_t> Next(const Context&, std::span<const ProfileResult> results) const noexcept override {
     if (results[0].ran) return std::nullopt;

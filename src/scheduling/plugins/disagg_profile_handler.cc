@@ -32,6 +32,9 @@ class DisaggProfileHandler final : public Plugin, public ProfileHandler {
   struct Setup {
     std::array<std::string, kStages> profiles;
     std::array<std::string, kStages> deciders;  // names of plugins; "": none
+    // Where the config says them, for errors.
+    std::array<std::string, kStages> profile_fields;
+    std::array<std::string, kStages> decider_fields;
     bool prefill_first = false;
   };
 
@@ -39,15 +42,16 @@ class DisaggProfileHandler final : public Plugin, public ProfileHandler {
     for (size_t stage = 0; stage < kStages; ++stage) {
       profiles_[stage] = build.Profile(setup.profiles[stage]);
       const std::string& decider = setup.deciders[stage];
-      if (!decider.empty()) deciders_[stage] = build.Refers<Decider>("deciders", decider, "decider");
+      if (!decider.empty())
+        deciders_[stage] = build.Refers<Decider>(setup.decider_fields[stage], decider, "decider");
       const bool needed =
           stage == kDecodeStage || !decider.empty() || (stage == kPrefillStage && prefill_first_);
       if (needed && !profiles_[stage])
-        build.Error("profiles", "there is no profile " + api::Quote(setup.profiles[stage]) + ", which " +
-                                    std::string(kNames[stage]) + " needs");
+        build.Error(setup.profile_fields[stage], "there is no profile " + api::Quote(setup.profiles[stage]) +
+                                                     ", which " + std::string(kNames[stage]) + " needs");
     }
     if (prefill_first_ && deciders_[kPrefillStage] != nullptr)
-      build.Error("deciders",
+      build.Error(setup.decider_fields[kPrefillStage],
                   "a prefill decider looks at the decode server, which prefill-first has not chosen yet");
   }
 
@@ -88,8 +92,10 @@ class DisaggProfileHandler final : public Plugin, public ProfileHandler {
 class DisaggHeadersHandler final : public Plugin, public ProfileTeller {
  public:
   explicit DisaggHeadersHandler(Build& build)
-      : prefill_(build.Profile(build.Text("prefillProfile", kNames[kPrefillStage]))),
-        encode_(build.Profile(build.Text("encodeProfile", kNames[kEncodeStage]))) {
+      : prefill_(build.Profile(build.Text("prefillProfile", kNames[kPrefillStage],
+                                          "Name of the profile that chooses the prefill server"))),
+        encode_(build.Profile(build.Text("encodeProfile", kNames[kEncodeStage],
+                                         "Name of the profile that chooses the encode server"))) {
     if (!prefill_ && !encode_) build.Warn("", "has no effect: there is no profile that it names");
   }
   ToldIn TellOf(size_t profile) const noexcept override { return Told(profile, prefill_, encode_); }
@@ -100,7 +106,8 @@ class DisaggHeadersHandler final : public Plugin, public ProfileTeller {
 
 // "decode-first", "decode_first", "Decode" are one.
 bool PrefillFirst(Build& build) {
-  std::string order = base::ToLower(build.Text("stageOrder", "decode-first"));
+  std::string order =
+      base::ToLower(build.Text("stageOrder", "decode-first", "decode-first or prefill-first"));
   std::erase_if(order, [](char c) { return c == '-' || c == '_'; });
   if (order == "prefill" || order == "prefillfirst") return true;
   if (!order.empty() && order != "decode" && order != "decodefirst")
@@ -110,16 +117,19 @@ bool PrefillFirst(Build& build) {
 
 // The nested form, or the older flat one: `flat` are its names.
 void ReadNames(Build& build, std::string_view group, const std::array<std::string_view, kStages>& flat,
-               std::array<std::string, kStages>& out) {
-  const api::Node node = build.Object(group);
+               std::string_view help, std::array<std::string, kStages>& out,
+               std::array<std::string, kStages>& fields) {
+  const api::Node node = build.Object(group, help);
   api::ObjectReader reader(node);
   for (size_t stage = 0; stage < kStages; ++stage) {
+    fields[stage] = std::string(group) + "." + std::string(kNames[stage]);
     if (const auto text = reader.Get(kNames[stage]).Text()) out[stage] = *text;
     if (flat[stage].empty()) continue;
-    const std::string old = build.Text(flat[stage], "");
+    const std::string old = build.Text(flat[stage], "", "Old form of " + fields[stage]);
     if (old.empty()) continue;
     if (node.present()) build.Error(flat[stage], "cannot stand beside " + std::string(group));
     out[stage] = old;
+    fields[stage] = flat[stage];
   }
   reader.Finish();
 }
@@ -130,10 +140,16 @@ std::unique_ptr<Plugin> MakeDisaggProfileHandler(Build& build) {
   DisaggProfileHandler::Setup setup;
   for (size_t stage = 0; stage < kStages; ++stage) setup.profiles[stage] = kNames[stage];
   setup.prefill_first = PrefillFirst(build);
-  ReadNames(build, "profiles", {"decodeProfile", "prefillProfile", "encodeProfile"}, setup.profiles);
-  ReadNames(build, "deciders", {"", "prefillDeciderPluginName", "encodeDeciderPluginName"}, setup.deciders);
-  const std::string oldest = build.Text("deciderPluginName", "");
-  if (!oldest.empty()) setup.deciders[kPrefillStage] = oldest;
+  ReadNames(build, "profiles", {"decodeProfile", "prefillProfile", "encodeProfile"},
+            "{decode, prefill, encode}: names of profiles, by default the same", setup.profiles,
+            setup.profile_fields);
+  ReadNames(build, "deciders", {"", "prefillDeciderPluginName", "encodeDeciderPluginName"},
+            "{prefill, encode}: deciders, by name", setup.deciders, setup.decider_fields);
+  const std::string oldest = build.Text("deciderPluginName", "", "Old form of deciders.prefill");
+  if (!oldest.empty()) {
+    setup.deciders[kPrefillStage] = oldest;
+    setup.decider_fields[kPrefillStage] = "deciderPluginName";
+  }
   return std::make_unique<DisaggProfileHandler>(build, setup);
 }
 
@@ -143,9 +159,15 @@ std::unique_ptr<Plugin> MakeDisaggHeadersHandler(Build& build) {
 
 std::unique_ptr<Plugin> MakePdProfileHandler(Build& build) {
   DisaggProfileHandler::Setup setup;
-  setup.profiles = {build.Text("decodeProfile", "decode"), build.Text("prefillProfile", "prefill"), "encode"};
-  setup.deciders[kPrefillStage] = build.Text("deciderPluginName", "prefix-based-pd-decider");
-  if (build.Integer("primaryPort", 0, 0, 65535) != 0)
+  setup.profiles = {
+      build.Text("decodeProfile", "decode", "Name of the profile that chooses the decode server"),
+      build.Text("prefillProfile", "prefill", "Name of the profile that chooses the prefill server"),
+      "encode"};
+  setup.profile_fields = {"decodeProfile", "prefillProfile", "encodeProfile"};
+  setup.decider_fields[kPrefillStage] = "deciderPluginName";
+  setup.deciders[kPrefillStage] = build.Text("deciderPluginName", "prefix-based-pd-decider",
+                                             "Decider that says whether prefill happens elsewhere");
+  if (build.Integer("primaryPort", 0, 0, 65535, "Has no effect; use data-parallel-profile-handler") != 0)
     build.Warn("primaryPort", "has no effect; use data-parallel-profile-handler");
   return std::make_unique<DisaggProfileHandler>(build, setup);
 }

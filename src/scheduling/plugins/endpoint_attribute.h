@@ -13,8 +13,8 @@ namespace fairway::scheduling {
 // The attribute that parameter `parameter` and `producer` name: a column of Fairway (column.h) by its name,
 // or "NAME/PRODUCER", where a plugin makes it. Nobody makes it: no number for all, with a warning.
 inline Column ReadsAttribute(Build& build, std::string_view parameter) {
-  const std::string name = build.Text(parameter, "");
-  const std::string producer = build.Text("producer", "");
+  const std::string name = build.Text(parameter, "", "Column that is read, required");
+  const std::string producer = build.Text("producer", "", "Plugin that makes the attribute");
   if (name.empty()) {
     build.Error(parameter, "must be set");
     return {};

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "api/decode.h"
+#include "api/scalars.h"
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/endpoint_attribute.h"
 #include "scheduling/plugins/format.h"
@@ -20,9 +21,11 @@ class EndpointAttributeFilter final : public Plugin, public Filter {
  public:
   explicit EndpointAttributeFilter(Build& build)
       : value_(ReadsAttribute(build, "attribute")),
-        passes_missing_(build.Choice("onMissing", {"Pass", "Fail"}, 0) == 0),
-        falls_back_(build.Flag("fallbackOnEmpty", false)) {
-    const api::Node node = build.Object("algorithm");
+        passes_missing_(build.Choice("onMissing", {"Pass", "Fail"}, 0,
+                                     "What happens to endpoints without the attribute") == 0),
+        falls_back_(build.Flag("fallbackOnEmpty", false, "All are kept where none would be")) {
+    const api::Node node =
+        build.Object("algorithm", "{type: threshold, threshold: {operator, value}}, required");
     if (!node.present()) {
       build.Error("algorithm", "must be set");
       return;
@@ -35,7 +38,7 @@ class EndpointAttributeFilter final : public Plugin, public Filter {
     operator_ = api::ReadChoice(threshold.Require("operator"), {"LessThan", "LessThanOrEqual", "GreaterThan",
                                                                 "GreaterThanOrEqual", "Equal", "NotEqual"})
                     .value_or(kLess);
-    limit_ = static_cast<float>(ReadNumber(threshold.Get("value"), -1e30, 1e30).value_or(0));
+    limit_ = static_cast<float>(api::ReadNumber(threshold.Get("value"), -1e30, 1e30).value_or(0));
     threshold.Finish();
   }
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "api/decode.h"
+#include "api/scalars.h"
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/endpoint_attribute.h"
 #include "scheduling/term.h"
@@ -18,7 +19,8 @@ namespace {
 class EndpointAttributeScorer final : public Plugin, public Scorer {
  public:
   explicit EndpointAttributeScorer(Build& build) : value_(ReadsAttribute(build, "attributeKey")) {
-    const api::Node node = build.Object("algorithm");
+    const api::Node node = build.Object(
+        "algorithm", "{type: linear_lower_is_better or linear_higher_is_better, normalization}, required");
     if (!node.present()) {
       build.Error("algorithm", "must be set");
       return;
@@ -50,8 +52,8 @@ class EndpointAttributeScorer final : public Plugin, public Scorer {
     if (adaptive.present() && fixed.present()) node.Error("want one of adaptiveRange and fixedRange");
     if (!fixed.present()) return;
     api::ObjectReader ends(fixed);
-    fixed_ = MinMax{static_cast<float>(ReadNumber(ends.Get("min"), -1e30, 1e30).value_or(0)),
-                    static_cast<float>(ReadNumber(ends.Get("max"), -1e30, 1e30).value_or(0))};
+    fixed_ = MinMax{static_cast<float>(api::ReadNumber(ends.Get("min"), -1e30, 1e30).value_or(0)),
+                    static_cast<float>(api::ReadNumber(ends.Get("max"), -1e30, 1e30).value_or(0))};
     ends.Finish();
     if (!(fixed_->min < fixed_->max)) fixed.Error("min must be below max");
   }

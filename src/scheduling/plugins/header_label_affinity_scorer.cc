@@ -9,8 +9,9 @@ namespace {
 class HeaderLabelAffinityScorer final : public Plugin, public Scorer, public EndpointProducer {
  public:
   explicit HeaderLabelAffinityScorer(Build& build)
-      : label_(build.Text("labelKey", "")), value_(build, "label") {
-    const std::string header = build.Text("headerName", "");
+      : label_(build.Text("labelKey", "", "Label of endpoints, required")), value_(build, "label") {
+    const std::string header =
+        build.Text("headerName", "", "Header of requests whose value is compared with the label's, required");
     if (label_.empty()) build.Error("labelKey", "must be set");
     if (header.empty()) {
       build.Error("headerName", "must be set");

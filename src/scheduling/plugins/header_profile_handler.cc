@@ -12,8 +12,8 @@ namespace {
 class HeaderProfileHandler final : public Plugin, public ProfileHandler {
  public:
   explicit HeaderProfileHandler(Build& build)
-      : header_(build.WantsHeader(build.Text("headerName", "EPP-Profile"))),
-        default_(build.Text("defaultProfile", "decode")),
+      : header_(build.WantsHeader(build.Text("headerName", "EPP-Profile", "Header that names the profile"))),
+        default_(build.Text("defaultProfile", "decode", "Profile of requests without it")),
         profiles_(build.Profiles()) {
     if (!build.Profile(default_))
       build.Error("defaultProfile", "there is no profile " + api::Quote(default_));

@@ -92,7 +92,7 @@ Requirement Roles(std::vector<std::string> roles, bool or_absent) {
 
 std::unique_ptr<Plugin> MakeLabelSelectorFilter(Build& build) {
   std::vector<Requirement> requirements;
-  const api::Node labels = build.Object("matchLabels");
+  const api::Node labels = build.Object("matchLabels", "Labels that endpoints must have");
   if (labels.present() && !labels.Is(api::Value::Kind::kMap)) labels.WrongType("labels and values");
   if (labels.Is(api::Value::Kind::kMap)) {
     for (const auto& entry : labels.value().entries) {
@@ -100,15 +100,18 @@ std::unique_ptr<Plugin> MakeLabelSelectorFilter(Build& build) {
         requirements.push_back({.key = entry.key, .values = {std::move(*value)}});
     }
   }
-  for (const api::Node& item : build.Object("matchExpressions").Items(0, 1000))
+  for (const api::Node& item :
+       build.Object("matchExpressions", "[{key, operator: In, NotIn, Exists or DoesNotExist, values}]")
+           .Items(0, 1000))
     requirements.push_back(ReadExpression(item));
   return std::make_unique<LabelFilter>(build, std::move(requirements));
 }
 
 std::unique_ptr<Plugin> MakeByLabelFilter(Build& build) {
-  Requirement requirement{.key = build.Text("label", ""),
-                          .values = build.Texts("validValues"),
-                          .or_absent = build.Flag("allowsNoLabel", false)};
+  Requirement requirement{
+      .key = build.Text("label", "", "Label that is looked at, required"),
+      .values = build.Texts("validValues", "Values that pass"),
+      .or_absent = build.Flag("allowsNoLabel", false, "Endpoints without the label pass")};
   if (requirement.key.empty()) build.Error("label", "must be set");
   if (requirement.values.empty()) {
     if (!requirement.or_absent) build.Error("validValues", "must not be empty without allowsNoLabel");

@@ -13,7 +13,8 @@ namespace {
 class LeastKvCacheFilter final : public Plugin, public Filter {
  public:
   explicit LeastKvCacheFilter(Build& build)
-      : kv_usage_(build.Reads("kv-usage")), floor_(build.Float("floor", 0, 0, 1)) {}
+      : kv_usage_(build.Reads("kv-usage")),
+        floor_(build.Float("floor", 0, 0, 1, "KV use below this share is all alike")) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     return KeepLeast(context.columns[kv_usage_], in, floor_, out);
   }

@@ -14,7 +14,8 @@ namespace {
 class LeastQueueFilter final : public Plugin, public Filter {
  public:
   explicit LeastQueueFilter(Build& build)
-      : queue_(build.Reads("queue")), slack_(build.Float("slack", 0, 0, 1e9)) {}
+      : queue_(build.Reads("queue")),
+        slack_(build.Float("slack", 0, 0, 1e9, "Requests more than the shortest queue that are all alike")) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     const float* queue = context.columns[queue_];
     float low = std::numeric_limits<float>::max();

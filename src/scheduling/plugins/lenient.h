@@ -12,9 +12,9 @@
 namespace fairway::scheduling {
 
 // What is not above 0 counts as the default.
-inline float PositiveOr(Build& build, std::string_view parameter, int64_t otherwise) {
+inline float PositiveOr(Build& build, std::string_view parameter, int64_t otherwise, std::string_view help) {
   int64_t value = build.Integer(parameter, otherwise, std::numeric_limits<int64_t>::min(),
-                                std::numeric_limits<int64_t>::max());
+                                std::numeric_limits<int64_t>::max(), help);
   if (value <= 0) {
     build.Warn(parameter, "is not above 0 and counts as " + std::to_string(otherwise));
     value = otherwise;
@@ -23,9 +23,10 @@ inline float PositiveOr(Build& build, std::string_view parameter, int64_t otherw
 }
 
 // What is out of the range counts as the default.
-inline float WithinOr(Build& build, std::string_view parameter, double otherwise, double min, double max) {
+inline float WithinOr(Build& build, std::string_view parameter, double otherwise, double min, double max,
+                      std::string_view help) {
   double value = build.Number(parameter, otherwise, std::numeric_limits<double>::lowest(),
-                              std::numeric_limits<double>::max());
+                              std::numeric_limits<double>::max(), help);
   if (!(value >= min && value <= max)) {
     build.Warn(parameter,
                "is not from " + Short(min) + " to " + Short(max) + " and counts as " + Short(otherwise));

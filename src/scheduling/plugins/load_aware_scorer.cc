@@ -11,7 +11,8 @@ namespace {
 class LoadAwareScorer final : public Plugin, public Scorer {
  public:
   explicit LoadAwareScorer(Build& build)
-      : queue_(build.Reads("queue")), threshold_(PositiveOr(build, "threshold", 128)) {}
+      : queue_(build.Reads("queue")),
+        threshold_(PositiveOr(build, "threshold", 128, "Queue that scores 0; below 1 counts as 128")) {}
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
     const float* queue = context.columns[queue_];
     for (size_t i = 0; i < in.size(); ++i)

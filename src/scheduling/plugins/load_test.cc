@@ -111,7 +111,7 @@ TEST(UtilizationFilter, KeepsWhoIsBelowEachLimit) {
                                             "{conditions: [{metric: kv-cache-utilization, maxValue: 2}]}")}},
                  alpha),
       (std::vector<std::string>{"test.yaml:1: plugin utilization-filter: parameters.conditions[0].maxValue: "
-                                "must be from 0 to 1, not 2"}));
+                                "want a number from 0 to 1, got \"2\""}));
 }
 
 float SaturationOf(Fixture& f, const tests::NumberList& parameters, const char* type) {

@@ -20,8 +20,9 @@ class LoraAffinityFilter final : public Plugin, public Filter {
   explicit LoraAffinityFilter(Build& build)
       : adapter_(build.Reads("adapter")),
         work_(build.Reads("work")),
-        exploration_(build.Number("exploration", 0.001, 0, 1)),
-        load_cost_(build.Float("loadCost", 1000, 0, 1e9)) {}
+        exploration_(build.Number("exploration", 0.001, 0, 1,
+                                  "Share of picks that load the adapter on a further endpoint")),
+        load_cost_(build.Float("loadCost", 1000, 0, 1e9, "What loading an adapter costs, in ms")) {}
 
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     constexpr float kNone = std::numeric_limits<float>::infinity();

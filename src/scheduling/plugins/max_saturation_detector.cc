@@ -12,7 +12,8 @@ namespace {
 class MaxSaturationDetector final : public Plugin, public SaturationDetector {
  public:
   explicit MaxSaturationDetector(Build& build) {
-    std::vector<std::string> names = build.Texts("detectors");
+    std::vector<std::string> names =
+        build.Texts("detectors", "Names of the detectors whose highest value counts, at least one");
     if (names.empty()) build.Error("detectors", "want at least one");
     for (const std::string& name : names) {
       const auto* detector = build.Refers<SaturationDetector>("detectors", name, "saturation detector");

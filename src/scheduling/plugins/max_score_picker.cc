@@ -15,7 +15,8 @@ namespace {
 class MaxScorePicker final : public Plugin, public Picker {
  public:
   explicit MaxScorePicker(Build& build)
-      : tolerance_(build.Float("tolerance", 0, 0, 1)), max_choices_(ReadMaxChoices(build)) {}
+      : tolerance_(build.Float("tolerance", 0, 0, 1, "Scores that close to the best are drawn among")),
+        max_choices_(ReadMaxChoices(build)) {}
   uint32_t max_choices() const noexcept override { return max_choices_; }
 
   [[gnu::hot]] size_t Pick(const Context& context, std::span<const uint32_t> in,

@@ -80,7 +80,8 @@ class NoHitLruScorer final : public Plugin, public Scorer, public EndpointProduc
  public:
   explicit NoHitLruScorer(Build& build)
       : match_(PrefixColumns(build).Read(build, kPrefixMatch)), key_(build, "endpoint") {
-    int64_t size = build.Integer("lruSize", 1024, INT32_MIN, INT32_MAX);
+    int64_t size = build.Integer("lruSize", 1024, INT32_MIN, INT32_MAX,
+                                 "Endpoints whose last use is known; below 1 counts as 1024");
     if (size <= 0 || size > static_cast<int64_t>(kMostEndpoints)) {
       size = size <= 0 ? 1024 : static_cast<int64_t>(kMostEndpoints);
       build.Warn("lruSize", "counts as " + std::to_string(size));

@@ -12,8 +12,11 @@ namespace {
 class PrefixBasedDecider final : public Plugin, public Decider {
  public:
   explicit PrefixBasedDecider(Build& build)
-      : uncached_(static_cast<float>(build.Integer("nonCachedTokens", 0, 0, INT32_MAX))),
-        prompt_(static_cast<float>(build.Integer("promptTokens", 0, 0, INT32_MAX))) {
+      : uncached_(static_cast<float>(build.Integer(
+            "nonCachedTokens", 0, 0, INT32_MAX,
+            "Prompt tokens that are not cached from which prefill happens elsewhere; 0: never"))),
+        prompt_(static_cast<float>(
+            build.Integer("promptTokens", 0, 0, INT32_MAX, "Prompts must have as many tokens, too"))) {
     if (uncached_ > 0) cached_ = build.Reads(kCachedTokens);
   }
   bool Wants(const Context& context, uint32_t position) const noexcept override {

@@ -27,7 +27,8 @@ class PrecisePrefixCacheProducer final : public Plugin, public KvEventsReader {
     build.ReadsOptional(kCachedTokens, true);
     build.NoEffect({"tokenProcessorConfig", "indexerConfig", "speculativeIndexing", "speculativeTTL"},
                    kNoIndex);
-    const api::Node node = build.Object("kvEventsConfig");
+    const api::Node node = build.Object(
+        "kvEventsConfig", "Where engines publish KV events: {topicFilter, discoverPods, podDiscoveryConfig}");
     api::ObjectReader reader(node);
     const api::Node central = reader.Get("zmqEndpoint");
     if (central.present()) central.Warn("has no effect here: each Pod is asked, at socketPort");

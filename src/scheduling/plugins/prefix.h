@@ -15,7 +15,9 @@ inline constexpr std::string_view kPrefixMatch = "prefix-match";
 class PrefixColumns {
  public:
   explicit PrefixColumns(Build& build) {
-    const std::string producer = build.Text("prefixMatchInfoProducerName", "");
+    const std::string producer =
+        build.Text("prefixMatchInfoProducerName", "",
+                   "Plugin whose data on cached prefixes is read; none: the default one");
     by_default_ = producer.empty() || producer == "approx-prefix-cache-producer";
   }
   // Where another producer is named but is not there, nobody is made in its place.

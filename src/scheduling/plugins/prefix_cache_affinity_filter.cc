@@ -19,14 +19,20 @@ class PrefixCacheAffinityFilter final : public Plugin, public Filter {
  public:
   explicit PrefixCacheAffinityFilter(Build& build)
       : tokens_(build.Reads("tokens")),
-        threshold_(build.Float("affinityThreshold", 0.8, -1e9, 1)),
-        exploration_(build.Number("explorationProbability", 0, 0, 1)),
-        penalty_(build.Float("maxTTFTPenaltyMs", 18'000, 0, 1e12)) {
+        threshold_(
+            build.Float("affinityThreshold", 0.8, -1e9, 1,
+                        "Endpoints that have this share of the prompt cached are kept; 0 or less: all are")),
+        exploration_(build.Number("explorationProbability", 0, 0, 1,
+                                  "Share of requests for which all endpoints stay")),
+        penalty_(build.Float("maxTTFTPenaltyMs", 18'000, 0, 1e12,
+                             "How much later, in ms, the first token may come for affinity; 0: any")) {
     match_ = PrefixColumns(build).Read(build, kPrefixMatch);
-    const double throughput = build.Number("peakPrefillThroughput", 15'928, 0, 1e12);
+    const double throughput = build.Number("peakPrefillThroughput", 15'928, 0, 1e12,
+                                           "Prompt tokens that an endpoint computes in a second");
     if (throughput == 0 && penalty_ > 0) build.Error("peakPrefillThroughput", "must be above 0");
     ms_per_token_ = static_cast<float>(1000 / std::max(throughput, 1e-9));
-    if (build.Choice("ttftSource", {"prefillThroughput", "latencyPredictor"}, 0) == 1)
+    if (build.Choice("ttftSource", {"prefillThroughput", "latencyPredictor"}, 0,
+                     "Where the estimate comes from; prefillThroughput is all there is") == 1)
       build.Error("ttftSource", "latencyPredictor is not offered; want prefillThroughput");
     build.NoEffect({"latencyPredictionInfoProducerName"}, "there is no latency predictor");
     build.NoEffect({"inFlightLoadProducerName"}, kOneLedger);

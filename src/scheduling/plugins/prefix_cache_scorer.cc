@@ -13,8 +13,10 @@ namespace {
 class PrefixCacheScorer final : public Plugin, public Scorer {
  public:
   explicit PrefixCacheScorer(Build& build)
-      : weight_(build.Float("matchLengthWeight", 0, 0, 1)),
-        scale_(build.Float("matchLengthScaleTokens", 8192, -1e9, 1e9)) {
+      : weight_(
+            build.Float("matchLengthWeight", 0, 0, 1, "Weight of the cached length beside the cached share")),
+        scale_(build.Float("matchLengthScaleTokens", 8192, -1e9, 1e9,
+                           "Cached tokens at which the length scores 1")) {
     const PrefixColumns prefix(build);
     match_ = prefix.Read(build, kPrefixMatch);
     cached_ = prefix.Read(build, kCachedTokens);

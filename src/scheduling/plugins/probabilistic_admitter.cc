@@ -15,8 +15,9 @@ class ProbabilisticAdmitter final : public Plugin, public Admitter {
  public:
   explicit ProbabilisticAdmitter(Build& build)
       : fullness_(build, 1e9),
-        power_(build.Number("power", 5, 0, 1e6)),
-        factor_(build.Number("k", 300, 0, 1e12)) {
+        power_(build.Number("power", 5, 0, 1e6,
+                            "What may be shed is refused with probability k * saturation ^ power")),
+        factor_(build.Number("k", 300, 0, 1e12, "See power")) {
     if (power_ == 0) build.Error("power", "must be above 0");
     if (factor_ == 0) build.Error("k", "must be above 0");
   }

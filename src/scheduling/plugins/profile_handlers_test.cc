@@ -175,16 +175,32 @@ TEST_F(Handlers, MistakesOfDisaggAreTold) {
   const auto problems = [](std::string_view parameters) {
     return tests::ProblemsOf(ThreeStages("disagg-profile-handler", parameters), WithQueueIs());
   };
-  EXPECT_EQ(problems("deciders: {prefill: sometimes}"),
-            (Texts{"test.yaml:1: plugin handler (disagg-profile-handler): parameters.deciders: no plugin "
-                   "\"sometimes\" that is a decider"}));
   EXPECT_EQ(
-      problems("{stageOrder: prefill-first, deciders: {prefill: always}}"),
-      (Texts{"test.yaml:1: plugin handler (disagg-profile-handler): parameters.deciders: a prefill decider "
-             "looks at the decode server, which prefill-first has not chosen yet"}));
-  EXPECT_EQ(problems("profiles: {decode: decod}"),
-            (Texts{"test.yaml:1: plugin handler (disagg-profile-handler): parameters.profiles: there is no "
-                   "profile \"decod\", which decode needs"}));
+      problems("deciders: {prefill: sometimes}"),
+      (Texts{"test.yaml:1: plugin handler (disagg-profile-handler): parameters.deciders.prefill: no plugin "
+             "\"sometimes\" that is a decider"}));
+  EXPECT_EQ(problems("{stageOrder: prefill-first, deciders: {prefill: always}}"),
+            (Texts{"test.yaml:1: plugin handler (disagg-profile-handler): parameters.deciders.prefill: a "
+                   "prefill decider "
+                   "looks at the decode server, which prefill-first has not chosen yet"}));
+  EXPECT_EQ(
+      problems("profiles: {decode: decod}"),
+      (Texts{"test.yaml:1: plugin handler (disagg-profile-handler): parameters.profiles.decode: there is no "
+             "profile \"decod\", which decode needs"}));
+}
+
+TEST_F(Handlers, TheDeprecatedOneNamesItsOwnFields) {
+  const Texts problems = tests::ProblemsOf(
+      ThreeStages("pd-profile-handler", "{deciderPluginName: sometimes, decodeProfile: decod}"),
+      WithQueueIs());
+  const auto told = [&](std::string_view what) {
+    return std::any_of(problems.begin(), problems.end(),
+                       [&](const std::string& problem) { return problem.find(what) != std::string::npos; });
+  };
+  EXPECT_TRUE(told("parameters.deciderPluginName: no plugin \"sometimes\""))
+      << ::testing::PrintToString(problems);
+  EXPECT_TRUE(told("parameters.decodeProfile: there is no profile \"decod\""))
+      << ::testing::PrintToString(problems);
 }
 
 TEST_F(Handlers, AHeaderNamesTheProfile) {

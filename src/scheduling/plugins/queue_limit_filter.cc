@@ -10,7 +10,8 @@ namespace {
 class QueueLimitFilter final : public Plugin, public Filter {
  public:
   explicit QueueLimitFilter(Build& build)
-      : page_queue_(build.Reads("page-queue")), limit_(build.Float("limit", 50, 0, 1e9)) {}
+      : page_queue_(build.Reads("page-queue")),
+        limit_(build.Float("limit", 50, 0, 1e9, "Keeps endpoints with a shorter queue")) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     const float* page_queue = context.columns[page_queue_];
     size_t kept = 0;

@@ -18,9 +18,11 @@ class Fullness {
   Fullness(Build& build, double most_kv)
       : queue_(build.Reads("page-queue")),
         kv_usage_(build.Reads("kv-usage")),
-        queue_limit_(static_cast<float>(
-            build.Integer("queueDepthThreshold", 5, 1, std::numeric_limits<int32_t>::max()))),
-        kv_limit_(build.Float("kvCacheUtilThreshold", 0.8, 0, most_kv)) {
+        queue_limit_(
+            static_cast<float>(build.Integer("queueDepthThreshold", 5, 1, std::numeric_limits<int32_t>::max(),
+                                             "Queue at which an endpoint is full"))),
+        kv_limit_(build.Float("kvCacheUtilThreshold", 0.8, 0, most_kv,
+                              "Share of the KV cache in use at which it is full")) {
     if (kv_limit_ == 0) build.Error("kvCacheUtilThreshold", "must be above 0");
   }
 
@@ -48,7 +50,8 @@ class Fullness {
 
 // `headroom` (0): so much more than its limit a filter lets through.
 inline float ReadHeadroom(Build& build) {
-  const float headroom = build.Float("headroom", 0, 0, 1e6);
+  const float headroom =
+      build.Float("headroom", 0, 0, 1e6, "Share beyond the limits that filters still let through");
   if (headroom > 1) build.Warn("headroom", "is a share, not percent");
   return 1 + headroom;
 }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "api/decode.h"
+#include "api/scalars.h"
 #include "base/strings.h"
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/keys.h"
@@ -42,10 +43,14 @@ class SessionAffinity : public Plugin, public EndpointProducer, public RequestHo
   explicit SessionAffinity(Build& build)
       : name_(build, "name"),
         port_(build, "port"),
-        by_id_(build.Choice("strategy", {"encoded_endpoint_header", "session_id"}, 0) == 1),
-        profile_(build.Text("profileName", "")) {
-    const api::Node header = build.Object("encodedEndpointHeaderConfig");
-    const api::Node ids = build.Object("sessionIdConfig");
+        by_id_(build.Choice("strategy", {"encoded_endpoint_header", "session_id"}, 0,
+                            "How a session is known: by a header of ours, or by an id") == 1),
+        profile_(
+            build.Text("profileName", "", "Profile whose endpoint is remembered; none: the primary one")) {
+    const api::Node header = build.Object("encodedEndpointHeaderConfig", "{header: x-session-token}");
+    const api::Node ids = build.Object(
+        "sessionIdConfig",
+        "{sources: [{header or attribute, producer}], evictionTtlSeconds: 300, evictionSweepSeconds: 10}");
     if (header.present()) ReadHeader(header);
     if (ids.present()) ReadIds(build, ids);
     if (by_id_ && headers_.empty()) headers_.push_back({build.WantsHeader("x-session-id"), nullptr});
@@ -103,7 +108,7 @@ class SessionAffinity : public Plugin, public EndpointProducer, public RequestHo
     api::ObjectReader reader(node);
     for (const api::Node& source : reader.Get("sources").Items(0, 100)) ReadSource(build, source);
     constexpr double kLongest = 90.0 * 86'400;
-    double ttl = ReadNumber(reader.Get("evictionTtlSeconds"), 0, 1e12).value_or(0);
+    double ttl = api::ReadNumber(reader.Get("evictionTtlSeconds"), 0, 1e12).value_or(0);
     if (ttl > kLongest) reader.Get("evictionTtlSeconds").Warn("counts as 90 days");
     ttl = std::min(ttl, kLongest);
     if (ttl > 0) ttl_ = static_cast<base::Nanos>(ttl * static_cast<double>(base::kSecond));

@@ -8,8 +8,9 @@ namespace {
 
 class SessionIdProducer final : public Plugin, public RequestText {
  public:
-  explicit SessionIdProducer(Build& build) : cookie_(base::Trim(build.Text("cookieName", ""))) {
-    const std::string text = build.Text("headerName", "");
+  explicit SessionIdProducer(Build& build)
+      : cookie_(base::Trim(build.Text("cookieName", "", "Cookie with a session's id"))) {
+    const std::string text = build.Text("headerName", "", "Header with it; one of both is required");
     const std::string_view header = base::Trim(text);
     if (header.empty() == cookie_.empty()) {
       build.Error("headerName", "want one of headerName and cookieName");

@@ -35,13 +35,19 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
         prefill_(build.Reads("prefill")),
         requests_(build.Reads("requests")),
         adapter_(build.Reads("adapter")),
-        request_cost_(build.Float("requestCost", 5, 0, 1e6)),
-        interference_(build.Float("interference", 0.03f, 0, 1000)),
-        recomputation_(build.Float("recomputation", 0.1f, 0, 1000)) {
+        request_cost_(
+            build.Float("requestCost", 5, 0, 1e6, "What an open request costs the next one, in ms")),
+        interference_(
+            build.Float("interference", 0.03, 0, 1000,
+                        "Share of the time of computing the own prompt that holds up each open request")),
+        recomputation_(
+            build.Float("recomputation", 0.1, 0, 1000,
+                        "The same of what another candidate has cached: a further copy pushes others out")) {
     // "prefill" is without them where somebody makes them.
-    if (build.Flag("prefixCache", true)) build.Reads(kCachedTokens);
-    const float load_cost = build.Float("loadCost", 1000, 0, 1e9);
-    scale_ = 1 / build.Float("horizon", 600'000, 1, 1e9);
+    if (build.Flag("prefixCache", true, "What is cached of the prompt need not be computed"))
+      build.Reads(kCachedTokens);
+    const float load_cost = build.Float("loadCost", 1000, 0, 1e9, "What loading an adapter costs, in ms");
+    scale_ = 1 / build.Float("horizon", 600'000, 1, 1e9, "Time to first token that scores 0, in ms");
     for (unsigned bits = 0; bits < loading_.size(); ++bits) {
       if ((bits & kAdapterHere) == 0)
         loading_[bits] = load_cost * ((bits & kAdapterRoom) != 0 ? 1.0f : 2.0f) * scale_;

@@ -15,7 +15,8 @@ class TokenLoadScorer final : public Plugin, public Scorer {
   explicit TokenLoadScorer(Build& build)
       : tokens_(build.Reads("tokens")),
         cached_(build.ReadsOptional(kCachedTokens, false)),
-        threshold_(PositiveOr(build, "queueThresholdTokens", 4'194'304)) {
+        threshold_(PositiveOr(build, "queueThresholdTokens", 4'194'304,
+                              "Prompt tokens under way that score 0; below 1 counts as the default")) {
     build.NoEffect({"inFlightLoadProducerName"}, kOneLedger);
   }
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {

@@ -27,7 +27,7 @@ class Topology {
 // The extractor that `topologyProducerName` names. Null, with a warning: there is none.
 inline const Topology* ReadTopology(Build& build) {
   constexpr std::string_view kName = "topologyProducerName";
-  const std::string name = build.Text(kName, "topology-extractor");
+  const std::string name = build.Text(kName, "topology-extractor", "Plugin that tells where endpoints are");
   const auto* topology = build.RefersOptional<Topology>(kName, name);
   if (topology == nullptr) build.Warn(kName, "no effect: there is no topology extractor " + api::Quote(name));
   return topology;

@@ -18,7 +18,8 @@ class TopologyAffinityFilter final : public Plugin, public Filter {
  public:
   explicit TopologyAffinityFilter(Build& build)
       : topology_(ReadTopology(build)),
-        farthest_(build.Choice("minAffinity", {"host", "rack", "zone", "region"}, 0)) {}
+        farthest_(build.Choice("minAffinity", {"host", "rack", "zone", "region"}, 0,
+                               "How near an endpoint must be to the one chosen before")) {}
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     size_t kept = 0;
     for (const uint32_t position : in) {

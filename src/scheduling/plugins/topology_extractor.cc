@@ -10,10 +10,10 @@ namespace {
 class TopologyExtractor final : public Plugin, public EndpointProducer, public Topology {
  public:
   explicit TopologyExtractor(Build& build)
-      : labels_{build.Text("hostname", "kubernetes.io/hostname"),
-                build.Text("rack", "topology.kubernetes.io/rack"),
-                build.Text("zone", "topology.kubernetes.io/zone"),
-                build.Text("region", "topology.kubernetes.io/region")} {
+      : labels_{build.Text("hostname", "kubernetes.io/hostname", "Label that names the host"),
+                build.Text("rack", "topology.kubernetes.io/rack", "Label that names the rack"),
+                build.Text("zone", "topology.kubernetes.io/zone", "Label that names the zone"),
+                build.Text("region", "topology.kubernetes.io/region", "Label that names the region")} {
     for (size_t level = 0; level < kNoLevel; ++level)
       keys_[level] = KeyColumns(build, kTopologyLevels[level]);
   }

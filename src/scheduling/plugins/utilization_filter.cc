@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "api/decode.h"
+#include "api/scalars.h"
 #include "scheduling/plugin.h"
 #include "scheduling/plugins/format.h"
 #include "scheduling/plugins/lenient.h"
@@ -25,8 +26,13 @@ constexpr size_t kKvUsageMetric = 3;
 
 class UtilizationFilter final : public Plugin, public Filter {
  public:
-  explicit UtilizationFilter(Build& build) : falls_back_(build.Flag("fallbackOnEmpty", false)) {
-    const auto items = build.Object("conditions").Items(0, 100);
+  explicit UtilizationFilter(Build& build)
+      : falls_back_(build.Flag("fallbackOnEmpty", false, "All are kept where none would be")) {
+    const auto items = build
+                           .Object("conditions",
+                                   "[{metric: active-requests, running-requests, waiting-queue or "
+                                   "kv-cache-utilization, maxValue}], at least one")
+                           .Items(0, 100);
     if (items.empty()) build.Error("conditions", "want at least one");
     for (const api::Node& item : items) Add(build, item);
     build.NoEffect({"inFlightLoadProducerName"}, kOneLedger);
@@ -67,7 +73,7 @@ class UtilizationFilter final : public Plugin, public Filter {
     const auto metric = api::ReadChoice(
         reader.Require("metric"), {kMetrics[0].name, kMetrics[1].name, kMetrics[2].name, kMetrics[3].name});
     const double most = metric == kKvUsageMetric ? 1 : 1e12;
-    const auto max = ReadNumber(reader.Require("maxValue"), 0, most);
+    const auto max = api::ReadNumber(reader.Require("maxValue"), 0, most);
     reader.Finish();
     if (metric && max)
       conditions_.push_back(
