@@ -31,7 +31,7 @@ void Print(const std::vector<api::Problem>& problems, Counts& counts) {
 
 // What the scheduler makes of it: each profile's steps, and what was filled in.
 std::string SummaryOf(const scheduling::Config& config) {
-  std::string out;
+  std::string out = "parsers: " + ToString(config.parsers) + "\n";
   for (const scheduling::Program& program : config.programs) {
     out += "profile " + program.name + ":\n";
     for (const auto& node : program.nodes) out += "  filter " + node.name + "\n";

@@ -1111,5 +1111,57 @@ TEST(Metrics, AttemptsAreTheEndpointsOwnWhateverItsNumber) {
   }
 }
 
+TEST(Router, EachPoolHasTheParsersOfItsConfig) {
+  Scene scene({{.name = "a"}});
+  EXPECT_EQ(scene.router->parsers(), payload::Parsers::Default());
+  const auto grpc = tests::ConfigOf(
+      "plugins: [{type: queue-scorer}]\nrequestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n");
+  scene.router->Swap(std::make_shared<scheduling::ConfigSet>(
+      scheduling::ConfigSet{.common = tests::ConfigOf("plugins: [{type: queue-scorer}]\n"),
+                            .of_pools = {{scene.pool.pool()->key, grpc}}}));
+  EXPECT_EQ(scene.router->parsers(), std::nullopt);
+  EXPECT_EQ(ToString(scene.router->ParsersOf(*scene.worker, "")), "vllmgrpc-parser") << "the only pool";
+  EXPECT_EQ(ToString(scene.router->ParsersOf(*scene.worker, scene.pool.pool()->key)), "vllmgrpc-parser");
+  EXPECT_EQ(scene.router->ParsersOf(*scene.worker, "default/other"), payload::Parsers::Default());
+  scene.router->Swap(
+      std::make_shared<scheduling::ConfigSet>(scheduling::ConfigSet{.common = grpc, .of_pools = {}}));
+  ASSERT_TRUE(scene.router->parsers());
+  EXPECT_EQ(ToString(*scene.router->parsers()), "vllmgrpc-parser");
+}
+
+TEST(Router, AnswersNameWhoGaveThemWhereAPluginWantsIt) {
+  Scene scene({{.name = "a"}, {.name = "b"}}, {},
+              {.config = tests::ConfigOf(
+                   "plugins: [{type: queue-scorer}, {type: destination-endpoint-served-verifier}]\n")});
+  Ticket ticket = scene.Get(R"({"model":"m","prompt":"hi"})");
+  ticket.OnResponseHeaders(200, "10.0.0.2:8000", false);
+  const Ticket::Headers wanted = {{"x-conformance-test-served-endpoint", "10.0.0.2:8000"}};
+  EXPECT_EQ(ticket.response_headers(), wanted);
+  Ticket untold = scene.Get(R"({"model":"m","prompt":"hi"})");
+  untold.OnResponseHeaders(200, "", false);
+  EXPECT_EQ(untold.response_headers().at(0).second, "fail: missing destination endpoint served metadata");
+}
+
+TEST(Router, ScoresAreThoseOfWhomTheFiltersLeft) {
+  Scene scene(
+      {{.name = "a", .waiting = 3}, {.name = "b", .waiting = 9}, {.name = "c", .waiting = 50}}, {},
+      {.config = tests::ConfigOf(
+           "plugins: [{type: utilization-filter, parameters: {conditions: [{metric: waiting-queue, maxValue: "
+           "20}]}}, {type: queue-scorer}]\n"),
+       .keep_scores = true});
+  const Ticket ticket = scene.Get(R"({"model":"m","prompt":"hi"})");
+  const Ticket::Scores wanted = {{"10.0.0.1:8000", 1.0f}, {"10.0.0.2:8000", 0.0f}};
+  EXPECT_EQ(ticket.scores(), wanted);
+}
+
+// Two bytes are a token, and five are two.
+TEST(Router, ThePromptsLastTokenMayBeShorter) {
+  for (const auto& [prompt, tokens] : {std::pair{"ab", 1u}, {"abcd", 1u}, {"abcde", 2u}}) {
+    Scene scene({{.name = "a"}});
+    const Ticket ticket = scene.Get(std::string(R"({"model":"m","prompt":")") + prompt + "\"}");
+    EXPECT_EQ(scene.pool.pool()->endpoints[0].cell->load().own_work().tokens, tokens) << prompt;
+  }
+}
+
 }  // namespace
 }  // namespace fairway::routing

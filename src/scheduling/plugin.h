@@ -26,6 +26,7 @@
 
 #include "base/random.h"
 #include "fleet/snapshot.h"
+#include "payload/parsers.h"
 #include "scheduling/build.h"
 #include "scheduling/column.h"
 #include "scheduling/scheduler.h"
@@ -55,6 +56,14 @@ struct Context {
   std::string_view profile;  // that runs; for hooks the one that answers
   // What the profile that ran first chose first: a position.
   std::optional<uint32_t> peer = std::nullopt;
+  // Pages alone tell the load (LoadSource::kPage): `own` is what the reference's plugins take for requests under
+  // way, where the column "requests" is what the page shows.
+  bool pages_alone = false;
+
+  // Requests under way at a position, for plugins that the reference has.
+  float UnderWay(const float* requests, uint32_t position) const noexcept {
+    return pages_alone ? static_cast<float>(own[position]) : requests[position];
+  }
 };
 
 class Plugin {
@@ -255,6 +264,20 @@ class SessionTeller {
   virtual std::string_view TokenHeader() const noexcept = 0;  // "": none
   // Whose choice is told; "": that of the profile that answers. One that chose nothing: nothing is told.
   virtual std::string_view TokenProfile() const noexcept = 0;
+};
+
+// Wants answers to name the endpoint that gave them, in kServedHeader.
+class ServedTeller {
+ public:
+  virtual ~ServedTeller() = default;
+};
+inline constexpr std::string_view kServedHeader = "x-conformance-test-served-endpoint";
+
+// Reads bodies, where the config lists it.
+class BodyParser {
+ public:
+  virtual ~BodyParser() = default;
+  virtual payload::Parser parser() const noexcept = 0;
 };
 
 // A text that it finds in requests, for other plugins: a session's id.
