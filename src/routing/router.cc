@@ -192,12 +192,6 @@ bool WantsPrefixes(const scheduling::ConfigSet& configs, const scheduling::Confi
 // Above all sets of parsers.
 constexpr uint32_t kParsersDiffer = 1U << 16;
 
-bool TellsServed(const scheduling::ConfigSet& configs) {
-  return configs.common->tells_served ||
-         std::any_of(configs.of_pools.begin(), configs.of_pools.end(),
-                     [](const auto& of_pool) { return of_pool.second->tells_served; });
-}
-
 uint32_t ParsersOfAll(const scheduling::ConfigSet& configs) {
   const payload::Parsers parsers = configs.common->parsers;
   const bool same = std::all_of(configs.of_pools.begin(), configs.of_pools.end(),
@@ -221,7 +215,6 @@ struct Router::Impl {
         scheduler_duration(metrics.scheduler_duration()),
         wants_prefixes(WantsPrefixes(*scheduler.configs(), o.shadow.get())),
         parsers(ParsersOfAll(*scheduler.configs())),
-        tells_served(TellsServed(*scheduler.configs())),
         keeps(Keeps(o) || o.shadow != nullptr),
         keeps_scores(o.keep_scores),
         explains(o.explain || o.keep_scores),
@@ -239,7 +232,6 @@ struct Router::Impl {
     const auto second = shadow.Load();
     wants_prefixes.store(WantsPrefixes(*configs, second.get()), std::memory_order_relaxed);
     parsers.store(ParsersOfAll(*configs), std::memory_order_relaxed);
-    tells_served.store(TellsServed(*configs), std::memory_order_relaxed);
     auto wanted = HeadersOf(*configs, second.get());
     headers.Publish(std::make_shared<const std::vector<std::string>>(std::move(wanted)));
   }
@@ -250,6 +242,15 @@ struct Router::Impl {
                        RequestSeries& series, Worker::Impl& worker);
   std::span<const std::string_view> HeadersFor(const fleet::PoolSnapshot& pool, const RequestInput& input,
                                                Worker::Impl& worker) const;
+  // As the request says it, else as a plugin does that names agents.
+  std::string_view FairnessId(const fleet::PoolSnapshot& pool, const RequestInput& input,
+                              Worker::Impl& worker) const {
+    const std::string_view said = CutFairnessId(input);
+    const scheduling::RequestText* flow = scheduler.ConfigOf(pool, worker.scratch).flow;
+    if (flow == nullptr || !said.empty()) [[likely]]
+      return said;
+    return flow->TextOf({.headers = HeadersFor(pool, input, worker)}).substr(0, kMaxFairnessId);
+  }
   static bool Keeps(const RouterOptions& o) {
     return o.explain || o.decisions != nullptr || o.record != nullptr;
   }
@@ -280,7 +281,6 @@ struct Router::Impl {
   base::Histogram& scheduler_duration;
   std::atomic<bool> wants_prefixes;  // any of its configs does
   std::atomic<uint32_t> parsers;     // payload::Parsers of all of them, or kParsersDiffer
-  std::atomic<bool> tells_served;    // any of its configs does
   std::atomic<bool> keeps;           // somebody wants to know what was decided
   const bool keeps_scores;
   const bool explains;  // while it decides
@@ -622,7 +622,7 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   }
   const base::Nanos start = impl_->clock.Now();
   const RequestClassPointer& request_class =
-      worker.ClassOf(route, target, model, CutFairnessId(input), start);
+      worker.ClassOf(route, target, model, impl_->FairnessId(pool, input, worker), start);
   RequestSeries& series = *request_class->series;
   series.last_used.store(start, std::memory_order_relaxed);
   if (!route.rewrite.empty()) impl_->metrics.Rewrites(series, route.rewrite).Add();
@@ -696,9 +696,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     state.KeepFurther(pool, outcome);
   if (outcome.num_session_headers != 0) [[unlikely]]
     state.KeepSessions(pool, outcome);
-  if (impl_->tells_served.load(std::memory_order_relaxed)) [[unlikely]] {
-    if (impl_->scheduler.configs()->Of(pool.key).tells_served) state.KeepServed();
-  }
+  if (impl_->scheduler.ConfigOf(pool, worker.scratch).tells_served) [[unlikely]]
+    state.KeepServed();
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
   if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;

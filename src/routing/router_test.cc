@@ -1056,7 +1056,7 @@ TEST(Explain, SaysWhatWasDroppedAndWhy) {
                              "adapter   scraped    score\n"));
   EXPECT_THAT(
       why,
-      HasSubstr("  A         0    10     10      0       30 %    980 ms      0 ms        resident  20 ms"));
+      HasSubstr("  A         0    10     10      0       30 %    980 ms      1 ms        resident  20 ms"));
 }
 
 TEST(Explain, NamesTheObjectiveAndTheRewrite) {
@@ -1142,6 +1142,24 @@ TEST(Router, AnswersNameWhoGaveThemWhereAPluginWantsIt) {
   EXPECT_EQ(untold.response_headers().at(0).second, "fail: missing destination endpoint served metadata");
 }
 
+TEST(Router, AnAgentsSessionIsItsFairnessIdWhereItSaysNone) {
+  Scene scene({{.name = "a"}}, {},
+              {.config = tests::ConfigOf("plugins: [{type: queue-scorer}, {type: agent-identity}]\n")});
+  const auto asks = [&](std::string_view said) {
+    const std::array<std::pair<std::string_view, std::string_view>, 1> headers = {
+        std::pair<std::string_view, std::string_view>{"session-id", "agent-7"}};
+    RequestInput input;
+    input.headers = headers;
+    input.fairness_id = said;
+    scene.Get(R"({"model":"m","prompt":"hi"})", "/v1/completions", input);
+  };
+  asks("");
+  asks("own");
+  const auto page = scene.Page();
+  for (const char* id : {"agent-7", "own"})
+    EXPECT_EQ(page.Value("llm_d_epp_request_total", {{"fairness_id", id}}), 1) << id;
+}
+
 TEST(Router, ScoresAreThoseOfWhomTheFiltersLeft) {
   Scene scene(
       {{.name = "a", .waiting = 3}, {.name = "b", .waiting = 9}, {.name = "c", .waiting = 50}}, {},
@@ -1158,7 +1176,7 @@ TEST(Router, ScoresAreThoseOfWhomTheFiltersLeft) {
 TEST(Router, ThePromptsLastTokenMayBeShorter) {
   for (const auto& [prompt, tokens] : {std::pair{"ab", 1u}, {"abcd", 1u}, {"abcde", 2u}}) {
     Scene scene({{.name = "a"}});
-    const Ticket ticket = scene.Get(std::string(R"({"model":"m","prompt":")") + prompt + "\"}");
+    const Ticket ticket = scene.Get(std::string(R"({"model":"m","stream":true,"prompt":")") + prompt + "\"}");
     EXPECT_EQ(scene.pool.pool()->endpoints[0].cell->load().own_work().tokens, tokens) << prompt;
   }
 }

@@ -166,6 +166,8 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
     config_->admitters.push_back({instance.admitter, instance.name});
     config_->admitters_read |= LiveReads(instance);
   }
+  const auto* text = dynamic_cast<const RequestText*>(plugin);
+  if (text != nullptr && text->names_flow() && config_->flow == nullptr) config_->flow = text;
   config_->tells_served |= dynamic_cast<const ServedTeller*>(plugin) != nullptr;
   if (const auto* of_profiles = dynamic_cast<const ProfileTeller*>(plugin))
     config_->profile_tellers.push_back(of_profiles);

@@ -152,6 +152,7 @@ struct Config {
   uint32_t admitters_read = 0;  // live columns, a bit per Column::id
   std::vector<const SessionTeller*> session_tellers;
   std::vector<const ProfileTeller*> profile_tellers;
+  const RequestText* flow = nullptr;        // RequestText::names_flow; null: none does
   const ProfileHandler* handler = nullptr;  // null: ProgramOf the pool decides alone
   payload::Parsers parsers = payload::Parsers::Default();
   std::vector<std::string> headers;  // by Header::id, in lower case

