@@ -29,6 +29,9 @@ TOLERANCE = 1e-5
 SERVERS = 6
 PATH = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
+QUEUE_AS_ATTRIBUTE = {"engineConfigs": [{"name": "vllm", "customMetrics": [
+    {"attributeKey": "queue", "metricSpec": "vllm:num_requests_waiting"}]}]}
+
 # Of one profile each: plugins in their order with parameters and a weight. Those that draw at random or know what has ended have no
 # total that could be compared.
 CONFIGS = {
@@ -46,14 +49,22 @@ CONFIGS = {
     "prefix by length": [("prefix-cache-scorer", {"matchLengthWeight": 0.5, "matchLengthScaleTokens": 500}, 1),
                          ("kv-cache-utilization-scorer", {}, 0.01)],
     "context length": [("context-length-aware", {}, 1)],
-    "attribute": [("endpoint-attribute-scorer", {"attributeKey": "WaitingQueueSize", "algorithm": {"type": "linear_lower_is_better"}}, 1)],
+    # The page's number by another name: Fairway has an attribute of that name by itself.
+    "attribute": [("core-metrics-extractor", QUEUE_AS_ATTRIBUTE, None),
+                  ("endpoint-attribute-scorer", {"attributeKey": "queue", "algorithm": {"type": "linear_lower_is_better"}}, 1)],
     "header and label": [("header-label-affinity-scorer", {"headerName": "x-app", "labelKey": "app"}, 1)],
     "weights": [("queue-scorer", {}, 0.5), ("kv-cache-utilization-scorer", {}, 3.25), ("running-requests-size-scorer", {}, 1.75),
                 ("lora-affinity-scorer", {}, 2), ("load-aware-scorer", {}, -1)],
     "filtered by load": [("utilization-filter", {"conditions": [{"metric": "waiting-queue", "maxValue": 30}], "fallbackOnEmpty": True}, None),
-                         ("queue-scorer", {}, 1)],
+                         ("queue-scorer", {}, 1), ("kv-cache-utilization-scorer", {}, 1)],
     "filtered by label": [("label-selector-filter", {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["other"]}]}, None),
                           ("kv-cache-utilization-scorer", {}, 1)],
+    "filtered by attribute": [("core-metrics-extractor", QUEUE_AS_ATTRIBUTE, None), ("endpoint-attribute-filter", {
+        "attribute": "queue", "fallbackOnEmpty": True, "algorithm": {"type": "threshold", "threshold": {"operator": "LessThan", "value": 100}}}, None),
+                              ("endpoint-attribute-scorer", {"attributeKey": "queue", "algorithm": {
+                                  "type": "linear_higher_is_better", "normalization": {"fixedRange": {"min": 0, "max": 150}}}}, 1)],
+    "filtered by prefix": [("inflight-load-producer", {}, None), ("prefix-cache-affinity-filter", {"affinityThreshold": 0.5}, None),
+                           ("kv-cache-utilization-scorer", {}, 1)],
     "decode": [("decode-filter", {}, None), ("queue-scorer", {}, 1), ("kv-cache-utilization-scorer", {}, 1)],
 }
 # They go by the prompt's length. A chat's is estimated from its texts; the reference counts roles, too: a token a message.
@@ -281,7 +292,7 @@ class ReferenceScores(unittest.TestCase):
     def check(self, name):
         rng = random.Random(f"{SEED} {name}")
         ports = self.start(CONFIGS[name])
-        differences, compared = [], 0
+        differences, compared, totals = [], 0, set()
         for number in range(ROUNDS):
             self.set_pages(rng)
             for path, body, headers in self.requests(rng, name not in BY_LENGTH):
@@ -290,6 +301,7 @@ class ReferenceScores(unittest.TestCase):
                 time.sleep(0.02)  # the reference learns behind its answer
                 compared += 1
                 a, b = got["reference"], got["fairway"]
+                totals.update(a.values() if isinstance(a, dict) else ())
                 same = a == b if not (isinstance(a, dict) and isinstance(b, dict)) else \
                     a.keys() == b.keys() and all(abs(a[key] - b[key]) <= TOLERANCE for key in a)
                 if not same:
@@ -297,6 +309,8 @@ class ReferenceScores(unittest.TestCase):
                     differences.append(f"round {number}, model {body['model']}, {len(data)} bytes, {headers}:\n" + "\n".join(
                         f"  {key}: reference {a.get(key) if isinstance(a, dict) else a}, fairway {b.get(key) if isinstance(b, dict) else b}"
                         for key in sorted(at)) + "\n")
+        # Of requests that have ended nothing is under way, so that these two say the same of all.
+        self.assertGreater(len(totals), 0 if name in ("active requests", "token load") else 1, totals)
         self.assertEqual(differences, [], f"\n{len(differences)} of {compared} differ (seed {SEED}):\n" + "\n".join(differences[:4]))
 
 
