@@ -28,18 +28,37 @@ void Print(const std::vector<api::Problem>& problems, Counts& counts) {
   }
 }
 
+// gRPC is HTTP/2, which servers have to be told to speak by their pool.
+std::vector<api::Problem> PoolsWithoutHttp2(const api::Manifests& manifests) {
+  std::vector<api::Problem> problems;
+  for (const api::InferencePool& pool : manifests.pools) {
+    if (pool.app_protocol == api::AppProtocol::kH2c) continue;
+    problems.push_back(
+        {.severity = api::Severity::kWarning,
+         .where = pool.meta.where,
+         .object = "InferencePool " + Key(pool.meta),
+         .field = "spec.appProtocol",
+         .message = "is http, and the config's vllmgrpc-parser reads gRPC: want kubernetes.io/h2c"});
+  }
+  return problems;
+}
+
 int Check(const std::vector<std::string>& files, const picker::ConfigOptions& config) {
   Counts counts;
   std::string summary;
+  api::Manifests manifests;
   if (!files.empty()) {
-    const api::LoadResult loaded = api::LoadManifests(files, {.check_pattern = local::CheckPattern});
+    api::LoadResult loaded = api::LoadManifests(files, {.check_pattern = local::CheckPattern});
     Print(loaded.problems, counts);
     summary = api::Summarize(loaded.manifests);
+    manifests = std::move(loaded.manifests);
   }
   if (config.given()) {
     std::vector<api::Problem> problems;
-    summary += PrintConfigs(config, problems);
+    payload::Parsers read;
+    summary += PrintConfigs(config, problems, &read);
     Print(problems, counts);
+    if (read.Has(payload::Parser::kVllmGrpc)) Print(PoolsWithoutHttp2(manifests), counts);
   }
   if (counts.errors > 0) {
     std::fprintf(stderr, "%zu error%s, %zu warning%s: nothing would be served.\n", counts.errors,

@@ -28,12 +28,14 @@ void AddConfigFlags(CLI::App& app, picker::ConfigOptions& options) {
       ->delimiter(',');
 }
 
-std::string PrintConfigs(const picker::ConfigOptions& options, std::vector<api::Problem>& problems) {
+std::string PrintConfigs(const picker::ConfigOptions& options, std::vector<api::Problem>& problems,
+                         payload::Parsers* read) {
   std::string printed;
   const auto print = [&](const picker::ConfigOptions& one, const std::string& pool) {
     api::EndpointPickerConfig document;
     const auto config = picker::LoadConfig(one, problems, nullptr, nullptr, &document);
     if (config == nullptr) return;
+    if (read != nullptr) *read = payload::Parsers::FromBits(read->bits() | config->parsers.bits());
     if (!printed.empty()) printed += "---\n";
     if (!pool.empty()) printed += "# of pool " + pool + "\n";
     printed += scheduling::PrintConfig(document, *config);

@@ -24,7 +24,8 @@ std::shared_ptr<const scheduling::Config> ReadConfigFile(const std::string& path
 void AddConfigFlags(CLI::App& app, picker::ConfigOptions& options);
 
 // All configs that the flags name, as they decide (scheduling::PrintConfig). Those that have errors are left
-// out; `problems` gets all, warnings, too.
-std::string PrintConfigs(const picker::ConfigOptions& options, std::vector<api::Problem>& problems);
+// out; `problems` gets all, warnings, too, and `read` the parsers of all.
+std::string PrintConfigs(const picker::ConfigOptions& options, std::vector<api::Problem>& problems,
+                         payload::Parsers* read = nullptr);
 
 }  // namespace fairway::cli

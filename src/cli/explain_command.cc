@@ -89,7 +89,7 @@ std::string Replace(const std::string& body, const ExplainFlags& flags, routing:
   if (!scanner.ok()) return std::string(scanner.error());
   const payload::RequestFields& fields = scanner.fields();
   auto& facts = d.seen.facts;
-  const auto tokens = static_cast<uint32_t>(std::min<uint64_t>(fields.prompt_bytes / 4, UINT32_MAX));
+  const auto tokens = static_cast<uint32_t>(std::min<uint64_t>((fields.prompt_bytes + 3) / 4, UINT32_MAX));
   const auto prefill = std::find(d.seen.names.begin(), d.seen.names.end(), "prefill");
   if (prefill != d.seen.names.end()) {
     // As long as the rate that was recorded says; without a prompt there was none.

@@ -8,34 +8,75 @@ namespace {
 struct KnownPath {
   std::string_view suffix;
   Api api;
+  Parser parser;
 };
 
-// Longest first among those that end alike.
-constexpr std::array<KnownPath, 10> kPaths = {{
-    {"chat/completions/render", Api::kChatCompletions},
-    {"chat/completions", Api::kChatCompletions},
-    {"completions/render", Api::kCompletions},
-    {"completions", Api::kCompletions},
-    {"embeddings", Api::kEmbeddings},
-    {"responses", Api::kResponses},
-    {"messages/count_tokens", Api::kMessages},
-    {"messages", Api::kMessages},
-    {"images/generations", Api::kImages},
-    {"inference/v1/generate", Api::kVllmGenerate},
-}};
+// Longest first among those that end alike. What is not read here goes by load, as what passthrough-parser takes.
+constexpr std::array kPaths = {
+    KnownPath{"chat/completions/render", Api::kChatCompletions, Parser::kOpenai},
+    KnownPath{"chat/completions", Api::kChatCompletions, Parser::kOpenai},
+    KnownPath{"completions/render", Api::kCompletions, Parser::kOpenai},
+    KnownPath{"completions", Api::kCompletions, Parser::kOpenai},
+    KnownPath{"embeddings", Api::kEmbeddings, Parser::kOpenai},
+    KnownPath{"responses", Api::kResponses, Parser::kOpenai},
+    KnownPath{"messages/count_tokens", Api::kMessages, Parser::kAnthropic},
+    KnownPath{"messages", Api::kMessages, Parser::kAnthropic},
+    KnownPath{"images/generations", Api::kImages, Parser::kOpenai},
+    KnownPath{"inference/v1/generate", Api::kVllmGenerate, Parser::kVllmHttp},
+    KnownPath{"conversations", Api::kUnknown, Parser::kOpenai},
+    KnownPath{"vllm.grpc.engine.VllmEngine/Generate", Api::kVllmGrpcGenerate, Parser::kVllmGrpc},
+    KnownPath{"vllm.grpc.engine.VllmEngine/Embed", Api::kVllmGrpcEmbed, Parser::kVllmGrpc},
+    KnownPath{"PredictionService/ChatCompletions", Api::kUnknown, Parser::kVertexAi},
+    KnownPath{"PredictionService/StreamRawPredict", Api::kUnknown, Parser::kVertexAi},
+    KnownPath{"PredictionService/RawPredict", Api::kUnknown, Parser::kVertexAi},
+};
+
+constexpr std::array kParserTypes = {
+#define PARSER(parser, type) std::string_view(type),
+#include "payload/parser_list.h"
+#undef PARSER
+};
+
+bool HasSuffix(std::string_view path, std::string_view suffix) {
+  if (!path.ends_with(suffix)) return false;
+  if (path.size() == suffix.size()) return true;
+  const char before = path[path.size() - suffix.size() - 1];
+  // A gRPC service's package stands before its name.
+  return before == '/' || (before == '.' && suffix.starts_with("PredictionService"));
+}
 
 }  // namespace
 
-[[gnu::hot]] Api ApiOfPath(std::string_view path) {
+std::string_view ToString(Parser parser) { return kParserTypes[static_cast<size_t>(parser)]; }
+
+std::optional<Parser> FindParser(std::string_view type) {
+  for (size_t i = 0; i < kParserTypes.size(); ++i) {
+    if (kParserTypes[i] == type) return static_cast<Parser>(i);
+  }
+  return std::nullopt;
+}
+
+std::string ToString(Parsers parsers) {
+  std::string out;
+  for (size_t i = 0; i < kParserTypes.size(); ++i) {
+    if (!parsers.Has(static_cast<Parser>(i))) continue;
+    if (!out.empty()) out += ", ";
+    out += kParserTypes[i];
+  }
+  return out;
+}
+
+[[gnu::hot]] std::optional<Api> ApiOfPath(std::string_view path, Parsers parsers) {
   path = path.substr(0, path.find('?'));
   while (path.ends_with('/')) path.remove_suffix(1);
   for (const KnownPath& known : kPaths) {
-    if (!path.ends_with(known.suffix)) continue;
-    const size_t before = path.size() - known.suffix.size();
-    if (before == 0 || path[before - 1] == '/') return known.api;
+    if (HasSuffix(path, known.suffix) && parsers.Has(known.parser)) return known.api;
   }
   // Not where it stands behind something: other servers have other APIs of that name.
-  return path == "/generate" || path == "generate" ? Api::kSglangGenerate : Api::kUnknown;
+  if (parsers.Has(Parser::kSglangHttp) && (path == "/generate" || path == "generate"))
+    return Api::kSglangGenerate;
+  if (!parsers.Has(Parser::kPassthrough)) return std::nullopt;
+  return Api::kUnknown;
 }
 
 std::string_view ToString(Api api) {
@@ -56,6 +97,10 @@ std::string_view ToString(Api api) {
       return "inference/v1/generate";
     case Api::kSglangGenerate:
       return "generate";
+    case Api::kVllmGrpcGenerate:
+      return "VllmEngine/Generate";
+    case Api::kVllmGrpcEmbed:
+      return "VllmEngine/Embed";
     case Api::kUnknown:
       return "unknown";
   }

@@ -8,7 +8,6 @@
 namespace fairway::payload {
 namespace {
 
-constexpr uint64_t kBytesPerToken = 4;
 constexpr size_t kKeptPromptSpans = 64;
 
 // Of the main member's names, which are messages, prompt and input.
@@ -58,10 +57,13 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
   typed_bad_ = 0;
   hashing_ = false;
   if (hasher_ != nullptr) hasher_->Reset();
+  grpc_ = IsGrpc(api) ? std::make_unique<Grpc>() : nullptr;
 }
 
 [[gnu::hot]] void RequestScanner::Feed(std::string_view chunk) {
   if (chunk.empty() || json_.failed()) return;
+  if (grpc_ != nullptr) [[unlikely]]
+    return FeedGrpc(chunk);
   if (hasher_ == nullptr) {
     json_.Feed(chunk, *this);
   } else {
@@ -72,6 +74,8 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
 
 [[gnu::hot]] void RequestScanner::Finish() {
   if (api_ == Api::kUnknown || !ok()) return;
+  if (grpc_ != nullptr) [[unlikely]]
+    return FinishGrpc();
   if (hasher_ != nullptr) hasher_->Finish(false);
   if (!json_.Finish(*this)) return RefuseJson();
   if (!MainIsValid() || typed_bad_ != 0) RefuseFields();
@@ -124,6 +128,7 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
 }
 
 void RequestScanner::FinishPartial() {
+  if (grpc_ != nullptr) return FinishPartialGrpc();
   if (hasher_ != nullptr) hasher_->Finish(true);
   const std::optional<uint64_t> begin = json_.open_string();
   if (!begin) return;

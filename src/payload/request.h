@@ -16,29 +16,39 @@
 #include <string_view>
 #include <vector>
 
+#include "payload/grpc_scanner.h"
 #include "payload/json_scanner.h"
+#include "payload/parsers.h"
 #include "payload/prompt_hash.h"
 
 namespace fairway::payload {
 
 enum class Api {
-  kChatCompletions,  // .../chat/completions
-  kCompletions,      // .../completions
-  kEmbeddings,       // .../embeddings
-  kResponses,        // .../responses
-  kMessages,         // Anthropic .../messages
-  kImages,           // .../images/generations
-  kVllmGenerate,     // vLLM .../inference/v1/generate: token ids
-  kSglangGenerate,   // SGLang /generate: text or token ids, no model; what is no JSON passes
-  kUnknown,          // anything else: passes through, model read where the body is a JSON object with one
+  kChatCompletions,   // .../chat/completions
+  kCompletions,       // .../completions
+  kEmbeddings,        // .../embeddings
+  kResponses,         // .../responses
+  kMessages,          // Anthropic .../messages
+  kImages,            // .../images/generations
+  kVllmGenerate,      // vLLM .../inference/v1/generate: token ids
+  kSglangGenerate,    // SGLang /generate: text or token ids, no model; what is no JSON passes
+  kVllmGrpcGenerate,  // vLLM's gRPC service (request_grpc.cc): text or token ids, no model
+  kVllmGrpcEmbed,     // the same: token ids
+  kUnknown,           // anything else: passes through, model read where the body is a JSON object with one
 };
 
-// The longest known path suffix wins; query and trailing "/" are ignored; a segment boundary is required
-// (docs/compatibility.md).
-Api ApiOfPath(std::string_view path);
+// What reads the body of a request with this path: the longest suffix wins that one of these parsers takes; query
+// and trailing "/" are ignored; a segment boundary is required (docs/compatibility.md). Nothing: none takes it.
+std::optional<Api> ApiOfPath(std::string_view path, Parsers parsers);
+// With the default ones, which take any.
+inline Api ApiOfPath(std::string_view path) {
+  return ApiOfPath(path, Parsers::Default()).value_or(Api::kUnknown);
+}
 std::string_view ToString(Api api);
 // Requests of this API have to name a model.
 constexpr bool NamesModel(Api api) { return api < Api::kSglangGenerate; }
+// Its bodies are gRPC messages, not JSON. What comes compressed passes unread.
+constexpr bool IsGrpc(Api api) { return api == Api::kVllmGrpcGenerate || api == Api::kVllmGrpcEmbed; }
 
 struct RequestFields {
   bool has_model = false;  // a string; it may be empty
@@ -60,14 +70,16 @@ struct RequestFields {
 
 // Owned by one thread; may be moved between chunks. Memory: the fields, and one nesting bit per level up to
 // the limit. No exceptions, any bytes, linear time.
-class RequestScanner final : private MemberSink {
+class RequestScanner final : private MemberSink, private GrpcSink {
  public:
   static constexpr int kMaxDepth = JsonScanner::kMaxDepth;  // deeper nesting is an error
   static constexpr size_t kMaxModelBytes = 4096;            // a longer model name is an error
   static constexpr size_t kMaxSaltBytes = 4096;             // so is a longer cache_salt
   static constexpr size_t kMaxPromptSpans = 4096;           // further ones count in prompt_bytes only
 
-  explicit RequestScanner(Api api) : api_(api) {}
+  explicit RequestScanner(Api api) : api_(api) {
+    if (IsGrpc(api)) grpc_ = std::make_unique<Grpc>();
+  }
   // From the next body on the prompt's blocks are hashed as they pass. REQUIRES: no byte of this body was
   // fed.
   void HashPrompt(bool on) { hasher_ = on ? std::make_unique<PromptHasher>() : nullptr; }
@@ -90,7 +102,8 @@ class RequestScanner final : private MemberSink {
   // Bytes that it holds beside itself, a few hundred of the JSON at hand left out.
   size_t memory() const {
     return fields_.model.capacity() + fields_.cache_salt.capacity() + error_.capacity() +
-           fields_.prompt.capacity() * sizeof(Span) + (hasher_ != nullptr ? hasher_->memory() : 0);
+           fields_.prompt.capacity() * sizeof(Span) + (hasher_ != nullptr ? hasher_->memory() : 0) +
+           (grpc_ != nullptr ? sizeof(Grpc) : 0);
   }
   // The blocks' hashes, complete after Finish or FinishPartial; null where they were not asked for. Of what
   // is not ok() they mean nothing. What is hashed: texts as in fields().prompt; of a chat also roles, tools,
@@ -157,6 +170,28 @@ class RequestScanner final : private MemberSink {
   void OnLiteral(Span span, char first) override;
   bool OnPlainMember(const PlainMember& member) override;
 
+  // Of gRPC messages (request_grpc.cc). REQUIRES: grpc_ != nullptr, for all of these.
+  struct Grpc {
+    enum class Input : uint8_t { kNone, kTokens, kText };
+    GrpcScanner scanner;
+    uint32_t inside = 0;  // the field whose message is being read; 0: the request itself
+    Input input = Input::kNone;
+    Span text;
+    bool complete = false;  // of what comes behind the first message nothing is taken
+  };
+  Take OnField(uint32_t field, uint64_t begin, uint64_t length) override;
+  void OnNumber(uint32_t field, uint64_t value) override;
+  void OnBytes(std::string_view piece) override;
+  void OnEnd(uint32_t field) override;
+  void OnLeave(uint32_t field) override;
+  void OnMessageEnd() override;
+  void BeginGrpcInput(Grpc::Input input);
+  void FeedGrpc(std::string_view chunk);
+  void FinishGrpc();
+  void FinishPartialGrpc();
+  void RefuseGrpc();
+
+  static constexpr uint64_t kBytesPerToken = 4;
   bool OnContainer(uint64_t begin, Type type);
   Place Element(Place container) const;
   Place Member(Place object, std::string_view key) const;
@@ -223,6 +258,7 @@ class RequestScanner final : private MemberSink {
   unsigned typed_bad_ = 0;                       // bit per kTypedMembers
 
   std::unique_ptr<PromptHasher> hasher_;
+  std::unique_ptr<Grpc> grpc_;   // null: the body is JSON
   const char* chunk_ = nullptr;  // that is being fed, and where it begins in the body
   uint64_t chunk_begin_ = 0;
   uint64_t hash_from_ = 0;  // the first byte that is not hashed yet of a value that is

@@ -70,6 +70,38 @@ TEST(ApiOfPath, LongestSuffixAtASegmentBoundary) {
   for (const auto& c : kCases) EXPECT_EQ(ApiOfPath(c.path), c.api) << c.path;
 }
 
+Parsers Only(std::initializer_list<Parser> listed) {
+  Parsers parsers;
+  for (const Parser parser : listed) parsers.Add(parser);
+  return parsers;
+}
+
+TEST(ApiOfPath, GoesToTheParsersThatAreOn) {
+  const Parsers openai = Only({Parser::kOpenai});
+  EXPECT_EQ(ApiOfPath("/v1/chat/completions", openai), Api::kChatCompletions);
+  EXPECT_EQ(ApiOfPath("/v1/conversations", openai), Api::kUnknown) << "taken, and not read";
+  EXPECT_EQ(ApiOfPath("/v1/messages", openai), std::nullopt);
+  EXPECT_EQ(ApiOfPath("/generate", openai), std::nullopt);
+  EXPECT_EQ(ApiOfPath("/", Parsers()), std::nullopt);
+  const Parsers passthrough = Only({Parser::kPassthrough});
+  EXPECT_EQ(ApiOfPath("/v1/chat/completions", passthrough), Api::kUnknown);
+  EXPECT_EQ(ApiOfPath("/v1/messages", Only({Parser::kAnthropic})), Api::kMessages);
+  EXPECT_EQ(ApiOfPath("/inference/v1/generate", Only({Parser::kVllmHttp})), Api::kVllmGenerate);
+  EXPECT_EQ(ApiOfPath("/inference/v1/generate", Only({Parser::kSglangHttp})), std::nullopt);
+  EXPECT_EQ(ApiOfPath("/generate", Only({Parser::kSglangHttp, Parser::kPassthrough})), Api::kSglangGenerate);
+  const Parsers vertex = Only({Parser::kVertexAi});
+  EXPECT_EQ(ApiOfPath("/google.cloud.aiplatform.v1.PredictionService/RawPredict", vertex), Api::kUnknown);
+  EXPECT_EQ(ApiOfPath("/google.cloud.MyPredictionService/RawPredict", vertex), std::nullopt);
+}
+
+TEST(ParserList, NamesAreThoseOfConfigs) {
+  EXPECT_EQ(ToString(Parsers::Default()),
+            "openai-parser, anthropic-parser, vllmhttp-parser, sglanghttp-parser, passthrough-parser");
+  EXPECT_EQ(FindParser("vllmgrpc-parser"), Parser::kVllmGrpc);
+  EXPECT_EQ(FindParser("vllm-parser"), std::nullopt);
+  EXPECT_EQ(Parsers::FromBits(Parsers::Default().bits()), Parsers::Default());
+}
+
 TEST(RequestScanner, ChatCompletions) {
   const std::string_view body =
       R"({"model":"llama2","messages":[{"role":"system","content":"be \"brief\""},)"

@@ -128,7 +128,9 @@ void UsageSink::OnNumber(Span, std::string_view text) {
 
 void UsageScanner::Feed(std::string_view chunk) {
   if (chunk.empty()) return;
-  if (event_stream_) {
+  if (grpc_ != nullptr) {
+    grpc_->Feed(chunk);
+  } else if (event_stream_) {
     FeedEvents(chunk);
   } else {
     json_.Feed(chunk, sink_);
@@ -136,6 +138,10 @@ void UsageScanner::Feed(std::string_view chunk) {
 }
 
 void UsageScanner::Finish() {
+  if (grpc_ != nullptr) {
+    usage_ = grpc_->Get();
+    return;
+  }
   if (!event_stream_) {
     if (json_.Finish(sink_) && sink_.found()) Merge(sink_.counts());
     return;

@@ -4,11 +4,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
 #include "payload/json_scanner.h"
 #include "payload/request.h"
+#include "payload/usage_grpc.h"
 
 namespace fairway::payload {
 
@@ -60,8 +62,8 @@ class UsageSink final : public JsonSink {
 };
 
 // Reads a response as it comes. Plain OpenAI and Responses JSON, Anthropic JSON, and their event streams
-// (the last usage wins; Anthropic's message_start and message_delta are merged; "[DONE]" is skipped). Broken
-// JSON just yields no usage.
+// (the last usage wins; Anthropic's message_start and message_delta are merged; "[DONE]" is skipped); answers of
+// vLLM's gRPC service. Broken JSON just yields no usage, and so does what comes behind a broken gRPC message.
 //
 // Owned by one thread. Keeps no byte of the response, however long an event or a body is and wherever it is
 // cut: its state is this object, and a few hundred bytes for a key or a number that is cut (kMaxHeld).
@@ -70,7 +72,9 @@ class UsageScanner {
   static constexpr size_t kMaxHeld = 512;  // bytes beside the object
 
   // `event_stream`: the response's content-type contains text/event-stream.
-  UsageScanner(Api api, bool event_stream) : api_(api), event_stream_(event_stream) {}
+  UsageScanner(Api api, bool event_stream) : api_(api), event_stream_(event_stream) {
+    if (IsGrpc(api)) grpc_ = std::make_unique<GrpcUsage>(api == Api::kVllmGrpcEmbed);
+  }
   void Feed(std::string_view chunk);
   // The response is complete: a JSON body counts only now, an event also without the empty line behind it.
   void Finish();
@@ -96,6 +100,7 @@ class UsageScanner {
 
   Api api_;
   bool event_stream_;
+  std::unique_ptr<GrpcUsage> grpc_;  // null: it is JSON
   Usage usage_;
   uint64_t events_ = 0;
   JsonScanner json_;

@@ -127,7 +127,7 @@ TEST(DecisionLog, ADecisionSaysWhatWasAskedWhoWasLookedAtAndWhy) {
       HasSubstr(
           R"({"ageMs":0,"requestId":"r-1","pool":"default/pool","model":"ch\"at","targetModel":"lora-x",)"
           R"("rewrite":"canary","objective":"batch","priority":-3,"mayBeShed":true,"outcome":"picked",)"
-          R"("endpoints":["10.0.0.2:8000"],"signals":"fresh","heldTokens":0,"cachedTokens":0,"profile":"time-to-first-token",)"
+          R"("endpoints":["10.0.0.2:8000"],"signals":"fresh","heldTokens":1,"cachedTokens":0,"profile":"time-to-first-token",)"
           R"x("why":"B alone was left: capacity-filter had dropped A (queue 10 is not below 8)","tookUs":0,"numCandidates":3,"candidates":[)x"
           R"({"name":"A","address":"10.0.0.1:8000","own":0,"others":10,"queue":10,"pageQueue":10,"running":0,"kvUsage":0.3,)"));
   EXPECT_THAT(page, HasSubstr(R"("adapter":"resident","columns":{"cached-tokens":0,"prefix-match":0,)"

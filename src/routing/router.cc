@@ -189,6 +189,16 @@ bool WantsPrefixes(const scheduling::ConfigSet& configs, const scheduling::Confi
                      [](const auto& of_pool) { return of_pool.second->wants_prefixes; });
 }
 
+// Above all sets of parsers.
+constexpr uint32_t kParsersDiffer = 1U << 16;
+
+uint32_t ParsersOfAll(const scheduling::ConfigSet& configs) {
+  const payload::Parsers parsers = configs.common->parsers;
+  const bool same = std::all_of(configs.of_pools.begin(), configs.of_pools.end(),
+                                [&](const auto& of_pool) { return of_pool.second->parsers == parsers; });
+  return same ? parsers.bits() : kParsersDiffer;
+}
+
 }  // namespace
 
 struct Router::Impl {
@@ -204,6 +214,7 @@ struct Router::Impl {
             HeadersOf(*scheduler.configs(), o.shadow.get()))),
         scheduler_duration(metrics.scheduler_duration()),
         wants_prefixes(WantsPrefixes(*scheduler.configs(), o.shadow.get())),
+        parsers(ParsersOfAll(*scheduler.configs())),
         keeps(Keeps(o) || o.shadow != nullptr),
         keeps_scores(o.keep_scores),
         explains(o.explain || o.keep_scores),
@@ -220,6 +231,7 @@ struct Router::Impl {
     const auto configs = scheduler.configs();
     const auto second = shadow.Load();
     wants_prefixes.store(WantsPrefixes(*configs, second.get()), std::memory_order_relaxed);
+    parsers.store(ParsersOfAll(*configs), std::memory_order_relaxed);
     auto wanted = HeadersOf(*configs, second.get());
     headers.Publish(std::make_shared<const std::vector<std::string>>(std::move(wanted)));
   }
@@ -230,6 +242,15 @@ struct Router::Impl {
                        RequestSeries& series, Worker::Impl& worker);
   std::span<const std::string_view> HeadersFor(const fleet::PoolSnapshot& pool, const RequestInput& input,
                                                Worker::Impl& worker) const;
+  // As the request says it, else as a plugin does that names agents.
+  std::string_view FairnessId(const fleet::PoolSnapshot& pool, const RequestInput& input,
+                              Worker::Impl& worker) const {
+    const std::string_view said = CutFairnessId(input);
+    const scheduling::RequestText* flow = scheduler.ConfigOf(pool, worker.scratch).flow;
+    if (flow == nullptr || !said.empty()) [[likely]]
+      return said;
+    return flow->TextOf({.headers = HeadersFor(pool, input, worker)}).substr(0, kMaxFairnessId);
+  }
   static bool Keeps(const RouterOptions& o) {
     return o.explain || o.decisions != nullptr || o.record != nullptr;
   }
@@ -259,6 +280,7 @@ struct Router::Impl {
   base::Published<std::vector<std::string>> headers;  // that any of its configs reads, in order
   base::Histogram& scheduler_duration;
   std::atomic<bool> wants_prefixes;  // any of its configs does
+  std::atomic<uint32_t> parsers;     // payload::Parsers of all of them, or kParsersDiffer
   std::atomic<bool> keeps;           // somebody wants to know what was decided
   const bool keeps_scores;
   const bool explains;  // while it decides
@@ -544,6 +566,18 @@ void Router::RunPutOff(Worker& worker) noexcept {
 
 bool Router::wants_prefixes() const { return impl_->wants_prefixes.load(std::memory_order_relaxed); }
 
+std::optional<payload::Parsers> Router::parsers() const {
+  const uint32_t bits = impl_->parsers.load(std::memory_order_relaxed);
+  if (bits == kParsersDiffer) return std::nullopt;
+  return payload::Parsers::FromBits(static_cast<uint8_t>(bits));
+}
+
+payload::Parsers Router::ParsersOf(Worker& worker, std::string_view pool_key) const {
+  if (const auto of_all = parsers()) return *of_all;
+  const fleet::PoolSnapshot* pool = static_cast<Worker::Impl&>(worker).reader.Get()->FindPool(pool_key);
+  return impl_->scheduler.configs()->Of(pool != nullptr ? pool->key : pool_key).parsers;
+}
+
 bool Router::knew_a_pool() const { return impl_->fleet.Load()->knew_a_pool; }
 bool Router::ready() const { return !impl_->fleet.Load()->pools.empty(); }
 
@@ -569,7 +603,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     if (fields.has_model) model = fields.model;
     unnamed = known_api && model.empty() && input.body_complete;
     stream = fields.stream;
-    tokens = (fields.prompt_bytes + input.unseen_prompt_bytes) / 4;  // about 4 bytes a token
+    // About 4 bytes a token, and the last one may have fewer.
+    tokens = (fields.prompt_bytes + input.unseen_prompt_bytes + 3) / 4;
   }
 
   // One picture of the fleet for the whole decision. The reader keeps it alive until it is asked again.
@@ -587,7 +622,7 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   }
   const base::Nanos start = impl_->clock.Now();
   const RequestClassPointer& request_class =
-      worker.ClassOf(route, target, model, CutFairnessId(input), start);
+      worker.ClassOf(route, target, model, impl_->FairnessId(pool, input, worker), start);
   RequestSeries& series = *request_class->series;
   series.last_used.store(start, std::memory_order_relaxed);
   if (!route.rewrite.empty()) impl_->metrics.Rewrites(series, route.rewrite).Add();
@@ -661,6 +696,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     state.KeepFurther(pool, outcome);
   if (outcome.num_session_headers != 0) [[unlikely]]
     state.KeepSessions(pool, outcome);
+  if (impl_->scheduler.ConfigOf(pool, worker.scratch).tells_served) [[unlikely]]
+    state.KeepServed();
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
   if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;

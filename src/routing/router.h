@@ -123,6 +123,8 @@ class Ticket {
   // text/event-stream. `by_gateway`: a 503 with which the gateway keeps its own limits, so that it says
   // nothing of the server; others count (EndpointCell::NoteUnavailable), also the gateway's "cannot connect".
   void OnResponseHeaders(int status, std::string_view served, bool event_stream, bool by_gateway = false);
+  // The answer says, behind its status, that it failed (gRPC's trailers).
+  void OnError();
   // The response's body begins; for who does not call OnResponseBody. Again: without effect.
   void OnFirstToken();
   // A piece of the response's body came, of `bytes` bytes.
@@ -202,6 +204,10 @@ class Router {
   std::span<const std::string> WantedHeaders(Worker& worker) const;
   // Scanners have to hash prompts (RequestScanner::HashPrompt).
   bool wants_prefixes() const;
+  // Who reads the bodies of a pool's requests (payload::ApiOfPath), by the config that decides there.
+  payload::Parsers ParsersOf(Worker& worker, std::string_view pool_key) const;
+  // The same where all pools agree, which costs one load. Nothing: they do not.
+  std::optional<payload::Parsers> parsers() const;
 
   // True once a snapshot with a pool was published: the condition of the health service ("pool synced").
   bool ready() const;

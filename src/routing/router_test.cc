@@ -1056,7 +1056,7 @@ TEST(Explain, SaysWhatWasDroppedAndWhy) {
                              "adapter   scraped    score\n"));
   EXPECT_THAT(
       why,
-      HasSubstr("  A         0    10     10      0       30 %    980 ms      0 ms        resident  20 ms"));
+      HasSubstr("  A         0    10     10      0       30 %    980 ms      1 ms        resident  20 ms"));
 }
 
 TEST(Explain, NamesTheObjectiveAndTheRewrite) {
@@ -1108,6 +1108,76 @@ TEST(Metrics, AttemptsAreTheEndpointsOwnWhateverItsNumber) {
                             model + R"(",endpoint_name=")" + names.at(address) +
                             R"(",namespace="default",port="8000"} )" + std::to_string(count) + "\n"));
     }
+  }
+}
+
+TEST(Router, EachPoolHasTheParsersOfItsConfig) {
+  Scene scene({{.name = "a"}});
+  EXPECT_EQ(scene.router->parsers(), payload::Parsers::Default());
+  const auto grpc = tests::ConfigOf(
+      "plugins: [{type: queue-scorer}]\nrequestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n");
+  scene.router->Swap(std::make_shared<scheduling::ConfigSet>(
+      scheduling::ConfigSet{.common = tests::ConfigOf("plugins: [{type: queue-scorer}]\n"),
+                            .of_pools = {{scene.pool.pool()->key, grpc}}}));
+  EXPECT_EQ(scene.router->parsers(), std::nullopt);
+  EXPECT_EQ(ToString(scene.router->ParsersOf(*scene.worker, "")), "vllmgrpc-parser") << "the only pool";
+  EXPECT_EQ(ToString(scene.router->ParsersOf(*scene.worker, scene.pool.pool()->key)), "vllmgrpc-parser");
+  EXPECT_EQ(scene.router->ParsersOf(*scene.worker, "default/other"), payload::Parsers::Default());
+  scene.router->Swap(
+      std::make_shared<scheduling::ConfigSet>(scheduling::ConfigSet{.common = grpc, .of_pools = {}}));
+  ASSERT_TRUE(scene.router->parsers());
+  EXPECT_EQ(ToString(*scene.router->parsers()), "vllmgrpc-parser");
+}
+
+TEST(Router, AnswersNameWhoGaveThemWhereAPluginWantsIt) {
+  Scene scene({{.name = "a"}, {.name = "b"}}, {},
+              {.config = tests::ConfigOf(
+                   "plugins: [{type: queue-scorer}, {type: destination-endpoint-served-verifier}]\n")});
+  Ticket ticket = scene.Get(R"({"model":"m","prompt":"hi"})");
+  ticket.OnResponseHeaders(200, "10.0.0.2:8000", false);
+  const Ticket::Headers wanted = {{"x-conformance-test-served-endpoint", "10.0.0.2:8000"}};
+  EXPECT_EQ(ticket.response_headers(), wanted);
+  Ticket untold = scene.Get(R"({"model":"m","prompt":"hi"})");
+  untold.OnResponseHeaders(200, "", false);
+  EXPECT_EQ(untold.response_headers().at(0).second, "fail: missing destination endpoint served metadata");
+}
+
+TEST(Router, AnAgentsSessionIsItsFairnessIdWhereItSaysNone) {
+  Scene scene({{.name = "a"}}, {},
+              {.config = tests::ConfigOf("plugins: [{type: queue-scorer}, {type: agent-identity}]\n")});
+  const auto asks = [&](std::string_view said) {
+    const std::array<std::pair<std::string_view, std::string_view>, 1> headers = {
+        std::pair<std::string_view, std::string_view>{"session-id", "agent-7"}};
+    RequestInput input;
+    input.headers = headers;
+    input.fairness_id = said;
+    scene.Get(R"({"model":"m","prompt":"hi"})", "/v1/completions", input);
+  };
+  asks("");
+  asks("own");
+  const auto page = scene.Page();
+  for (const char* id : {"agent-7", "own"})
+    EXPECT_EQ(page.Value("llm_d_epp_request_total", {{"fairness_id", id}}), 1) << id;
+}
+
+TEST(Router, ScoresAreThoseOfWhomTheFiltersLeft) {
+  Scene scene(
+      {{.name = "a", .waiting = 3}, {.name = "b", .waiting = 9}, {.name = "c", .waiting = 50}}, {},
+      {.config = tests::ConfigOf(
+           "plugins: [{type: utilization-filter, parameters: {conditions: [{metric: waiting-queue, maxValue: "
+           "20}]}}, {type: queue-scorer}]\n"),
+       .keep_scores = true});
+  const Ticket ticket = scene.Get(R"({"model":"m","prompt":"hi"})");
+  const Ticket::Scores wanted = {{"10.0.0.1:8000", 1.0f}, {"10.0.0.2:8000", 0.0f}};
+  EXPECT_EQ(ticket.scores(), wanted);
+}
+
+// Two bytes are a token, and five are two.
+TEST(Router, ThePromptsLastTokenMayBeShorter) {
+  for (const auto& [prompt, tokens] : {std::pair{"ab", 1u}, {"abcd", 1u}, {"abcde", 2u}}) {
+    Scene scene({{.name = "a"}});
+    const Ticket ticket = scene.Get(std::string(R"({"model":"m","stream":true,"prompt":")") + prompt + "\"}");
+    EXPECT_EQ(scene.pool.pool()->endpoints[0].cell->load().own_work().tokens, tokens) << prompt;
   }
 }
 

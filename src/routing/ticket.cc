@@ -155,8 +155,12 @@ SpareBlocks::~SpareBlocks() {
 [[gnu::noinline, gnu::cold]] void Ticket::State::KeepScores(const fleet::PoolSnapshot& pool,
                                                             const scheduling::Explanation& explanation) {
   Scores& scores = NeedRare().scores;
-  for (const auto& c : explanation.candidates) {
-    scores.emplace_back(pool.endpoints[c.endpoint].address, c.score);
+  if (explanation.primary >= explanation.profiles.size()) return;
+  // As the reference: who was dropped by a filter has none, which is not 0.
+  const auto& totals = explanation.profiles[explanation.primary].totals;
+  for (size_t i = 0; i < totals.size() && i < explanation.candidates.size(); ++i) {
+    const auto& address = pool.endpoints[explanation.candidates[i].endpoint].address;
+    if (totals[i]) scores.emplace_back(address, *totals[i]);
   }
 }
 
@@ -189,6 +193,18 @@ SpareBlocks::~SpareBlocks() {
     if (endpoint == outcome.choices[0]) rare.name_server |= 1u << rare.response_headers.size();
     rare.response_headers.emplace_back(name, scheduling::SessionToken(pool, endpoint));
   }
+}
+
+[[gnu::noinline, gnu::cold]] void Ticket::State::KeepServed() {
+  Rare& rare = NeedRare();
+  rare.tells_served = true;
+  rare.response_headers.emplace_back(scheduling::kServedHeader,
+                                     "fail: missing destination endpoint served metadata");
+}
+
+[[gnu::noinline, gnu::cold]] void Ticket::State::TellServed(std::string_view served) {
+  Rare& rare = *extras->rare;
+  if (rare.tells_served && !served.empty()) rare.response_headers.back().second = served;
 }
 
 // A prefill's place is given back with the first token, all others at the end.
@@ -226,6 +242,8 @@ const Ticket::Headers& Ticket::response_headers() const {
   State& s = *state_;
   if (event_stream) s.streaming = true;
   if (status >= 400) s.CountError("ModelServerError");
+  if (s.extras != nullptr && s.extras->rare != nullptr) [[unlikely]]
+    s.TellServed(served);
   if (s.cell == nullptr) return;
   if (!served.empty() && served != destination() && !s.MoveTo(served)) return;
   if (status > 0 && status < 500) {
@@ -234,6 +252,8 @@ const Ticket::Headers& Ticket::response_headers() const {
     s.cell->NoteUnavailable(s.worker->clock.Now());
   }
 }
+
+void Ticket::OnError() { state_->CountError("ModelServerError"); }
 
 [[gnu::hot]] void Ticket::OnFirstToken() {
   State& s = *state_;

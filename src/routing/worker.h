@@ -150,7 +150,8 @@ struct Ticket::State {
     Scores scores;
     Headers headers;  // of the request
     Headers response_headers;
-    uint32_t name_server = 0;  // of these, a bit each: those that name who answers
+    uint32_t name_server = 0;   // of these, a bit each: those that name who answers
+    bool tells_served = false;  // the last of them is scheduling::kServedHeader
     std::vector<Place> places;
   };
   // Of a response whose body the frontend reads, and of a decision whose scores are kept.
@@ -192,6 +193,8 @@ struct Ticket::State {
   void ReleaseFurther(fleet::ReleaseKind kind) noexcept;
   // Headers of the answer that name endpoints.
   void KeepSessions(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome);
+  void KeepServed();
+  void TellServed(std::string_view served);
   Rare& NeedRare();
   bool MoveTo(std::string_view served);  // false: it is none of the pool
   Extras& MakeExtras();

@@ -86,6 +86,7 @@ std::unique_ptr<Config> Compiler::Run() {
     if (handler != nullptr && handler->handler == nullptr)
       Error(0, "config", "", "plugin " + spec_.handler + " is no profile handler");
   }
+  AddParsers();
   config_->with_models = spec_.with_models;
   config_->without_models = spec_.without_models;
   config_->profiles = std::move(spec_.profiles);
@@ -160,11 +161,15 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
   instance.saturation = dynamic_cast<const SaturationDetector*>(plugin);
   instance.hook = dynamic_cast<const RequestHook*>(plugin);
   instance.admitter = dynamic_cast<const Admitter*>(plugin);
+  instance.parser = dynamic_cast<const BodyParser*>(plugin);
   if (instance.hook != nullptr) config_->hooks.push_back(instance.hook);
   if (instance.admitter != nullptr) {
     config_->admitters.push_back({instance.admitter, instance.name});
     config_->admitters_read |= LiveReads(instance);
   }
+  const auto* text = dynamic_cast<const RequestText*>(plugin);
+  if (text != nullptr && text->names_flow() && config_->flow == nullptr) config_->flow = text;
+  config_->tells_served |= dynamic_cast<const ServedTeller*>(plugin) != nullptr;
   if (const auto* of_profiles = dynamic_cast<const ProfileTeller*>(plugin))
     config_->profile_tellers.push_back(of_profiles);
   const auto* teller = dynamic_cast<const SessionTeller*>(plugin);
@@ -416,6 +421,39 @@ void Compiler::FillInPickers() {
       if (const auto* made = MakeDefault("max-score-picker")) first = made->name;
     }
     profile.steps.push_back({first, std::nullopt, profile.line});
+  }
+}
+
+// ---- Parsers.
+
+void Compiler::AddParsers() {
+  if (!spec_.parsers.empty()) config_->parsers = {};
+  bool takes_all = false;  // what comes after passthrough-parser gets nothing any more
+  for (size_t i = 0; i < spec_.parsers.size(); ++i) {
+    const auto& [plugin, line] = spec_.parsers[i];
+    const std::string field = "requestHandler.parsers[" + std::to_string(i) + "].pluginRef";
+    const Config::Instance* instance = Find(plugin, line, "config");
+    if (instance == nullptr) continue;
+    if (instance->parser == nullptr) {
+      Error(line, "config", field, "plugin " + plugin + " is no parser, but a " + instance->type);
+      continue;
+    }
+    const payload::Parser parser = instance->parser->parser();
+    if (takes_all || config_->parsers.Has(parser)) {
+      problems_.Add(api::Severity::kWarning, line, "config", field,
+                    takes_all ? plugin + " has no effect: passthrough-parser before it takes every path"
+                              : plugin + " has no effect: " + instance->type + " is listed already");
+      continue;
+    }
+    config_->parsers.Add(parser);
+    takes_all = parser == payload::Parser::kPassthrough;
+  }
+  for (const PluginSpec& plugin : spec_.plugins) {
+    const auto found = instances_.find(plugin.name);
+    if (found == instances_.end() || found->second->parser == nullptr) continue;
+    if (!config_->parsers.Has(found->second->parser->parser()))
+      problems_.Add(api::Severity::kWarning, plugin.line, "plugin " + plugin.name, "",
+                    "reads nothing: requestHandler.parsers does not list it");
   }
 }
 

@@ -56,6 +56,7 @@ class Compiler {
   void FillInPickers();
   Config::Instance* MakeDefault(std::string_view type);
   bool BestScoreIsWanted(const ProfileSpec& spec) const;
+  void AddParsers();
   void AddProfile(const ProfileSpec& spec);
   void AddStep(const ProfileSpec& spec, const ProfileSpec::Step& step, Program& program);
   Config::Instance* Find(std::string_view name, int line, const std::string& object);

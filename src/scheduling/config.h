@@ -77,6 +77,12 @@ struct ConfigSpec {
   // counts for all profiles; "": utilization-detector.
   bool fills_in = false;
   std::string saturation;
+  // Who reads bodies, in this order; none: payload::Parsers::Default().
+  struct Parser {
+    std::string plugin;
+    int line = 0;
+  };
+  std::vector<Parser> parsers;
 };
 
 // What an EndpointPickerConfig says. REQUIRES: it was read without errors.
@@ -112,6 +118,7 @@ struct Config {
     const SaturationDetector* saturation = nullptr;
     const RequestHook* hook = nullptr;
     const Admitter* admitter = nullptr;
+    const BodyParser* parser = nullptr;
   };
   struct EndpointColumn {
     Column column;
@@ -146,9 +153,12 @@ struct Config {
   uint32_t admitters_read = 0;  // live columns, a bit per Column::id
   std::vector<const SessionTeller*> session_tellers;
   std::vector<const ProfileTeller*> profile_tellers;
+  const RequestText* flow = nullptr;        // RequestText::names_flow; null: none does
   const ProfileHandler* handler = nullptr;  // null: ProgramOf the pool decides alone
-  std::vector<std::string> headers;         // by Header::id, in lower case
-  bool wants_prefixes = false;              // Request::prefixes
+  payload::Parsers parsers = payload::Parsers::Default();
+  std::vector<std::string> headers;  // by Header::id, in lower case
+  bool wants_prefixes = false;       // Request::prefixes
+  bool tells_served = false;         // a plugin is a ServedTeller
   std::vector<std::shared_ptr<void> (*)()> per_worker;
   std::optional<Column> likely_cached;  // "likely-cached-tokens", the same
   std::optional<Column> cached;         // "cached-tokens", where a plugin makes it

@@ -8,8 +8,8 @@ namespace fairway::scheduling {
 namespace {
 
 // Names that the defaults bring may be referred to without an entry among the plugins: they come into being.
-void AddImplied(const api::EndpointPickerConfig::Ref& ref, ConfigSpec& spec) {
-  const auto implied = api::ImpliedPlugins();
+void AddImplied(const api::EndpointPickerConfig::Ref& ref, ConfigSpec& spec,
+                std::span<const std::string_view> implied = api::ImpliedPlugins()) {
   const auto is_it = [&ref](const PluginSpec& plugin) { return plugin.name == ref.name; };
   if (std::find(implied.begin(), implied.end(), ref.name) != implied.end() &&
       std::none_of(spec.plugins.begin(), spec.plugins.end(), is_it))
@@ -34,6 +34,10 @@ ConfigSpec FromDocument(const api::EndpointPickerConfig& document) {
   if (document.flow_control.saturation_detector) {
     spec.saturation = document.flow_control.saturation_detector->name;
     AddImplied(*document.flow_control.saturation_detector, spec);
+  }
+  for (const auto& parser : document.parsers) {
+    spec.parsers.push_back({parser.name, parser.where.line});
+    AddImplied(parser, spec, api::ImpliedParsers());
   }
   return spec;
 }

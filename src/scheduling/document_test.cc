@@ -172,6 +172,69 @@ TEST(Documents, NothingIsKnownToBeCachedWhereTheProcessSaysSo) {
   EXPECT_FALSE(CompileBuiltin({.prefix_cache = false})->cached);
 }
 
+TEST(Documents, ParsersAreThoseThatAreListed) {
+  const auto parsers = [](const std::string& text) {
+    const Read read = FromText("plugins: [{type: queue-scorer}]\n" + text);
+    for (const std::string& error : read.errors) ADD_FAILURE() << error;
+    for (const std::string& warning : read.warnings) ADD_FAILURE() << warning;
+    return read.config != nullptr ? ToString(read.config->parsers) : "";
+  };
+  constexpr const char* kDefault =
+      "openai-parser, anthropic-parser, vllmhttp-parser, sglanghttp-parser, passthrough-parser";
+  EXPECT_EQ(parsers(""), kDefault);
+  EXPECT_EQ(parsers("requestHandler: {parsers: []}\n"), kDefault);
+  EXPECT_EQ(
+      parsers("requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}, {pluginRef: openai-parser}]}\n"),
+      "openai-parser, vllmgrpc-parser");
+  EXPECT_EQ(FromText(R"(plugins: [{type: openai-parser, name: mine}]
+requestHandler: {parsers: [{pluginRef: mine}]}
+)")
+                .config->parsers,
+            [] {
+              payload::Parsers only;
+              only.Add(payload::Parser::kOpenai);
+              return only;
+            }());
+  // The old place.
+  EXPECT_EQ(ToString(FromText("plugins: [{type: queue-scorer}]\nparser: {pluginRef: passthrough-parser}\n")
+                         .config->parsers),
+            "passthrough-parser");
+}
+
+TEST(Documents, ParsersThatReadNothingAreToldOf) {
+  const Read read = FromText(R"(plugins:
+- {type: queue-scorer}
+- {type: openai-parser}
+- {type: openai-parser, name: again}
+- {type: vllmgrpc-parser}
+requestHandler:
+  parsers:
+  - pluginRef: openai-parser
+  - pluginRef: again
+  - pluginRef: passthrough-parser
+  - pluginRef: anthropic-parser
+)");
+  ASSERT_NE(read.config, nullptr);
+  EXPECT_EQ(ToString(read.config->parsers), "openai-parser, passthrough-parser");
+  EXPECT_EQ(
+      read.warnings,
+      (Texts{"c.yaml:11: warning: config: requestHandler.parsers[1].pluginRef: again has no effect: "
+             "openai-parser is listed already",
+             "c.yaml:13: warning: config: requestHandler.parsers[3].pluginRef: anthropic-parser has no "
+             "effect: passthrough-parser before it takes every path",
+             "c.yaml:7: warning: plugin vllmgrpc-parser: reads nothing: requestHandler.parsers does not "
+             "list it",
+             "c.yaml:13: warning: plugin anthropic-parser: reads nothing: requestHandler.parsers does not "
+             "list it"}));
+  EXPECT_EQ(
+      FromText(R"(plugins: [{type: queue-scorer}]
+requestHandler: {parsers: [{pluginRef: queue-scorer}]}
+)")
+          .errors,
+      (Texts{"c.yaml:4: config: requestHandler.parsers[0].pluginRef: plugin queue-scorer is no parser, but a "
+             "queue-scorer"}));
+}
+
 TEST(Documents, FileDiscoveryIsTakenAndSaysWhatToDo) {
   const Read read = FromText(R"(
 plugins:

@@ -26,6 +26,7 @@
 
 #include "base/random.h"
 #include "fleet/snapshot.h"
+#include "payload/parsers.h"
 #include "prefix/slot_blocks.h"
 #include "scheduling/build.h"
 #include "scheduling/column.h"
@@ -56,6 +57,14 @@ struct Context {
   std::string_view profile;  // that runs; for hooks the one that answers
   // What the profile that ran first chose first: a position.
   std::optional<uint32_t> peer = std::nullopt;
+  // Pages alone tell the load (LoadSource::kPage): `own` is what the reference's plugins take for requests under
+  // way, where the column "requests" is what the page shows.
+  bool pages_alone = false;
+
+  // Requests under way at a position, for plugins that the reference has.
+  float UnderWay(const float* requests, uint32_t position) const noexcept {
+    return pages_alone ? static_cast<float>(own[position]) : requests[position];
+  }
 };
 
 class Plugin {
@@ -282,11 +291,27 @@ class SessionTeller {
   virtual std::string_view TokenProfile() const noexcept = 0;
 };
 
+// Wants answers to name the endpoint that gave them, in kServedHeader.
+class ServedTeller {
+ public:
+  virtual ~ServedTeller() = default;
+};
+inline constexpr std::string_view kServedHeader = "x-conformance-test-served-endpoint";
+
+// Reads bodies, where the config lists it.
+class BodyParser {
+ public:
+  virtual ~BodyParser() = default;
+  virtual payload::Parser parser() const noexcept = 0;
+};
+
 // A text that it finds in requests, for other plugins: a session's id.
 class RequestText {
  public:
   virtual ~RequestText() = default;
   virtual std::string_view TextOf(const Request& request) const noexcept = 0;  // "": it has none
+  // It is the fairness id of requests that have none.
+  virtual bool names_flow() const noexcept { return false; }
 };
 
 // ---- The list of all types (builtin_plugins.cc).

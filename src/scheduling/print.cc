@@ -50,6 +50,7 @@ void AppendProfile(const Config& config, const ProfileSpec& profile, std::string
 
 std::string PrintConfig(const api::EndpointPickerConfig& document, const Config& config) {
   std::string out = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n";
+  out += "# parsers: " + payload::ToString(config.parsers) + "\n";
   out += api::PrintFeatureGates(document) + "plugins:" + (config.plugins.empty() ? " []\n" : "\n");
   for (const auto& plugin : config.plugins)
     AppendPlugin(*plugin, document.Find(plugin->name) != nullptr, out);

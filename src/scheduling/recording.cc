@@ -256,8 +256,15 @@ Outcome DecideAgain(const Recording& recording, const Config& config, const Agai
   const Program& program = config.programs[profile];
   const std::span<const uint32_t> own(s.own, recording.size());
   const auto memory = s.MemoryOf(config);
-  const Context context{picture.columns, request,     random, recording.critical_traffic, own, memory, {},
-                        recording.now,   program.name};
+  const Context context{.columns = picture.columns,
+                        .request = request,
+                        .random = random,
+                        .critical_traffic = recording.critical_traffic,
+                        .own = own,
+                        .worker = memory,
+                        .now = recording.now,
+                        .profile = program.name,
+                        .pages_alone = how.options.load_source == LoadSource::kPage};
   again.Make(context);
   if (explanation != nullptr)
     TellCandidates(config, program, picture.columns, s, recording.page_age, *explanation);

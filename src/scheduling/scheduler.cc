@@ -402,8 +402,15 @@ std::function<void()> Scheduler::TakePutOff(Scratch& scratch, Prompts prompts) {
     Picture picture = Gather(options, config, among, request, now, reads, s);
     picture.silence = std::min(picture.youngest_age, now - impl_->started_at);
     const std::span<const uint32_t> own(s.own, picture.columns.size());
-    const Context context{picture.columns, request, random, critical_traffic, own,
-                          memory,          {},      now,    program.name};
+    const Context context{.columns = picture.columns,
+                          .request = request,
+                          .random = random,
+                          .critical_traffic = critical_traffic,
+                          .own = own,
+                          .worker = memory,
+                          .now = now,
+                          .profile = program.name,
+                          .pages_alone = options.load_source == LoadSource::kPage};
     if (recording != nullptr) [[unlikely]]
       recording->Keep(picture, context, pool, reads, round == 1, s);
     if (!config.producers.empty()) Produce(config, context, s);

@@ -363,6 +363,20 @@ class CliTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertIn('did you mean "queue-scorer"?', done.stderr)
 
+    def test_check_says_which_parsers_are_on(self):
+        head = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: queue-scorer}]\n"
+        done = run("check", "--config-file", self.write("default.yaml", head))
+        self.assertIn("parsers: openai-parser, anthropic-parser, vllmhttp-parser, sglanghttp-parser, passthrough-parser\n", done.stdout)
+        listed = self.write("listed.yaml", head + "requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}, {pluginRef: passthrough-parser}]}\n")
+        done = run("check", "-f", os.path.join(EXAMPLES, "intro-fixed"), "--config-file", listed)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("parsers: vllmgrpc-parser, passthrough-parser\n", done.stdout)
+        self.assertIn("spec.appProtocol: is http, and the config's vllmgrpc-parser reads gRPC: want kubernetes.io/h2c", done.stderr)
+        wrong = self.write("wrong.yaml", head + "requestHandler: {parsers: [{pluginRef: queue-scorer}]}\n")
+        done = run("check", "--config-file", wrong)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("wrong.yaml:4: config: requestHandler.parsers[0].pluginRef: plugin queue-scorer is no parser, but a queue-scorer", done.stderr)
+
     def test_check_reports_all_errors_at_once(self):
         path = self.write("bad.yaml", "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: p}\n"
                                       "spec:\n  selector: {matchLabels: {a: b}}\n  targetPorts: [{number: 0}, {nummer: 1}]\n"

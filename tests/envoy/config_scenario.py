@@ -88,6 +88,23 @@ class Configs(Scenario):
                 self.assertEqual({up.served_by("llama") for _ in range(8)}, {sim.names()[1]})
                 up.close()
 
+    def test_parsers_are_those_of_the_config_and_change_with_it(self):
+        echo = self.echo()
+        listed = HEAD + "plugins: [{type: queue-scorer}]\nrequestHandler: {parsers: [PARSERS]}\n"
+        up = self.serve(listed.replace("PARSERS", "{pluginRef: anthropic-parser}"), {echo.port: {}})
+        message = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        self.assertEqual(up.ask("POST", "/v1/messages", message).status, 200)
+        self.assertEqual(up.ask("GET", "/v1/models").status, 200)
+        # Long, so that most of the body is still on its way.
+        long = {"model": "m", "messages": [{"role": "user", "content": "x" * 300_000}]}
+        refused = up.ask("POST", "/v1/chat/completions?key=secret", long)
+        self.assertEqual((refused.status, refused.body.decode()),
+                         (400, "inference error: BadRequest - no parser registered matching path suffix for: /v1/chat/completions"))
+        self.write("epp.yaml", listed.replace("PARSERS", "{pluginRef: anthropic-parser}, {pluginRef: passthrough-parser}"))
+        await_that(lambda: up.ask("POST", "/v1/chat/completions", {"no": "messages"}).status == 200, up.text)
+        self.write("epp.yaml", listed.replace("PARSERS", "{pluginRef: openai-parser}"))
+        await_that(lambda: up.ask("POST", "/v1/chat/completions", {"no": "messages"}).status == 400, up.text)
+
     def test_a_session_stays_with_its_endpoint_and_moves_when_that_is_gone(self):
         sim = self.sim(3)
         up = self.serve(BY_TOKEN, {port: {} for port in sim.ports})

@@ -26,6 +26,7 @@ HANDLERS = [
     ("disagg-profile-handler", {"stageOrder": "prefill-first"}, ["decode", "prefill"]),
     ("header-profile-handler", {"headerName": "x-profile", "defaultProfile": "one"}, ["one", "two"]),
 ]
+PARSERS = ["anthropic-parser", "vllmhttp-parser", "sglanghttp-parser", "passthrough-parser"]
 DECIDERS = [("always-disagg-pd-decider", {}), ("prefix-based-pd-decider", {"nonCachedTokens": 20}), ("always-disagg-multimodal-decider", {})]
 
 
@@ -53,7 +54,11 @@ def random_config(rng):
     profiles = [profile(name) for name in names]
     if rng.random() < 0.3:
         add(*rng.choice(ADMITTERS))
-    return {"apiVersion": "llm-d.ai/v1", "kind": "EndpointPickerConfig", "plugins": plugins, "schedulingProfiles": profiles}
+    config = {"apiVersion": "llm-d.ai/v1", "kind": "EndpointPickerConfig", "plugins": plugins, "schedulingProfiles": profiles}
+    if rng.random() < 0.3:
+        listed = rng.sample(PARSERS, rng.randrange(1, len(PARSERS)))
+        config["requestHandler"] = {"parsers": [{"pluginRef": name} for name in ["openai-parser", *listed]]}
+    return config
 
 
 def with_sessions(requests, rng):

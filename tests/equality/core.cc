@@ -121,7 +121,8 @@ void Core::SetState(const std::vector<ServerState>& servers) {
 }
 
 Outcome Core::Ask(const Request& request) {
-  payload::RequestScanner scanner(payload::ApiOfPath(request.target));
+  const auto api = payload::ApiOfPath(request.target, impl_->router.ParsersOf(*impl_->worker, request.pool));
+  payload::RequestScanner scanner(api.value_or(payload::Api::kUnknown));
   scanner.HashPrompt(impl_->router.wants_prefixes());
   scanner.Feed(request.body);
   scanner.Finish();
@@ -154,7 +155,9 @@ Outcome Core::Ask(const Request& request) {
   input.headers = wanted;
   input.if_available = Find(request.headers, "prefer") == "if-available";
 
-  auto begun = impl_->router.Begin(*impl_->worker, input);
+  auto begun = api || request.ends_with_headers
+                   ? impl_->router.Begin(*impl_->worker, input)
+                   : std::variant<routing::Ticket, routing::Rejection>(request::NoParser(request.target));
   if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) {
     return {.status = rejection->status,
             .drop_reason = rejection->drop_reason.empty() ? "-" : std::string(rejection->drop_reason),

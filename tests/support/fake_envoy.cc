@@ -21,6 +21,7 @@ FakeCluster& ClusterOf(void* balancer) { return *static_cast<FakeCluster*>(balan
 
 HeaderList& HeadersOf(void* stream, abi::HeaderType type) {
   FakeStream& self = Of(stream);
+  if (type == abi::HeaderType::kResponseTrailer) return self.response_trailers;
   return type == abi::HeaderType::kResponse ? self.response_headers : self.request_headers;
 }
 

@@ -29,6 +29,7 @@ struct LocalReply {
 struct FakeStream {
   HeaderList request_headers;
   HeaderList response_headers;
+  HeaderList response_trailers;
   // Bodies in pieces, as Envoy's buffers have them.
   std::vector<std::string> received, buffered, response_received;
   bool received_is_buffer = false;

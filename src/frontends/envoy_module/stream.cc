@@ -106,19 +106,26 @@ void Stream::Count(size_t counter) {
   worker_ = filter_.picker->worker(FAIRWAY_ENVOY(http_filter_get_worker_index)(envoy_));
   if (worker_ == nullptr) throw std::runtime_error("a request on a thread that is no worker");
   aside_.Set(worker_->TakePending(filter_.picker->clock().Now()));
-  payload::Api api = payload::Api::kUnknown;
+  std::optional<payload::Api> claimed;
+  const routing::Router& router = filter_.picker->router();
   if (!end) {
-    api = payload::ApiOfPath(Path(envoy_));
-    api_ = static_cast<uint8_t>(api);
-    tunnel_ = IsTunnel(api);
+    const auto of_all = router.parsers();
+    claimed = payload::ApiOfPath(Path(envoy_),
+                                 of_all ? *of_all : router.ParsersOf(*worker_->router_worker, pool_key()));
+    api_ = static_cast<uint8_t>(claimed.value_or(payload::Api::kUnknown));
+    tunnel_ = IsTunnel(payload::Api{api_});
   }
   if (end || tunnel_)
     return Decide(BodyPlace::kNone) == Verdict::kGoOn ? HeadersStatus::kContinue : HeadersStatus::kStop;
   Pending& pending = this->pending();
   pending.has_body = true;
-  pending.scanner.Reset(api);
-  const bool wants = filter_.picker->router().wants_prefixes();
+  pending.scanner.Reset(payload::Api{api_});
+  const bool wants = router.wants_prefixes();
   if (wants != (pending.scanner.prompt_hashes() != nullptr)) pending.scanner.HashPrompt(wants);
+  if (!claimed) [[unlikely]] {
+    RefuseBody(request::NoParser(Path(envoy_)));
+    return HeadersStatus::kStop;
+  }
   worker_->bodies.Add(pending.body, envoy_, pending.received_at, filter_.config.body_timeout);
   // Envoy answers 413 beyond its own limit, 1 MiB as a rule; ours is said with the other refusals.
   if (FAIRWAY_ENVOY(http_get_buffer_limit)(envoy_) < filter_.config.max_body + 1) {
@@ -274,6 +281,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
     reader.Add({header.name, header.name_size}, {header.value, header.value_size});
   }
   const request::RequestHeaders headers = reader.Finish();
+  grpc_ = headers.grpc;
 
   routing::RequestInput input;
   routing::SubsetHint hint;
@@ -383,10 +391,16 @@ Stream::Verdict Stream::Refuse(const routing::Rejection& rejection) {
   EndPending();
   const std::string body = routing::RejectionBody(rejection);
   const request::RefusalHeaders refusal(rejection);
-  std::array<abi::Header, request::RefusalHeaders::kMost> headers;
+  std::array<abi::Header, request::RefusalHeaders::kMost + 1> headers;
   size_t count = 0;
   for (const auto& [name, value] : refusal.all())
     headers[count++] = {name.data(), name.size(), value.data(), value.size()};
+  std::string grpc_status;
+  if (request::IsGrpc(GetHeader(envoy_, HeaderType::kRequest, "content-type"))) {
+    grpc_status = std::to_string(request::GrpcStatusOf(rejection.status));
+    headers[count++] = {request::kGrpcStatus.data(), request::kGrpcStatus.size(), grpc_status.data(),
+                        grpc_status.size()};
+  }
   FAIRWAY_ENVOY(http_send_response)(envoy_, static_cast<uint32_t>(rejection.status), headers.data(), count,
                                     ToBuffer(body), ToBuffer(rejection.code));
   return Verdict::kAnswered;
@@ -457,7 +471,12 @@ void Stream::StopWaiting() {
   if (!ticket_) return;
   response_ended_ |= tunnel_;
   const bool full = filter_.config.response_mode == ResponseMode::kFull;
-  const int status = Status();
+  int status = Status();
+  if (grpc_ && status == 200) [[unlikely]] {
+    // An answer of headers alone.
+    const std::string_view grpc_status = GetHeader(envoy_, HeaderType::kResponse, request::kGrpcStatus);
+    if (!grpc_status.empty()) status = request::HttpStatusOf(grpc_status);
+  }
   bool event_stream = false;
   if (full) {
     const std::string type = base::ToLower(GetHeader(envoy_, HeaderType::kResponse, "content-type"));
@@ -549,7 +568,12 @@ void Stream::ReportMissingPolicy() {
 
 void Stream::OnResponseTrailers() {
   response_ended_ = true;
-  if (ticket_) EndResponse();
+  if (!ticket_) return;
+  if (grpc_) {
+    const std::string_view status = GetHeader(envoy_, HeaderType::kResponseTrailer, request::kGrpcStatus);
+    if (!status.empty() && request::HttpStatusOf(status) >= 400) ticket_.OnError();
+  }
+  EndResponse();
 }
 
 [[gnu::hot]] void Stream::EndResponse() {

@@ -111,6 +111,7 @@ class Stream {
   Phase phase_ = Phase::kStart;
   bool response_ended_ : 1 = false;
   bool by_policy_ : 1 = false;  // Envoy was not told the host, and asks our policy
+  bool grpc_ : 1 = false;       // its client speaks gRPC
   bool tunnel_ : 1 = false;     // an upgrade or CONNECT: it has no end but that somebody hangs up
 };
 

@@ -113,6 +113,20 @@ class StreamTest : public testing::Test {
   Filter filter_;
 };
 
+TEST_F(StreamTest, APathThatNoParserTakesIsRefusedAtItsHeaders) {
+  Serve({{.name = "a"}}, {}, {},
+        tests::ConfigOf(
+            "plugins: [{type: queue-scorer}]\nrequestHandler: {parsers: [{pluginRef: anthropic-parser}]}\n"));
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  EXPECT_EQ(stream.OnRequestHeaders(false), abi::HeadersStatus::kStop);
+  ASSERT_TRUE(envoy.reply);
+  EXPECT_EQ(envoy.reply->status, 400u);
+  EXPECT_EQ(envoy.reply->body,
+            "inference error: BadRequest - no parser registered matching path suffix for: /v1/completions");
+  stream.OnComplete();
+}
+
 TEST_F(StreamTest, FirstChoiceByOverrideHostTheOthersAsTheListForRetries) {
   FakeStream envoy{.request_headers = Post(kBody.size())};
   Stream stream(filter_, &envoy);
@@ -1012,6 +1026,65 @@ TEST_F(StreamTest, AThreadThatIsNoWorkerIsAFault) {
   EXPECT_ANY_THROW(stream.OnRequestHeaders(false));
   EXPECT_TRUE(stream.OnFault("it"));
   stream.OnComplete();
+}
+
+// GenerateRequest{text: "hi", stream: true} in its frame.
+const std::string kGrpcBody("\0\0\0\0\x06\x1a\x02hi\x28\x01", 11);
+const HeaderList kGrpc = {{":path", "/vllm.grpc.engine.VllmEngine/Generate"},
+                          {"content-type", "application/grpc"}};
+const char* const kGrpcConfig =
+    "plugins: [{type: queue-scorer}]\nrequestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n";
+
+HeaderList GrpcPost() {
+  HeaderList headers = {{":method", "POST"}, {"x-request-id", "id-1"}};
+  headers.insert(headers.end(), kGrpc.begin(), kGrpc.end());
+  return headers;
+}
+
+TEST_F(StreamTest, GrpcGoesOnAsItCameAndIsRefusedInItsOwnWords) {
+  Serve({{.name = "a"}}, {}, {}, tests::ConfigOf(kGrpcConfig));
+  {
+    FakeStream envoy{.request_headers = GrpcPost()};
+    Stream stream(filter_, &envoy);
+    ASSERT_TRUE(SendHttp2(stream, envoy, {kGrpcBody.substr(0, 6), kGrpcBody.substr(6)}));
+    EXPECT_EQ(cell(0).own(), 1u);
+    envoy.response_headers = {{":status", "200"}, {"content-type", "application/grpc"}};
+    stream.OnResponseHeaders(false);
+    envoy.response_trailers = {{"grpc-status", "0"}};
+    stream.OnResponseTrailers();
+    EXPECT_EQ(cell(0).own(), 0u);
+    stream.OnComplete();
+    EXPECT_THAT(Page(), testing::Not(HasSubstr("ModelServerError")));
+  }
+  {
+    FakeStream envoy{.request_headers = GrpcPost()};
+    Stream stream(filter_, &envoy);
+    ASSERT_TRUE(SendHttp2(stream, envoy, {kGrpcBody}));
+    envoy.response_headers = {{":status", "200"}, {"content-type", "application/grpc"}};
+    stream.OnResponseHeaders(false);
+    envoy.response_trailers = {{"grpc-status", "13"}};
+    stream.OnResponseTrailers();
+    stream.OnComplete();
+    EXPECT_THAT(Page(), HasSubstr("error_code=\"ModelServerError\""));
+  }
+  FakeStream envoy{.request_headers = GrpcPost()};
+  Stream stream(filter_, &envoy);
+  EXPECT_FALSE(SendHttp2(stream, envoy, {"{}"}));
+  ASSERT_TRUE(envoy.reply);
+  EXPECT_EQ(envoy.reply->status, 400u);
+  EXPECT_THAT(envoy.reply->headers, testing::Contains(Pair("grpc-status", "3")));
+  stream.OnComplete();
+}
+
+TEST_F(StreamTest, AGrpcAnswerOfHeadersAloneIsWhatItsStatusSays) {
+  Serve({{.name = "a"}}, {}, {}, tests::ConfigOf(kGrpcConfig));
+  FakeStream envoy{.request_headers = GrpcPost()};
+  Stream stream(filter_, &envoy);
+  ASSERT_TRUE(SendHttp2(stream, envoy, {kGrpcBody}));
+  envoy.response_headers = {{":status", "200"}, {"content-type", "application/grpc"}, {"grpc-status", "14"}};
+  stream.OnResponseHeaders(true);
+  stream.OnComplete();
+  EXPECT_THAT(Page(), HasSubstr("error_code=\"ModelServerError\""));
 }
 
 }  // namespace

@@ -104,7 +104,7 @@ void Session::Handle(const RequestMessage& message) {
       OnResponseBody(message);
       break;
     case MessageKind::kResponseTrailers:
-      OnResponseTrailers();
+      OnResponseTrailers(message);
       break;
   }
   if (decided_) shared_.metrics.RequestProcessed(shared_.clock.Now() - message_at_);

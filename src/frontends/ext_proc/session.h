@@ -131,11 +131,13 @@ class Session {
 
   // Requests (session_request.cc).
   void OnRequestHeaders(const RequestMessage& message);
-  bool ReadRequestHeaders(std::string_view header_map, bool& too_many);
+  bool ReadRequestHeaders(std::string_view header_map, std::optional<routing::Rejection>& too_many,
+                          std::optional<routing::Rejection>& no_parser);
+  std::optional<routing::Rejection> ChooseParser(std::string_view path);
   void ReadSubsetHint(std::string_view metadata);
   void OnRequestBody(const RequestMessage& message);
   void OnRequestTrailers();
-  void StartWithoutHeaders();
+  bool StartWithoutHeaders();
   bool TakeBody(std::string_view bytes);
   bool CountBody(size_t bytes);
   void PassThrough(std::string_view bytes, bool end_of_stream);
@@ -162,7 +164,7 @@ class Session {
   // Responses (session_response.cc).
   void OnResponseHeaders(const RequestMessage& message);
   void OnResponseBody(const RequestMessage& message);
-  void OnResponseTrailers();
+  void OnResponseTrailers(const RequestMessage& message);
   void ReplyToResponseBody(std::string_view body, bool end_of_stream);
   void EndResponse();
 
@@ -204,6 +206,7 @@ class Session {
   bool unreadable_body_ = false;  // compressed: decided by load, when it is there
   bool has_content_length_ = false;
   bool if_available_ = false;
+  bool grpc_ = false;
 
   base::Nanos deadline_ = 0;
   base::Nanos received_at_ = 0;

@@ -48,15 +48,26 @@ void Session::ReadSubsetHint(std::string_view metadata) {
   MeasureTexts();
 }
 
-bool Session::ReadRequestHeaders(std::string_view header_map, bool& too_many) {
+std::optional<routing::Rejection> Session::ChooseParser(std::string_view path) {
+  const auto api = payload::ApiOfPath(path, shared_.router.ParsersOf(shared_.worker, pool_key_));
+  api_ = api.value_or(payload::Api::kUnknown);
+  if (api) return std::nullopt;
+  return request::NoParser(path);
+}
+
+bool Session::ReadRequestHeaders(std::string_view header_map, std::optional<routing::Rejection>& too_many,
+                                 std::optional<routing::Rejection>& no_parser) {
   request::HeaderReader reader(shared_.router.WantedHeaders(shared_.worker));
   size_t count = 0;
   const bool ok = ForEachHeader(header_map, [&](std::string_view name, std::string_view value) {
     if (++count <= kMaxHeaders) reader.Add(name, value);
   });
-  too_many = count > kMaxHeaders;
+  if (count > kMaxHeaders) {
+    too_many = {431, "RequestTooLarge",
+                "the request has more than " + std::to_string(kMaxHeaders) + " headers", ""};
+  }
   const request::RequestHeaders headers = reader.Finish();
-  api_ = payload::ApiOfPath(headers.path);
+  no_parser = ChooseParser(headers.path);
   request_id_ = Cut(headers.request_id);
   fairness_id_ = Cut(headers.fairness_id);
   model_rewrite_ = Cut(headers.model_rewrite);
@@ -65,6 +76,7 @@ bool Session::ReadRequestHeaders(std::string_view header_map, bool& too_many) {
   unreadable_body_ = headers.unreadable_body;
   has_content_length_ = headers.has_content_length;
   if_available_ = headers.if_available;
+  grpc_ = headers.grpc;
   content_length_ = headers.content_length;
   remove_headers_.assign(headers.control.begin(), headers.control.end());
   wanted_headers_.clear();
@@ -116,22 +128,23 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
     return Violation("request headers came twice or after the body");
   headers_seen_ = true;
   received_at_ = message_at_;
-  bool too_many = false;
-  if (!ReadRequestHeaders(message.headers, too_many)) {
+  std::optional<routing::Rejection> too_many;
+  std::optional<routing::Rejection> no_parser;
+  if (!ReadRequestHeaders(message.headers, too_many, no_parser)) {
     shared_.metrics.MalformedMessage();
     return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
   }
-  if (too_many) {
-    return RefuseUncounted({431, "RequestTooLarge",
-                            "the request has more than " + std::to_string(kMaxHeaders) + " headers", ""});
-  }
+  if (too_many) return RefuseUncounted(*too_many);
   if (!CountKept()) return;
   request_ended_ = message.end_of_stream;
   if (message.end_of_stream || tunnel_ || request_mode() == BodyMode::kNone) return DecideByLoad();
+  if (no_parser) return RefuseUncounted(*no_parser);
   // There is nothing to wait for in it, and no reason to hold it back.
   if (unreadable_body_ && request_mode() == BodyMode::kStreamed) return DecideByLoad();
 
-  const bool reads = api_ != payload::Api::kUnknown || request_mode() != BodyMode::kStreamed;
+  // STREAMED holds a body back for its model, which a gRPC message has none of.
+  const bool reads =
+      request_mode() != BodyMode::kStreamed || (api_ != payload::Api::kUnknown && !IsGrpc(api_));
   if (reads && !unreadable_body_) NewScanner();
   switch (request_mode()) {
     case BodyMode::kNone:
@@ -174,11 +187,15 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
   }
 }
 
-void Session::StartWithoutHeaders() {
+bool Session::StartWithoutHeaders() {
   received_at_ = message_at_;
-  api_ = payload::ApiOfPath(request::HeaderReader().Finish().path);
+  if (const auto no_parser = ChooseParser(request::HeaderReader().Finish().path)) {
+    RefuseUncounted(*no_parser);
+    return false;
+  }
   NewScanner();
   request_ = RequestPhase::kCollect;
+  return true;
 }
 
 void Session::WaitForBody() {
@@ -240,7 +257,7 @@ void Session::OnRequestBody(const RequestMessage& message) {
     if (!ticket_) return;
     return Violation("request body after its answer");
   }
-  if (request_ == RequestPhase::kStart) StartWithoutHeaders();
+  if (request_ == RequestPhase::kStart && !StartWithoutHeaders()) return;
   body_seen_ = true;
   if (request_ == RequestPhase::kThrough) {
     if (CountBody(message.body.size())) PassThrough(message.body, message.end_of_stream);
@@ -528,7 +545,8 @@ void Session::Refuse(const routing::Rejection& rejection) {
   WriteImmediate(shared_.writer, {.status = rejection.status,
                                   .headers = std::span(headers.data(), count),
                                   .body = body,
-                                  .details = rejection.code});
+                                  .details = rejection.code,
+                                  .grpc_status = grpc_ ? request::GrpcStatusOf(rejection.status) : 0});
   sink_.Send(shared_.writer.view());
   // A request that was let go to an endpoint before it was refused has not run there.
   ticket_.reset();

@@ -29,6 +29,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   bool event_stream = false;
   bool encoded = false;
   bool by_gateway = false;
+  std::string_view grpc_status;  // an answer of headers alone
   const bool ok = ForEachHeader(message.headers, [&](std::string_view name, std::string_view value) {
     if (name == ":status") {
       status = base::ParseInteger<int>(value).value_or(0);
@@ -40,12 +41,15 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
       response_has_length_ = true;
     } else if (name == request::kOverloaded) {
       by_gateway = true;
+    } else if (name == request::kGrpcStatus && grpc_) {
+      grpc_status = value;
     }
   });
   if (!ok) {
     shared_.metrics.MalformedMessage();
     return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
   }
+  if (!grpc_status.empty() && status == 200) status = request::HttpStatusOf(grpc_status);
   std::string_view served;
   if (const auto lb = FindMetadata(message.metadata, request::kLbNamespace)) {
     const auto value = FindField(*lb, kServed);
@@ -64,7 +68,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
       }
     }
   }
-  std::array<SetHeader, 1 + scheduling::kMaxSessionHeaders> set = {
+  std::array<SetHeader, 2 + scheduling::kMaxSessionHeaders> set = {
       SetHeader{"x-went-into-resp-headers", "true"}};
   size_t sets = 1;
   if (ticket_) {
@@ -117,8 +121,13 @@ void Session::ReplyToResponseBody(std::string_view body, bool end_of_stream) {
   Send(reply, renamed);
 }
 
-void Session::OnResponseTrailers() {
+void Session::OnResponseTrailers(const RequestMessage& message) {
   if (response_ == ResponsePhase::kEnded) return Violation("response trailers after the end of the response");
+  if (grpc_ && ticket_) {
+    ForEachHeader(message.headers, [this](std::string_view name, std::string_view value) {
+      if (name == request::kGrpcStatus && request::HttpStatusOf(value) >= 400) ticket_->OnError();
+    });
+  }
   if (renamer_ && response_mode() == BodyMode::kFullDuplexStreamed) {
     const std::string held(renamer_->Finish());
     if (!held.empty()) SendPieces(ReplyKind::kResponseBody, held, false);

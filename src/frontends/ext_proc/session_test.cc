@@ -365,6 +365,131 @@ TEST_F(SessionTest, LongBodyInPieces) {
   EXPECT_TRUE(end);
 }
 
+TEST_F(SessionTest, APathThatNoParserTakesIsRefusedAtItsHeaders) {
+  routing::RouterOptions options;
+  options.config = tests::ConfigOf(
+      "plugins: [{type: queue-scorer}]\nrequestHandler: {parsers: [{pluginRef: anthropic-parser}]}\n");
+  Start(Idle(1), {}, options);
+  ExpectRefused(
+      Give(RequestHeaders()), 400,
+      "inference error: BadRequest - no parser registered matching path suffix for: /v1/chat/completions");
+  // One without a body is asked nothing, and an upgrade is no body.
+  NewExchange();
+  EXPECT_NE(Destination(Give(RequestHeaders(true)).at(0)), "");
+  NewExchange();
+  EXPECT_NE(
+      Destination(Give(RequestHeaders(false, {{"connection", "upgrade"}, {"upgrade", "websocket"}})).at(0)),
+      "");
+  NewExchange();
+  ExpectRefused(Give(RequestBody(kChat, true)), 400, "suffix for: /v1/completions");
+}
+
+// ---- gRPC.
+
+// GenerateRequest{text: "hi", stream: true} in its frame.
+const std::string kGrpcBody("\0\0\0\0\x06\x1a\x02hi\x28\x01", 11);
+const char* const kGrpcConfig =
+    "plugins: [{type: queue-scorer}]\nrequestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n";
+
+class GrpcSessionTest : public SessionTest {
+ protected:
+  void SetUp() override {
+    routing::RouterOptions options;
+    options.config = tests::ConfigOf(kGrpcConfig);
+    Start(Idle(1), {}, options);
+  }
+  static pb::ProcessingRequest GrpcHeaders() {
+    return RequestHeaders(
+        false, {{":path", "/vllm.grpc.engine.VllmEngine/Generate"}, {"content-type", "application/grpc"}});
+  }
+  void Ask() {
+    EXPECT_THAT(Give(GrpcHeaders()), IsEmpty());
+    const auto replies = Give(RequestBody(kGrpcBody, true));
+    ASSERT_EQ(replies.size(), 2u);
+    EXPECT_NE(Destination(replies[0]), "");
+    bool end = false;
+    EXPECT_EQ(Pieces(replies, 1, false, end), kGrpcBody) << "unchanged";
+    EXPECT_TRUE(end);
+    EXPECT_EQ(Inflight(), 1u);
+  }
+  // `status`: grpc-status.
+  static pb::ProcessingRequest GrpcTrailers(std::string_view status) {
+    pb::ProcessingRequest message;
+    Add({{"grpc-status", std::string(status)}}, message.mutable_response_trailers()->mutable_trailers());
+    return message;
+  }
+  size_t Errors() const {
+    return std::string(registry_->Render()).find("error_code=\"ModelServerError\"") != std::string::npos;
+  }
+  std::string Page() const { return registry_->Render(); }
+};
+
+TEST_F(GrpcSessionTest, EndsWithTrailers) {
+  Ask();
+  EXPECT_EQ(Give(ResponseHeaders({{"content-type", "application/grpc"}})).size(), 1u);
+  // GenerateResponse{complete: {output_ids: [5, 6], prompt_tokens: 9, completion_tokens: 2}}
+  const std::string answer("\0\0\0\0\x0a\x12\x08\x0a\x02\x05\x06\x18\x09\x20\x02", 15);
+  EXPECT_EQ(Give(ResponseBody(answer, false)).size(), 1u);
+  EXPECT_EQ(Inflight(), 1u);
+  const auto replies = Give(GrpcTrailers("0"));
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_TRUE(replies[0].has_response_trailers());
+  EXPECT_EQ(Inflight(), 0u);
+  EXPECT_EQ(Errors(), 0u);
+  EXPECT_THAT(Page(), HasSubstr("llm_d_epp_request_output_tokens_sum"));
+}
+
+TEST_F(GrpcSessionTest, AnErrorInTrailersIsOne) {
+  Ask();
+  Give(ResponseHeaders({{"content-type", "application/grpc"}}));
+  Give(GrpcTrailers("13"));
+  EXPECT_EQ(Inflight(), 0u);
+  EXPECT_EQ(Errors(), 1u);
+}
+
+TEST_F(GrpcSessionTest, AnAnswerOfHeadersAloneIsWhatItsStatusSays) {
+  Ask();
+  Give(ResponseHeaders({{"content-type", "application/grpc"}, {"grpc-status", "14"}}, "", true));
+  EXPECT_EQ(Inflight(), 0u);
+  EXPECT_EQ(Errors(), 1u);
+}
+
+TEST_F(GrpcSessionTest, AResetGivesThePlaceBack) {
+  Ask();
+  Give(ResponseHeaders({{"content-type", "application/grpc"}}));
+  session_->OnGone();
+  EXPECT_EQ(Inflight(), 0u);
+}
+
+TEST_F(GrpcSessionTest, RefusalsSayWhyInGrpcsWords) {
+  EXPECT_THAT(Give(GrpcHeaders()), IsEmpty());
+  auto replies = Give(RequestBody("{}", true));
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_EQ(replies[0].immediate_response().status().code(), 400);
+  EXPECT_EQ(replies[0].immediate_response().grpc_status().status(), 3u);
+  Start({});
+  Give(GrpcHeaders());
+  replies = Give(RequestBody(kGrpcBody, true));
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_EQ(replies[0].immediate_response().status().code(), 503);
+  EXPECT_EQ(replies[0].immediate_response().grpc_status().status(), 14u);
+  // Others get none.
+  NewExchange();
+  Give(RequestHeaders());
+  replies = Give(RequestBody(kChat, true));
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_FALSE(replies[0].immediate_response().has_grpc_status());
+}
+
+// In STREAMED other bodies wait for their model's name.
+TEST_F(GrpcSessionTest, StreamedBodiesAreNotHeldBack) {
+  NewExchange(Modes{.request = pb::STREAMED, .response = pb::STREAMED});
+  EXPECT_NE(Destination(Give(GrpcHeaders()).at(0)), "");
+  const auto replies = Give(RequestBody(kGrpcBody.substr(0, 4), false));
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_FALSE(replies[0].request_body().response().has_body_mutation());
+}
+
 TEST_F(SessionTest, BodyWithoutHeaders) {
   Start(Idle(1));
   const auto replies = Give(RequestBody(R"({"model":"m","prompt":"x"})", true));

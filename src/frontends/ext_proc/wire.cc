@@ -294,6 +294,11 @@ void WriteImmediate(WireWriter& w, const ImmediateReply& reply) {
   w.Clear();
   const size_t immediate = w.Mark();
   if (!reply.details.empty()) w.Bytes(5, reply.details);
+  if (reply.grpc_status != 0) {
+    const size_t grpc = w.Mark();
+    w.Number(1, static_cast<uint64_t>(reply.grpc_status));
+    w.EndMessage(4, grpc);
+  }
   if (!reply.body.empty()) w.Bytes(3, reply.body);
   if (!reply.headers.empty()) {
     const size_t mutation = w.Mark();

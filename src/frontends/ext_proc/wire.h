@@ -168,6 +168,7 @@ struct ImmediateReply {
   std::span<const SetHeader> headers;
   std::string_view body;
   std::string_view details;  // shown as Envoy's response code details; no spaces
+  int grpc_status = 0;       // for a gRPC client, which Envoy then answers as one; 0: none
 };
 void WriteImmediate(WireWriter& writer, const ImmediateReply& reply);
 

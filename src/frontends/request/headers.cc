@@ -75,6 +75,54 @@ bool IsEncoded(std::string_view content_encoding) {
   });
 }
 
+routing::Rejection NoParser(std::string_view path) {
+  constexpr size_t kMaxPath = 128;
+  path = path.substr(0, path.find('?'));
+  return {400, "BadRequest",
+          "no parser registered matching path suffix for: " + base::CleanText(path, kMaxPath), ""};
+}
+
+bool IsGrpc(std::string_view content_type) {
+  constexpr std::string_view kType = "application/grpc";
+  if (!content_type.starts_with(kType)) return false;
+  return content_type.size() == kType.size() || content_type[kType.size()] == '+' ||
+         content_type[kType.size()] == ';';
+}
+
+int GrpcStatusOf(int http_status) {
+  switch (http_status) {
+    case 400:
+      return 3;  // INVALID_ARGUMENT
+    case 401:
+      return 16;  // UNAUTHENTICATED
+    case 403:
+      return 7;  // PERMISSION_DENIED
+    case 404:
+      return 5;  // NOT_FOUND
+    case 408:
+      return 4;  // DEADLINE_EXCEEDED
+    case 412:
+      return 9;  // FAILED_PRECONDITION
+    case 413:
+    case 429:
+    case 431:
+      return 8;  // RESOURCE_EXHAUSTED
+    case 500:
+      return 13;  // INTERNAL
+    case 503:
+      return 14;  // UNAVAILABLE
+    default:
+      return 2;  // UNKNOWN
+  }
+}
+
+int HttpStatusOf(std::string_view grpc_status) {
+  constexpr std::array<int, 17> kStatus = {200, 499, 500, 400, 504, 404, 409, 403, 429,
+                                           400, 409, 400, 501, 500, 503, 500, 401};
+  const auto status = base::ParseInteger<uint32_t>(base::Trim(grpc_status));
+  return status && *status < kStatus.size() ? kStatus[*status] : 500;
+}
+
 RefusalHeaders::RefusalHeaders(const routing::Rejection& rejection) {
   Add(kDropReason, rejection.drop_reason);
   Add(kRefusedBy, rejection.refused_by);
@@ -94,6 +142,7 @@ void RefusalHeaders::Add(std::string_view name, std::string_view value) {
   } else if (name == "content-type") {
     // As a rule "application/json": too short for a charset.
     if (value.size() > kJson.size() && IsWideCharset(value)) headers_.unreadable_body = true;
+    headers_.grpc = IsGrpc(value);
   } else if (name == "content-encoding") {
     if (IsEncoded(value)) headers_.unreadable_body = true;
   } else if (name == "connection") {

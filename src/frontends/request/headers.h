@@ -33,6 +33,18 @@ inline constexpr std::string_view kDropReason = "x-llm-d-request-dropped-reason"
 inline constexpr std::string_view kRefusedBy = "x-fairway-refused-by";
 inline constexpr std::string_view kRetryAfter = "retry-after";
 
+// Of a request whose path no parser takes.
+routing::Rejection NoParser(std::string_view path);
+
+// A request or an answer of gRPC, by its content-type.
+bool IsGrpc(std::string_view content_type);
+// gRPC's status for an HTTP status with which we refuse: what a gRPC client is to make of it.
+int GrpcStatusOf(int http_status);
+// The HTTP status that says most nearly what a gRPC status does, 200 for "0"; 500 for what is none. Of gRPC's own
+// answers the HTTP status is 200 even where they are nothing but an error.
+int HttpStatusOf(std::string_view grpc_status);
+inline constexpr std::string_view kGrpcStatus = "grpc-status";
+
 // The headers of the answer to a refused request.
 class RefusalHeaders {
  public:
@@ -66,6 +78,7 @@ struct RequestHeaders {
   bool tunnel = false;
   // The body is not to be read as JSON in UTF-8: it is compressed (content-encoding), or in another charset.
   bool unreadable_body = false;
+  bool grpc = false;  // IsGrpc of its content-type
   bool has_content_length = false;
   uint64_t content_length = 0;
   // What the client said to us and no model server is to hear, each name once, in order: to be removed.

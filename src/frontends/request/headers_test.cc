@@ -183,5 +183,30 @@ TEST(RequestHeaders, NewIdsAreVersion4UuidsAndDiffer) {
   EXPECT_NE(a, NewRequestId(random));
 }
 
+TEST(Grpc, IsToldByTheContentType) {
+  for (const char* type : {"application/grpc", "application/grpc+proto", "application/grpc; x=1"})
+    EXPECT_TRUE(IsGrpc(type)) << type;
+  for (const char* type : {"", "application/json", "application/grpc-web", "application/grp"})
+    EXPECT_FALSE(IsGrpc(type)) << type;
+  HeaderReader reader;
+  reader.Add("content-type", "application/grpc");
+  EXPECT_TRUE(reader.Finish().grpc);
+}
+
+TEST(Grpc, StatusesThereAndBack) {
+  for (const auto& [http, grpc] :
+       {std::pair{400, 3}, {404, 5}, {408, 4}, {412, 9}, {413, 8}, {429, 8}, {500, 13}, {503, 14}, {418, 2}})
+    EXPECT_EQ(GrpcStatusOf(http), grpc) << http;
+  EXPECT_EQ(HttpStatusOf("0"), 200);
+  EXPECT_EQ(HttpStatusOf("8"), 429);
+  EXPECT_EQ(HttpStatusOf("14"), 503);
+  for (const char* none : {"", "17", "-1", "OK", "99999999999"}) EXPECT_EQ(HttpStatusOf(none), 500) << none;
+}
+
+TEST(NoParser, NamesThePathWithoutWhatIsNoText) {
+  EXPECT_EQ(NoParser("/v1/x?key=secret").message, "no parser registered matching path suffix for: /v1/x");
+  EXPECT_LT(NoParser("/" + std::string(10000, 'a')).message.size(), 200u);
+}
+
 }  // namespace
 }  // namespace fairway::request

@@ -23,7 +23,6 @@ struct AcceptedType {
 
 constexpr std::string_view kFlowControl = "requests do not wait in queues here";
 constexpr std::string_view kPages = "pages are read as endpoints and flags say";
-constexpr std::string_view kParsers = "bodies are read by what they are";
 constexpr std::string_view kTokens = "prompt tokens are estimated from the prompt's length";
 
 constexpr std::array kAccepted{
@@ -83,14 +82,6 @@ constexpr std::array kAccepted{
                  "attributes of answers are not reported",
                  "nothing is reported",
                  {"attributes", "attribute", "expression", "condition"}},
-    AcceptedType{"destination-endpoint-served-verifier", "answers do not name who served them", "", {}},
-    AcceptedType{"openai-parser", "", kParsers, {}},
-    AcceptedType{"anthropic-parser", "", kParsers, {}},
-    AcceptedType{"vllmhttp-parser", "", kParsers, {}},
-    AcceptedType{"sglanghttp-parser", "", kParsers, {}},
-    AcceptedType{"passthrough-parser", "", kParsers, {}},
-    AcceptedType{"vllmgrpc-parser", "", kParsers, {}},
-    AcceptedType{"vertexai-parser", "", kParsers, {}},
     AcceptedType{"global-strict-fairness-policy", kFlowControl, "", {}},
     AcceptedType{"round-robin-fairness-policy", kFlowControl, "", {}},
     AcceptedType{"program-aware-fairness",

@@ -21,9 +21,9 @@ class ActiveRequestScorer final : public Plugin, public Scorer {
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
     const float* requests = context.columns[requests_];
     float most = 0;
-    for (const uint32_t position : in) most = std::max(most, requests[position]);
+    for (const uint32_t position : in) most = std::max(most, context.UnderWay(requests, position));
     for (size_t i = 0; i < in.size(); ++i) {
-      const float open = requests[in[i]];
+      const float open = context.UnderWay(requests, in[i]);
       out[i] = open > idle_ ? (most - open) / most * busy_ : 1.0f;
     }
   }

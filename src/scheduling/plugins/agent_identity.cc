@@ -1,7 +1,6 @@
 // agent-identity: the session's id of coding agents: the first header that a request has of
 // `additionalSessionHeaders` and x-claude-code-session-id, x-session-affinity, session-id, session_id.
-// Source: the reference's plugin of this name (llm-d router). There it is the fairness id of requests without
-// one, too.
+// It is the fairness id of requests without one. Source: the reference's plugin of this name (llm-d router).
 #include <vector>
 
 #include "scheduling/plugin.h"
@@ -25,6 +24,7 @@ class AgentIdentity final : public Plugin, public RequestText {
     }
     return {};
   }
+  bool names_flow() const noexcept override { return true; }
 
  private:
   std::vector<Header> headers_;

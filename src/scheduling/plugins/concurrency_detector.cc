@@ -38,7 +38,7 @@ class ConcurrencyDetector final : public Plugin, public Filter, public Saturatio
     if (n == 0) return 1;
     float sum = 0;
     for (size_t i = 0; i < n; ++i) {
-      const float by_requests = requests[i] / max_requests_;
+      const float by_requests = context.UnderWay(requests, static_cast<uint32_t>(i)) / max_requests_;
       const float by_tokens = tokens[i] / max_tokens_;
       sum += mode_ == kByRequests ? by_requests
              : mode_ == kByTokens ? by_tokens
@@ -51,7 +51,7 @@ class ConcurrencyDetector final : public Plugin, public Filter, public Saturatio
     const float* tokens = context.columns[tokens_];
     size_t kept = 0;
     for (const uint32_t position : in) {
-      const bool keeps = (mode_ == kByTokens || requests[position] < request_limit_) &&
+      const bool keeps = (mode_ == kByTokens || context.UnderWay(requests, position) < request_limit_) &&
                          (mode_ == kByRequests || tokens[position] < token_limit_);
       out[kept] = position;
       kept += keeps ? 1 : 0;
@@ -59,8 +59,9 @@ class ConcurrencyDetector final : public Plugin, public Filter, public Saturatio
     return kept;
   }
   std::string Why(const Context& context, uint32_t position) const override {
-    const std::string by_requests =
-        "open requests " + Short(context.columns[requests_][position]) + ", limit " + Short(request_limit_);
+    const std::string by_requests = "open requests " +
+                                    Short(context.UnderWay(context.columns[requests_], position)) +
+                                    ", limit " + Short(request_limit_);
     const std::string by_tokens =
         "tokens " + Short(context.columns[tokens_][position]) + ", limit " + Short(token_limit_);
     return mode_ == kByRequests ? by_requests

@@ -53,7 +53,7 @@ class UtilizationFilter final : public Plugin, public Filter {
   std::string Why(const Context& context, uint32_t position) const override {
     for (const Condition& c : conditions_) {
       if (c.Exceeded(context, position))
-        return std::string(c.name) + " " + Short(context.columns[c.column][position]) + " > " + Short(c.max);
+        return std::string(c.name) + " " + Short(c.Value(context, position)) + " > " + Short(c.max);
     }
     return "";
   }
@@ -63,8 +63,12 @@ class UtilizationFilter final : public Plugin, public Filter {
     const char* name = "";
     Column column;
     float max = 0;
+    float Value(const Context& context, uint32_t position) const noexcept {
+      const float* values = context.columns[column];
+      return column == kRequests ? context.UnderWay(values, position) : values[position];
+    }
     bool Exceeded(const Context& context, uint32_t position) const noexcept {
-      return context.columns[column][position] > max;
+      return Value(context, position) > max;
     }
   };
 
