@@ -159,6 +159,8 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
   instance.saturation = dynamic_cast<const SaturationDetector*>(plugin);
   instance.hook = dynamic_cast<const RequestHook*>(plugin);
   instance.admitter = dynamic_cast<const Admitter*>(plugin);
+  const auto* source = dynamic_cast<const TokenSource*>(plugin);
+  if (source != nullptr && source->token_source() != nullptr) config_->token_source = source;
   if (instance.hook != nullptr) config_->hooks.push_back(instance.hook);
   if (instance.admitter != nullptr) {
     config_->admitters.push_back({instance.admitter, instance.name});

@@ -145,9 +145,11 @@ struct Config {
   uint32_t admitters_read = 0;  // live columns, a bit per Column::id
   std::vector<const SessionTeller*> session_tellers;
   std::vector<const ProfileTeller*> profile_tellers;
-  const ProfileHandler* handler = nullptr;  // null: ProgramOf the pool decides alone
-  std::vector<std::string> headers;         // by Header::id, in lower case
-  bool wants_prefixes = false;              // Request::prefixes
+  const ProfileHandler* handler = nullptr;    // null: ProgramOf the pool decides alone
+  std::vector<std::string> headers;           // by Header::id, in lower case
+  bool wants_prefixes = false;                // Request::prefixes
+  bool wants_tokens = false;                  // Request::tokens
+  const TokenSource* token_source = nullptr;  // where they are got, of bodies without them; null: nowhere
   std::vector<std::shared_ptr<void> (*)()> per_worker;
   std::optional<Column> likely_cached;  // "likely-cached-tokens", the same
   std::optional<Column> cached;         // "cached-tokens", where a plugin makes it

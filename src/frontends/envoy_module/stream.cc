@@ -117,8 +117,11 @@ void Stream::Count(size_t counter) {
   Pending& pending = this->pending();
   pending.has_body = true;
   pending.scanner.Reset(api);
-  const bool wants = filter_.picker->router().wants_prefixes();
-  if (wants != (pending.scanner.prompt_hashes() != nullptr)) pending.scanner.HashPrompt(wants);
+  const routing::Router& router = filter_.picker->router();
+  const bool wants = router.wants_prefixes();
+  const payload::PromptHasher* hashes = pending.scanner.prompt_hashes();
+  if (wants != (hashes != nullptr) || (wants && hashes->keeps_tokens() != router.wants_tokens()))
+    pending.scanner.HashPrompt(wants, router.wants_tokens());
   worker_->bodies.Add(pending.body, envoy_, pending.received_at, filter_.config.body_timeout);
   // Envoy answers 413 beyond its own limit, 1 MiB as a rule; ours is said with the other refusals.
   if (FAIRWAY_ENVOY(http_get_buffer_limit)(envoy_) < filter_.config.max_body + 1) {
