@@ -258,8 +258,9 @@ void ExactIndex::Remove(EndpointSlot slot, std::span<const uint64_t> blocks, std
       const uint32_t node = source->names.Find(PartName(block, 0, from_last + 1));
       if (node == SlotBlocks::kNone) break;
       Known& known = source->known[node];
-      if (known.stored[weight] != 0 && --known.stored[weight] == 0)
-        table_.Remove(known.key, Bit(slot.index, weight));
+      uint8_t& times = known.stored[weight];
+      if (times == 1) table_.Remove(known.key, Bit(slot.index, weight));
+      if (times != 0) --times;
       if (std::any_of(known.stored.begin(), known.stored.end(), [](uint8_t times) { return times != 0; }))
         continue;
       Drop(*source, slot.index, node);
