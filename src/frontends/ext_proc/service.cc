@@ -153,7 +153,9 @@ class ExtProcCall final : public net::GrpcCall, private Sink {
     }
     net::GrpcCall::Finish(status, message);
   }
-  void Run(const std::function<void()>& body) override { Guard(body); }
+  void Run(const std::function<void()>& body) override {
+    Guard([&body] { body(); });
+  }
   bool Reserve(size_t bytes) override { return net::GrpcCall::Reserve(bytes); }
   void Release(size_t bytes) override { net::GrpcCall::Release(bytes); }
 

@@ -68,7 +68,7 @@ struct TokenClient::Impl {
   }
 
   // ---- On the thread.
-  void Begin(std::shared_ptr<Open> open) {
+  void Begin(const std::shared_ptr<Open>& open) {
     const std::string name = open->question.path + "\n" + open->question.body;
     if (const auto found = by_question.find(name); found != by_question.end()) {
       kept_answers.Add();
@@ -177,7 +177,7 @@ void TokenClient::Ask(Question question, net::Loop& back, Answer answer) {
   open->question = std::move(question);
   open->back = &back;
   open->answer = std::move(answer);
-  impl.loop().Post([impl = impl_.get(), open = std::move(open)]() mutable { impl->Begin(std::move(open)); });
+  impl.loop().Post([impl = impl_.get(), open = std::move(open)] { impl->Begin(open); });
 }
 
 }  // namespace fairway::request
