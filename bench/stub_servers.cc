@@ -86,7 +86,8 @@ struct Connection {
 
 class Servers {
  public:
-  Servers(const std::vector<uint16_t>& ports, long tick_us) : epoll_(epoll_create1(0)), timer_(timerfd_create(CLOCK_MONOTONIC, 0)) {
+  Servers(const std::vector<uint16_t>& ports, long tick_us)
+      : epoll_(epoll_create1(0)), timer_(timerfd_create(CLOCK_MONOTONIC, 0)) {
     Watch(timer_);
     const itimerspec tick{{0, tick_us * 1000}, {0, tick_us * 1000}};
     if (timerfd_settime(timer_, 0, &tick, nullptr) != 0) Die("timerfd_settime");

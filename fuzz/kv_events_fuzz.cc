@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "sources/kv_events/events.h"
@@ -18,8 +19,22 @@ class Count final : public EventSink {
   void On(const KvEvent& event) override {
     ++events;
     if (event.kind == KvEvent::Kind::kStored) FAIRWAY_CHECK(event.block_size > 0);
+    hashes.clear();
+    tokens.clear();
+    extras.clear();
+    const bool named = ReadHashes(event.hashes, kMost, hashes);
+    FAIRWAY_CHECK(!named || hashes.size() == event.blocks);
+    static_cast<void>(ReadTokens(event.tokens, kMost, tokens));
+    static_cast<void>(ReadExtraKeys(event.extra_keys, event.adapter, kMost, extras));
+    FAIRWAY_CHECK(hashes.size() <= kMost && tokens.size() <= kMost && extras.size() <= kMost);
   }
   size_t events = 0;
+
+ private:
+  static constexpr size_t kMost = 1000;
+  std::vector<uint64_t> hashes;
+  std::vector<uint32_t> tokens;
+  std::vector<std::vector<std::string_view>> extras;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -143,7 +144,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     }
   }
 
-  void MakeRequest(const std::string& target) {
+  void MakeRequest(const std::string& target, std::optional<std::string_view> json = std::nullopt) {
     FAIRWAY_CHECK(!busy);
     invalid.clear();
     if (target.empty() || target.front() != '/' || !IsSafeText(target)) {
@@ -153,9 +154,16 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     } else if (options.port == 0) {
       invalid = "bad port 0";
     }
-    request = "GET " + target + " HTTP/1.1\r\nHost: " + FormatHostPort(options.host, options.port) +
-              "\r\nUser-Agent: fairway/" FAIRWAY_VERSION
-              "\r\nAccept: text/plain;version=0.0.4\r\nAccept-Encoding: identity\r\n\r\n";
+    request = (json ? "POST " : "GET ") + target +
+              " HTTP/1.1\r\nHost: " + FormatHostPort(options.host, options.port) +
+              "\r\nUser-Agent: fairway/" FAIRWAY_VERSION "\r\nAccept-Encoding: identity\r\nAccept: ";
+    if (!json) {
+      request += "text/plain;version=0.0.4\r\n\r\n";
+      return;
+    }
+    request += "application/json\r\nContent-Type: application/json\r\nContent-Length: " +
+               std::to_string(json->size()) + "\r\n\r\n";
+    request += *json;
   }
 
   void Begin(Done what) {
@@ -510,5 +518,8 @@ void HttpFetcher::Fetch(Done done) { impl_->Begin(std::move(done)); }
 bool HttpFetcher::busy() const { return impl_->busy; }
 
 void HttpFetcher::SetTarget(const std::string& target) { impl_->MakeRequest(target); }
+void HttpFetcher::SetPost(const std::string& target, std::string_view json) {
+  impl_->MakeRequest(target, json);
+}
 
 }  // namespace fairway::net

@@ -1,4 +1,4 @@
-// A lean HTTP/1.1 GET client over one kept-alive connection: scraping metrics pages by the thousand a second.
+// A lean HTTP/1.1 client over one kept-alive connection: scraping metrics pages by the thousand a second.
 #pragma once
 
 #include <cstdint>
@@ -68,6 +68,8 @@ class HttpFetcher {
   bool busy() const;
   // What further fetches ask for. REQUIRES: no fetch under way; inside Done there is none.
   void SetTarget(const std::string& target);
+  // The same, by POST with a body in JSON.
+  void SetPost(const std::string& target, std::string_view json);
 
  private:
   struct Impl;

@@ -135,6 +135,7 @@ void PromptHasher::Reset() {
   hashes_.clear();
   prompts_.clear();
   parts_ = {};
+  if (tokens_ != nullptr) *tokens_ = {};
   in_part_ = one_ = spoiled_ = false;
   bytes_ = 0;
   rest_size_ = 0;
@@ -172,6 +173,8 @@ void PromptHasher::Finish(bool cut) {
 
 // Many prompts that are shorter than a block are no more than the blocks that they have.
 void PromptHasher::EndPrompt() {
+  if (tokens_ != nullptr && tokens_->tokens.size() != (tokens_->ends.empty() ? 0 : tokens_->ends.back()))
+    tokens_->ends.push_back(static_cast<uint32_t>(tokens_->tokens.size()));
   const bool partial = Close();
   const auto end = static_cast<uint32_t>(hashes_.size());
   const uint32_t begin = prompts_.empty() ? parts_[kMain].begin : prompts_.back().end;
@@ -253,6 +256,14 @@ void PromptHasher::AddToken(uint32_t token) {
   const std::array<char, 4> bytes = {static_cast<char>(token), static_cast<char>(token >> 8),
                                      static_cast<char>(token >> 16), static_cast<char>(token >> 24)};
   Add({bytes.data(), bytes.size()});
+  if (tokens_ != nullptr && tokens_->tokens.size() < kMaxBlocks * kBlockBytes / sizeof token)
+    tokens_->tokens.push_back(token);
+}
+
+const PromptTokens* PromptHasher::tokens() const {
+  const bool all = !spoiled_ && !parts_[kMain].cut && tokens_ != nullptr && !tokens_->ends.empty() &&
+                   bytes_ == tokens_->tokens.size() * sizeof(uint32_t);
+  return all ? tokens_.get() : nullptr;
 }
 
 void PromptHasher::AppendChains(uint64_t root, std::vector<uint64_t>& hashes, std::vector<PromptEnd>& ends,

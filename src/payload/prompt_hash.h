@@ -23,9 +23,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
+
+#include "payload/prompt_tokens.h"
 
 namespace fairway::payload {
 
@@ -56,6 +59,8 @@ class PromptHasher {
 
   PromptHasher();
   void Reset();
+  // From the next body on tokens that are added are kept, 4 bytes each.
+  void KeepTokens(bool on) { tokens_ = on ? std::make_unique<PromptTokens>() : nullptr; }
 
   // Parts come one after the other, in any order, each once: of a body where one comes again there are no
   // chains.
@@ -77,12 +82,17 @@ class PromptHasher {
   // where that is a shorter one (the reference has it; it can only be met by the same prompt again).
   void AppendChains(uint64_t root, std::vector<uint64_t>& hashes, std::vector<PromptEnd>& ends,
                     bool partial = false) const;
+  bool keeps_tokens() const { return tokens_ != nullptr; }
+  // What the prompts are made of, where that is tokens alone, they were kept, and all of them are here. Else
+  // null. Until the next Reset.
+  const PromptTokens* tokens() const;
   // Blocks so far, of all parts, and what they were made of.
   size_t blocks() const { return hashes_.size(); }
   uint64_t bytes() const { return bytes_; }
   // What it takes, with itself.
   size_t memory() const {
-    return sizeof *this + hashes_.capacity() * sizeof(uint64_t) + prompts_.capacity() * sizeof(PromptEnd);
+    return sizeof *this + hashes_.capacity() * sizeof(uint64_t) + prompts_.capacity() * sizeof(PromptEnd) +
+           (tokens_ != nullptr ? tokens_->bytes() : 0);
   }
 
  private:
@@ -103,6 +113,7 @@ class PromptHasher {
   std::vector<PromptEnd> prompts_;
   std::array<Range, 3> parts_;
   Part part_ = kMain;
+  std::unique_ptr<PromptTokens> tokens_;  // null: they are not wanted
   bool in_part_ = false;
   bool one_ = false;
   bool spoiled_ = false;

@@ -223,6 +223,32 @@ TEST(PromptHasher, TokenIdsAreFourBytesEach) {
   EXPECT_EQ(two.hashes[0], two.hashes[2]);
 }
 
+TEST(PromptHasher, TokensAreKeptWhereAllPromptsAreTokens) {
+  const auto kept = [](Api api, std::string_view body) -> std::optional<PromptTokens> {
+    RequestScanner scanner(api);
+    scanner.HashPrompt(true, true);
+    scanner.Reset(api);
+    for (size_t i = 0; i < body.size(); i += 3) scanner.Feed(body.substr(i, 3));
+    scanner.Finish();
+    const PromptTokens* tokens = scanner.prompt_hashes()->tokens();
+    if (tokens == nullptr) return std::nullopt;
+    return *tokens;
+  };
+  EXPECT_EQ(kept(Api::kCompletions, R"({"prompt":[1,200000,3]})"),
+            (PromptTokens{.tokens = {1, 200000, 3}, .ends = {3}}));
+  EXPECT_EQ(kept(Api::kCompletions, R"({"prompt":[[1,2],[],[3]]})"),
+            (PromptTokens{.tokens = {1, 2, 3}, .ends = {2, 3}}));
+  EXPECT_EQ(kept(Api::kVllmGenerate, R"({"token_ids":[7,8]})"),
+            (PromptTokens{.tokens = {7, 8}, .ends = {2}}));
+  EXPECT_EQ(kept(Api::kSglangGenerate, R"({"input_ids":[[7],[8]]})"),
+            (PromptTokens{.tokens = {7, 8}, .ends = {1, 2}}));
+  EXPECT_EQ(kept(Api::kCompletions, R"({"prompt":"text"})"), std::nullopt);
+  EXPECT_EQ(kept(Api::kCompletions, R"({"prompt":["text",[1,2]]})"), std::nullopt);
+  EXPECT_EQ(kept(Api::kCompletions, R"({"prompt":[1,2],"prompt":[3]})"), std::nullopt);
+  EXPECT_EQ(Scanned(Api::kCompletions, {R"({"prompt":[1,2]})"}).prompt_hashes()->tokens(), nullptr)
+      << "they were not asked for";
+}
+
 TEST(PromptHasher, WhatTheEngineWouldNotSeeMakesNoChain) {
   const std::string text = Text(600);
   EXPECT_TRUE(

@@ -80,9 +80,12 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   explicit RequestScanner(Api api) : api_(api) {
     if (IsGrpc(api)) grpc_ = std::make_unique<Grpc>();
   }
-  // From the next body on the prompt's blocks are hashed as they pass. REQUIRES: no byte of this body was
-  // fed.
-  void HashPrompt(bool on) { hasher_ = on ? std::make_unique<PromptHasher>() : nullptr; }
+  // From the next body on the prompt's blocks are hashed as they pass, and where it is given as tokens they
+  // are kept, if wanted. REQUIRES: no byte of this body was fed.
+  void HashPrompt(bool on, bool keep_tokens = false) {
+    hasher_ = on ? std::make_unique<PromptHasher>() : nullptr;
+    if (on) hasher_->KeepTokens(keep_tokens);
+  }
   // As new, for the next body; keeps memory of what most bodies need.
   void Reset(Api api);
   void Feed(std::string_view chunk);

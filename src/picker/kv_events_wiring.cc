@@ -13,6 +13,7 @@ namespace {
 
 using scheduling::CacheHook;
 using scheduling::KvEventsReader;
+using sources::kv_events::KvEvent;
 using sources::kv_events::Publisher;
 
 constexpr base::Nanos kLookEvery = base::kSecond / 2;
@@ -56,7 +57,8 @@ void AddPublishers(const fleet::PoolSnapshot& pool, const KvEventsReader::Where&
                   .options = {.host = endpoint.host,
                               .port = static_cast<uint16_t>(port),
                               .replay_port = static_cast<uint16_t>(replay_port),
-                              .topic = where.topic}});
+                              .topic = where.topic,
+                              .reader = where.reader}});
   }
 }
 
@@ -69,6 +71,62 @@ void TellHooks(const routing::Router& router, const std::string& pool, Tell tell
   }
 }
 
+// What an event's values hold: memory that is used again for each. Of the thread of events.
+class EventTeller {
+ public:
+  void Tell(const routing::Router& router, const Publisher& publisher, const KvEvent& event) {
+    hashes_.clear();
+    tokens_.clear();
+    extras_.clear();
+    if (!sources::kv_events::ReadHashes(event.hashes, kMostBlocks, hashes_)) return;
+    if (event.kind == KvEvent::Kind::kRemoved) {
+      TellHooks(router, publisher.pool, [&](const CacheHook& hook) {
+        hook.Removed(*publisher.cell, event.rank, hashes_, event.medium);
+      });
+      return;
+    }
+    if (!event.tokens.empty() && !sources::kv_events::ReadTokens(event.tokens, kMostTokens, tokens_)) return;
+    const bool odd = !event.extra_keys.empty() && !sources::kv_events::ReadExtraKeys(
+                                                      event.extra_keys, event.adapter, kMostBlocks, extras_);
+    if (odd) return;
+    const prefix::StoredBlocks stored{.blocks = hashes_,
+                                      .parent = event.parent,
+                                      .tokens = tokens_,
+                                      .block_tokens = static_cast<uint32_t>(event.block_size),
+                                      .tier = event.medium,
+                                      .adapter = event.adapter,
+                                      .extras = extras_};
+    TellHooks(router, publisher.pool,
+              [&](const CacheHook& hook) { hook.Stored(*publisher.cell, event.rank, stored); });
+  }
+
+ private:
+  static constexpr size_t kMostBlocks = 1 << 20;
+  static constexpr size_t kMostTokens = 1 << 22;
+  std::vector<uint64_t> hashes_;
+  std::vector<uint32_t> tokens_;
+  std::vector<std::vector<std::string_view>> extras_;
+};
+
+std::string WhyUnmatched(const routing::Router& router, const Publisher& publisher) {
+  std::string why;
+  TellHooks(router, publisher.pool, [&](const CacheHook& hook) {
+    if (why.empty()) why = hook.WhyUnmatched(*publisher.cell);
+  });
+  return why;
+}
+
+void Tick(const routing::Router& router, base::Nanos now) {
+  const auto configs = router.configs();
+  const auto tick = [now](const scheduling::Config& config) {
+    for (const auto& instance : config.plugins) {
+      if (const auto* hook = dynamic_cast<const CacheHook*>(instance->plugin.get())) hook->Tick(now);
+    }
+  };
+  tick(*configs->common);
+  for (const auto& [pool, config] : configs->of_pools) tick(*config);
+}
+
 sources::kv_events::Learned ToHooks(const routing::Router& router) {
   return {.emptied =
               [&router](const Publisher& publisher) {
@@ -79,7 +137,17 @@ sources::kv_events::Learned ToHooks(const routing::Router& router) {
               [&router](const Publisher& publisher, uint64_t tokens) {
                 TellHooks(router, publisher.pool,
                           [&](const CacheHook& hook) { hook.Keeps(*publisher.cell, tokens); });
-              }};
+              },
+          .event = [&router, teller = std::make_shared<EventTeller>()](
+                       const Publisher& publisher,
+                       const KvEvent& event) { teller->Tell(router, publisher, event); },
+          .knows =
+              [&router](const Publisher& publisher, bool all) {
+                TellHooks(router, publisher.pool,
+                          [&](const CacheHook& hook) { hook.Knows(*publisher.cell, all); });
+              },
+          .why_unmatched = [&router](const Publisher& publisher) { return WhyUnmatched(router, publisher); },
+          .tick = [&router](base::Nanos now) { Tick(router, now); }};
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ std::vector<SlotBlocks::Link> SlotBlocks::Newest(size_t most) const {
 }
 
 // Its place in the array is taken by the node that stood last there.
-void SlotBlocks::Delete(uint32_t node) {
+void SlotBlocks::Remove(uint32_t node) {
   const auto link_to = [this](uint32_t which) -> uint32_t& {
     uint32_t* link = &Bucket(nodes_[which].block());
     while (*link != which) link = &nodes_[*link].next;
@@ -96,7 +96,7 @@ size_t SlotBlocks::Last(std::span<uint64_t> last) const {
 
 uint64_t SlotBlocks::TakeLast() {
   const uint64_t block = nodes_[oldest_].block();
-  Delete(oldest_);
+  Remove(oldest_);
   return block;
 }
 
@@ -112,7 +112,7 @@ void SlotBlocks::RemoveWithAllBehind(uint64_t block, std::vector<uint64_t>& gone
     lows.insert(nodes_[node].low);
     gone.push_back(nodes_[node].block());
   }
-  for (size_t i = kept; i < gone.size(); ++i) Delete(Find(gone[i]));
+  for (size_t i = kept; i < gone.size(); ++i) Remove(Find(gone[i]));
 }
 
 void SlotBlocks::Clear() {

@@ -49,6 +49,9 @@ class SlotBlocks {
   std::vector<Link> Newest(size_t most) const;
   // The last one, and takes it away. REQUIRES: size() != 0
   uint64_t TakeLast();
+  // Takes one away; the node that stood at size() afterwards has its place. Breaks what Index::Match relies on
+  // where it is not the last one of its prompt: for others (exact_index.h).
+  void Remove(uint32_t node);
   // Takes away `block`, if it is there, and what came behind it in any prompt; they are appended to `gone`.
   // One pass over the blocks that are older.
   void RemoveWithAllBehind(uint64_t block, std::vector<uint64_t>& gone);
@@ -77,7 +80,6 @@ class SlotBlocks {
   }
   void PutBehind(uint32_t node, uint32_t after);
   void Unlink(uint32_t node);
-  void Delete(uint32_t node);
   void Resize(size_t count);
 
   std::vector<Node> nodes_;  // those in use come first

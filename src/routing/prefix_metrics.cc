@@ -14,7 +14,8 @@ namespace fairway::routing {
 namespace {
 
 using Step = base::SeriesReader::Step;
-using Totals = scheduling::PrefixBelief::Totals;
+using scheduling::ExactBelief;
+using scheduling::PrefixBelief;
 
 const std::vector<double> kRatios{0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0};
 const std::vector<double> kBytes{0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
@@ -30,39 +31,43 @@ base::MetricOptions ByStage(const std::string& name, const std::string& help) {
 }
 
 // A plugin that believes something, of a config in use.
+template <typename Belief>
 struct Believer {
   std::string name, type;
-  const scheduling::PrefixBelief* belief = nullptr;
+  const Belief* belief = nullptr;
 };
 
 // Those of a config, each instance once.
-void AddBelievers(const scheduling::Config& config, std::vector<Believer>& to) {
+template <typename Belief>
+void AddBelievers(const scheduling::Config& config, std::vector<Believer<Belief>>& to) {
   for (const auto& instance : config.plugins) {
-    const auto* belief = dynamic_cast<const scheduling::PrefixBelief*>(instance->plugin.get());
+    const auto* belief = dynamic_cast<const Belief*>(instance->plugin.get());
     if (belief == nullptr) continue;
-    const bool there = std::any_of(to.begin(), to.end(), [&](const Believer& b) {
+    const bool there = std::any_of(to.begin(), to.end(), [&](const Believer<Belief>& b) {
       return b.name == instance->name && b.type == instance->type;
     });
     if (!there) to.push_back({instance->name, instance->type, belief});
   }
 }
 
-std::vector<Believer> AllBelievers(const scheduling::ConfigSet& configs) {
-  std::vector<Believer> all;
+template <typename Belief>
+std::vector<Believer<Belief>> AllBelievers(const scheduling::ConfigSet& configs) {
+  std::vector<Believer<Belief>> all;
   AddBelievers(*configs.common, all);
   for (const auto& [pool, config] : configs.of_pools) AddBelievers(*config, all);
   return all;
 }
 
 // Series by plugin: as many as there are plugins times values.
+template <typename Belief>
 class PluginReader final : public base::SeriesReader {
  public:
-  using Value = uint64_t Totals::*;
+  using Value = uint64_t Belief::Totals::*;
   PluginReader(std::shared_ptr<const scheduling::ConfigSet> configs, Value value)
-      : configs_(std::move(configs)), believers_(AllBelievers(*configs_)), value_(value) {}
+      : configs_(std::move(configs)), believers_(AllBelievers<Belief>(*configs_)), value_(value) {}
   Step Next(base::Series& out) override {
     if (next_ == believers_.size()) return Step::kEnd;
-    const Believer& b = believers_[next_++];
+    const Believer<Belief>& b = believers_[next_++];
     out.labels = {b.name, b.type};
     out.value = static_cast<double>(b.belief->totals().*value_);
     return Step::kSeries;
@@ -70,15 +75,39 @@ class PluginReader final : public base::SeriesReader {
 
  private:
   const std::shared_ptr<const scheduling::ConfigSet> configs_;
-  const std::vector<Believer> believers_;
+  const std::vector<Believer<Belief>> believers_;
   const Value value_;
   size_t next_ = 0;
+};
+
+// One series: the sum over the plugins that have an index by tokens; none where nobody has.
+class SumReader final : public base::SeriesReader {
+ public:
+  using Value = uint64_t ExactBelief::Totals::*;
+  SumReader(std::shared_ptr<const scheduling::ConfigSet> configs, Value value)
+      : configs_(std::move(configs)), value_(value) {}
+  Step Next(base::Series& out) override {
+    if (done_) return Step::kEnd;
+    done_ = true;
+    const auto believers = AllBelievers<ExactBelief>(*configs_);
+    if (believers.empty()) return Step::kNothing;
+    uint64_t sum = 0;
+    for (const auto& believer : believers) sum += believer.belief->totals().*value_;
+    out.labels.clear();
+    out.value = static_cast<double>(sum);
+    return Step::kSeries;
+  }
+
+ private:
+  const std::shared_ptr<const scheduling::ConfigSet> configs_;
+  const Value value_;
+  bool done_ = false;
 };
 
 // Series by endpoint of every pool whose config believes something.
 class EndpointReader final : public base::SeriesReader {
  public:
-  using Value = uint64_t scheduling::PrefixBelief::Size::*;
+  using Value = uint64_t PrefixBelief::Size::*;
   EndpointReader(std::shared_ptr<const scheduling::ConfigSet> configs,
                  std::shared_ptr<const fleet::Snapshot> fleet, Value value)
       : configs_(std::move(configs)), fleet_(std::move(fleet)), value_(value) {
@@ -112,7 +141,7 @@ class EndpointReader final : public base::SeriesReader {
   const std::shared_ptr<const fleet::Snapshot> fleet_;
   const Value value_;
   decltype(fleet::Snapshot::pools)::const_iterator pool_;
-  std::vector<Believer> believers_;
+  std::vector<Believer<PrefixBelief>> believers_;
   size_t next_ = 0;
 };
 
@@ -168,6 +197,7 @@ PrefixMetrics::PrefixMetrics(base::Registry& registry, Configs configs, Fleet fl
       prompt_tokens_(registry.AddHistogram(
           ByStage("prefix_prompt_tokens", "Prompt tokens of requests that were looked up."))) {
   AddByPlugin(registry);
+  AddExact(registry);
   AddByEndpoint(registry);
   AddByPool(registry);
 }
@@ -183,34 +213,71 @@ PrefixMetrics::Series PrefixMetrics::Of(std::string_view plugin, std::string_vie
 
 void PrefixMetrics::AddByPlugin(base::Registry& registry) {
   using base::MetricType;
-  const auto add = [&](base::MetricOptions options, MetricType type, PluginReader::Value value) {
-    registry.AddComputed(std::move(options), type,
-                         [this, value] { return std::make_unique<PluginReader>(configs_(), value); });
+  const auto add = [&](base::MetricOptions options, MetricType type,
+                       PluginReader<PrefixBelief>::Value value) {
+    registry.AddComputed(std::move(options), type, [this, value] {
+      return std::make_unique<PluginReader<PrefixBelief>>(configs_(), value);
+    });
   };
   const auto ours = [](const char* name, const char* help) {
     return base::MetricOptions{.name = name, .help = help, .labels = kPlugin};
   };
   add(ByPlugin("prefix_indexer_size", "Size of the prefix indexer: blocks at endpoints.", {}),
-      MetricType::kGauge, &Totals::entries);
+      MetricType::kGauge, &PrefixBelief::Totals::entries);
   add(ours("fairway_prefix_index_blocks", "Different blocks of prompts that the index has."),
-      MetricType::kGauge, &Totals::blocks);
+      MetricType::kGauge, &PrefixBelief::Totals::blocks);
   add(ours("fairway_prefix_index_bytes", "Memory that the index has taken."), MetricType::kGauge,
-      &Totals::bytes);
+      &PrefixBelief::Totals::bytes);
   add(ours("fairway_prefix_index_max_bytes", "Memory that it may take."), MetricType::kGauge,
-      &Totals::most_bytes);
+      &PrefixBelief::Totals::most_bytes);
   add(ours("fairway_prefix_index_inserted_total", "Blocks that endpoints got."), MetricType::kCounter,
-      &Totals::inserted);
+      &PrefixBelief::Totals::inserted);
   add(ours("fairway_prefix_index_evicted_total", "Blocks that fell off an endpoint's end."),
-      MetricType::kCounter, &Totals::evicted);
+      MetricType::kCounter, &PrefixBelief::Totals::evicted);
   add(ours("fairway_prefix_index_refused_total", "Blocks that found no room in the index."),
-      MetricType::kCounter, &Totals::refused);
+      MetricType::kCounter, &PrefixBelief::Totals::refused);
   add(ours("fairway_prefix_index_reads_given_up_total",
            "Blocks taken for absent, since they were being written whenever they were looked at."),
-      MetricType::kCounter, &Totals::given_up);
+      MetricType::kCounter, &PrefixBelief::Totals::given_up);
+}
+
+// What the reference counts without a label.
+void PrefixMetrics::AddExact(base::Registry& registry) {
+  using base::MetricType;
+  using Totals = ExactBelief::Totals;
+  const auto add = [&](base::MetricOptions options, MetricType type, SumReader::Value value) {
+    registry.AddComputed(std::move(options), type,
+                         [this, value] { return std::make_unique<SumReader>(configs_(), value); });
+  };
+  const auto ours = [](const char* name, const char* help) {
+    return base::MetricOptions{.name = name, .help = help};
+  };
+  add(Named("kv_cache_index_admissions_total", "Total number of KV-block admissions.", {}, {}),
+      MetricType::kCounter, &Totals::admissions);
+  add(Named("kv_cache_index_evictions_total", "Total number of KV-block evictions.", {}, {}),
+      MetricType::kCounter, &Totals::evictions);
+  add(Named("kv_cache_index_lookup_requests_total", "Total number of lookup calls.", {}, {}),
+      MetricType::kCounter, &Totals::lookups);
+  add(Named("kv_cache_index_lookup_hits_total",
+            "Contiguous prefix blocks matched by the best pod per lookup.", {}, {}),
+      MetricType::kCounter, &Totals::hits);
+  add(Named("kv_cache_index_max_pod_hit_count_total",
+            "Longest contiguous per-pod prefix chain observed per lookup.", {}, {}),
+      MetricType::kCounter, &Totals::hits);
+  add(ours("fairway_exact_index_blocks", "Different blocks that engines have told of."), MetricType::kGauge,
+      &Totals::blocks);
+  add(ours("fairway_exact_index_held_blocks", "Blocks at engines, as they have told."), MetricType::kGauge,
+      &Totals::held);
+  add(ours("fairway_exact_index_bytes", "Memory that the index by tokens has taken."), MetricType::kGauge,
+      &Totals::bytes);
+  add(ours("fairway_exact_index_max_bytes", "Memory that it may take."), MetricType::kGauge,
+      &Totals::most_bytes);
+  add(ours("fairway_exact_index_refused_total", "Blocks that found no room in it."), MetricType::kCounter,
+      &Totals::refused);
 }
 
 void PrefixMetrics::AddByEndpoint(base::Registry& registry) {
-  using Size = scheduling::PrefixBelief::Size;
+  using Size = PrefixBelief::Size;
   const auto add = [&](const char* name, const char* help, EndpointReader::Value value) {
     registry.AddComputed(
         {.name = name, .help = help, .labels = {"pool", "endpoint", "address"}}, base::MetricType::kGauge,

@@ -32,6 +32,7 @@ class PrefixMetrics {
 
  private:
   void AddByPlugin(base::Registry& registry);
+  void AddExact(base::Registry& registry);
   void AddByEndpoint(base::Registry& registry);
   void AddByPool(base::Registry& registry);
 

@@ -159,6 +159,10 @@ class PickedPlaces {
   }
 }
 
+const payload::PromptTokens* TokensOf(const payload::RequestScanner& body) {
+  return body.prompt_hashes() != nullptr ? body.prompt_hashes()->tokens() : nullptr;
+}
+
 uint32_t MaxTokens(const payload::RequestFields& fields) {
   return static_cast<uint32_t>(std::clamp<int64_t>(fields.max_tokens.value_or(0), 0, UINT32_MAX));
 }
@@ -183,10 +187,11 @@ std::vector<std::string> HeadersOf(const scheduling::ConfigSet& configs, const s
   return headers;
 }
 
-bool WantsPrefixes(const scheduling::ConfigSet& configs, const scheduling::Config* shadow) {
-  return configs.common->wants_prefixes || (shadow != nullptr && shadow->wants_prefixes) ||
+bool Wants(const scheduling::ConfigSet& configs, const scheduling::Config* shadow,
+           bool scheduling::Config::* what) {
+  return configs.common.get()->*what || (shadow != nullptr && shadow->*what) ||
          std::any_of(configs.of_pools.begin(), configs.of_pools.end(),
-                     [](const auto& of_pool) { return of_pool.second->wants_prefixes; });
+                     [what](const auto& of_pool) { return of_pool.second.get()->*what; });
 }
 
 // Above all sets of parsers.
@@ -213,7 +218,8 @@ struct Router::Impl {
         headers(std::make_shared<const std::vector<std::string>>(
             HeadersOf(*scheduler.configs(), o.shadow.get()))),
         scheduler_duration(metrics.scheduler_duration()),
-        wants_prefixes(WantsPrefixes(*scheduler.configs(), o.shadow.get())),
+        wants_prefixes(Wants(*scheduler.configs(), o.shadow.get(), &scheduling::Config::wants_prefixes)),
+        wants_tokens(Wants(*scheduler.configs(), o.shadow.get(), &scheduling::Config::wants_tokens)),
         parsers(ParsersOfAll(*scheduler.configs())),
         keeps(Keeps(o) || o.shadow != nullptr),
         keeps_scores(o.keep_scores),
@@ -230,7 +236,9 @@ struct Router::Impl {
   void PublishWants() {
     const auto configs = scheduler.configs();
     const auto second = shadow.Load();
-    wants_prefixes.store(WantsPrefixes(*configs, second.get()), std::memory_order_relaxed);
+    const auto wants = [&](bool scheduling::Config::* what) { return Wants(*configs, second.get(), what); };
+    wants_prefixes.store(wants(&scheduling::Config::wants_prefixes), std::memory_order_relaxed);
+    wants_tokens.store(wants(&scheduling::Config::wants_tokens), std::memory_order_relaxed);
     parsers.store(ParsersOfAll(*configs), std::memory_order_relaxed);
     auto wanted = HeadersOf(*configs, second.get());
     headers.Publish(std::make_shared<const std::vector<std::string>>(std::move(wanted)));
@@ -280,6 +288,7 @@ struct Router::Impl {
   base::Published<std::vector<std::string>> headers;  // that any of its configs reads, in order
   base::Histogram& scheduler_duration;
   std::atomic<bool> wants_prefixes;  // any of its configs does
+  std::atomic<bool> wants_tokens;    // the same
   std::atomic<uint32_t> parsers;     // payload::Parsers of all of them, or kParsersDiffer
   std::atomic<bool> keeps;           // somebody wants to know what was decided
   const bool keeps_scores;
@@ -578,6 +587,27 @@ payload::Parsers Router::ParsersOf(Worker& worker, std::string_view pool_key) co
   return impl_->scheduler.configs()->Of(pool != nullptr ? pool->key : pool_key).parsers;
 }
 
+bool Router::wants_tokens() const { return impl_->wants_tokens.load(std::memory_order_relaxed); }
+
+std::optional<TokenQuestion> Router::AskForTokens(Worker& worker_handle, const RequestInput& input) const {
+  const payload::RequestScanner* body = input.body;
+  if (!wants_tokens() || body == nullptr || !body->ok() || !input.body_complete) return std::nullopt;
+  const bool chat = body->api() == payload::Api::kChatCompletions;
+  if (!chat && body->api() != payload::Api::kCompletions) return std::nullopt;
+  if (TokensOf(*body) != nullptr) return std::nullopt;
+  Worker::Impl& worker = static_cast<Worker::Impl&>(worker_handle);
+  const fleet::PoolSnapshot* pool = worker.reader.Get()->FindPool(input.pool_key);
+  if (pool == nullptr || pool->endpoints.empty()) return std::nullopt;
+  const scheduling::Config& config = impl_->scheduler.ConfigOf(*pool, worker.scratch);
+  if (!config.wants_tokens || config.token_source == nullptr) return std::nullopt;
+  const auto& where = *config.token_source->token_source();
+  return TokenQuestion{.host = where.host,
+                       .port = where.port,
+                       .path = where.path + (chat ? "/v1/chat/completions/render" : "/v1/completions/render"),
+                       .model = where.model,
+                       .timeout = body->fields().has_media ? where.media_timeout : where.timeout};
+}
+
 bool Router::knew_a_pool() const { return impl_->fleet.Load()->knew_a_pool; }
 bool Router::ready() const { return !impl_->fleet.Load()->pools.empty(); }
 
@@ -633,6 +663,12 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     candidates = worker.candidates;
   }
   worker.FindPrefixes(input, target.name);
+  const payload::PromptTokens* known_tokens = input.tokens;
+  if (known_tokens != nullptr) [[unlikely]] {
+    tokens = known_tokens->tokens.size();
+  } else if (body != nullptr) {
+    known_tokens = TokensOf(*body);
+  }
   const scheduling::Request request{
       .target_model = target.name,
       .adapter = target.adapter,
@@ -646,6 +682,8 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
       .max_tokens = body != nullptr ? MaxTokens(body->fields()) : 0,
       .prefixes = worker.prefixes,
       .prefix_ends = worker.prefix_ends,
+      .tokens = known_tokens,
+      .cache_salt = body != nullptr ? std::string_view(body->fields().cache_salt) : std::string_view(),
       .headers = impl_->HeadersFor(pool, input, worker),
   };
   const bool keeps = impl_->keeps.load(std::memory_order_relaxed);

@@ -27,6 +27,7 @@
 #include "base/metrics.h"
 #include "base/published.h"
 #include "fleet/snapshot.h"
+#include "payload/prompt_tokens.h"
 #include "payload/request.h"
 #include "payload/usage.h"
 #include "scheduling/scheduler.h"
@@ -48,6 +49,9 @@ struct RequestInput {
   // Of the prompt, beyond what `body` was fed: a replay knows how long its prompts are and makes no text.
   uint64_t unseen_prompt_bytes = 0;
   const payload::PromptHasher* unseen_prompt = nullptr;  // its blocks, instead of those of `body`
+  // The prompts' tokens, as somebody else has made them (Router::AskForTokens). Null: those of the body, if it
+  // has any.
+  const payload::PromptTokens* tokens = nullptr;
   bool body_complete = true;  // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
   // The body comes later, and Begin is called again with it: this call counts no request, the second does.
   bool provisional = false;
@@ -64,6 +68,15 @@ struct RequestInput {
   // OnResponseBody).
   bool shows_answer = true;
   base::Nanos received_at = 0;  // when the request's headers came; 0: now
+};
+
+// Who makes a request's prompts tokens: a render server of vLLM.
+struct TokenQuestion {
+  std::string host;
+  uint16_t port = 0;
+  std::string path;
+  std::string model;        // that the body has to name; "": as it is
+  base::Nanos timeout = 0;  // what it is worth to wait
 };
 
 // A request that gets no endpoint; codes and texts as the reference's.
@@ -181,6 +194,10 @@ class Router {
 
   std::variant<Ticket, Rejection> Begin(Worker& worker, const RequestInput& input) const;
 
+  // Whom to ask for the prompts' tokens before Begin, which decides better with them. Nothing: nobody, or the
+  // body has them. REQUIRES: input.body has seen the body's end.
+  std::optional<TokenQuestion> AskForTokens(Worker& worker, const RequestInput& input) const;
+
   // The last Begin left work that belongs behind its answer: what a long prompt teaches. Who has sent the
   // answer runs it, on any thread; what nobody took the worker's next Begin runs first.
   static bool HasPutOff(Worker& worker) noexcept;
@@ -208,6 +225,8 @@ class Router {
   payload::Parsers ParsersOf(Worker& worker, std::string_view pool_key) const;
   // The same where all pools agree, which costs one load. Nothing: they do not.
   std::optional<payload::Parsers> parsers() const;
+  // They have to keep tokens.
+  bool wants_tokens() const;
 
   // True once a snapshot with a pool was published: the condition of the health service ("pool synced").
   bool ready() const;

@@ -196,6 +196,7 @@ void Build::NoSuch(std::string_view parameter, std::string_view instance, std::s
 }
 
 void Build::WantsPrefixes() { compiler_.WantsPrefixes(); }
+void Build::WantsTokens() { compiler_.WantsTokens(); }
 size_t Build::PerWorker(std::shared_ptr<void> (*make)()) { return compiler_.PerWorker(make); }
 
 std::shared_ptr<void> Build::Remember(std::type_index type,

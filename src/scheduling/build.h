@@ -101,6 +101,8 @@ class Build {
 
   // Request::prefixes are wanted.
   void WantsPrefixes();
+  // Request::tokens are wanted.
+  void WantsTokens();
   // Memory that each worker has of its own, made when it first decides: Get(context.worker).
   template <typename T>
   struct Worker {

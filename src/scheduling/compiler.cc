@@ -162,6 +162,8 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
   instance.hook = dynamic_cast<const RequestHook*>(plugin);
   instance.admitter = dynamic_cast<const Admitter*>(plugin);
   instance.parser = dynamic_cast<const BodyParser*>(plugin);
+  const auto* source = dynamic_cast<const TokenSource*>(plugin);
+  if (source != nullptr && source->token_source() != nullptr) config_->token_source = source;
   if (instance.hook != nullptr) config_->hooks.push_back(instance.hook);
   if (instance.admitter != nullptr) {
     config_->admitters.push_back({instance.admitter, instance.name});

@@ -29,6 +29,7 @@ class Compiler {
   std::optional<size_t> ProfileNumber(std::string_view name) const;
   std::vector<std::string> Profiles() const;
   void WantsPrefixes() { config_->wants_prefixes = true; }
+  void WantsTokens() { config_->wants_tokens = true; }
   size_t PerWorker(std::shared_ptr<void> (*make)());
   std::shared_ptr<void> Remember(const std::string& key, const std::function<std::shared_ptr<void>()>& make);
 

@@ -27,6 +27,7 @@
 #include "base/random.h"
 #include "fleet/snapshot.h"
 #include "payload/parsers.h"
+#include "prefix/exact_index.h"
 #include "prefix/slot_blocks.h"
 #include "scheduling/build.h"
 #include "scheduling/column.h"
@@ -241,6 +242,17 @@ class CacheHook {
   virtual void Emptied(const fleet::EndpointCell&) const noexcept {}
   // So many prompt tokens and no more: found out, whatever its page says.
   virtual void Keeps(const fleet::EndpointCell&, uint64_t /*tokens*/) const noexcept {}
+  // Blocks that it has stored or removed. `rank`: of the engine, where a server is several.
+  virtual void Stored(const fleet::EndpointCell&, int64_t /*rank*/,
+                      const prefix::StoredBlocks&) const noexcept {}
+  virtual void Removed(const fleet::EndpointCell&, int64_t /*rank*/, std::span<const uint64_t> /*blocks*/,
+                       std::string_view /*tier*/) const noexcept {}
+  // Whether all that it holds was told.
+  virtual void Knows(const fleet::EndpointCell&, bool /*all*/) const noexcept {}
+  // What it tells does not match what it is asked: why, for people. "": it does, or it is too early to say.
+  virtual std::string WhyUnmatched(const fleet::EndpointCell&) const { return {}; }
+  // From time to time.
+  virtual void Tick(base::Nanos /*now*/) const noexcept {}
 };
 
 // Keeps what was placed where, which other replicas of this picker want to know. Thread-safe.
@@ -276,10 +288,46 @@ class KvEventsReader {
     std::string topic;           // begins with it
     std::string namespace_name;  // "": any
     std::map<std::string, std::string> labels;  // that an endpoint must have
+    uint64_t reader = 0;  // another one hears nothing of what was told before it: it is told from the start
   };
   virtual ~KvEventsReader() = default;
   // Null: it wants none.
   virtual const Where* kv_events() const noexcept = 0;
+};
+
+// An index by the tokens of prompts, for metrics. Any thread.
+class ExactBelief {
+ public:
+  struct Totals {
+    uint64_t admissions = 0;  // blocks that engines told of, since the start, as the rest
+    uint64_t evictions = 0;
+    uint64_t lookups = 0;
+    uint64_t hits = 0;    // blocks, of each lookup where most were found
+    uint64_t blocks = 0;  // now: different ones,
+    uint64_t held = 0;    // and at all engines together
+    uint64_t bytes = 0;
+    uint64_t most_bytes = 0;
+    uint64_t refused = 0;  // found no room, since the start
+  };
+  virtual ~ExactBelief() = default;
+  virtual Totals totals() const = 0;
+};
+
+// Where requests' prompts are made tokens: a render server of vLLM.
+class TokenSource {
+ public:
+  struct Where {
+    std::string host;
+    uint16_t port = 80;
+    std::string path;   // before /v1/...
+    std::string model;  // that it is asked for; "": the request's
+    base::Nanos timeout = 5 * base::kSecond;
+    base::Nanos media_timeout = 30 * base::kSecond;  // of prompts with images and the like
+    bool operator==(const Where&) const = default;
+  };
+  virtual ~TokenSource() = default;
+  // Null: nobody is asked.
+  virtual const Where* token_source() const noexcept = 0;
 };
 
 // Names a header of the answer that tells the client which endpoint it had (session_token.h).

@@ -20,6 +20,7 @@
 #include "base/result.h"
 #include "fleet/snapshot.h"
 #include "payload/prompt_hash.h"
+#include "payload/prompt_tokens.h"
 #include "scheduling/column.h"
 
 namespace fairway::scheduling {
@@ -52,6 +53,9 @@ struct Request {
   // plugin wants them, or they are not known.
   std::span<const uint64_t> prefixes;
   std::span<const payload::PromptEnd> prefix_ends;
+  // The prompts' tokens; null: they are not known.
+  const payload::PromptTokens* tokens = nullptr;
+  std::string_view cache_salt;
   // What plugins asked for (Build::WantsHeader), by Header::id; "" where the request does not have it, and
   // beyond the end.
   std::span<const std::string_view> headers;

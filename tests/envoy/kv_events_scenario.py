@@ -2,7 +2,9 @@
 floods, and what is told of those that do not fit. Needs pyzmq and msgpack (python3-zmq, python3-msgpack)."""
 
 import contextlib
+import http.server
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -10,6 +12,7 @@ import sys
 import threading
 import time
 import unittest
+import zlib
 
 if any(importlib.util.find_spec(name) is None for name in ("zmq", "msgpack")):
     # Debian's packages are for Debian's own Python.
@@ -39,6 +42,71 @@ schedulingProfiles:
   plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
 """
 BLOCK = 16
+
+EXACT = """
+apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- type: token-producer
+  parameters: {modelName: llama, vllm: {url: "http://127.0.0.1:%d", timeout: 2s}}
+- type: precise-prefix-cache-producer
+  parameters:
+    tokenProcessorConfig: {hashAlgorithm: %s}
+    kvEventsConfig: {podDiscoveryConfig: {socketPort: %d, replaySocketPort: %d}}
+- type: prefix-cache-scorer
+  parameters: {prefixMatchInfoProducerName: precise-prefix-cache-producer}
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
+"""
+
+
+# Inside Envoy nobody asks a render server: bodies have token ids.
+RENDERS = "--ext-proc" in os.environ.get("FAIRWAY_UP_ARGS", "")
+
+
+def tokens_of(text):
+    """A tokenizer: a word is a token."""
+    return [zlib.crc32(word.encode()) % 128000 for word in text.split()]
+
+
+class RenderServer:
+    """What `vllm launch render` does: tokens of what it is asked. Set `delay` to make it slow."""
+
+    def __init__(self):
+        self.asked, self.delay = [], 0
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                outer.asked.append((self.path, body))
+                time.sleep(outer.delay)
+                if self.path == "/v1/completions/render":
+                    answer = [{"token_ids": tokens_of(body["prompt"])}]
+                else:
+                    answer = {"token_ids": tokens_of(" ".join(m["role"] + " " + m["content"] for m in body["messages"]))}
+                answer = json.dumps(answer).encode()
+                with contextlib.suppress(OSError):  # nobody waits any more
+                    self.send_response(200)
+                    self.send_header("content-length", str(len(answer)))
+                    self.end_headers()
+                    self.wfile.write(answer)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
 
 
 def stored(blocks, first=0, **more):
@@ -121,15 +189,25 @@ class KvEvents(Scenario):
         self.addCleanup(engine.close)
         return engine
 
-    def follow(self, port, replay_port=0, topic="kv@", servers=1):
+    def follow(self, port, replay_port=0, topic="kv@", servers=1, config=None):
         """`fairway up` that follows the events at these ports, with simulated servers."""
         self.sim_ports = self.sim(servers).ports
         endpoints = self.write("endpoints.yaml", {"endpoints": [
             {"name": f"pod-{number}", "address": "127.0.0.1", "port": str(port), "labels": {"app": "pool"}}
             for number, port in enumerate(self.sim_ports)]})
         self.fairway = self.up("-f", self.write("manifests.yaml", pool()), "-f", endpoints, "--config-file",
-                               self.write("epp.yaml", CONFIG % (topic, port, replay_port)))
+                               self.write("epp.yaml", config or CONFIG % (topic, port, replay_port)))
         return self.fairway
+
+    def follow_exactly(self, ports, render, replay_port=0, algorithm="cbor-fnv"):
+        self.follow(ports, replay_port, servers=2, config=EXACT % (render, algorithm, ports, replay_port))
+
+    def two_engines(self):
+        """At ports one after the other, as ranks of a Pod are."""
+        while True:
+            first = self.engine()
+            with contextlib.suppress(zmq.ZMQError):
+                return first, self.engine(first.port + 1)
 
     def page(self):
         port = int(re.search(r"metrics http://127\.0\.0\.1:(\d+)/", "\n".join(self.fairway.out)).group(1))
@@ -336,6 +414,70 @@ class KvEvents(Scenario):
         for number, port in enumerate(self.sim_ports):
             engine, blocks = (first, 1) if port == min(self.sim_ports) else (second, 2)
             await_that(lambda: engine.send(CLEARED, stored(blocks)) or self.held(number) == blocks * BLOCK, self.events)
+
+    @staticmethod
+    def prompt(text):
+        return text if RENDERS else tokens_of(text)
+
+    def cached(self):
+        """Prompt tokens that were believed to be cached where they went."""
+        found = re.findall(r'^fairway_prefix_predicted_tokens_total\{[^}]*state="cached"[^}]*\} (\S+)$', self.page(), re.M)
+        return float(found[0]) if found else 0
+
+    def test_a_prompt_goes_to_the_engine_that_has_its_tokens(self):
+        for algorithm in ("cbor-fnv", "xxh64"):
+            render = RenderServer()
+            self.addCleanup(render.close)
+            engines = self.two_engines()
+            self.follow_exactly(engines[0].port, render.port, algorithm=algorithm)
+            prompt = " ".join(f"word{i}" for i in range(5 * BLOCK + 3))
+            for number, port in enumerate(self.sim_ports):
+                engine = engines[0] if port == min(self.sim_ports) else engines[1]
+                blocks = {**stored(5, first=1000), "token_ids": tokens_of(f"mine{number} " + prompt)[:5 * BLOCK]}
+                await_that(lambda: engine.send(CLEARED, blocks) or self.held(number) == 5 * BLOCK, self.events)
+            self.assertGreaterEqual(self.metric("llm_d_epp_kv_cache_index_admissions_total"), 10)
+            # What was never sent anywhere goes where its blocks are.
+            served = []
+            for number in range(2):
+                before = self.cached()
+                mine = self.prompt(f"mine{number} " + prompt)
+                answer = self.fairway.complete("llama", mine)
+                self.assertEqual(answer.status, 200)
+                self.assertEqual(self.cached() - before, 5 * BLOCK)
+                served.append(answer.headers["x-served-by"])
+                self.assertEqual(self.fairway.served_by("llama", prompt=mine), served[-1])
+            self.assertNotEqual(*served)
+            if not RENDERS:
+                self.fairway.close()
+                continue
+            self.assertEqual({path for path, _ in render.asked}, {"/v1/completions/render"})
+            self.assertEqual({body["model"] for _, body in render.asked}, {"llama"})
+            # One that is not in time does not hold the request.
+            render.delay = 4
+            begun = time.monotonic()
+            self.assertEqual(self.fairway.complete("llama", "other " + prompt).status, 200)
+            self.assertLess(time.monotonic() - begun, 3.9)
+            self.assertGreaterEqual(self.metric('fairway_token_questions_total{outcome="failed"}'), 1)
+            self.assertGreaterEqual(self.metric('fairway_token_questions_total{outcome="kept"}'), 2)
+            self.fairway.close()
+            for engine in engines:
+                engine.close()
+
+    def test_events_of_other_tokens_are_told_of(self):
+        render = RenderServer()
+        self.addCleanup(render.close)
+        engines = self.two_engines()
+        self.follow_exactly(engines[0].port, render.port)
+
+        def told():
+            for number in range(20):
+                self.fairway.complete("llama", self.prompt(f"question {time.monotonic()} " + "word " * 2 * BLOCK))
+                for engine in engines:
+                    engine.send({**stored(1, first=int(time.monotonic() * 1e6)), "token_ids": [len(engine.sent)] * BLOCK})
+            return self.fairway.logged("KV events arrive, and nothing matches")
+        await_that(told, self.events)
+        self.assertIn("tokenizer", self.fairway.text())
+        self.await_standing("unmatched")
 
     def test_why_nothing_matches_is_said_once(self):
         engine = self.engine(topic="other@pod@llama")

@@ -121,7 +121,9 @@ void Stream::Count(size_t counter) {
   pending.has_body = true;
   pending.scanner.Reset(payload::Api{api_});
   const bool wants = router.wants_prefixes();
-  if (wants != (pending.scanner.prompt_hashes() != nullptr)) pending.scanner.HashPrompt(wants);
+  const payload::PromptHasher* hashes = pending.scanner.prompt_hashes();
+  if (wants != (hashes != nullptr) || (wants && hashes->keeps_tokens() != router.wants_tokens()))
+    pending.scanner.HashPrompt(wants, router.wants_tokens());
   if (!claimed) [[unlikely]] {
     RefuseBody(request::NoParser(Path(envoy_)));
     return HeadersStatus::kStop;

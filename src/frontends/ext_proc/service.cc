@@ -42,6 +42,10 @@ struct ExtProcService::Worker {
                service.metrics_, base::Random(~seed)} {
     const SessionOptions& o = service.options_.session;
     shared.has_put_off = [this] { PutOff(); };
+    shared.ask_tokens = [this, &service](request::TokenClient::Question question,
+                                         request::TokenClient::Answer answer) {
+      service.tokens_.Ask(std::move(question), loop, std::move(answer));
+    };
     sweep_period = std::clamp(std::min({o.body_timeout, o.buffered_timeout, o.mode_timeout}) / 8,
                               base::kMillisecond * 5, base::kMillisecond * 250);
   }
@@ -149,6 +153,9 @@ class ExtProcCall final : public net::GrpcCall, private Sink {
     }
     net::GrpcCall::Finish(status, message);
   }
+  void Run(const std::function<void()>& body) override {
+    Guard([&body] { body(); });
+  }
   bool Reserve(size_t bytes) override { return net::GrpcCall::Reserve(bytes); }
   void Release(size_t bytes) override { net::GrpcCall::Release(bytes); }
 
@@ -208,7 +215,11 @@ void ExtProcService::Worker::PutOff() {
 ExtProcService::ExtProcService(ServiceOptions options, const routing::Router& router,
                                const base::Clock& clock, base::Registry& registry, const base::Log& log,
                                const std::vector<net::Loop*>& loops)
-    : options_(std::move(options)), clock_(clock), log_(log), metrics_(registry, options_.stream_metrics) {
+    : options_(std::move(options)),
+      clock_(clock),
+      log_(log),
+      metrics_(registry, options_.stream_metrics),
+      tokens_(registry) {
   uint64_t seed = options_.seed;
   for (net::Loop* loop : loops) {
     workers_.push_back(std::make_unique<Worker>(*this, router, *loop, base::SplitMix64(seed)));

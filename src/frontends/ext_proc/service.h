@@ -64,6 +64,7 @@ class ExtProcService {
   const base::Clock& clock_;
   base::Log log_;
   Metrics metrics_;
+  request::TokenClient tokens_;
   base::LogLimit fault_limit_{base::kSecond};
   std::vector<std::unique_ptr<Worker>> workers_;  // one per loop, each used on its loop alone
 };

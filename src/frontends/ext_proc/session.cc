@@ -38,7 +38,8 @@ void Session::OnMessage(std::string_view bytes) {
 }
 
 bool Session::TakesBodyPieces() const {
-  return !finished_ && !observing_ && !request_ended_ && request_ != RequestPhase::kDone;
+  return !finished_ && !observing_ && !request_ended_ && request_ != RequestPhase::kWaiting &&
+         request_ != RequestPhase::kDone;
 }
 
 void Session::OnBodyPiece(std::string_view bytes) {

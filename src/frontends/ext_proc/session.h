@@ -25,6 +25,7 @@
 #include "frontends/ext_proc/metrics.h"
 #include "frontends/ext_proc/wire.h"
 #include "frontends/request/model_name.h"
+#include "frontends/request/token_client.h"
 #include "net/grpc_server.h"
 #include "payload/request.h"
 #include "payload/usage.h"
@@ -62,6 +63,8 @@ class Sink {
   // Takes over bytes to send by reference; they count until they have left.
   virtual net::SharedBytes Share(std::string bytes) = 0;
   virtual void Finish(net::GrpcStatus status, std::string_view message) = 0;
+  // Runs what comes from elsewhere than a message of the call: a fault in it ends the call.
+  virtual void Run(const std::function<void()>& body) { body(); }
   // Counts memory that the session keeps. False: there is none left, and the call was ended.
   virtual bool Reserve(size_t bytes) = 0;
   virtual void Release(size_t bytes) = 0;
@@ -81,6 +84,8 @@ struct SessionShared {
   // next decision does it.
   std::function<void()> has_put_off{};
   request::RenameBuffers renames{};
+  // Asks for the tokens of a request; the answer comes later, on this thread. Empty: nobody can be asked.
+  std::function<void(request::TokenClient::Question, request::TokenClient::Answer)> ask_tokens{};
 };
 
 class Session {
@@ -121,6 +126,7 @@ class Session {
     kCollect,  // the body comes, no decision yet
     kPass,     // decided at the headers, the body is watched for its model (STREAMED)
     kThrough,  // decided before the body was complete, which passes as it comes (FULL_DUPLEX_STREAMED)
+    kWaiting,  // all of it is there, and its tokens are asked for
     kDone,     // decided
   };
   enum class ResponsePhase { kStart, kOpen, kEnded };
@@ -151,6 +157,9 @@ class Session {
   // The body is as complete as it will be: decide and answer all that waits.
   enum class End { kBody, kTrailers, kPartial };
   void FinishRequest(End end);
+  bool AskTokens(const routing::RequestInput& input, End end);
+  void OnTokens(const payload::PromptTokens* tokens);
+  void FinishDecided(const routing::RequestInput& input, End end);
   void PassChunk(bool end_of_stream);
   bool SettleModel(bool complete);
   bool Decide(const routing::RequestInput& input);
@@ -232,6 +241,10 @@ class Session {
   size_t kept_ = 0;               // of headers, hints and what else is kept, counted with the sink
   size_t unanswered_chunks_ = 0;  // body messages without their reply, where each needs one
   size_t cleared_chunks_ = 0;     // answered by taking them away: they are in body_
+
+  // Of kWaiting: how the request ended, and whom the answer finds. It is gone when nobody waits any more.
+  End waiting_end_ = End::kBody;
+  std::shared_ptr<Session*> waiting_;
 
   std::optional<routing::Ticket> ticket_;
 

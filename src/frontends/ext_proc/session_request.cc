@@ -257,6 +257,7 @@ void Session::OnRequestBody(const RequestMessage& message) {
     if (!ticket_) return;
     return Violation("request body after its answer");
   }
+  if (request_ == RequestPhase::kWaiting) return Violation("request body before the answer to the last one");
   if (request_ == RequestPhase::kStart && !StartWithoutHeaders()) return;
   body_seen_ = true;
   if (request_ == RequestPhase::kThrough) {
@@ -319,6 +320,8 @@ void Session::OnRequestTrailers() {
       request_ = RequestPhase::kDone;
       deadline_ = 0;
       return SendPlain(ReplyKind::kRequestTrailers);
+    case RequestPhase::kWaiting:
+      return Violation("request trailers before the answer to the body");
     case RequestPhase::kStart:
     case RequestPhase::kDone:
       return SendPlain(ReplyKind::kRequestTrailers);
@@ -330,6 +333,7 @@ void Session::OnDeadline() {
   message_at_ = shared_.clock.Now();
   decided_ = false;
   deadline_ = 0;
+  if (request_ == RequestPhase::kWaiting) return OnTokens(nullptr);
   if (request_ == RequestPhase::kCollect && !modes_ && headers_seen_ && !body_seen_ && body_bytes_ == 0) {
     shared_.metrics.ModeGuessed();
     guessed_ = true;
@@ -389,6 +393,47 @@ void Session::FinishRequest(End end) {
   if (scanner_ && !complete) scanner_->FinishPartial();
   routing::RequestInput input = Input();
   input.body_complete = complete;
+  if (complete && AskTokens(input, end)) return;
+  FinishDecided(input, end);
+}
+
+// True: the request waits for its tokens, and holds nothing but its own memory.
+bool Session::AskTokens(const routing::RequestInput& input, End end) {
+  if (!shared_.ask_tokens || dropped_ || body_.empty() || !scanner_) return false;
+  auto question = shared_.router.AskForTokens(shared_.worker, input);
+  if (!question) return false;
+  std::string body = body_;
+  if (!question->model.empty() && !request::PutModel(body, scanner_->fields(), question->model)) return false;
+  request_ = RequestPhase::kWaiting;
+  waiting_end_ = end;
+  waiting_ = std::make_shared<Session*>(this);
+  // It is told of the end of its time by the answer; this is for one that never comes.
+  deadline_ = message_at_ + question->timeout + base::kSecond;
+  shared_.ask_tokens({std::move(question->host), question->port, std::move(question->path), std::move(body),
+                      question->timeout},
+                     [waiting = std::weak_ptr<Session*>(waiting_)](
+                         const std::shared_ptr<const payload::PromptTokens>& tokens) {
+                       const auto session = waiting.lock();
+                       if (session == nullptr) return;
+                       Session& self = **session;
+                       self.sink_.Run([&] { self.OnTokens(tokens.get()); });
+                     });
+  return true;
+}
+
+// Null: it is decided by what else is known.
+void Session::OnTokens(const payload::PromptTokens* tokens) {
+  if (request_ != RequestPhase::kWaiting || finished_) return;
+  waiting_.reset();
+  message_at_ = shared_.clock.Now();
+  decided_ = false;
+  routing::RequestInput input = Input();
+  input.tokens = tokens;
+  FinishDecided(input, waiting_end_);
+  if (decided_) shared_.metrics.RequestProcessed(shared_.clock.Now() - message_at_);
+}
+
+void Session::FinishDecided(const routing::RequestInput& input, End end) {
   if (!Decide(input)) return;
   const bool rewritten = SpliceModel();
   EndScan();
@@ -555,7 +600,7 @@ void Session::Refuse(const routing::Rejection& rejection) {
 
 void Session::NewScanner() {
   scanner_.emplace(api_);
-  if (shared_.router.wants_prefixes()) scanner_->HashPrompt(true);
+  if (shared_.router.wants_prefixes()) scanner_->HashPrompt(true, shared_.router.wants_tokens());
 }
 
 void Session::RefuseUncounted(const routing::Rejection& rejection) {

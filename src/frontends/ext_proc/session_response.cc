@@ -16,7 +16,8 @@ constexpr std::string_view kServed = "x-gateway-destination-endpoint-served";
 void Session::OnResponseHeaders(const RequestMessage& message) {
   if (response_ != ResponsePhase::kStart) return Violation("response headers came twice or after the body");
   response_ = ResponsePhase::kOpen;
-  if (request_ == RequestPhase::kCollect || request_ == RequestPhase::kPass) {
+  if (request_ == RequestPhase::kCollect || request_ == RequestPhase::kPass ||
+      request_ == RequestPhase::kWaiting) {
     // Somebody answered before the request was complete: the wait for its body is over.
     request_ = RequestPhase::kDone;
     deadline_ = 0;

@@ -1518,6 +1518,118 @@ TEST_F(SessionTest, LongNamesOfAnswersCount) {
   EXPECT_LT(sink_->room(), RecordingSink::kRoom - 4000);
 }
 
+// ---- Requests whose tokens are asked for.
+
+class TokensTest : public SessionTest {
+ protected:
+  void Start(size_t servers = 2) {
+    routing::RouterOptions options;
+    options.config = tests::ConfigOf(
+        "plugins:\n"
+        "- type: token-producer\n"
+        "  parameters: {modelName: base, vllm: {url: 'http://10.9.9.9:81/at', timeout: 2s}}\n"
+        "- type: precise-prefix-cache-producer\n"
+        "- type: prefix-cache-scorer\n"
+        "- type: max-score-picker\n");
+    SessionTest::Start(Idle(servers), {}, options);
+    shared_->ask_tokens = [this](request::TokenClient::Question question,
+                                 request::TokenClient::Answer answer) {
+      questions.push_back(std::move(question));
+      answers.push_back(std::move(answer));
+    };
+  }
+  static std::shared_ptr<const payload::PromptTokens> Tokens() {
+    return std::make_shared<const payload::PromptTokens>(
+        payload::PromptTokens{.tokens = {1, 2, 3}, .ends = {3}});
+  }
+  std::vector<request::TokenClient::Question> questions;
+  std::vector<request::TokenClient::Answer> answers;
+};
+
+TEST_F(TokensTest, ARequestWaitsForItsTokens) {
+  for (const auto mode : {pb::FULL_DUPLEX_STREAMED, pb::BUFFERED, pb::STREAMED}) {
+    Start(1);
+    NewExchange(Modes{mode, pb::NONE, true});
+    Give(RequestHeaders());
+    EXPECT_THAT(Give(RequestBody(kChat, true)), IsEmpty()) << mode;
+    ASSERT_EQ(questions.size(), 1u) << mode;
+    EXPECT_EQ(questions[0].host, "10.9.9.9");
+    EXPECT_EQ(questions[0].port, 81);
+    EXPECT_EQ(questions[0].path, "/at/v1/chat/completions/render");
+    EXPECT_EQ(questions[0].body, R"({"model":"base","messages":[{"role":"user","content":"hi"}]})");
+    EXPECT_EQ(questions[0].timeout, 2 * base::kSecond);
+    EXPECT_EQ(AllInflight(), 0u) << "nothing is decided";
+    EXPECT_GT(session_->deadline(), clock_.Now() + 2 * base::kSecond);
+    answers[0](Tokens());
+    const auto replies = sink_->Take();
+    ASSERT_FALSE(replies.empty()) << mode;
+    EXPECT_EQ(Metadata(replies[0]), "10.0.0.1:8000");
+    EXPECT_EQ(AllInflight(), 1u);
+    answers[0](Tokens());  // twice is once
+    EXPECT_THAT(sink_->Take(), IsEmpty());
+    questions.clear();
+    answers.clear();
+  }
+}
+
+TEST_F(TokensTest, WithoutAnAnswerItIsDecidedByWhatElseIsKnown) {
+  Start(1);
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, true));
+  answers.at(0)(nullptr);
+  EXPECT_EQ(Destination(sink_->Take().at(0)), "10.0.0.1:8000");
+  NewExchange();
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, true));
+  clock_.Advance(4 * base::kSecond);
+  ASSERT_LE(session_->deadline(), clock_.Now());
+  session_->OnDeadline();
+  EXPECT_EQ(Destination(sink_->Take().at(0)), "10.0.0.1:8000");
+  answers.at(1)(Tokens());
+  EXPECT_THAT(sink_->Take(), IsEmpty());
+}
+
+TEST_F(TokensTest, NobodyWaitsForARequestThatIsGone) {
+  Start(1);
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, true));
+  session_->OnGone();
+  answers.at(0)(Tokens());
+  EXPECT_EQ(AllInflight(), 0u);
+  NewExchange();
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, true));
+  session_.reset();
+  answers.at(1)(Tokens());
+  EXPECT_EQ(AllInflight(), 0u);
+  // Somebody answered before.
+  NewExchange();
+  Give(RequestHeaders());
+  Give(RequestBody(kChat, true));
+  Give(ResponseHeaders());
+  answers.at(2)(Tokens());
+  EXPECT_EQ(AllInflight(), 0u);
+}
+
+TEST_F(TokensTest, WhatHasTokensOrNoTextIsNotAskedFor) {
+  Start(1);
+  const auto ask = [this](std::string_view path, std::string_view body) {
+    NewExchange();
+    pb::ProcessingRequest headers = RequestHeaders();
+    for (auto& header : *headers.mutable_request_headers()->mutable_headers()->mutable_headers()) {
+      if (header.key() == ":path") header.set_raw_value(std::string(path));
+    }
+    Give(headers);
+    Give(RequestBody(body, true));
+    return questions.size();
+  };
+  EXPECT_EQ(ask("/v1/completions", R"({"model":"m","prompt":[1,2,3]})"), 0u);
+  EXPECT_EQ(ask("/v1/embeddings", R"({"model":"m","input":"text"})"), 0u);
+  EXPECT_EQ(ask("/v1/chat/completions", "broken"), 0u);
+  EXPECT_EQ(ask("/v1/completions", R"({"model":"m","prompt":"text"})"), 1u);
+  EXPECT_EQ(questions[0].path, "/at/v1/completions/render");
+}
+
 // ---- Messages in no sensible order: an answer, nothing, or an end; never a crash or a reservation left
 // behind.
 

@@ -23,7 +23,6 @@ struct AcceptedType {
 
 constexpr std::string_view kFlowControl = "requests do not wait in queues here";
 constexpr std::string_view kPages = "pages are read as endpoints and flags say";
-constexpr std::string_view kTokens = "prompt tokens are estimated from the prompt's length";
 
 constexpr std::array kAccepted{
     AcceptedType{"metrics-data-source",
@@ -59,8 +58,6 @@ constexpr std::array kAccepted{
                  "the ledger counts requests and their tokens as they are",
                  {"addEstimatedOutputTokens", "outputRatio", "maxEstimatedOutputTokens",
                   "prefixMatchInfoProducerName", "syncCrossReplicaState"}},
-    AcceptedType{"token-producer", "", kTokens, {"modelName", "estimate", "vllm", "udsTokenizerConfig"}},
-    AcceptedType{"tokenizer", "", kTokens, {"modelName", "estimate", "vllm", "udsTokenizerConfig"}},
     AcceptedType{"mm-embeddings-cache-producer",
                  "caches of embeddings are not followed",
                  "they are not followed",

@@ -2,11 +2,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "scheduling/config.h"
 #include "tests/support/plugins.h"
+#include "tests/support/pools.h"
 
 namespace fairway::scheduling {
 namespace {
@@ -65,11 +68,12 @@ TEST(PrecisePrefixCacheProducer, TakesTheParametersOfTheReference) {
 
 TEST(PrecisePrefixCacheProducer, SaysWhatItDoesNotDo) {
   std::vector<std::string> warnings;
-  const auto config = tests::Compiled(
-      WithPrecise("{indexerConfig: {}, kvEventsConfig: {discoverPods: false, zmqEndpoint: 'tcp://*:5557'}}"),
-      {}, &warnings);
+  const auto config =
+      tests::Compiled(WithPrecise("{indexerConfig: {kvBlockIndexConfig: {redisConfig: {address: x}}}, "
+                                  "kvEventsConfig: {discoverPods: false, zmqEndpoint: 'tcp://*:5557'}}"),
+                      {}, &warnings);
   EXPECT_EQ(WhereOf(*config), nullptr);
-  EXPECT_THAT(warnings, ElementsAre(HasSubstr("prompts are matched by their text"),
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("each picker has an index of its own"),
                                     HasSubstr("each Pod is asked"), HasSubstr("no KV events are read")));
 }
 
@@ -82,6 +86,235 @@ TEST(PrecisePrefixCacheProducer, RefusesWhatCannotBe) {
   EXPECT_THAT(problem("{kvEventsConfig: {engineType: tgi}}"), ElementsAre(HasSubstr("vllm or sglang")));
   EXPECT_THAT(problem("{kvEventsConfig: {topicFilters: x}}"), ElementsAre(HasSubstr("topicFilter")));
   EXPECT_THAT(problem("{kvEventsConfig: {discoverPods: 1}}"), ElementsAre(HasSubstr("true or false")));
+  EXPECT_THAT(problem("{tokenProcessorConfig: {blockSizeTokens: -1}}"),
+              ElementsAre(HasSubstr("blockSizeTokens")));
+  EXPECT_THAT(problem("{tokenProcessorConfig: {hashAlgorithm: md5}}"), ElementsAre(HasSubstr("xxh64")));
+  EXPECT_THAT(problem("{tokenProcessorConfig: {hashSed: x}}"), ElementsAre(HasSubstr("hashSeed")));
+  EXPECT_THAT(problem("{indexerConfig: {tokenizersPoolConfig: {}}}"),
+              ElementsAre(HasSubstr("token-producer")));
+  EXPECT_THAT(problem("{indexerConfig: {kvCacheBackendConfigs: [{name: gpu, weight: x}]}}"),
+              ElementsAre(HasSubstr("weight")));
+  EXPECT_THAT(problem("{indexerConfig: {kvBlockIndexConfig: {costAwareMemoryConfig: {size: 1k}}}}"),
+              ElementsAre(HasSubstr("1Mi")));
+  EXPECT_THAT(problem("{speculativeTTL: soon}"), ElementsAre(HasSubstr("speculativeTTL")));
+}
+
+// ---- What it makes of what engines tell.
+
+class ExactCache : public testing::Test {
+ protected:
+  static constexpr uint32_t kBlock = 16;
+  static constexpr base::Nanos kNow = base::kSecond;
+
+  explicit ExactCache(std::vector<tests::ServerState> servers = {{"A"}, {"B"}, {"C"}})
+      : pool(std::move(servers)) {}
+
+  void Use(std::string_view parameters = "{}") {
+    scheduler.emplace(SchedulerOptions{}, 0, tests::Compiled(WithPrecise(parameters), {.states = &states}));
+    scratch.emplace();
+    Pick(Tokens(0, kBlock));  // so that it knows the endpoints
+  }
+  static payload::PromptTokens Tokens(uint32_t first, uint32_t count) {
+    payload::PromptTokens prompt;
+    for (uint32_t i = 0; i < count; ++i) prompt.tokens.push_back(first + i);
+    prompt.ends = {count};
+    return prompt;
+  }
+  // The name of the endpoint, and what of the prompt is cached there as it is known.
+  std::string Pick(const payload::PromptTokens& prompt, std::string_view salt = "",
+                   std::string_view model = "m") {
+    const auto snapshot = pool.pool();
+    const Request request{.target_model = model,
+                          .adapter = snapshot->AdapterId(model),
+                          .prompt_tokens = static_cast<uint32_t>(prompt.tokens.size()),
+                          .tokens = &prompt,
+                          .cache_salt = salt};
+    const Outcome outcome = scheduler->Pick(*snapshot, request, {}, kNow, *scratch, random, nullptr);
+    cached = outcome.cached_tokens;
+    const fleet::Endpoint& endpoint = snapshot->endpoints[outcome.choices[0]];
+    endpoint.cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded, kNow);
+    if (Scheduler::HasPutOff(*scratch)) Scheduler::TakePutOff(*scratch, {})();
+    return endpoint.name;
+  }
+  template <typename Tell>
+  void Hooks(size_t number, Tell tell) {
+    const auto snapshot = pool.pool();
+    for (const auto& instance : scheduler->configs()->common->plugins) {
+      if (const auto* hook = dynamic_cast<const CacheHook*>(instance->plugin.get()))
+        tell(*hook, *snapshot->endpoints[number].cell);
+    }
+  }
+  // The engine at `number` has stored the prompt, in blocks that it calls name, name + 1, ...
+  void Store(size_t number, uint64_t name, const payload::PromptTokens& prompt, int64_t rank = 0,
+             std::string_view tier = "GPU", std::string_view adapter = "",
+             const std::vector<std::vector<std::string_view>>& extras = {}, uint32_t block = kBlock) {
+    std::vector<uint64_t> names;
+    for (size_t i = 0; i < prompt.tokens.size() / block; ++i) names.push_back(name + i);
+    Hooks(number, [&](const CacheHook& hook, const fleet::EndpointCell& cell) {
+      hook.Stored(cell, rank,
+                  {.blocks = names,
+                   .tokens = prompt.tokens,
+                   .block_tokens = block,
+                   .tier = tier,
+                   .adapter = adapter,
+                   .extras = extras});
+    });
+  }
+  void Knows(size_t number, bool all) {
+    Hooks(number, [all](const CacheHook& hook, const fleet::EndpointCell& cell) { hook.Knows(cell, all); });
+  }
+  std::string Why(size_t number) {
+    std::string why;
+    Hooks(number,
+          [&](const CacheHook& hook, const fleet::EndpointCell& cell) { why += hook.WhyUnmatched(cell); });
+    return why;
+  }
+
+  tests::TestPool pool;
+  States states;
+  std::optional<Scheduler> scheduler;
+  std::optional<Scratch> scratch{std::in_place};
+  base::Random random{1};
+  uint32_t cached = 0;
+};
+
+TEST_F(ExactCache, ThePromptGoesWhereItsBlocksAre) {
+  Use();
+  const auto prompt = Tokens(1000, 5 * kBlock + 3);
+  Store(1, 1, Tokens(1000, 5 * kBlock));
+  Store(2, 1, Tokens(1000, 2 * kBlock));
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(Pick(prompt), "B");
+    EXPECT_EQ(cached, 5 * kBlock);
+  }
+  Hooks(1, [](const CacheHook& hook, const fleet::EndpointCell& cell) {
+    const std::vector<uint64_t> second = {2};
+    hook.Removed(cell, 0, second, "gpu");
+  });
+  EXPECT_EQ(Pick(prompt), "C");
+  EXPECT_EQ(cached, 2 * kBlock);
+  Hooks(2, [](const CacheHook& hook, const fleet::EndpointCell& cell) { hook.Emptied(cell); });
+  EXPECT_EQ(Pick(prompt), "B");
+  EXPECT_EQ(cached, kBlock);
+}
+
+TEST_F(ExactCache, TiersCountByTheirWeights) {
+  Use();
+  const auto prompt = Tokens(1000, 5 * kBlock);
+  Store(0, 1, prompt, 0, "CPU");                           // 5 x 0.8 = 4
+  Store(1, 1, Tokens(1000, 4 * kBlock));                   // 4
+  Store(2, 1, Tokens(1000, 3 * kBlock), 0, "unheard of");  // 3
+  std::map<std::string, int> picked;
+  for (int i = 0; i < 60; ++i) ++picked[Pick(prompt)];
+  EXPECT_GT(picked["A"], 10);
+  EXPECT_GT(picked["B"], 10);
+  EXPECT_EQ(picked["C"], 0);
+  Use("{indexerConfig: {kvCacheBackendConfigs: [{name: gpu, weight: 1}, {name: cpu, weight: 0.1}]}}");
+  Store(0, 1, prompt, 0, "CPU");
+  Store(1, 1, Tokens(1000, 4 * kBlock));
+  EXPECT_EQ(Pick(prompt), "B") << "other weights, another index";
+}
+
+TEST_F(ExactCache, RanksAreEnginesOfTheirOwn) {
+  Use();
+  const auto prompt = Tokens(1000, 4 * kBlock);
+  Store(0, 1, Tokens(1000, 2 * kBlock), 0);
+  Store(0, 1, Tokens(1000, 3 * kBlock), 1);
+  EXPECT_EQ(Pick(prompt), "A");
+  EXPECT_EQ(cached, 3 * kBlock) << "of the one that has most";
+}
+
+TEST_F(ExactCache, AdaptersAndSaltsAreToldApart) {
+  Use();
+  const auto prompt = Tokens(1000, 4 * kBlock);
+  Store(0, 1, prompt);
+  Store(1, 1, prompt, 0, "GPU", "sql");
+  const std::vector<std::vector<std::string_view>> salted = {{"pepper"}, {}, {}, {}};
+  Store(2, 1, prompt, 0, "GPU", "", salted);
+  EXPECT_EQ(Pick(prompt), "A");
+  EXPECT_EQ(Pick(prompt, "", "sql"), "B");
+  EXPECT_EQ(Pick(prompt, "pepper"), "C");
+  Pick(prompt, "salt");
+  EXPECT_EQ(cached, 0u);
+}
+
+TEST_F(ExactCache, WhatIsSentThereIsBelievedForAWhile) {
+  Use("{speculativeIndexing: true, speculativeTTL: 3s}");
+  const auto prompt = Tokens(5000, 4 * kBlock);
+  const std::string home = Pick(prompt);
+  EXPECT_EQ(cached, 0u);
+  EXPECT_EQ(Pick(prompt), home);
+  EXPECT_EQ(cached, 4 * kBlock);
+  const auto tick = [&](base::Nanos now) {
+    Hooks(0, [now](const CacheHook& hook, const fleet::EndpointCell&) { hook.Tick(now); });
+  };
+  tick(kNow + 2 * base::kSecond);
+  EXPECT_EQ(Pick(prompt), home);
+  tick(kNow + 4 * base::kSecond);
+  Pick(prompt);
+  EXPECT_EQ(cached, 0u);
+}
+
+TEST_F(ExactCache, WhatWasLearnedStaysForTheNextConfig) {
+  Use();
+  const auto prompt = Tokens(1000, 4 * kBlock);
+  Store(1, 1, prompt);
+  const auto* before = WhereOf(*scheduler->configs()->common);
+  const uint64_t reader = before->reader;
+  Use("{speculativeIndexing: true}");
+  EXPECT_EQ(WhereOf(*scheduler->configs()->common)->reader, reader);
+  EXPECT_EQ(Pick(prompt), "B");
+  Use("{tokenProcessorConfig: {hashAlgorithm: xxh64}}");
+  EXPECT_NE(WhereOf(*scheduler->configs()->common)->reader, reader) << "it has to be told anew";
+  Pick(prompt);
+  EXPECT_EQ(cached, 0u);
+}
+
+class Unmatched : public ExactCache {
+ protected:
+  Unmatched() : ExactCache({{"A"}}) {}
+  // Requests to a pool of one, none of which it tells of.
+  void Ask(int times, std::string_view salt = "") {
+    for (int i = 0; i < times; ++i)
+      Pick(Tokens(static_cast<uint32_t>(1'000'000 + i * 1000), 2 * kBlock), salt);
+  }
+};
+
+TEST_F(Unmatched, OtherTokensThanTheRequests) {
+  Use();
+  Ask(30);
+  EXPECT_EQ(Why(0), "") << "it told nothing yet";
+  for (uint32_t i = 0; i < 30; ++i) Store(0, 100 * i, Tokens(10'000 * i, 2 * kBlock));
+  EXPECT_EQ(Why(0), "") << "what went there before it was followed does not count";
+  Ask(30);
+  EXPECT_THAT(Why(0), HasSubstr("tokenizer"));
+  Store(0, 9000, Tokens(1'000'000, 2 * kBlock));
+  EXPECT_EQ(Why(0), "") << "it was one of those";
+}
+
+TEST_F(Unmatched, BlocksThatAreNoMultiple) {
+  Use();
+  Store(0, 1, Tokens(10, 24), 0, "GPU", "", {}, 8);
+  Ask(30);
+  for (uint32_t i = 0; i < 30; ++i) Store(0, 100 * i, Tokens(10'000 * i, 24), 0, "GPU", "", {}, 8);
+  EXPECT_THAT(Why(0), testing::AllOf(HasSubstr("8 tokens"), HasSubstr("multiple of 16")));
+}
+
+TEST_F(Unmatched, ASaltThatIsNotTold) {
+  Use();
+  Store(0, 1, Tokens(10, kBlock));
+  Ask(30, "pepper");
+  for (uint32_t i = 0; i < 30; ++i) Store(0, 100 * i + 1, Tokens(1'000'000 + i * 1000, 2 * kBlock));
+  EXPECT_THAT(Why(0), HasSubstr("salt"));
+}
+
+TEST_F(ExactCache, OfAnEngineThatTellsAllThatAloneCounts) {
+  Use();
+  Knows(0, true);
+  const auto prompt = Tokens(1000, 4 * kBlock);
+  Store(0, 1, prompt);
+  EXPECT_EQ(Pick(prompt), "A");
+  EXPECT_EQ(cached, 4 * kBlock);
 }
 
 }  // namespace

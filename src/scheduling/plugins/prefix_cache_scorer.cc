@@ -1,7 +1,7 @@
 // prefix-cache-scorer: (1 - w) * match + w * min(1, cached / scale)^2 of the share `match` of the request's
 // blocks that are cached there and of `cached`, their tokens. `matchLengthWeight` w: 0 (0 to 1);
 // `matchLengthScaleTokens`: 8192. Nothing known: 0. Source: the reference's scorer of this name (llm-d
-// router). precise-prefix-cache-scorer, its older form that has a producer of its own, is the same here.
+// router).
 #include <algorithm>
 
 #include "scheduling/plugin.h"
@@ -41,13 +41,6 @@ class PrefixCacheScorer final : public Plugin, public Scorer {
 };
 
 }  // namespace
-
-std::unique_ptr<Plugin> MakePrecisePrefixCacheScorer(Build& build) {
-  build.NoEffect(
-      {"tokenProcessorConfig", "indexerConfig", "kvEventsConfig", "speculativeIndexing", "speculativeTTL"},
-      "KV events are read where precise-prefix-cache-producer is among the plugins");
-  return std::make_unique<PrefixCacheScorer>(build);
-}
 
 std::unique_ptr<Plugin> MakePrefixCacheScorer(Build& build) {
   return std::make_unique<PrefixCacheScorer>(build);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "sources/kv_events/big_endian.h"
 #include "sources/kv_events/msgpack.h"
 
 namespace fairway::sources::kv_events {
@@ -13,7 +14,19 @@ using Kind = MsgpackToken::Kind;
 // Beyond it a number of tokens or blocks is nonsense, and sums of it could overflow.
 constexpr uint64_t kMostTokens = uint64_t{1} << 32;
 
-enum class Field : uint8_t { kType, kHashes, kTokens, kBlockSize, kMedium, kGroup, kSpecKind, kOther };
+enum class Field : uint8_t {
+  kType,
+  kHashes,
+  kParent,
+  kTokens,
+  kBlockSize,
+  kMedium,
+  kAdapter,
+  kExtraKeys,
+  kGroup,
+  kSpecKind,
+  kOther
+};
 
 struct NamedField {
   std::string_view name;
@@ -21,16 +34,28 @@ struct NamedField {
 };
 constexpr std::array kNames{NamedField{"type", Field::kType},
                             NamedField{"block_hashes", Field::kHashes},
+                            NamedField{"parent_block_hash", Field::kParent},
                             NamedField{"token_ids", Field::kTokens},
                             NamedField{"block_size", Field::kBlockSize},
                             NamedField{"medium", Field::kMedium},
+                            NamedField{"lora_name", Field::kAdapter},
+                            NamedField{"extra_keys", Field::kExtraKeys},
                             NamedField{"group_idx", Field::kGroup},
                             NamedField{"kv_cache_spec_kind", Field::kSpecKind}};
 
 // By place, behind the type.
-constexpr std::array kStoredFields{Field::kHashes, Field::kOther,   Field::kTokens, Field::kBlockSize,
-                                   Field::kOther,  Field::kMedium,  Field::kOther,  Field::kOther,
+constexpr std::array kStoredFields{Field::kHashes, Field::kParent,  Field::kTokens,  Field::kBlockSize,
+                                   Field::kOther,  Field::kMedium,  Field::kAdapter, Field::kExtraKeys,
                                    Field::kGroup,  Field::kSpecKind};
+
+uint64_t NameOf(const MsgpackToken& hash) {
+  if (hash.kind == Kind::kInteger) return hash.number;
+  const size_t size = std::min<size_t>(hash.bytes.size(), 8);
+  return ReadBigEndian(hash.bytes.substr(hash.bytes.size() - size));
+}
+bool IsHash(const MsgpackToken& token) {
+  return token.kind == Kind::kInteger || (token.kind == Kind::kBytes && !token.bytes.empty());
+}
 constexpr std::array kRemovedFields{Field::kHashes, Field::kMedium, Field::kGroup};
 
 bool IsDevice(std::string_view medium) {
@@ -95,7 +120,9 @@ class EventReader {
   bool ReadField(Field field) {
     if (field == Field::kOther) return reader_.Skip();
     MsgpackReader value = reader_;
+    const std::string_view before = reader_.rest();
     if (!reader_.Skip()) return false;
+    const std::string_view whole = before.substr(0, before.size() - reader_.rest().size());
     const auto token = value.Next();
     if (token->kind == Kind::kNil) return true;
     switch (field) {
@@ -104,16 +131,29 @@ class EventReader {
         return token->kind == Kind::kText;
       case Field::kHashes:
         event_.blocks = token->number;
+        event_.hashes = whole;
         return token->kind == Kind::kArray && AreHashes(value, token->number);
       case Field::kTokens:
         tokens_ = token->number;
+        if (tokens_ != 0) event_.tokens = whole;
         return token->kind == Kind::kArray;
+      case Field::kParent:
+        if (!IsHash(*token)) return false;
+        if (NameOf(*token) != 0) event_.parent = NameOf(*token);  // 0 is none
+        return true;
       case Field::kBlockSize:
         event_.block_size = token->number;
         return token->kind == Kind::kInteger && token->number < kMostTokens;
       case Field::kMedium:
         event_.on_device = IsDevice(token->bytes);
+        event_.medium = token->bytes;
         return token->kind == Kind::kText;
+      case Field::kAdapter:
+        event_.adapter = token->bytes;
+        return token->kind == Kind::kText;
+      case Field::kExtraKeys:
+        event_.extra_keys = whole;
+        return token->kind == Kind::kArray;
       case Field::kGroup:
         event_.group = static_cast<int64_t>(token->number);
         return token->kind == Kind::kInteger;
@@ -129,9 +169,7 @@ class EventReader {
   static bool AreHashes(MsgpackReader& reader, uint64_t count) {
     for (; count > 0; --count) {
       const auto hash = reader.Next();
-      const bool is_hash =
-          hash && (hash->kind == Kind::kInteger || (hash->kind == Kind::kBytes && !hash->bytes.empty()));
-      if (!is_hash) return false;
+      if (!hash || !IsHash(*hash)) return false;
     }
     return true;
   }
@@ -176,8 +214,85 @@ std::optional<uint64_t> FindEvents(MsgpackReader& reader) {
 
 }  // namespace
 
+namespace {
+
+// The rank that a batch is of, which stands behind its events.
+int64_t RankOf(std::string_view payload) {
+  MsgpackReader reader(payload);
+  const auto head = reader.Next();
+  if (!head) return 0;
+  if (head->kind == Kind::kArray) {
+    if (head->number < 3 || !reader.Skip() || !reader.Skip()) return 0;
+  } else if (head->kind == Kind::kMap) {
+    uint64_t pairs = head->number;
+    for (;; --pairs) {
+      if (pairs == 0) return 0;
+      const auto key = reader.Next();
+      if (!key) return 0;
+      if (key->bytes == "data_parallel_rank") break;
+      if (!reader.Skip()) return 0;
+    }
+  }
+  const auto rank = reader.Next();
+  return rank && rank->kind == Kind::kInteger ? static_cast<int64_t>(rank->number) : 0;
+}
+
+// The items of a list, each taken by `take`.
+template <typename Take>
+bool ReadList(std::string_view list, size_t most, const Take& take) {
+  MsgpackReader reader(list);
+  const auto head = reader.Next();
+  if (!head || head->kind != Kind::kArray || head->number > most) return false;
+  for (uint64_t left = head->number; left > 0; --left) {
+    if (!take(reader)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool ReadHashes(std::string_view hashes, size_t most, std::vector<uint64_t>& to) {
+  return ReadList(hashes, most, [&to](MsgpackReader& reader) {
+    const auto hash = reader.Next();
+    if (!hash || !IsHash(*hash)) return false;
+    to.push_back(NameOf(*hash));
+    return true;
+  });
+}
+
+bool ReadTokens(std::string_view tokens, size_t most, std::vector<uint32_t>& to) {
+  return ReadList(tokens, most, [&to](MsgpackReader& reader) {
+    const auto token = reader.Next();
+    if (!token || token->kind != Kind::kInteger || token->number > UINT32_MAX) return false;
+    to.push_back(static_cast<uint32_t>(token->number));
+    return true;
+  });
+}
+
+bool ReadExtraKeys(std::string_view extra_keys, std::string_view adapter, size_t most,
+                   std::vector<std::vector<std::string_view>>& to) {
+  const auto take = [adapter](const MsgpackToken& key, std::vector<std::string_view>& of_block) {
+    const bool counts = key.kind == Kind::kBytes || (key.kind == Kind::kText && key.bytes != adapter);
+    if (counts) of_block.push_back(key.bytes);
+  };
+  return ReadList(extra_keys, most, [&](MsgpackReader& reader) {
+    std::vector<std::string_view>& of_block = to.emplace_back();
+    const auto keys = reader.Next();
+    if (!keys || (keys->kind != Kind::kNil && keys->kind != Kind::kArray)) return false;
+    for (uint64_t left = keys->kind == Kind::kArray ? keys->number : 0; left > 0; --left) {
+      MsgpackReader value = reader;
+      if (!reader.Skip()) return false;
+      auto key = value.Next();
+      if (key->kind == Kind::kArray && key->number > 0) key = value.Next();  // of older ones: what, where
+      if (key) take(*key, of_block);
+    }
+    return true;
+  });
+}
+
 BatchOutcome ReadBatch(std::string_view payload, EventSink& sink) {
   BatchOutcome outcome;
+  const int64_t rank = RankOf(payload);
   MsgpackReader reader(payload);
   const auto events = FindEvents(reader);
   if (!events) return outcome;
@@ -191,6 +306,7 @@ BatchOutcome ReadBatch(std::string_view payload, EventSink& sink) {
     switch (EventReader(bytes.substr(0, bytes.size() - reader.rest().size())).Read(event)) {
       case Outcome::kRead:
         ++outcome.events;
+        event.rank = rank;
         sink.On(event);
         break;
       case Outcome::kUnknown:

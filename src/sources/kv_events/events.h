@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace fairway::sources::kv_events {
 
@@ -27,7 +28,23 @@ struct KvEvent {
   std::optional<int64_t> group;  // of layers that have a cache of their own, in hybrid models
   // Such a cache keeps the whole prefix: full, MLA or sink attention, and what does not say.
   bool whole_prefix = true;
+  int64_t rank = 0;  // of the engine, where a server is several
+  // A block before those that were stored, as the engine names it; nothing: they are a prompt's first.
+  std::optional<uint64_t> parent;
+  std::string_view medium;   // as it was said; "": not
+  std::string_view adapter;  // "": none
+  // MessagePack, in the batch's bytes, for the functions below; empty: not there.
+  std::string_view hashes, tokens, extra_keys;
 };
+
+// What an event's values hold, to the end of `to`. False: something else is in them, or more than `most`.
+// Names of blocks: of bytes the last 8 count, as the reference has it (llm-d router, kvevents).
+bool ReadHashes(std::string_view hashes, size_t most, std::vector<uint64_t>& to);
+bool ReadTokens(std::string_view tokens, size_t most, std::vector<uint32_t>& to);
+// Of each block the texts (a list's first item stands for it) and bytes that it has beside its tokens, but for
+// the adapter's name.
+bool ReadExtraKeys(std::string_view extra_keys, std::string_view adapter, size_t most,
+                   std::vector<std::vector<std::string_view>>& to);
 
 class EventSink {
  public:

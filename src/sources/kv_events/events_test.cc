@@ -137,6 +137,61 @@ TEST(Msgpack, SkipGoesAsDeepAsTheBytesDo) {
   EXPECT_TRUE(reader.rest().empty());
 }
 
+// What is in the events of a batch, whose bytes live on.
+struct Values {
+  std::vector<uint64_t> hashes;
+  std::vector<uint32_t> tokens;
+  std::vector<std::vector<std::string_view>> extras;
+};
+Values ValuesOf(const KvEvent& event) {
+  Values values;
+  const bool read =
+      ReadHashes(event.hashes, 100, values.hashes) &&
+      (event.tokens.empty() || ReadTokens(event.tokens, 100, values.tokens)) &&
+      (event.extra_keys.empty() || ReadExtraKeys(event.extra_keys, event.adapter, 100, values.extras));
+  EXPECT_TRUE(read);
+  return values;
+}
+
+TEST(Events, TheValuesOfBlocks) {
+  const std::string vllm = FromHex(kVllm), sglang = FromHex(kSglang), all = FromHex(kAllFields);
+  Sink of_vllm, of_sglang, of_all;
+  ReadBatch(vllm, of_vllm);
+  ReadBatch(sglang, of_sglang);
+  ReadBatch(all, of_all);
+  ASSERT_EQ(of_vllm.events.size(), 3u);
+  const Values stored = ValuesOf(of_vllm.events[0]);
+  EXPECT_EQ(stored.hashes, (std::vector<uint64_t>{0x18191a1b1c1d1e1f, 0x0706050403020100}));
+  EXPECT_EQ(stored.tokens, (std::vector<uint32_t>{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(of_vllm.events[0].parent, std::nullopt);
+  EXPECT_EQ(of_vllm.events[0].medium, "GPU");
+  EXPECT_EQ(of_vllm.events[0].rank, 0);
+  EXPECT_EQ(ValuesOf(of_vllm.events[1]).hashes, (std::vector<uint64_t>{0x18191a1b1c1d1e1f}));
+  ASSERT_EQ(of_sglang.events.size(), 3u);
+  EXPECT_EQ(ValuesOf(of_sglang.events[0]).hashes,
+            (std::vector<uint64_t>{static_cast<uint64_t>(-5), (uint64_t{1} << 63) + 1}));
+  EXPECT_EQ(ValuesOf(of_sglang.events[0]).tokens, (std::vector<uint32_t>{1, 2, 3, 4, 5, 6, 7, 70000}));
+  EXPECT_EQ(of_sglang.events[0].rank, 1);
+  ASSERT_EQ(of_all.events.size(), 2u);
+  EXPECT_EQ(of_all.events[0].parent, 8u);
+  EXPECT_EQ(of_all.events[0].adapter, "adapter");
+  EXPECT_EQ(ValuesOf(of_all.events[0]).extras, (std::vector<std::vector<std::string_view>>{{"mm"}}));
+}
+
+TEST(Events, ExtraKeysOfEachBlock) {
+  // [["adapter", "image"], nil, [["old", 7], 5, b"\x01"], []]
+  const std::string keys = FromHex("9492a761646170746572a5696d616765c09392a36f6c640705c4010190");
+  std::vector<std::vector<std::string_view>> extras;
+  EXPECT_TRUE(ReadExtraKeys(keys, "adapter", 4, extras));
+  EXPECT_EQ(extras, (std::vector<std::vector<std::string_view>>{{"image"}, {}, {"old", "\1"}, {}}));
+  EXPECT_FALSE(ReadExtraKeys(keys, "adapter", 3, extras)) << "too many";
+  EXPECT_FALSE(ReadExtraKeys(FromHex("9105"), "", 4, extras));
+  std::vector<uint32_t> tokens;
+  EXPECT_FALSE(ReadTokens(FromHex("91cf0000000100000000"), 4, tokens)) << "2^32 is no token";
+  EXPECT_FALSE(ReadTokens(FromHex("91ff"), 4, tokens)) << "-1 neither";
+  EXPECT_FALSE(ReadTokens(FromHex("9101"), 0, tokens));
+}
+
 TEST(Events, MapsOfVllm) {
   Sink sink;
   const BatchOutcome outcome = ReadBatch(FromHex(kVllm), sink);

@@ -20,9 +20,17 @@ bool HeldBlocks::Skips(const KvEvent& event) {
   return (skipped_groups_ & bit) != 0;
 }
 
-void HeldBlocks::Apply(const KvEvent& event) {
-  if (event.kind == KvEvent::Kind::kCleared) return Clear();
-  if (Skips(event)) return;
+bool HeldBlocks::Apply(const KvEvent& event) {
+  if (event.kind == KvEvent::Kind::kCleared) {
+    Clear();
+    return true;
+  }
+  if (Skips(event)) return false;
+  Count(event);
+  return true;
+}
+
+void HeldBlocks::Count(const KvEvent& event) {
   Memory& memory = memories_[event.on_device ? 0 : 1];
   if (event.kind == KvEvent::Kind::kStored) {
     block_size_ = event.block_size;

@@ -18,12 +18,15 @@ namespace fairway::sources::kv_events {
 
 class HeldBlocks {
  public:
-  void Apply(const KvEvent& event);
+  // False: it is of a cache that does not count.
+  bool Apply(const KvEvent& event);
   // The cache is empty, and is known to be.
   void Clear();
   // Something was missed.
   void Lose() { known_ = false; }
 
+  // All that the cache holds was told.
+  bool known() const { return known_; }
   // Nothing: it is not known.
   std::optional<uint64_t> tokens() const;
   // Nothing: it is not known, or it never took a block away.
@@ -36,6 +39,7 @@ class HeldBlocks {
     bool removing = false;   // since the last block that was stored
   };
   bool Skips(const KvEvent& event);
+  void Count(const KvEvent& event);
 
   std::array<Memory, 2> memories_;  // the device's, and all others
   uint64_t block_size_ = 0;         // removals do not say it

@@ -14,6 +14,7 @@ namespace {
 using Step = base::SeriesReader::Step;
 
 constexpr base::Nanos kJudgeEvery = base::kSecond;
+constexpr base::Nanos kTickEvery = base::kSecond / 10;
 
 // What the metrics page shows of one engine; it may be read after its subscriber is gone.
 struct Shown {
@@ -68,7 +69,7 @@ void AddBoard(base::Registry& registry, const std::shared_ptr<Board>& board) {
   registry.AddComputed(
       {.name = "fairway_kv_events_endpoint",
        .help = "1 for how the KV events of the endpoint stand: waiting, followed, unreachable, silent, "
-               "other_topic, unreadable.",
+               "other_topic, unreadable, unmatched.",
        .labels = {"pool", "endpoint", "address", "standing"}},
       base::MetricType::kGauge, [board] { return std::make_unique<BoardReader>(board->list(), false); });
   registry.AddComputed({.name = "fairway_kv_events_held_tokens",
@@ -115,15 +116,24 @@ struct KvEvents::Impl {
     board->Set(std::move(list));
   }
 
+  Changes ChangesOf(const Followed& one) const {
+    Changes changes{.emptied = [this, &one] { learned.emptied(one.publisher); },
+                    .capacity = [this, &one](uint64_t tokens) { learned.capacity(one.publisher, tokens); }};
+    if (learned.event)
+      changes.event = [this, &one](const KvEvent& event) { learned.event(one.publisher, event); };
+    if (learned.knows) changes.knows = [this, &one](bool all) { learned.knows(one.publisher, all); };
+    if (learned.why_unmatched)
+      changes.why_unmatched = [this, &one] { return learned.why_unmatched(one.publisher); };
+    return changes;
+  }
+
   std::unique_ptr<Followed> Begin(Publisher publisher) {
     auto made = std::make_unique<Followed>();
     Followed& one = *made;
     one.shown->labels = {publisher.pool, publisher.name, publisher.address};
     one.publisher = std::move(publisher);
-    one.subscriber = std::make_unique<Subscriber>(
-        thread->loop(), one.publisher.options, clock, log, *meters,
-        Changes{.emptied = [this, &one] { learned.emptied(one.publisher); },
-                .capacity = [this, &one](uint64_t tokens) { learned.capacity(one.publisher, tokens); }});
+    one.subscriber = std::make_unique<Subscriber>(thread->loop(), one.publisher.options, clock, log, *meters,
+                                                  ChangesOf(one));
     return made;
   }
 
@@ -144,6 +154,8 @@ struct KvEvents::Impl {
     thread->loop().Post([this] {
       judge = std::make_unique<net::Timer>(thread->loop());
       judge->Every(kJudgeEvery, [this] { Judge(); });
+      tick = std::make_unique<net::Timer>(thread->loop());
+      if (learned.tick) tick->Every(kTickEvery, [this] { learned.tick(clock.Now()); });
     });
   }
 
@@ -152,6 +164,7 @@ struct KvEvents::Impl {
     std::promise<void> done;
     thread->loop().Post([&] {
       judge.reset();
+      tick.reset();
       followed.clear();
       board->Set({});
       done.set_value();
@@ -168,7 +181,7 @@ struct KvEvents::Impl {
   std::unique_ptr<Meters> meters;
   std::unique_ptr<net::LoopThread> thread;  // null: nothing was ever followed
   // The thread's.
-  std::unique_ptr<net::Timer> judge;
+  std::unique_ptr<net::Timer> judge, tick;
   std::map<Key, std::unique_ptr<Followed>> followed;
 };
 

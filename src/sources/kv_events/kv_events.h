@@ -38,6 +38,10 @@ struct Publisher {
 struct Learned {
   std::function<void(const Publisher&)> emptied;
   std::function<void(const Publisher&, uint64_t tokens)> capacity;
+  std::function<void(const Publisher&, const KvEvent&)> event = {};
+  std::function<void(const Publisher&, bool all)> knows = {};
+  std::function<std::string(const Publisher&)> why_unmatched = {};
+  std::function<void(base::Nanos now)> tick = {};  // ten times a second
 };
 
 // Owned by one thread, which is not the events' own. `clock`, `log` and `registry` outlive it.

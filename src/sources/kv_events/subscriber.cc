@@ -43,9 +43,11 @@ std::string_view NameOf(Standing standing) {
     case Standing::kOtherTopic:
       return "other_topic";
     case Standing::kUnreadable:
+      return "unreadable";
+    case Standing::kUnmatched:
       break;
   }
-  return "unreadable";
+  return "unmatched";
 }
 
 Meters::Meters(base::Registry& registry)
@@ -198,11 +200,22 @@ void Subscriber::Accept(uint64_t number, std::string_view payload) {
   // What it had can no longer be known.
   if (!outcome.readable || outcome.malformed > 0) held_.Lose();
   TellCapacity();
+  TellKnown();
 }
 
 void Subscriber::On(const KvEvent& event) {
-  held_.Apply(event);
-  if (event.kind == KvEvent::Kind::kCleared) changes_.emptied();
+  const bool counts = held_.Apply(event);
+  if (event.kind == KvEvent::Kind::kCleared) {
+    changes_.emptied();
+  } else if (counts && changes_.event) {
+    changes_.event(event);
+  }
+}
+
+void Subscriber::TellKnown() {
+  if (!changes_.knows || told_known_ == held_.known()) return;
+  told_known_ = held_.known();
+  changes_.knows(held_.known());
 }
 
 void Subscriber::TellCapacity() {
@@ -218,6 +231,8 @@ void Subscriber::TellCapacity() {
 void Subscriber::TellAgain() {
   told_capacity_ = 0;
   TellCapacity();
+  told_known_.reset();
+  if (accepted_) TellKnown();
 }
 
 void Subscriber::StartAnew() {
@@ -226,6 +241,7 @@ void Subscriber::StartAnew() {
   next_ = 0;
   accepted_ = false;
   told_capacity_ = 0;
+  told_known_.reset();
   changes_.emptied();
 }
 
@@ -295,7 +311,10 @@ void Subscriber::Judge(uint64_t requests) {
     return;
   }
   if (!requests_then_) requests_then_ = requests;
-  if (understood_ > 0) return Say(Standing::kFollowed, "");
+  if (understood_ > 0) {
+    const std::string why = changes_.why_unmatched ? changes_.why_unmatched() : std::string();
+    return Say(why.empty() ? Standing::kFollowed : Standing::kUnmatched, why);
+  }
   if (strange_ > 0)
     return Say(Standing::kOtherTopic,
                "their topic is " + strange_topic_ + ", and topicFilter is " + options_.topic);

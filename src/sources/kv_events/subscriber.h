@@ -41,6 +41,8 @@ struct SubscriberOptions {
   size_t waiting_batches = 4096;
   size_t waiting_bytes = 32 << 20;
 
+  uint64_t reader = 0;  // who hears of it (scheduling::KvEventsReader::Where)
+
   bool operator==(const SubscriberOptions&) const = default;
 };
 
@@ -52,6 +54,7 @@ enum class Standing : uint8_t {
   kSilent,       // requests went there, and no event came
   kOtherTopic,   // messages come, all under topics that do not count
   kUnreadable,   // messages come, and none holds an event that is known
+  kUnmatched,    // events are understood, and have nothing of what the engine was asked
 };
 std::string_view NameOf(Standing standing);
 
@@ -79,6 +82,11 @@ struct Meters {
 struct Changes {
   std::function<void()> emptied;                  // all blocks are gone
   std::function<void(uint64_t tokens)> capacity;  // it was found how much it holds
+  // Blocks were stored or removed, in a cache that counts; empty: nobody wants to know.
+  std::function<void(const KvEvent&)> event;
+  std::function<void(bool all)> knows;  // whether all that it holds was told
+  // Why what it tells does not match what it is asked; "": it does, or it is too early to say.
+  std::function<std::string()> why_unmatched;
 };
 
 // Owned by its loop's thread.
@@ -117,6 +125,7 @@ class Subscriber final : EventSink {
   void EndReplay(bool complete);
   void Wait(uint64_t number, std::string_view payload);
   void TellCapacity();
+  void TellKnown();
   void Say(Standing standing, const std::string& why);
 
   net::Loop& loop_;
@@ -141,6 +150,7 @@ class Subscriber final : EventSink {
   bool reconnected_ = false;               // and no batch came since
   uint64_t behind_ = 0, last_behind_ = 0;  // batches in a row whose numbers were here
   uint64_t told_capacity_ = 0;
+  std::optional<bool> told_known_;
 
   Standing standing_ = Standing::kWaiting;
   std::string failure_;  // of the last connection

@@ -1,0 +1,54 @@
+// Asks a render server of vLLM for the tokens of prompts, off the threads that requests are on: on a thread of
+// its own (`tokens`), which starts with the first question.
+//
+//   TokenClient client(registry);
+//   client.Ask({...}, loop, [](std::shared_ptr<const payload::PromptTokens> tokens) { ... });
+//
+// Bounded: kMaxOpen questions and kMaxOpenBytes of their bodies at once; who comes then gets no tokens, and is
+// told at once. Answers to the same question are kept, least recently used out, up to kMaxKeptBytes.
+// On the metrics page: fairway_token_questions_total{outcome}, and how long answers took.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "net/loop.h"
+#include "payload/prompt_tokens.h"
+
+namespace fairway::request {
+
+class TokenClient {
+ public:
+  static constexpr size_t kMaxOpen = 256;
+  static constexpr size_t kMaxOpenBytes = 64u << 20;
+  static constexpr size_t kMaxKeptBytes = 64u << 20;
+
+  struct Question {
+    std::string host;
+    uint16_t port = 0;
+    std::string path;
+    std::string body;  // JSON
+    base::Nanos timeout = 0;
+  };
+  // Null: they could not be had in time.
+  using Answer = std::function<void(std::shared_ptr<const payload::PromptTokens>)>;
+
+  // `registry` outlives it.
+  explicit TokenClient(base::Registry& registry);
+  ~TokenClient();  // what is still asked gets no answer
+  TokenClient(const TokenClient&) = delete;
+  TokenClient& operator=(const TokenClient&) = delete;
+
+  // Thread-safe. `answer` runs on `back`, later, once. `back` outlives this object, or runs no more.
+  void Ask(Question question, net::Loop& back, Answer answer);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fairway::request

@@ -1,0 +1,410 @@
+#include "prefix/exact_index.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "base/result.h"
+
+namespace fairway::prefix {
+namespace {
+
+constexpr size_t kBytesEach = 80;
+constexpr size_t kWithEngine = SlotBlocks::kBytes + 16;
+constexpr double kTableLoad = 0.6;
+constexpr size_t kReadAhead = 8;
+constexpr float kOtherTier = 1;
+
+size_t RecordsOf(size_t held) { return static_cast<size_t>(static_cast<double>(held) / kTableLoad); }
+
+std::vector<float> WeightsOf(const ExactOptions& options) {
+  std::vector<float> weights = {kOtherTier};
+  for (const auto& [name, weight] : options.tiers) {
+    if (std::find(weights.begin(), weights.end(), weight) == weights.end()) weights.push_back(weight);
+  }
+  FAIRWAY_CHECK(weights.size() <= ExactIndex::kMaxWeights);
+  return weights;
+}
+
+// The name of a part of an engine's block that is several of ours: the engine's own for the last one, behind
+// which its children come.
+uint64_t PartName(uint64_t block, size_t part, size_t parts) {
+  const uint64_t from_last = parts - 1 - part;
+  return block ^ from_last * 0x9e3779b97f4a7c15ULL;
+}
+
+bool SameHolders(const Holders& a, const Holders& b) {
+  if (a.count != b.count || a.bitmap != b.bitmap) return false;
+  if (a.bitmap) return a.words == b.words;
+  return std::equal(a.list.begin(), a.list.begin() + a.count, b.list.begin());
+}
+
+}  // namespace
+
+ExactIndex::ExactIndex(ExactOptions options)
+    : options_(std::move(options)),
+      weights_(WeightsOf(options_)),
+      bits_(weights_.size() + 1),
+      max_sources_(BlockTable::kMaxSlots / bits_),
+      most_held_(options_.bytes / kBytesEach),
+      table_(
+          RecordsOf(most_held_),
+          options_.bytes - std::min(options_.bytes, most_held_ * kWithEngine + RecordsOf(most_held_) * 16)),
+      sources_(std::make_unique<std::unique_ptr<Source>[]>(max_sources_)),
+      share_(most_held_) {
+  weights_.push_back(weights_[WeightOf("gpu")]);
+}
+
+size_t ExactIndex::WeightOf(std::string_view tier) const {
+  if (tier.empty()) tier = "gpu";
+  const auto same = [tier](const auto& named) {
+    return named.first.size() == tier.size() &&
+           std::equal(tier.begin(), tier.end(), named.first.begin(),
+                      [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a | 0x20 : a) == b; });
+  };
+  const auto found = std::find_if(options_.tiers.begin(), options_.tiers.end(), same);
+  const float weight = found != options_.tiers.end() ? found->second : kOtherTier;
+  return static_cast<size_t>(std::find(weights_.begin(), weights_.end(), weight) - weights_.begin());
+}
+
+std::optional<EndpointSlot> ExactIndex::Take() {
+  const std::lock_guard lock(take_mutex_);
+  uint16_t number = 0;
+  const size_t used = used_.load(std::memory_order_relaxed);
+  if (!free_.empty()) {
+    number = free_.top();
+    free_.pop();
+  } else if (used < max_sources_) {
+    number = static_cast<uint16_t>(used);
+    sources_[number] = std::make_unique<Source>();
+    used_.store(used + 1, std::memory_order_release);
+  } else {
+    return std::nullopt;
+  }
+  ++live_;
+  SetShare();
+  Source& source = *sources_[number];
+  const std::lock_guard of_source(source.mutex);
+  return EndpointSlot{number, ++source.generation};
+}
+
+void ExactIndex::Return(EndpointSlot gone) {
+  const std::lock_guard take(take_mutex_);
+  {
+    std::unique_lock<std::mutex> lock;
+    Source* source = Lock(gone, lock);
+    if (source == nullptr) return;
+    Empty(*source, gone.index);
+    ++source->generation;
+  }
+  free_.push(gone.index);
+  --live_;
+  SetShare();
+}
+
+// Smaller shares count at once, so that the sum keeps its bound.
+void ExactIndex::SetShare() {
+  const size_t share = most_held_ / std::max<size_t>(live_, 1);
+  const size_t before = share_.exchange(share, std::memory_order_relaxed);
+  if (share >= before) return;
+  for (size_t i = 0; i < used_.load(std::memory_order_relaxed); ++i) {
+    Source& source = *sources_[i];
+    const std::lock_guard lock(source.mutex);
+    Trim(source, i, share);
+    source.names.Shrink(share);
+    source.known.shrink_to_fit();
+  }
+}
+
+ExactIndex::Source* ExactIndex::Lock(EndpointSlot slot, std::unique_lock<std::mutex>& lock) const {
+  if (slot.index >= used_.load(std::memory_order_acquire)) return nullptr;
+  Source& source = *sources_[slot.index];
+  lock = std::unique_lock(source.mutex);
+  return (slot.generation & 1) != 0 && source.generation == slot.generation ? &source : nullptr;
+}
+
+// ---- What engines tell.
+
+void ExactIndex::Put(Source& source, size_t number, uint32_t node, size_t weight) {
+  Known& known = source.known[node];
+  uint8_t& times = known.stored[weight];
+  if (times == 0 && !table_.Add(known.key, Bit(number, weight))) {
+    refused_.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  if (times != UINT8_MAX) ++times;
+}
+
+// With all that it says in the table.
+void ExactIndex::Drop(Source& source, size_t number, uint32_t node) {
+  const Known& known = source.known[node];
+  for (size_t weight = 0; weight < Guessed(); ++weight) {
+    if (known.stored[weight] != 0) table_.Remove(known.key, Bit(number, weight));
+  }
+  source.names.Remove(node);
+  source.known[node] = source.known.back();
+  source.known.pop_back();
+}
+
+void ExactIndex::Trim(Source& source, size_t number, size_t most) {
+  uint64_t evicted = 0;
+  std::array<uint64_t, 1> last;
+  for (; source.names.size() > most; ++evicted) {
+    source.names.Last(last);
+    Drop(source, number, source.names.Find(last[0]));
+  }
+  if (evicted != 0) evicted_.fetch_add(evicted, std::memory_order_relaxed);
+}
+
+void ExactIndex::Empty(Source& source, size_t number) {
+  while (source.names.size() != 0) Drop(source, number, 0);
+  source.names.Clear();
+  std::vector<Known>().swap(source.known);
+  ExpireOf(source, number, std::numeric_limits<base::Nanos>::max());
+}
+
+StoreOutcome ExactIndex::Store(EndpointSlot slot, const StoredBlocks& stored) {
+  std::unique_lock<std::mutex> lock;
+  Source* source = Lock(slot, lock);
+  if (source == nullptr) return {.kind = StoreOutcome::Kind::kNobody};
+  const StoreOutcome outcome = stored.tokens.empty() ? StoreAgain(*source, slot.index, stored)
+                                                     : StoreTokens(*source, slot.index, stored);
+  stored_.fetch_add(outcome.blocks, std::memory_order_relaxed);
+  return outcome;
+}
+
+StoreOutcome ExactIndex::StoreAgain(Source& source, size_t number, const StoredBlocks& stored) {
+  const size_t weight = WeightOf(stored.tier);
+  const size_t parts = std::max<size_t>(stored.block_tokens / keys().block_tokens(), 1);
+  StoreOutcome outcome{.kind = StoreOutcome::Kind::kNoTokens};
+  for (const uint64_t block : stored.blocks) {
+    for (size_t part = 0; part < parts; ++part) {
+      const uint32_t node = source.names.Find(PartName(block, part, parts));
+      if (node == SlotBlocks::kNone) continue;
+      outcome.kind = StoreOutcome::Kind::kStored;
+      Put(source, number, node, weight);
+    }
+  }
+  return outcome;
+}
+
+StoreOutcome ExactIndex::StoreTokens(Source& source, size_t number, const StoredBlocks& stored) {
+  const size_t ours = keys().block_tokens();
+  if (stored.block_tokens % ours != 0 || stored.tokens.size() != stored.blocks.size() * stored.block_tokens)
+    return {.kind = StoreOutcome::Kind::kBlockSize};
+  const size_t parts = stored.block_tokens / ours;
+  const size_t most = share_.load(std::memory_order_relaxed);
+  const size_t blocks = std::min(stored.blocks.size(), most / parts);
+  uint64_t key = keys().Root(stored.adapter);
+  if (stored.parent) {
+    const uint32_t node = source.names.Find(*stored.parent);
+    if (node == SlotBlocks::kNone) return {.kind = StoreOutcome::Kind::kNoParent};
+    key = source.known[node].key;
+    source.names.Move(node, SlotBlocks::kFront);
+  }
+  size_t missing = 0;
+  for (size_t i = 0; i < blocks; ++i) {
+    if (source.names.Find(stored.blocks[i]) == SlotBlocks::kNone) missing += parts;
+  }
+  // What falls off is not of these, as they are moved to the front first.
+  for (size_t i = 0; i < blocks; ++i) {
+    for (size_t part = 0; part < parts; ++part) {
+      const uint32_t node = source.names.Find(PartName(stored.blocks[i], part, parts));
+      if (node != SlotBlocks::kNone) source.names.Move(node, SlotBlocks::kFront);
+    }
+  }
+  Trim(source, number, most - std::min(missing, most));
+  const size_t weight = WeightOf(stored.tier);
+  StoreOutcome outcome;
+  uint32_t after = SlotBlocks::kFront;
+  for (size_t i = 0; i < blocks * parts; ++i) {
+    const size_t block = i / parts;
+    const std::span<const std::string_view> extras =
+        block < stored.extras.size() ? std::span<const std::string_view>(stored.extras[block])
+                                     : std::span<const std::string_view>();
+    key = keys().Next(key, stored.tokens.subspan(i * ours, ours), extras);
+    if (i == 0) outcome.first = key;
+    const uint64_t name = PartName(stored.blocks[block], i % parts, parts);
+    uint32_t node = source.names.Find(name);
+    if (node != SlotBlocks::kNone && source.known[node].key != key) {  // the name of something else before
+      Drop(source, number, node);
+      node = SlotBlocks::kNone;
+      after = SlotBlocks::kFront;  // nodes have moved
+    }
+    if (node == SlotBlocks::kNone) {
+      if (source.names.size() >= most) break;  // a block that is there twice in what was told
+      node = source.names.Add(name, after, most);
+      if (source.known.size() == source.known.capacity())
+        source.known.reserve(std::min(most, std::max<size_t>(2 * source.known.size(), 64)));
+      source.known.push_back({.key = key});
+      ++outcome.blocks;
+    } else if (node != after) {
+      source.names.Move(node, after);
+    }
+    Put(source, number, node, weight);
+    after = node;
+  }
+  return outcome;
+}
+
+void ExactIndex::Remove(EndpointSlot slot, std::span<const uint64_t> blocks, std::string_view tier) {
+  std::unique_lock<std::mutex> lock;
+  Source* source = Lock(slot, lock);
+  if (source == nullptr) return;
+  const size_t weight = WeightOf(tier);
+  uint64_t removed = 0;
+  for (const uint64_t block : blocks) {
+    for (size_t from_last = 0;; ++from_last) {
+      const uint32_t node = source->names.Find(PartName(block, 0, from_last + 1));
+      if (node == SlotBlocks::kNone) break;
+      Known& known = source->known[node];
+      uint8_t& times = known.stored[weight];
+      if (times == 1) table_.Remove(known.key, Bit(slot.index, weight));
+      if (times != 0) --times;
+      if (std::any_of(known.stored.begin(), known.stored.end(), [](uint8_t times) { return times != 0; }))
+        continue;
+      Drop(*source, slot.index, node);
+      ++removed;
+    }
+  }
+  removed_.fetch_add(removed, std::memory_order_relaxed);
+}
+
+void ExactIndex::Clear(EndpointSlot slot) {
+  std::unique_lock<std::mutex> lock;
+  if (Source* source = Lock(slot, lock)) Empty(*source, slot.index);
+}
+
+// ---- What is believed.
+
+void ExactIndex::Speculate(EndpointSlot slot, std::span<const uint64_t> chain, base::Nanos until) {
+  std::unique_lock<std::mutex> lock;
+  Source* source = Lock(slot, lock);
+  if (source == nullptr) return;
+  chain = chain.first(std::min(chain.size(), options_.max_speculated));
+  while (!source->guesses.empty() && source->guessed + chain.size() > options_.max_speculated)
+    ExpireOf(*source, slot.index, source->guesses.front().until);
+  size_t there = 0;
+  while (there < chain.size() && table_.Add(chain[there], Bit(slot.index, Guessed()))) ++there;
+  chain = chain.first(there);
+  if (chain.empty()) return;
+  source->guesses.push_back({until, {chain.begin(), chain.end()}});
+  source->guessed += chain.size();
+}
+
+// A key that is guessed again later stays until then.
+void ExactIndex::ExpireOf(Source& source, size_t number, base::Nanos now) {
+  while (!source.guesses.empty() && source.guesses.front().until <= now) {
+    const Guess gone = std::move(source.guesses.front());
+    source.guesses.pop_front();
+    source.guessed -= gone.keys.size();
+    for (const uint64_t key : gone.keys) table_.Remove(key, Bit(number, Guessed()));
+    for (const Guess& later : source.guesses) {
+      if (later.keys.front() != gone.keys.front()) continue;  // chains that begin otherwise share nothing
+      for (const uint64_t key : later.keys) table_.Add(key, Bit(number, Guessed()));
+    }
+  }
+}
+
+void ExactIndex::Expire(base::Nanos now) {
+  const size_t used = used_.load(std::memory_order_acquire);
+  for (size_t i = 0; i < used; ++i) {
+    Source& source = *sources_[i];
+    const std::lock_guard lock(source.mutex);
+    ExpireOf(source, i, now);
+  }
+}
+
+// ---- At the pick.
+
+void ExactIndex::Match(std::span<const uint64_t> chain, Scratch& scratch,
+                       std::vector<ExactMatch>& matches) const {
+  matches.clear();
+  const size_t used = used_.load(std::memory_order_acquire);
+  if (chain.empty() || used == 0) return;
+  if (scratch.runs_.size() < used) scratch.runs_.resize(used);
+  Holders* same = &scratch.holders_[0];  // from block `from` on
+  Holders* next = &scratch.holders_[1];
+  for (size_t i = 0; i < std::min(kReadAhead, chain.size()); ++i) table_.Prefetch(chain[i]);
+  table_.Read(chain[0], *same);
+  uint32_t from = 0;
+  for (uint32_t i = 1; same->count != 0; ++i) {
+    if (i < chain.size()) {
+      if (i + kReadAhead < chain.size()) table_.Prefetch(chain[i + kReadAhead]);
+      table_.Read(chain[i], *next);
+      if (SameHolders(*same, *next)) continue;
+    }
+    if (!Extend(*same, from, i, scratch) || i == chain.size()) break;
+    std::swap(same, next);
+    from = i;
+  }
+  for (const uint16_t source : scratch.found_) {
+    Scratch::Run& run = scratch.runs_[source];
+    matches.push_back({source, run.blocks, run.sum});
+    run = {};
+  }
+  scratch.found_.clear();
+}
+
+// Whose run has come to `from` has the blocks from there to `to`. False: nobody.
+bool ExactIndex::Extend(const Holders& holders, uint32_t from, uint32_t to, Scratch& scratch) const {
+  bool any = false;
+  const auto extend = [&](size_t slot) {
+    const size_t source = slot / bits_;
+    if (source >= scratch.runs_.size()) return;  // taken since
+    const float weight = weights_[slot % bits_];
+    Scratch::Run& run = scratch.runs_[source];
+    const auto blocks = static_cast<float>(to - from);
+    if (run.blocks == from) {
+      if (from == 0) scratch.found_.push_back(static_cast<uint16_t>(source));
+      run.blocks = to;
+      run.sum += weight * blocks;
+      run.weight = weight;
+      any = true;
+    } else if (run.blocks == to && weight > run.weight) {  // in two memories
+      run.sum += (weight - run.weight) * blocks;
+      run.weight = weight;
+    }
+  };
+  if (!holders.bitmap) {
+    for (size_t i = 0; i < holders.count; ++i) extend(holders.list[i]);
+    return any;
+  }
+  for (size_t word = 0; word < holders.words.size(); ++word) {
+    for (uint64_t bits = holders.words[word]; bits != 0; bits &= bits - 1)
+      extend(word * 64 + static_cast<size_t>(std::countr_zero(bits)));
+  }
+  return any;
+}
+
+size_t ExactIndex::held(EndpointSlot slot) const {
+  std::unique_lock<std::mutex> lock;
+  const Source* source = Lock(slot, lock);
+  return source != nullptr ? source->names.size() : 0;
+}
+
+ExactStats ExactIndex::stats() const {
+  ExactStats stats;
+  stats.bytes = table_.bytes();
+  stats.most_bytes = table_.most_bytes() + most_held_ * kWithEngine;
+  stats.blocks = table_.records();
+  const size_t used = used_.load(std::memory_order_acquire);
+  for (size_t i = 0; i < used; ++i) {
+    const Source& source = *sources_[i];
+    const std::lock_guard lock(source.mutex);
+    stats.held += source.names.size();
+    stats.bytes +=
+        source.names.bytes() + source.known.capacity() * sizeof(Known) + source.guessed * sizeof(uint64_t);
+  }
+  {
+    const std::lock_guard lock(take_mutex_);
+    stats.sources = live_;
+  }
+  stats.stored = stored_.load(std::memory_order_relaxed);
+  stats.removed = removed_.load(std::memory_order_relaxed);
+  stats.evicted = evicted_.load(std::memory_order_relaxed);
+  stats.refused = refused_.load(std::memory_order_relaxed);
+  return stats;
+}
+
+}  // namespace fairway::prefix
