@@ -634,11 +634,6 @@ flowControl:
     pluginRef: "on"
 requestHandler:
   propagatePriority: false
-  parsers:
-    - pluginRef: openai-parser
-    - pluginRef: anthropic-parser
-    - pluginRef: vllmhttp-parser
-    - pluginRef: passthrough-parser
 )");
   const auto again =
       Parse(PrintFeatureGates(result.config) +

@@ -86,14 +86,14 @@ void WriteDataLayer(const Config::DataLayer& layer, base::JsonWriter& json) {
 }
 
 void WriteRequestHandler(const Config& config, base::JsonWriter& json) {
-  json.BeginObject().Member("propagatePriority", config.propagate_priority).Key("parsers").BeginList();
-  for (const Config::Ref& parser : config.parsers)
-    json.BeginObject().Member("pluginRef", parser.name).EndObject();
-  if (config.parsers.empty()) {
-    for (const std::string_view parser : ImpliedParsers().first(4))
-      json.BeginObject().Member("pluginRef", parser).EndObject();
+  json.BeginObject().Member("propagatePriority", config.propagate_priority);
+  if (!config.parsers.empty()) {  // none listed: what is on then is known to who reads bodies
+    json.Key("parsers").BeginList();
+    for (const Config::Ref& parser : config.parsers)
+      json.BeginObject().Member("pluginRef", parser.name).EndObject();
+    json.EndList();
   }
-  json.EndList().EndObject();
+  json.EndObject();
 }
 
 }  // namespace

@@ -160,11 +160,10 @@ TEST(Placement, OnUnequalEnginesWaitsAreThreeTenthsShorterAtLeast) {
   }
 }
 
-TEST(Placement, WhereNobodyShowsTheAnswersItIsHardlyWorseThanRoundRobin) {
-  // Four that know nothing but late pages herd a little: 379 ms where round robin has 307, over five seeds.
-  for (const auto& [pickers, bound] : {std::pair{1u, 1.1}, {4u, 1.25}}) {
+TEST(Placement, WhereNobodyShowsTheAnswersItIsNoWorseThanRoundRobin) {
+  for (const uint32_t pickers : {1u, 4u}) {
     const Question equal{.workload = kUnique, .pickers = pickers, .unseen_ends = true};
-    EXPECT_LT(Mean(equal, "fairway"), bound * Mean(equal, "round-robin")) << pickers;
+    EXPECT_LT(Mean(equal, "fairway"), 1.1 * Mean(equal, "round-robin")) << pickers;
     const Question unequal{
         .workload = kUnique, .rate = "17.6", .fleet = kUnequal, .pickers = pickers, .unseen_ends = true};
     EXPECT_LT(Mean(unequal, "fairway"), Mean(unequal, "round-robin")) << pickers;

@@ -33,15 +33,12 @@ class PlainTime final : public Plugin, public Scorer {
         load_cost_(build.Float("loadCost", 1000, 0, 1e9)) {}
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
     const Columns& columns = context.columns;
-    float least = columns[kPrefill][in[0]];
-    for (const uint32_t at : in) least = std::min(least, columns[kPrefill][at]);
     for (size_t i = 0; i < in.size(); ++i) {
       const uint32_t at = in[i];
       const float scale = 1.0f / 600'000;
       const float own = columns[kPrefill][at];
-      // Of each open request, in an order that gives the same bits.
-      const float open = (request_cost_ - kRecomputation * least) + (kInterference + kRecomputation) * own;
-      const float time = columns[kWork][at] + own + columns[kRequests][at] * open;
+      const float time = columns[kWork][at] + own + columns[kRequests][at] * request_cost_ +
+                         columns[kOwnRequests][at] * 0.2f * own;
       out[i] = 1 - time * scale;
       const unsigned adapter = AdapterBits(columns[kAdapter][at]);
       const bool needs_loading = context.request.adapter != fleet::kNoAdapter && columns.adapters &&
@@ -51,8 +48,6 @@ class PlainTime final : public Plugin, public Scorer {
   }
 
  private:
-  static constexpr float kInterference = 0.03f;
-  static constexpr float kRecomputation = 0.1f;
   float request_cost_, load_cost_;
 };
 

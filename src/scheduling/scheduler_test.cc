@@ -263,7 +263,8 @@ TEST(DefaultProfile, TheFirstTokenThatComesSoonestWins) {
   EXPECT_FLOAT_EQ(picks.why_.candidates[1].work, 800);
   EXPECT_FLOAT_EQ(picks.why_.candidates[1].prefill, 4);
   EXPECT_FLOAT_EQ(picks.why_.candidates[1].own, 20);
-  EXPECT_NEAR(picks.why_.candidates[1].score, 1 - 906.4 / 600'000, 1e-6) << "20 are held up by 3 % of 4 ms";
+  EXPECT_NEAR(picks.why_.candidates[1].score, 1 - 920.0 / 600'000, 1e-6)
+      << "20 are held up by a fifth of 4 ms";
 }
 
 TEST(DefaultProfile, AnEngineThatIsTwiceAsFastGetsTwiceTheWork) {
@@ -279,9 +280,8 @@ TEST(DefaultProfile, AnEngineThatIsTwiceAsFastGetsTwiceTheWork) {
   teach(1, kSecond / 10);
   const auto snapshot = pool.pool();
   for (int i = 0; i < 300; ++i) picks.Once(pool, true);
-  // Nearly: the faster one's requests are more, and each is held up a little by the next one.
-  EXPECT_NEAR(snapshot->endpoints[0].cell->own(), 97, 1);
-  EXPECT_NEAR(snapshot->endpoints[1].cell->own(), 203, 1);
+  EXPECT_NEAR(snapshot->endpoints[0].cell->own(), 100, 1);
+  EXPECT_NEAR(snapshot->endpoints[1].cell->own(), 200, 1);
 }
 
 TEST(DefaultProfile, AnAdapterThatIsNotLoadedCostsItsLoading) {
