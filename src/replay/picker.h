@@ -101,6 +101,7 @@ struct PickerSetup {
   const Truth& truth;
   base::Nanos scrape_interval = 0;
   uint64_t seed = 1;
+  bool unseen_ends = false;
 };
 
 class Policy;

@@ -87,6 +87,7 @@ class Production final : public Picker {
     scanner_.Feed(body_);
     scanner_.Finish();
     input.request_id = "";
+    input.shows_answer = !setup_.unseen_ends;
     input.body = &scanner_;
     const auto prompt = static_cast<uint64_t>(asked.request.prompt_tokens * asked.traffic.bytes_per_token);
     input.unseen_prompt_bytes = prompt - std::min(prompt, scanner_.fields().prompt_bytes);

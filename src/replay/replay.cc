@@ -111,7 +111,8 @@ struct Replay::Impl {
     scheduled.resize(servers.engines());
     base::Random seeds(seed ^ 0x7069636bULL);
     for (uint32_t i = 0; i < settings.pickers; ++i) {
-      pickers.push_back(policy.NewPicker({w, f, clock, servers, s.scrape_interval, seeds.Next()}));
+      pickers.push_back(
+          policy.NewPicker({w, f, clock, servers, s.scrape_interval, seeds.Next(), s.unseen_ends}));
       pickers.back()->SetMembers(members);
       if (pickers.back()->reads_pages()) StartPages(i, seeds);
     }

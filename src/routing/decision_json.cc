@@ -191,7 +191,8 @@ void WriteRequest(const Decision& d, JsonWriter& json) {
   json.Key("adapter");
   facts.adapter == fleet::kNoAdapter ? json.Null() : json.Value(facts.adapter);
   json.Member("critical", facts.critical).Member("promptTokens", facts.prompt_tokens);
-  json.Member("showsFirstToken", facts.shows_first_token).Member("priority", facts.priority);
+  json.Member("showsFirstToken", facts.shows_first_token).Member("showsEnd", facts.shows_end);
+  json.Member("priority", facts.priority);
   json.Member("streaming", facts.streaming).Member("hasMedia", facts.has_media);
   if (facts.only_if_cached) json.Member("onlyIfCached", true);
   json.Member("maxTokens", facts.max_tokens);

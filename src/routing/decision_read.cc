@@ -124,6 +124,7 @@ void ReadRequest(const Node& node, Recording::Facts& facts) {
   Read(reader.Get("critical"), facts.critical);
   Read(reader.Get("promptTokens"), facts.prompt_tokens);
   Read(reader.Get("showsFirstToken"), facts.shows_first_token);
+  Read(reader.Get("showsEnd"), facts.shows_end);
   Read(reader.Get("priority"), facts.priority);
   Read(reader.Get("streaming"), facts.streaming);
   Read(reader.Get("hasMedia"), facts.has_media);

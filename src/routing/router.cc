@@ -675,6 +675,7 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
       .critical = route.critical,
       .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
       .shows_first_token = stream && input.shows_answer,  // others' answers begin when they are complete
+      .shows_end = input.shows_answer,
       .priority = route.priority,
       .streaming = stream,
       .has_media = body != nullptr && body->fields().has_media,

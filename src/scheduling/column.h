@@ -36,7 +36,7 @@ struct LiveColumn {
   bool from_pages;  // read from what pages say: gathered only where somebody asks
 };
 inline constexpr Column kRequests{0}, kWork{1}, kPrefill{2}, kAdapter{3}, kTokens{4}, kQueue{5}, kRunning{6},
-    kPageQueue{7}, kKvUsage{8}, kOwnRequests{9};
+    kPageQueue{7}, kKvUsage{8};
 inline constexpr std::array kLiveColumns{
     LiveColumn{"requests", Unit::kCount, false},        // own open requests + others
     LiveColumn{"work", Unit::kMilliseconds, false},     // until what is there already is computed
@@ -45,9 +45,8 @@ inline constexpr std::array kLiveColumns{
     LiveColumn{"tokens", Unit::kTokens, false},         // prompt tokens that are still to be computed
     LiveColumn{"queue", Unit::kCount, true},            // requests - running
     LiveColumn{"running", Unit::kCount, true},          // as on the page, but not more than requests
-    LiveColumn{"page-queue", Unit::kCount, true},     // waiting requests as on the page: what limits compare
-    LiveColumn{"kv-usage", Unit::kShare, true},       // 0..1
-    LiveColumn{"own-requests", Unit::kCount, false},  // those of "requests" whose end this picker will see
+    LiveColumn{"page-queue", Unit::kCount, true},  // waiting requests as on the page: what limits compare
+    LiveColumn{"kv-usage", Unit::kShare, true},    // 0..1
 };
 
 inline constexpr uint32_t Bit(Column column) noexcept { return 1u << column.id; }

@@ -27,7 +27,7 @@ void Scratch::Impl::Grow(size_t n, size_t more) {
     }
   };
   place(floats, &requests, &queue, &running, &page_queue, &kv_usage, &work, &prefill, &tokens, &unseen,
-        &adapter, &own_requests, &no_adapter, &total, &score);
+        &adapter, &no_adapter, &total, &score);
   place(numbers, &own, &fresh, &all, &list[0], &list[1], &eligible);
   std::iota(all, all + n, 0u);
   more_floats.assign(n * more, 0);
@@ -41,7 +41,6 @@ void Scratch::Impl::Grow(size_t n, size_t more) {
   show(kRunning, running);
   show(kPageQueue, page_queue);
   show(kKvUsage, kv_usage);
-  show(kOwnRequests, own_requests);
   for (size_t i = 0; i < more; ++i)
     show({static_cast<uint16_t>(kLiveColumns.size() + i)}, more_floats.data() + i * n);
 }
@@ -147,7 +146,6 @@ class Fours {
     all_learned &= ms_per_token > 0;
     Store(fresh, s.fresh + i);
     Store(own, s.own + i);
-    Store(ToFloats(own), s.own_requests + i);
     Store(ToFloats(own + (counts >> 16 & 0xffff)), s.requests + i);
     Store(unseen, s.unseen + i);
     Store(ToFloatsUnsigned(tokens) * ms_per_token + unseen, s.work + i);

@@ -24,7 +24,6 @@ struct ScratchArrays {
   float* queue = nullptr;
   float* running = nullptr;
   float* page_queue = nullptr;
-  float* own_requests = nullptr;
   float* kv_usage = nullptr;
   float* work = nullptr;
   float* prefill = nullptr;

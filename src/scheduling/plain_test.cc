@@ -37,8 +37,8 @@ class PlainTime final : public Plugin, public Scorer {
       const uint32_t at = in[i];
       const float scale = 1.0f / 600'000;
       const float own = columns[kPrefill][at];
-      const float time = columns[kWork][at] + own + columns[kRequests][at] * request_cost_ +
-                         columns[kOwnRequests][at] * 0.2f * own;
+      const float held = context.request.shows_end ? 0.1f * own : 0;
+      const float time = columns[kWork][at] + own + columns[kRequests][at] * (request_cost_ + held);
       out[i] = 1 - time * scale;
       const unsigned adapter = AdapterBits(columns[kAdapter][at]);
       const bool needs_loading = context.request.adapter != fleet::kNoAdapter && columns.adapters &&

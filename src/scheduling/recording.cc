@@ -84,6 +84,7 @@ void Recording::Keep(const Picture& picture, const Context& context, const fleet
   facts.critical = request.critical;
   facts.prompt_tokens = request.prompt_tokens;
   facts.shows_first_token = request.shows_first_token;
+  facts.shows_end = request.shows_end;
   facts.priority = request.priority;
   facts.streaming = request.streaming;
   facts.has_media = request.has_media;
@@ -243,6 +244,7 @@ Outcome DecideAgain(const Recording& recording, const Config& config, const Agai
                         .critical = facts.critical,
                         .prompt_tokens = facts.prompt_tokens,
                         .shows_first_token = facts.shows_first_token,
+                        .shows_end = facts.shows_end,
                         .priority = facts.priority,
                         .streaming = facts.streaming,
                         .has_media = facts.has_media,

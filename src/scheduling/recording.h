@@ -45,6 +45,7 @@ struct Recording {
     bool critical = true;
     uint32_t prompt_tokens = 0;
     bool shows_first_token = true;
+    bool shows_end = true;
     int32_t priority = 0;
     bool streaming = false;
     bool has_media = false;

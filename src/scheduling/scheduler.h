@@ -44,6 +44,7 @@ struct Request {
   bool critical = true;                  // false: may be shed
   uint32_t prompt_tokens = 0;            // estimate; what the reservation holds
   bool shows_first_token = true;         // somebody will tell the reservation when the answer begins
+  bool shows_end = true;                 // and when it ends
   int32_t priority = 0;                  // below 0: may be shed
   bool streaming = false;
   bool has_media = false;       // images, sound or video beside text

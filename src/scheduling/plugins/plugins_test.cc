@@ -137,11 +137,12 @@ TEST(TimeToFirstTokenScorer, AddsWhatHasToHappenBefore) {
   f["prefill"] = {50, 25, 50, 50};
   f["requests"] = {2, 1, 0, 0};
   f["adapter"] = {kAdapterRunning, kAdapterResident, kAdapterRoom, 0};
-  f["own-requests"] = {1, 0, 0, 0};
-  // Of 600,000 ms. Each request of ours is held up by a fifth of the own time.
+  // Of 600,000 ms. Each open request is held up by a tenth of the own time, which counts where its end will be seen.
   const std::vector<float> scores = f.Scores("time-to-first-token-scorer");
-  for (const auto& [i, ms] : {std::pair{0, 60 + 10}, {1, 130}, {2, 1050}, {3, 2050}})
+  for (const auto& [i, ms] : {std::pair{0, 60 + 10.0}, {1, 130 + 2.5}, {2, 1050}, {3, 2050}})
     EXPECT_NEAR(scores[static_cast<size_t>(i)], 1 - ms / 600'000.0, 1e-7) << i;
+  f.request.shows_end = false;
+  EXPECT_NEAR(f.Scores("time-to-first-token-scorer")[0], 1 - 60 / 600'000.0, 1e-7);
 }
 
 TEST(TimeToFirstTokenScorer, LeavesAPromptWhereItIsCachedTheMoreRequestsItWouldHoldUpElsewhere) {
@@ -149,13 +150,12 @@ TEST(TimeToFirstTokenScorer, LeavesAPromptWhereItIsCachedTheMoreRequestsItWouldH
   f["work"] = {300, 0, 0, 0, 0, 0, 0};
   f["prefill"] = {80, 480, 480, 480, 480, 480, 480};
   f["requests"] = {1, 1, 1, 1, 1, 1, 1};
-  f["own-requests"] = {0, 0, 0, 0, 0, 0, 0};
   std::vector<float> scores = f.Scores("time-to-first-token-scorer");
   EXPECT_GT(scores[0], scores[6]) << "380 ms and 480";
   f["work"] = {600, 0, 0, 0, 0, 0, 0};
   scores = f.Scores("time-to-first-token-scorer");
   EXPECT_LT(scores[0], scores[6]) << "680 ms and 480";
-  f["own-requests"] = {20, 20, 20, 20, 20, 20, 20};
+  f["requests"] = {20, 20, 20, 20, 20, 20, 20};
   scores = f.Scores("time-to-first-token-scorer");
   EXPECT_GT(scores[0], scores[6]) << "20 would wait for 400 ms more that are needless";
 }

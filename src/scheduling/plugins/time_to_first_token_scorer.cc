@@ -2,16 +2,17 @@
 // of what computing its prompt there costs the others:
 //
 //   own = uncached tokens * ms per token
-//   t = work ahead + own + requestCost * open requests + interference * own * open requests of this picker's
+//   t = work ahead + own + open requests * (requestCost + interference * own)
 //       + loadCost where the request's adapter is not loaded, twice that where there is no slot for it either
 //
 // An engine computes prompts first come first served, a chunk a step, so the first token comes when what is
 // ahead and the own prompt are computed. Each open request lengthens a step and takes a slot of the batch:
 // `requestCost`, 5 ms (replays: 1 ms leaves full batches unseen, 20 ms herds where several pickers see the
-// same late pages). And each is held up while the own prompt is computed: `interference`, a fifth of that
-// time; of requests whose end is seen alone, as late figures times a prompt make pickers herd. So the busier
-// the engines, the more a prompt stays where it is cached; without it, copies of shared prompts fill all
-// caches (replayed: 150 prefixes of 6,000 tokens, 20 requests a second: 10,621 ms, with it 151).
+// same late pages). And each is held up while the own prompt is computed: `interference`, a tenth of that
+// time. So the busier the engines, the more a prompt stays where it is cached; without it, copies of shared
+// prompts fill all caches (replayed: 150 prefixes of 6,000 tokens, 20 requests a second: 10,621 ms, with it
+// 153). Where ends are not seen, open requests are as late as the page, and a prompt's time would multiply
+// that (unequal engines: 366 ms without, 636 with it): there it counts nothing.
 // `loadCost` 1000 ms is twice what the replayed engines need to load an adapter: loading
 // stops the whole batch, and another adapter loses its slot. `horizon` 600,000 ms: longer waits are all
 // alike. `prefixCache` true: what is believed to be cached need not be computed, and who knows it is there by
@@ -31,12 +32,11 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
       : work_(build.Reads("work")),
         prefill_(build.Reads("prefill")),
         requests_(build.Reads("requests")),
-        own_requests_(build.Reads("own-requests")),
         adapter_(build.Reads("adapter")),
         request_cost_(
             build.Float("requestCost", 5, 0, 1e6, "What an open request costs the next one, in ms")),
         interference_(
-            build.Float("interference", 0.2, 0, 1000,
+            build.Float("interference", 0.1, 0, 1000,
                         "Share of the time of computing the own prompt that holds up each open request")) {
     // "prefill" is without them where somebody makes them.
     if (build.Flag("prefixCache", true, "What is cached of the prompt need not be computed"))
@@ -54,24 +54,24 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
     const float* work = context.columns[work_];
     const float* prefill = context.columns[prefill_];
     const float* requests = context.columns[requests_];
-    const float* own_requests = context.columns[own_requests_];
-    const auto score = [this](auto work_ahead, auto own, auto open, auto ours) {
-      return 1 - (work_ahead + own + open * request_cost_ + ours * interference_ * own) * scale_;
+    const float interference = context.request.shows_end ? interference_ : 0;
+    const auto score = [=, this](auto work_ahead, auto own, auto open) {
+      return 1 - (work_ahead + own + open * (request_cost_ + interference * own)) * scale_;
     };
     const size_t n = in.size();
     size_t i = 0;
     if (n == context.columns.size()) {  // positions keep their order: these are all
       for (; i + kLanes <= n; i += kLanes)
-        Store(score(Load(work + i), Load(prefill + i), Load(requests + i), Load(own_requests + i)), out + i);
+        Store(score(Load(work + i), Load(prefill + i), Load(requests + i)), out + i);
     }
-    for (; i < n; ++i) out[i] = score(work[in[i]], prefill[in[i]], requests[in[i]], own_requests[in[i]]);
+    for (; i < n; ++i) out[i] = score(work[in[i]], prefill[in[i]], requests[in[i]]);
     if (context.request.adapter == fleet::kNoAdapter || !context.columns.adapters) return;
     const float* adapter = context.columns[adapter_];
     for (i = 0; i < n; ++i) out[i] -= loading_[AdapterBits(adapter[in[i]])];
   }
 
  private:
-  Column work_, prefill_, requests_, own_requests_, adapter_;
+  Column work_, prefill_, requests_, adapter_;
   float request_cost_, interference_;
   float scale_ = 0;
   std::array<float, 2 * kAdapterResident> loading_{};  // by kAdapter* bits
