@@ -120,7 +120,7 @@ TEST_F(AccessReviewTest, AMissingRuleIsNamed) {
       {.status = 403, .body = R"({"kind":"Status","message":"tokenreviews is forbidden","code":403})"});
   Start();
   EXPECT_EQ(Ask("a"), Verdict::kUnavailable);
-  EXPECT_THAT(Logged(), HasSubstr(R"(resources: [\"tokenreviews\"], verbs: [\"create\"], in a ClusterRole)"));
+  EXPECT_THAT(Logged(), HasSubstr(R"(resources: ["tokenreviews"], verbs: ["create"], in a ClusterRole)"));
 }
 
 TEST_F(AccessReviewTest, QuestionsWaitTheirTurnAndAreBounded) {
