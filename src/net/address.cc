@@ -55,7 +55,7 @@ base::Result<HostPort> ParseHostPort(std::string_view text, bool allow_zero_port
     port = rest.substr(1);
   } else {
     const size_t colon = text.find(':');
-    if (colon == std::string_view::npos) return Bad(text, "a port is missing; write host:8000");
+    if (colon == std::string_view::npos) return Bad(text, "want HOST:PORT, such as 127.0.0.1:8000");
     if (text.find(':', colon + 1) != std::string_view::npos) {
       return Bad(text, "more than one \":\"; IPv6 goes in brackets, as in [fd00::1]:8000");
     }

@@ -482,7 +482,7 @@ void Compiler::AddStep(const ProfileSpec& spec, const ProfileSpec::Step& step, P
   program.reads |= LiveReads(*instance);
   if (instance->filter == nullptr && instance->scorer == nullptr && instance->picker == nullptr)
     problems_.Add(api::Severity::kWarning, step.line, object, step.plugin,
-                  "is no filter, scorer or picker, and does nothing in a profile");
+                  "is no filter, scorer or picker that acts here, so its place in the profile does nothing");
   constexpr double kMostWeight = 1e30;  // the sum of all that a profile can have stays a float
   const double weight = step.weight.value_or(1);
   if (!std::isfinite(weight)) {

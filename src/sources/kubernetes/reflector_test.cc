@@ -212,8 +212,7 @@ TEST_F(ReflectorTest, RefusalsNameTheMissingRuleOnceAndAreTriedAgain) {
   auto watch = api_.Expect({.has = {"watch=true"}, .stream = true});
   Start();
   ASSERT_TRUE(watch->Opened());
-  const std::string rule =
-      R"(apiGroups: [""], resources: ["pods"], verbs: ["list"], in namespace default)";
+  const std::string rule = R"(apiGroups: [""], resources: ["pods"], verbs: ["list"], in namespace default)";
   EXPECT_THAT(Logged(), HasSubstr(rule));
   EXPECT_EQ(Logged().find(rule), Logged().rfind(rule));
   EXPECT_THAT(Logged(), HasSubstr("cannot list resource"));
