@@ -77,7 +77,7 @@ class EventTeller {
   void Tell(const routing::Router& router, const Publisher& publisher, const KvEvent& event) {
     hashes_.clear();
     tokens_.clear();
-    extras_.clear();
+    std::vector<std::vector<std::string_view>>().swap(extras_);  // few engines have any
     if (!sources::kv_events::ReadHashes(event.hashes, kMostBlocks, hashes_)) return;
     if (event.kind == KvEvent::Kind::kRemoved) {
       TellHooks(router, publisher.pool, [&](const CacheHook& hook) {

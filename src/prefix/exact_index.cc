@@ -180,7 +180,8 @@ StoreOutcome ExactIndex::StoreAgain(Source& source, size_t number, const StoredB
   for (const uint64_t block : stored.blocks) {
     for (size_t part = 0; part < parts; ++part) {
       const uint32_t node = source.names.Find(PartName(block, part, parts));
-      if (node == SlotBlocks::kNone) continue;
+      if (node == SlotBlocks::kNone)
+        break;  // the engine says how many parts there are; we know how many we have
       outcome.kind = StoreOutcome::Kind::kStored;
       Put(source, number, node, weight);
     }
@@ -285,7 +286,8 @@ void ExactIndex::Speculate(EndpointSlot slot, std::span<const uint64_t> chain, b
   while (!source->guesses.empty() && source->guessed + chain.size() > options_.max_speculated)
     ExpireOf(*source, slot.index, source->guesses.front().until);
   size_t there = 0;
-  while (there < chain.size() && table_.Add(chain[there], Bit(slot.index, Guessed()))) ++there;
+  for (; there < chain.size() && table_.Add(chain[there], Bit(slot.index, Guessed())); ++there)
+    ++source->times_guessed[chain[there]];
   chain = chain.first(there);
   if (chain.empty()) return;
   source->guesses.push_back({until, {chain.begin(), chain.end()}});
@@ -298,10 +300,11 @@ void ExactIndex::ExpireOf(Source& source, size_t number, base::Nanos now) {
     const Guess gone = std::move(source.guesses.front());
     source.guesses.pop_front();
     source.guessed -= gone.keys.size();
-    for (const uint64_t key : gone.keys) table_.Remove(key, Bit(number, Guessed()));
-    for (const Guess& later : source.guesses) {
-      if (later.keys.front() != gone.keys.front()) continue;  // chains that begin otherwise share nothing
-      for (const uint64_t key : later.keys) table_.Add(key, Bit(number, Guessed()));
+    for (const uint64_t key : gone.keys) {
+      const auto times = source.times_guessed.find(key);
+      if (--times->second != 0) continue;
+      source.times_guessed.erase(times);
+      table_.Remove(key, Bit(number, Guessed()));
     }
   }
 }

@@ -33,6 +33,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -156,7 +157,8 @@ class ExactIndex {
     SlotBlocks names;
     std::vector<Known> known;  // by node of `names`
     std::deque<Guess> guesses;
-    size_t guessed = 0;  // keys of all of them
+    size_t guessed = 0;                                    // keys of all of them
+    std::unordered_map<uint64_t, uint32_t> times_guessed;  // how many of them have a key
   };
 
   Source* Lock(EndpointSlot source, std::unique_lock<std::mutex>& lock) const;

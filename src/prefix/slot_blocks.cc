@@ -1,10 +1,16 @@
 #include "prefix/slot_blocks.h"
 
 #include <algorithm>
+#include <random>
 #include <unordered_map>
 #include <unordered_set>
 
 namespace fairway::prefix {
+
+const uint64_t SlotBlocks::kSecret = [] {
+  std::random_device random;
+  return (uint64_t{random()} << 32 | random()) | 1;  // odd: no two names become one
+}();
 
 uint32_t SlotBlocks::Find(uint64_t block) const {
   if (size_ == 0) return kNone;

@@ -74,9 +74,14 @@ class SlotBlocks {
   static_assert(sizeof(Node) == kBytes);
 
   uint32_t& Bucket(uint64_t block) { return nodes_[BucketOf(block)].first; }
+  // Names are made by engines and peers, who must not be able to put all into one bucket: so nobody outside
+  // this process knows the factor.
+  static const uint64_t kSecret;
   size_t BucketOf(uint64_t block) const {
     __extension__ using Wide = unsigned __int128;
-    return static_cast<size_t>(static_cast<Wide>(block * 0x9e3779b97f4a7c15ULL) * nodes_.size() >> 64);
+    block = (block ^ block >> 32) * kSecret;
+    return static_cast<size_t>(
+        static_cast<Wide>((block ^ block >> 32) * 0x9e3779b97f4a7c15ULL) * nodes_.size() >> 64);
   }
   void PutBehind(uint32_t node, uint32_t after);
   void Unlink(uint32_t node);

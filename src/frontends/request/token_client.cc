@@ -19,8 +19,8 @@ namespace {
 
 using Tokens = std::shared_ptr<const payload::PromptTokens>;
 
-constexpr size_t kMaxIdle = 16;  // connections that are kept to one server
-constexpr size_t kMaxAnswer = 64u << 20;
+constexpr size_t kMaxIdle = 16;           // connections that are kept to one server
+constexpr size_t kMaxAnswer = 16u << 20;  // times kMaxOpen: what all of them can hold
 
 }  // namespace
 

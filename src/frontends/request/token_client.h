@@ -23,7 +23,7 @@ namespace fairway::request {
 
 class TokenClient {
  public:
-  static constexpr size_t kMaxOpen = 256;
+  static constexpr size_t kMaxOpen = 32;
   static constexpr size_t kMaxOpenBytes = 64u << 20;
   static constexpr size_t kMaxKeptBytes = 64u << 20;
 

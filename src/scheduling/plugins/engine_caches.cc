@@ -227,7 +227,9 @@ void EngineCaches::Asked(uint16_t first, uint64_t first_key, uint64_t plain_key,
 void EngineCaches::Speculate(uint16_t first, std::span<const uint64_t> chain, base::Nanos until) {
   std::optional<prefix::EndpointSlot> slot;
   {
-    const std::lock_guard lock(mutex_);
+    // As in Asked: a guess may be lost.
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return;
     const auto cell = by_first_.find(first);
     if (cell == by_first_.end()) return;
     slot = endpoints_.at(cell->second).ranks.front().second;

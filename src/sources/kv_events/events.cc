@@ -178,7 +178,7 @@ class EventReader {
   bool Fits() const {
     if (!fits_) return false;
     if (event_.kind != KvEvent::Kind::kStored) return true;
-    if (event_.block_size == 0) return false;
+    if (event_.block_size == 0 || event_.block_size > kMostBlockTokens) return false;
     return tokens_ == 0 || tokens_ == event_.blocks * event_.block_size;
   }
 
@@ -271,6 +271,7 @@ bool ReadTokens(std::string_view tokens, size_t most, std::vector<uint32_t>& to)
 
 bool ReadExtraKeys(std::string_view extra_keys, std::string_view adapter, size_t most,
                    std::vector<std::vector<std::string_view>>& to) {
+  uint64_t left_of_all = kMostExtraKeys;
   const auto take = [adapter](const MsgpackToken& key, std::vector<std::string_view>& of_block) {
     const bool counts = key.kind == Kind::kBytes || (key.kind == Kind::kText && key.bytes != adapter);
     if (counts) of_block.push_back(key.bytes);
@@ -279,6 +280,8 @@ bool ReadExtraKeys(std::string_view extra_keys, std::string_view adapter, size_t
     std::vector<std::string_view>& of_block = to.emplace_back();
     const auto keys = reader.Next();
     if (!keys || (keys->kind != Kind::kNil && keys->kind != Kind::kArray)) return false;
+    if (keys->kind == Kind::kArray && (keys->number > left_of_all)) return false;
+    if (keys->kind == Kind::kArray) left_of_all -= keys->number;
     for (uint64_t left = keys->kind == Kind::kArray ? keys->number : 0; left > 0; --left) {
       MsgpackReader value = reader;
       if (!reader.Skip()) return false;

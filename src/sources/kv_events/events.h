@@ -41,6 +41,10 @@ struct KvEvent {
 // Names of blocks: of bytes the last 8 count, as the reference has it (llm-d router, kvevents).
 bool ReadHashes(std::string_view hashes, size_t most, std::vector<uint64_t>& to);
 bool ReadTokens(std::string_view tokens, size_t most, std::vector<uint32_t>& to);
+// An engine's block has at most so many tokens; an event with a larger one is malformed.
+inline constexpr uint64_t kMostBlockTokens = 1 << 16;
+// So many of ReadExtraKeys, of all blocks of an event together.
+inline constexpr uint64_t kMostExtraKeys = 1 << 16;
 // Of each block the texts (a list's first item stands for it) and bytes that it has beside its tokens, but for
 // the adapter's name.
 bool ReadExtraKeys(std::string_view extra_keys, std::string_view adapter, size_t most,

@@ -192,6 +192,23 @@ TEST(Events, ExtraKeysOfEachBlock) {
   EXPECT_FALSE(ReadTokens(FromHex("9101"), 0, tokens));
 }
 
+TEST(Events, WhatIsLargerThanAnyEngineTellsIsMalformed) {
+  // [0, [["BlockStored", [1], nil, [], SIZE, nil, "GPU"]]]
+  const std::string before = "92009197ab426c6f636b53746f7265649101c090", after = "c0a3475055";
+  for (const auto& [size, malformed] :
+       {std::pair{"ce00010000", 0u}, {"ce00010001", 1u}, {"cefffffff0", 1u}}) {
+    Sink sink;
+    EXPECT_EQ(ReadBatch(FromHex(before + size + after), sink).malformed, malformed) << size;
+  }
+  // One block with 65,536 keys, and with one more.
+  std::vector<std::vector<std::string_view>> extras;
+  const auto keys = [](const char* count, size_t n) {
+    return FromHex(std::string("91dd") + count) + std::string(n, '\xa0');
+  };
+  EXPECT_TRUE(ReadExtraKeys(keys("00010000", kMostExtraKeys), "", 4, extras));
+  EXPECT_FALSE(ReadExtraKeys(keys("00010001", kMostExtraKeys + 1), "", 4, extras));
+}
+
 TEST(Events, MapsOfVllm) {
   Sink sink;
   const BatchOutcome outcome = ReadBatch(FromHex(kVllm), sink);

@@ -74,6 +74,7 @@ struct Named {
   uint16_t port = 0;
   std::set<std::string> addresses;  // as of the last answer
   bool failing = false;
+  bool asked = false;  // an answer is awaited
 };
 
 // One that is asked, by its address.
@@ -84,6 +85,7 @@ struct Link {
   base::Nanos heard_at = 0;
   base::Nanos second = 0;  // when `bytes` began to count
   size_t bytes = 0;
+  bool warned = false;
   MessageCutter cutter;
   std::unique_ptr<net::HttpStream> stream;
   std::unique_ptr<net::Timer> again;
@@ -307,6 +309,8 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
         named.addresses = {net::FormatHostPort(named.host, named.port)};
         continue;
       }
+      if (std::exchange(named.asked, true))
+        continue;  // a nameserver that is silent is not asked again meanwhile
       resolver.async_resolve(named.host, std::to_string(named.port), tcp::resolver::numeric_service,
                              [weak = weak_from_this(), &named](const auto& error, const auto& found) {
                                if (const auto self = weak.lock()) self->Resolved(named, error, found);
@@ -318,9 +322,10 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   // A name that has no address now keeps those that it had: while a Service has no ready Pod there is none.
   void Resolved(Named& named, const boost::system::error_code& error,
                 const tcp::resolver::results_type& found) {
+    named.asked = false;
     if (error || found.empty()) {
       if (!std::exchange(named.failing, true))
-        log.Info("peers: the name has no address now",
+        log.Warn("peers: the name has no address now",
                  {{"name", named.host}, {"error", error ? error.message() : "no address"}});
       return;
     }
@@ -417,6 +422,8 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
       const bool known = std::any_of(links.begin(), links.end(), has_it);
       if (message->replica == options.replica || known) {
         wrong = known ? "known-already" : "itself";
+        if (known && !std::exchange(link.warned, true))
+          log.Warn("a peer has the number of another one; the first is heard", {{"address", link.address}});
         return false;
       }
       link.replica = message->replica;
