@@ -1,16 +1,15 @@
 #include "prefix/slot_blocks.h"
 
 #include <algorithm>
-#include <random>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/strings.h"
+
 namespace fairway::prefix {
 
-const uint64_t SlotBlocks::kSecret = [] {
-  std::random_device random;
-  return (uint64_t{random()} << 32 | random()) | 1;  // odd: no two names become one
-}();
+// Odd: no two names become one.
+const uint64_t SlotBlocks::kSecret = base::StringHash()("buckets of names") | 1;
 
 uint32_t SlotBlocks::Find(uint64_t block) const {
   if (size_ == 0) return kNone;
