@@ -112,8 +112,8 @@ void PrintManual(const std::vector<std::pair<std::string, Reference>>& commands)
     for (const api::Parameter& flag : flags) {
       out += ".TP\n.BR " + escaped(Replaced(flag.name, ",", ", ")) + "\n";
       // A line must not begin with a dot.
-      std::string help = escaped(flag.help);
-      if (help.starts_with(".")) help = "\\&" + help;
+      const std::string help = escaped(flag.help);
+      if (help.starts_with(".")) out += "\\&";
       out += help;
       if (!flag.range.empty()) out += "; " + escaped(flag.range);
       if (!flag.otherwise.empty()) out += " [" + escaped(flag.otherwise) + "]";

@@ -142,11 +142,11 @@ std::string RefusingOf(const Decision& decision) {
   std::string out;
   for (size_t i = 0; i < seen.refusing.size(); ++i) {
     const uint32_t age = seen.refusing_age[i];
-    out +=
-        (out.empty() ? "" : ", ") + decision.NameAndAddress(seen.refusing[i]) +
-        " refuses connections or answers 503 (" +
-        (age == scheduling::kNoPage ? "never scraped" : "last page " + Short(age / 100 / 10.0) + " s ago") +
-        ")";
+    out += (out.empty() ? "" : ", ") + decision.NameAndAddress(seen.refusing[i]) +
+           " refuses connections or answers 503 (" +
+           (age == scheduling::kNoPage ? "never scraped"
+                                       : "last page " + Short((age - age % 100) / 1000.0) + " s ago") +
+           ")";
   }
   return out;
 }
