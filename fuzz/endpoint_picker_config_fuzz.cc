@@ -71,7 +71,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Require(!problem.message.empty() && problem.where.line >= line);
     line = problem.where.line;
   }
-  Require(!fairway::api::Summarize(result.config).empty());
+  Require(!fairway::api::PrintSections(result.config, "on").empty());
   if (result.ok()) CheckPromises(result.config);
   return 0;
 }

@@ -22,10 +22,11 @@ class Count final : public EventSink {
     hashes.clear();
     tokens.clear();
     extras.clear();
-    const bool named = ReadHashes(event.hashes, kMost, hashes);
+    const bool named = fairway::sources::kv_events::ReadHashes(event.hashes, kMost, hashes);
     FAIRWAY_CHECK(!named || hashes.size() == event.blocks);
-    static_cast<void>(ReadTokens(event.tokens, kMost, tokens));
-    static_cast<void>(ReadExtraKeys(event.extra_keys, event.adapter, kMost, extras));
+    static_cast<void>(fairway::sources::kv_events::ReadTokens(event.tokens, kMost, tokens));
+    static_cast<void>(
+        fairway::sources::kv_events::ReadExtraKeys(event.extra_keys, event.adapter, kMost, extras));
     FAIRWAY_CHECK(hashes.size() <= kMost && tokens.size() <= kMost && extras.size() <= kMost);
   }
   size_t events = 0;
