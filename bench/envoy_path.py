@@ -96,10 +96,7 @@ class Children:
             self.stop(child)
 
 
-def manifest(folder, ports):
-    path = os.path.join(folder, f"pool-{len(ports)}.yaml")
-    with open(path, "w", encoding="ascii") as out:
-        out.write("""apiVersion: inference.networking.k8s.io/v1
+POOL = """apiVersion: inference.networking.k8s.io/v1
 kind: InferencePool
 metadata: {name: pool}
 spec:
@@ -107,8 +104,19 @@ spec:
   targetPorts: [{number: 8000}]
   endpointPickerRef: {name: epp, port: {number: 9002}}
 ---
-endpoints:
-""" + "".join(f"- {{name: e{i}, address: 127.0.0.1, port: \"{port}\", labels: {{app: vllm}}}}\n" for i, port in enumerate(ports)))
+"""
+
+
+def endpoints(ports):
+    """Of the pool, by number: {number: port}."""
+    return "endpoints:\n" + "".join(
+        f"- {{name: e{i}, address: 127.0.0.1, port: \"{port}\", labels: {{app: vllm}}}}\n" for i, port in ports.items())
+
+
+def manifest(folder, ports):
+    path = os.path.join(folder, f"pool-{len(ports)}.yaml")
+    with open(path, "w", encoding="ascii") as out:
+        out.write(POOL + endpoints(dict(enumerate(ports))))
     return path
 
 

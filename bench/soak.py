@@ -39,15 +39,6 @@ from envoy_path import Children, await_that, free_port, listens
 SPELL = 10  # seconds
 CONNECTIONS = 8
 
-POOL = """apiVersion: inference.networking.k8s.io/v1
-kind: InferencePool
-metadata: {name: pool}
-spec:
-  selector: {matchLabels: {app: vllm}}
-  targetPorts: [{number: 8000}]
-  endpointPickerRef: {name: epp, port: {number: 9002}}
----
-"""
 OBJECTIVE = """apiVersion: inference.networking.x-k8s.io/v1alpha2
 kind: InferenceObjective
 metadata: {name: batch-%d}
@@ -83,7 +74,7 @@ class Soak:
         self.manifests = os.path.join(folder, "manifests")
         os.mkdir(self.manifests)
         self.write("endpoints.yaml", self.endpoints())
-        self.write("pool.yaml", POOL)
+        self.write("pool.yaml", envoy_path.POOL)
         self.write("objectives.yaml", OBJECTIVE % (0, 1))
         self.port, self.admin = free_port(), free_port()
         if options.through == "epp":
@@ -107,8 +98,7 @@ class Soak:
         os.replace(path, os.path.join(self.manifests, name))
 
     def endpoints(self):
-        return "endpoints:\n" + "".join(
-            f"- {{name: e{i}, address: 127.0.0.1, port: \"{self.ports[i]}\", labels: {{app: vllm}}}}\n" for i in sorted(self.there))
+        return envoy_path.endpoints({i: self.ports[i] for i in sorted(self.there)})
 
     # What changes, each in its own time.
 
