@@ -126,6 +126,12 @@ std::vector<Setting> OfPages(PickerSettings& s, std::string_view interval_flag) 
        .value = &s.page_unverified,
        .otherwise = "true without a CA file",
        .help = "Take any certificate; false without a CA file: of the system's authorities"},
+      {.flag = "--answer-load",
+       .field = "answerLoad",
+       .value = &s.answer_load,
+       .help =
+           "Ask engines to tell queue and KV use with each answer (endpoint-load-metrics), for configs that "
+           "score by those of the pages"},
   };
 }
 

@@ -30,6 +30,7 @@ struct PickerSettings {
   std::string page_ca_file;
   std::string page_server_name;
   std::optional<bool> page_unverified;  // nothing: true without a CA file
+  bool answer_load = false;             // engines are asked to tell their load with each answer
 
   // EndpointPickerConfigs.
   std::string config_file;

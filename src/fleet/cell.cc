@@ -169,6 +169,17 @@ void EndpointCell::ApplyScrape(const Signals& signals, base::Nanos now) {
   SupposeWaitingTokens(std::min(others, page.waiting), millis);
 }
 
+void EndpointCell::ApplyAnswer(const AnswerLoad& told, base::Nanos now) noexcept {
+  Update(load_->scraped, [&](uint64_t word) {
+    ScrapedLoad page = ScrapedLoad::Of(word);
+    if (told.waiting) page.waiting = *told.waiting;
+    if (told.kv_usage) page.kv_usage = *told.kv_usage;
+    return page.Pack();
+  });
+  Set(waiting_at_, told.waiting.has_value(), now);
+  Set(kv_usage_at_, told.kv_usage.has_value(), now);
+}
+
 void EndpointCell::ReplaceTold(const OpenLoad& before, const OpenLoad& now) noexcept {
   const std::lock_guard lock(telling_);
   told_.requests = told_.requests - std::min(told_.requests, before.requests) + now.requests;

@@ -451,6 +451,24 @@ TEST(Cell, APageThatShowsOthersNeedNotShowOurLastOnesYet) {
   EXPECT_EQ(cell.others(), 1u);
 }
 
+TEST(Cell, AnAnswerTellsWhatWaitsAndNoMore) {
+  EndpointCell cell;
+  Page(cell, {.waiting = 0, .running = 5, .kv_usage = 0.5f}, 2000 * kMs, 2001 * kMs);
+  cell.ApplyAnswer({.waiting = 9, .kv_usage = 0.75f}, 2100 * kMs);
+  EXPECT_EQ(cell.waiting(), 9u);
+  EXPECT_EQ(cell.running(), 5u) << "as the page said";
+  EXPECT_FLOAT_EQ(cell.kv_usage(), 0.75f);
+  EXPECT_EQ(cell.waiting_at(), 2100 * kMs);
+  EXPECT_EQ(cell.running_at(), 2001 * kMs);
+  EXPECT_EQ(cell.others(), 5u);
+  cell.ApplyAnswer({.waiting = 0}, 2200 * kMs);
+  EXPECT_EQ(cell.waiting(), 0u);
+  EXPECT_FLOAT_EQ(cell.kv_usage(), 0.75f) << "it was not told";
+  EXPECT_EQ(cell.kv_usage_at(), 2100 * kMs);
+  cell.ApplyAnswer({}, 2300 * kMs);
+  EXPECT_EQ(cell.waiting_at(), 2200 * kMs);
+}
+
 TEST(Cell, DetachedRequestsAreOthersAndWearOff) {
   EndpointCell cell;
   cell.Release(cell.Reserve(1000, 1000 * kMs), ReleaseKind::kDetached, 1000 * kMs);

@@ -33,6 +33,7 @@ void Apply(const api::PickerSettings& settings, Options& options) {
                                 : *settings.page_unverified ? sources::scrape::Verification::kOff
                                                             : sources::scrape::Verification::kOn;
 
+  options.router.ask_load = settings.answer_load;
   auto& scheduling = options.router.scheduling;
   scheduling.max_choices = settings.max_endpoints;
   if (settings.load_source == "page") scheduling.load_source = scheduling::LoadSource::kPage;

@@ -61,6 +61,7 @@ void ReadGroup(const Node& node, FleetSpec& fleet) {
   const auto count = group.Get("count").Integer(1, kMaxServers).value_or(1);
   if (const auto ranks = group.Get("ranks").Integer(1, kMaxRanks))
     server.ranks = static_cast<uint32_t>(*ranks);
+  server.tells_load = api::ReadBoolean(group.Get("tells-load")).value_or(false);
   ReadEngine(group, server.engine);
   group.Finish();
   if (const auto ok = simulator::Validate(server.engine); !ok) node.Error(ok.error().message);

@@ -29,6 +29,7 @@ struct ServerSpec {
   simulator::EngineOptions engine;
   uint32_t ranks = 1;  // data-parallel engines behind the address, with one page together
   bool at_start = true;
+  bool tells_load = false;  // with each answer, as vLLM's endpoint-load-metrics
 };
 
 struct FleetEvent {

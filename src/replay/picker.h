@@ -74,6 +74,8 @@ class Picker {
   virtual Picked Pick(uint32_t slot, const Asked& asked) = 0;
   // An answer began, from `server`. `detach`: nothing more will be seen of it; no other call follows.
   virtual void OnHeaders(uint32_t slot, int status, uint32_t server, bool detach) = 0;
+  // Its headers said how loaded the server was when the request came there. Before OnHeaders.
+  virtual void OnLoad(uint32_t /*slot*/, const fleet::AnswerLoad& /*load*/) {}
   virtual void OnFirstToken(uint32_t slot) = 0;
   virtual void OnEnd(uint32_t slot, const payload::Usage& usage) = 0;
   // The client gave up, or the connection broke.

@@ -121,6 +121,7 @@ class Production final : public Picker {
     tickets_[slot].Detach();
     tickets_[slot] = {};
   }
+  void OnLoad(uint32_t slot, const fleet::AnswerLoad& load) override { tickets_[slot].OnLoad(load); }
   void OnFirstToken(uint32_t slot) override { tickets_[slot].OnResponseBody(kEventBytes); }
   void OnEnd(uint32_t slot, const payload::Usage& usage) override {
     tickets_[slot].OnUsage(usage);

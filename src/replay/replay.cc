@@ -61,6 +61,7 @@ struct Slot {
   uint32_t choice = 0;  // of picked.servers: where it is
   uint32_t engine = 0;
   uint32_t cached_tokens = 0;  // of the prompt, as the engine tells
+  fleet::AnswerLoad load;      // as the engine tells
   uint32_t tries = 0;          // retries of the client's so far
   int status = 0;              // of a refusal
   bool open = false;
@@ -258,6 +259,7 @@ void Replay::Impl::Deliver(uint32_t number) {
     return PushSlot(now() + delay(), Kind::kRefused, number);
   }
   slot.engine_id = *accepted;
+  if (fleet.servers[server].tells_load) slot.load = servers.LoadOf(server);
   slot.at_engine = true;
   Schedule(slot.engine);
   PushSlot(now() + delay(), Kind::kHeaders, number);
@@ -490,6 +492,7 @@ void Replay::Impl::HandleSlot(Kind kind, uint32_t number) {
     case Kind::kHeaders:
       if (!slot.at_engine) return;  // the server died meanwhile
       slot.began = true;
+      if (slot.load.waiting) PickerOf(slot).OnLoad(number, slot.load);
       PickerOf(slot).OnHeaders(number, 200, ServerOf(slot), settings.unseen_ends);
       slot.picked_now = !settings.unseen_ends;
       return;

@@ -110,6 +110,12 @@ void Servers::ReadPage(uint32_t number, Page& page) const {
   }
 }
 
+fleet::AnswerLoad Servers::LoadOf(uint32_t number) const {
+  Page page;
+  ReadPage(number, page);
+  return {.waiting = page.waiting, .kv_usage = static_cast<float>(page.kv_usage)};
+}
+
 base::Nanos Servers::FirstToken(uint32_t number, const Request& request) const {
   const Server& server = servers_[number];
   if (!server.alive) return INT64_MAX;

@@ -36,6 +36,7 @@ class Servers final : public Truth {
   void SetSlowdown(uint32_t server, double factor);
 
   void ReadPage(uint32_t server, Page& page) const;
+  fleet::AnswerLoad LoadOf(uint32_t server) const;  // what it tells with an answer
   base::Nanos FirstToken(uint32_t server, const Request& request) const override;
   void AddTo(RunTotals& totals) const;
 

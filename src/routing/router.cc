@@ -715,6 +715,7 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   state.streaming = stream;
   state.inserts_model = unnamed;
   state.cell = first.cell;
+  state.asks_load = impl_->options.ask_load && !input.asks_load;
   state.reservation = outcome.reservation;
   places.Keep();
   state.received_at = input.received_at != 0 ? input.received_at : start;

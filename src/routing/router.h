@@ -39,6 +39,8 @@ namespace fairway::routing {
 // first 1,000 count.
 using SubsetHint = std::vector<std::string>;
 
+using AnswerLoad = fleet::AnswerLoad;
+
 // What a frontend knows of a request when it asks for an endpoint. All views are valid during Begin only.
 struct RequestInput {
   std::string_view pool_key;    // "namespace/name"; "" is the only pool there is
@@ -58,7 +60,8 @@ struct RequestInput {
   // The client wants an answer only if its prompt is cached (prefer: if-available); else 412. Counts where
   // the body was read.
   bool if_available = false;
-  std::string_view fairness_id;    // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
+  bool asks_load = false;        // the client wants the server's load for itself: Ticket::asks_load is false
+  std::string_view fairness_id;  // header x-llm-d-inference-fairness-id or its alias; "" is default-flow
   std::string_view model_rewrite;  // header x-llm-d-model-name-rewrite or its alias; "" is none
   std::string_view objective;      // header x-llm-d-inference-objective or its alias; "" is none
   // Those of Router::WantedHeaders that the request has, names in lower case.
@@ -119,6 +122,8 @@ class Ticket {
   // is that one too, and nothing is to be put back in the answer.
   bool inserts_model() const;
   bool streaming() const;  // the request asked for a stream
+  // The server is to be asked how loaded it is, and what its answer says of that is for OnLoad alone.
+  bool asks_load() const;
   // "namespace/name" of the pool.
   std::string_view pool_key() const;
   // Headers to set on the request: where its prefill is to be computed, say.
@@ -136,6 +141,8 @@ class Ticket {
   // text/event-stream. `by_gateway`: a 503 with which the gateway keeps its own limits, so that it says
   // nothing of the server; others count (EndpointCell::NoteUnavailable), also the gateway's "cannot connect".
   void OnResponseHeaders(int status, std::string_view served, bool event_stream, bool by_gateway = false);
+  // The answer says how loaded its server is. After OnResponseHeaders, which may have learned who that is.
+  void OnLoad(const AnswerLoad& load);
   // The answer says, behind its status, that it failed (gRPC's trailers).
   void OnError();
   // The response's body begins; for who does not call OnResponseBody. Again: without effect.
@@ -168,6 +175,7 @@ struct RouterOptions {
   std::shared_ptr<const scheduling::Config> config;
   bool keep_scores = false;                         // --emit-endpoint-scores
   bool use_subset_hint = true;                      // off: --disable-endpoint-subset-filter
+  bool ask_load = false;                            // Ticket::asks_load, unless the client asks itself
   base::Nanos ready_staleness = 2 * base::kSecond;  // --metrics-staleness-threshold, for the ready_* gauges
   // Called for each decision (also rejections) with its explanation as text, on the worker's thread. Empty:
   // no explanation is made and none costs anything.

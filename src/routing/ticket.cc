@@ -221,6 +221,7 @@ std::string_view Ticket::target_model() const { return state_->request_class->ta
 [[gnu::hot]] bool Ticket::rewrites() const { return state_->request_class->rewrites; }
 [[gnu::hot]] bool Ticket::inserts_model() const { return state_->inserts_model; }
 bool Ticket::streaming() const { return state_->streaming; }
+[[gnu::hot]] bool Ticket::asks_load() const { return state_->asks_load; }
 std::string_view Ticket::pool_key() const { return state_->request_class->pool_key; }
 const Ticket::Scores& Ticket::scores() const {
   const State::Extras* extras = state_->extras;
@@ -251,6 +252,11 @@ const Ticket::Headers& Ticket::response_headers() const {
   } else if (status == 503 && !by_gateway) {
     s.cell->NoteUnavailable(s.worker->clock.Now());
   }
+}
+
+void Ticket::OnLoad(const AnswerLoad& load) {
+  State& s = *state_;
+  if (s.cell != nullptr) s.cell->ApplyAnswer(load, s.worker->clock.Now());
 }
 
 void Ticket::OnError() { state_->CountError("ModelServerError"); }

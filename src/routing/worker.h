@@ -210,6 +210,7 @@ struct Ticket::State {
   uint16_t destinations_size = 0;
   bool streaming = false;
   bool inserts_model = false;
+  bool asks_load = false;
   bool error_counted = false;
 };
 

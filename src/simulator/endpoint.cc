@@ -30,6 +30,9 @@ constexpr size_t kMaxRequestId = 128;
 constexpr int64_t kCompletionsMaxTokens = 16;  // what the OpenAI completions API means by no max_tokens
 constexpr Nanos kReplyFirst = 20 * base::kMillisecond;
 constexpr Nanos kReopenAgain = 200 * base::kMillisecond;
+// What vLLM says with an answer that is not streamed, where it is asked to.
+constexpr char kLoadFormat[] = "endpoint-load-metrics-format";
+constexpr char kLoad[] = "endpoint-load-metrics";
 constexpr size_t kHugePage = 16u << 20;  // beyond what any scraper should take
 
 double UnixNow() {
@@ -69,6 +72,11 @@ std::string PromptText(std::string_view body, const payload::RequestFields& fiel
   text.reserve(std::min<uint64_t>(fields.prompt_bytes, body.size()));
   for (const payload::Span& span : fields.prompt) text += body.substr(span.begin, span.end - span.begin);
   return text;
+}
+
+std::string LoadText(const EngineGauges& gauges) {
+  return "TEXT named_metrics.kv_cache_usage_perc=" + std::to_string(gauges.kv_cache_usage) +
+         ",named_metrics.num_requests_waiting=" + std::to_string(gauges.waiting);
 }
 
 std::string HugePage() {
@@ -134,6 +142,7 @@ class EndpointImpl final : public Endpoint {
     AnswerHead head;
     bool stream = false;
     bool include_usage = false;
+    bool tells_load = false;
     TokenUsage usage;
     uint64_t seed = 0;
     std::string text;  // where it is not streamed
@@ -270,6 +279,7 @@ void EndpointImpl::Complete(const HttpRequest& request, const Responder& respond
   active->responder = responder;
   active->stream = fields.stream;
   active->include_usage = extras.include_usage;
+  active->tells_load = options_.type == EngineType::kVllm && request.header(kLoadFormat) == "TEXT";
   active->usage.prompt = accepted->prompt_tokens;
   active->seed = random_.Next();
   const std::string_view given = request.header("x-request-id");
@@ -362,7 +372,11 @@ void EndpointImpl::Deliver(const EngineEvent& event) {
   if (active->stream) {
     active->responder->End();
   } else {
-    ReplyJson(*active->responder, 200, AnswerBody(active->head, active->text, event.finish, active->usage));
+    HttpResponse answer{.status = 200,
+                        .headers = ServedBy(),
+                        .body = AnswerBody(active->head, active->text, event.finish, active->usage)};
+    if (active->tells_load) answer.headers.emplace_back(kLoad, LoadText(engine_.gauges()));
+    active->responder->Send(std::move(answer));
   }
 }
 

@@ -1,6 +1,7 @@
 // One simulated model server: an Engine behind an HTTP port, in real time.
 //
 //   POST /v1/chat/completions, /v1/completions   plain, or SSE with each token leaving as the engine makes it
+//                                                plain ones tell the load where asked, as vLLM does
 //   GET  /v1/models /health /ping /version /metrics; as SGLang also /v1/loads
 //   GET  /sim/faults, POST /sim/faults           see simulator/faults.h
 //

@@ -228,6 +228,24 @@ TEST_F(SimulatorTest, CompletionsAndTokenLimits) {
   EXPECT_EQ(NumberOf(json.Find("usage")->Find("completion_tokens")), 5);
 }
 
+TEST_F(SimulatorTest, APlainAnswerTellsTheLoadToWhoAsks) {
+  Start({Fast()});
+  for (const auto& [stream, asks] : {std::pair(false, true), {false, false}, {true, true}}) {
+    Client client(sim_->port(0));
+    client.Send("POST", "/v1/completions",
+                std::string(R"({"model":"base","prompt":"Hi","max_tokens":3,"stream":)") +
+                    (stream ? "true}" : "false}"),
+                asks ? "endpoint-load-metrics-format: TEXT\r\n" : "");
+    const auto reply = client.Receive();
+    ASSERT_EQ(reply.status, 200) << reply.body;
+    EXPECT_THAT(reply.Header("endpoint-load-metrics"),
+                asks && !stream ? testing::MatchesRegex(
+                                      "TEXT named_metrics.kv_cache_usage_perc=0\\.[0-9]+,named_metrics.num_"
+                                      "requests_waiting=0")
+                                : testing::MatchesRegex(""));
+  }
+}
+
 TEST_F(SimulatorTest, StreamHasRoleTokensFinishUsageAndDone) {
   Start({Fast()});
   const auto reply =

@@ -299,6 +299,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   input.model_rewrite = headers.model_rewrite;
   input.objective = headers.objective;
   input.if_available = headers.if_available;
+  input.asks_load = headers.asks_load;
   input.headers = headers.wanted;
   input.subset = hinted ? &hint : nullptr;
   input.received_at = pending.received_at;
@@ -324,6 +325,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   if (!headers.control.empty()) RemoveHeaders(headers.control);
   for (const auto& [name, value] : ticket_.request_headers())
     SetHeader(envoy_, HeaderType::kRequest, name, value);
+  if (ticket_.asks_load()) AddHeader(envoy_, HeaderType::kRequest, request::kLoadFormat, request::kLoadText);
   if (!own_id.empty()) SetHeader(envoy_, HeaderType::kRequest, "x-request-id", own_id);
   Send(ticket_, has_destination);
   if ((ticket_.rewrites() || ticket_.inserts_model()) && input.body != nullptr) {
@@ -485,6 +487,7 @@ void Stream::StopWaiting() {
     event_stream = type.find("text/event-stream") != std::string::npos;
   }
   ticket_.OnResponseHeaders(status, Served(), event_stream, status == 503 && IsEnvoysOwn());
+  if (ticket_.asks_load()) TakeLoad();
   WithdrawChoice();  // from here on nothing is tried again
   for (const auto& [name, value] : ticket_.response_headers())
     SetHeader(envoy_, HeaderType::kResponse, name, value);
@@ -500,6 +503,13 @@ void Stream::StopWaiting() {
     }
   }
   if (end) EndResponse();
+}
+
+void Stream::TakeLoad() {
+  const std::string_view load = GetHeader(envoy_, HeaderType::kResponse, request::kLoad);
+  if (load.empty()) return;
+  ticket_.OnLoad(request::ReadLoad(load));
+  RemoveHeader(envoy_, HeaderType::kResponse, request::kLoad);
 }
 
 // Whether a 503 comes from Envoy, which never tried a server: its limits, no such cluster, another filter's.

@@ -75,6 +75,7 @@ class Stream {
   }
   [[gnu::cold]] void EndEarly() noexcept;
   void DropTicket() noexcept;
+  [[gnu::noinline]] void TakeLoad();
   int Status() const;
   bool IsEnvoysOwn() const;
   std::string_view Served();

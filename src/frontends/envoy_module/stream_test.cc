@@ -50,6 +50,7 @@ class StreamTest : public testing::Test {
     routing::RouterOptions options;
     options.scheduling.lora_exploration = 0;
     options.config = std::move(config);
+    options.ask_load = ask_load_;
     router_ = std::make_unique<routing::Router>(pool_->fleet().published(), clock_, *registry_, options);
     SharedPicker::Parts parts;
     parts.router = router_.get();
@@ -64,6 +65,7 @@ class StreamTest : public testing::Test {
         .faults = 1, .failed_open = 2, .waited = 3, .timeouts = 4, .no_room = 5, .defined = true};
   }
 
+  bool ask_load_ = false;  // of Serve
   fleet::EndpointCell& cell(size_t i) { return *pool_->pool()->endpoints[i].cell; }
   std::string Page() { return registry_->Render(); }
 
@@ -607,6 +609,31 @@ TEST_F(StreamTest, ReadsUsageAndPutsTheNameBackOnlyWhenAskedTo) {
         tokens += base::ParseInteger<uint64_t>(line.substr(line.rfind(' ') + 1)).value_or(0);
     }
     EXPECT_EQ(tokens > 0, full) << page;
+  }
+}
+
+TEST_F(StreamTest, AServerIsAskedForItsLoadWhereThatIsWanted) {
+  constexpr char kLoad[] = "TEXT named_metrics.num_requests_waiting=9,named_metrics.kv_cache_usage_perc=0.5";
+  for (const bool wanted : {false, true}) {
+    for (const bool client_asks : {false, true}) {
+      ask_load_ = wanted;
+      Serve({{.name = "a"}});
+      HeaderList more;
+      if (client_asks) more = {{"endpoint-load-metrics-format", "JSON"}};
+      FakeStream envoy{.request_headers = Post(kBody.size(), more)};
+      Stream stream(filter_, &envoy);
+      ASSERT_TRUE(SendHttp1(stream, envoy, {kBody}));
+      const bool asks = wanted && !client_asks;
+      EXPECT_EQ(envoy.request_header("endpoint-load-metrics-format"), client_asks ? "JSON"
+                                                                      : asks      ? "TEXT"
+                                                                                  : "");
+      envoy.response_headers = {{":status", "200"}, {"endpoint-load-metrics", kLoad}};
+      stream.OnResponseHeaders(true);
+      stream.OnComplete();
+      EXPECT_EQ(cell(0).waiting(), asks ? 9u : 0u);
+      EXPECT_EQ(envoy.response_header("endpoint-load-metrics"), asks ? "" : kLoad)
+          << "what we asked for is for us, and what the client asked for is not";
+    }
   }
 }
 

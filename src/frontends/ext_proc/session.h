@@ -215,6 +215,7 @@ class Session {
   bool unreadable_body_ = false;  // compressed: decided by load, when it is there
   bool has_content_length_ = false;
   bool if_available_ = false;
+  bool asks_load_ = false;
   bool grpc_ = false;
 
   base::Nanos deadline_ = 0;

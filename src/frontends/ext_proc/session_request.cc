@@ -76,6 +76,7 @@ bool Session::ReadRequestHeaders(std::string_view header_map, std::optional<rout
   unreadable_body_ = headers.unreadable_body;
   has_content_length_ = headers.has_content_length;
   if_available_ = headers.if_available;
+  asks_load_ = headers.asks_load;
   grpc_ = headers.grpc;
   content_length_ = headers.content_length;
   remove_headers_.assign(headers.control.begin(), headers.control.end());
@@ -356,6 +357,7 @@ routing::RequestInput Session::Input() const {
   input.model_rewrite = model_rewrite_;
   input.objective = objective_;
   input.if_available = if_available_;
+  input.asks_load = asks_load_;
   shared_.wanted_headers.assign(wanted_headers_.begin(), wanted_headers_.end());
   input.headers = shared_.wanted_headers;
   input.subset = subset_ ? &*subset_ : nullptr;
@@ -551,13 +553,14 @@ bool Session::SpliceModel() {
 constexpr size_t kMaxTicketHeaders = 8;
 
 void Session::SendDecision(ReplyKind kind, bool replace_body, Length length) {
-  constexpr size_t kMaxOwn = 3;
+  constexpr size_t kMaxOwn = 4;
   std::array<SetHeader, kMaxOwn + kMaxTicketHeaders> set;
   size_t count = 0;
   set[count++] = {request::kDestination, ticket_->destination()};
   for (const auto& [name, value] : ticket_->request_headers()) {
     if (count < kMaxTicketHeaders) set[count++] = {name, value};
   }
+  if (ticket_->asks_load()) set[count++] = {request::kLoadFormat, request::kLoadText};
   if (generated_id_) set[count++] = {"x-request-id", request_id_};
   const std::string size = length == Length::kSet ? std::to_string(body_.size()) : std::string();
   if (length == Length::kSet) set[count++] = {"content-length", size};

@@ -31,6 +31,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   bool encoded = false;
   bool by_gateway = false;
   std::string_view grpc_status;  // an answer of headers alone
+  std::string_view load;
   const bool ok = ForEachHeader(message.headers, [&](std::string_view name, std::string_view value) {
     if (name == ":status") {
       status = base::ParseInteger<int>(value).value_or(0);
@@ -40,6 +41,8 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
       encoded |= request::IsEncoded(value);
     } else if (name == "content-length") {
       response_has_length_ = true;
+    } else if (name == request::kLoad) {
+      load = value;
     } else if (name == request::kOverloaded) {
       by_gateway = true;
     } else if (name == request::kGrpcStatus && grpc_) {
@@ -59,6 +62,8 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   const BodyMode mode = response_mode();
   if (ticket_) {
     ticket_->OnResponseHeaders(status, served, event_stream, by_gateway);
+    if (!ticket_->asks_load()) load = {};  // it is for the client
+    if (!load.empty()) ticket_->OnLoad(request::ReadLoad(load));
     const bool body_follows = !message.end_of_stream && mode != BodyMode::kNone;
     if (body_follows && !encoded && status < 400) {
       usage_.emplace(api_, event_stream);
@@ -75,11 +80,13 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   if (ticket_) {
     for (const auto& [name, value] : ticket_->response_headers()) set[sets++] = {name, value};
   }
-  std::array<std::string_view, 1> remove = {"content-length"};
-  const bool drop_length = renamer_ && response_has_length_ && mode != BodyMode::kBuffered;
+  std::array<std::string_view, 2> remove;
+  size_t removes = 0;
+  if (renamer_ && response_has_length_ && mode != BodyMode::kBuffered) remove[removes++] = "content-length";
+  if (ticket_ && !load.empty()) remove[removes++] = request::kLoad;
   Send({.kind = ReplyKind::kResponseHeaders,
         .set_headers = std::span(set.data(), sets),
-        .remove_headers = std::span(remove.data(), drop_length ? 1 : 0)});
+        .remove_headers = std::span(remove.data(), removes)});
   response_time_ += shared_.clock.Now() - message_at_;
   if (message.end_of_stream) EndResponse();
 }

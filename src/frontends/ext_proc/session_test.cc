@@ -1293,6 +1293,27 @@ TEST_F(ResponseTest, ASessionIsToldItsEndpointAndStaysThere) {
   }
 }
 
+TEST_F(ResponseTest, AServerIsAskedForItsLoadWhereThatIsWanted) {
+  for (const bool wanted : {false, true}) {
+    for (const bool client_asks : {false, true}) {
+      Start(Idle(1), {}, {.ask_load = wanted});
+      NewExchange(Modes{.request = pb::NONE, .response = pb::NONE});
+      Headers more;
+      if (client_asks) more = {{"endpoint-load-metrics-format", "JSON"}};
+      const bool asks = wanted && !client_asks;
+      auto told = Set(Give(RequestHeaders(false, more)).at(0).request_headers().response().header_mutation());
+      EXPECT_EQ(told["endpoint-load-metrics-format"], asks ? "TEXT" : "");
+      const auto replies =
+          Give(ResponseHeaders({{"endpoint-load-metrics", "TEXT named_metrics.num_requests_waiting=9"}}));
+      ASSERT_EQ(replies.size(), 1u);
+      EXPECT_EQ(Removed(replies[0].response_headers().response().header_mutation()),
+                asks ? std::multiset<std::string>{"endpoint-load-metrics"} : std::multiset<std::string>{})
+          << "what we asked for is for us, and what the client asked for is not";
+      EXPECT_EQ(pool_->pool()->endpoints[0].cell->waiting(), asks ? 9u : 0u);
+    }
+  }
+}
+
 TEST_F(ResponseTest, TheReservationMovesToWhoServed) {
   Answer();
   const size_t first = first_choice_ == "10.0.0.1:8000" ? 0 : 1;

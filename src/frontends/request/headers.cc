@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <utility>
 
 #include "base/strings.h"
@@ -73,6 +74,29 @@ bool IsEncoded(std::string_view content_encoding) {
   return AnyOf(content_encoding, [](std::string_view coding) {
     return !coding.empty() && !base::EqualsIgnoreCase(coding, "identity");
   });
+}
+
+// "TEXT named_metrics.kv_cache_usage_perc=0.75,named_metrics.num_requests_waiting=3"; some leave out the first word.
+routing::AnswerLoad ReadLoad(std::string_view value) {
+  constexpr size_t kMaxLength = 4096;
+  constexpr std::string_view kPrefix = "named_metrics.";
+  routing::AnswerLoad load;
+  if (value.size() > kMaxLength) return load;
+  if (value.starts_with(kLoadText)) value.remove_prefix(kLoadText.size());
+  AnyOf(value, [&](std::string_view item) {
+    const size_t equals = item.find('=');
+    if (equals == std::string_view::npos || !item.starts_with(kPrefix)) return false;
+    const std::string_view name = base::Trim(item.substr(kPrefix.size(), equals - kPrefix.size()));
+    const std::string_view text = base::Trim(item.substr(equals + 1));
+    double number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size() || !(number >= 0)) return false;
+    if (name == "num_requests_waiting")
+      load.waiting = static_cast<uint32_t>(std::min(number, 65'535.0));
+    if (name == "kv_cache_usage_perc") load.kv_usage = static_cast<float>(std::min(number, 1.0));
+    return false;
+  });
+  return load;
 }
 
 routing::Rejection NoParser(std::string_view path) {
@@ -170,6 +194,9 @@ void RefusalHeaders::Add(std::string_view name, std::string_view value) {
       return;
     case 'c':
       AddOfBody(name, value);
+      return;
+    case 'e':
+      if (name == kLoadFormat) headers_.asks_load = true;
       return;
     case 'p':
       if (name == "prefer") headers_.if_available |= Prefers(value, "if-available");

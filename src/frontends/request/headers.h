@@ -33,6 +33,14 @@ inline constexpr std::string_view kDropReason = "x-llm-d-request-dropped-reason"
 inline constexpr std::string_view kRefusedBy = "x-fairway-refused-by";
 inline constexpr std::string_view kRetryAfter = "retry-after";
 
+// An engine that is asked in this format says with its answer how loaded it is (vLLM, Triton; the headers are
+// those of Envoy's ORCA).
+inline constexpr std::string_view kLoadFormat = "endpoint-load-metrics-format";
+inline constexpr std::string_view kLoadText = "TEXT";
+inline constexpr std::string_view kLoad = "endpoint-load-metrics";
+// What kLoad says. What it does not say, or says in another way, is absent.
+routing::AnswerLoad ReadLoad(std::string_view value);
+
 // Of a request whose path no parser takes.
 routing::Rejection NoParser(std::string_view path);
 
@@ -78,7 +86,8 @@ struct RequestHeaders {
   bool tunnel = false;
   // The body is not to be read as JSON in UTF-8: it is compressed (content-encoding), or in another charset.
   bool unreadable_body = false;
-  bool grpc = false;  // IsGrpc of its content-type
+  bool grpc = false;       // IsGrpc of its content-type
+  bool asks_load = false;  // the client wants the server's load for itself (kLoadFormat)
   bool has_content_length = false;
   uint64_t content_length = 0;
   // What the client said to us and no model server is to hear, each name once, in order: to be removed.

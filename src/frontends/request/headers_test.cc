@@ -63,6 +63,31 @@ TEST(RequestHeaders, WhatIsSaidToThePickerIsListedOnceAndTheDestinationIsNot) {
   EXPECT_FALSE(Read({{"x-gateway-destination-endpoint-subset", "x"}}).has_destination);
 }
 
+TEST(RequestHeaders, WhoWantsTheServersLoadIsKnown) {
+  EXPECT_TRUE(Read({{"endpoint-load-metrics-format", "JSON"}}).asks_load);
+  EXPECT_FALSE(Read({{"endpoint-load-metrics", "TEXT"}}).asks_load);
+}
+
+TEST(RequestHeaders, LoadIsReadFromWhatAnswersSay) {
+  const auto waiting = [](std::string_view text) { return ReadLoad(text).waiting; };
+  const auto usage = [](std::string_view text) { return ReadLoad(text).kv_usage; };
+  constexpr std::string_view kBoth =
+      "TEXT named_metrics.kv_cache_usage_perc=0.75, named_metrics.num_requests_waiting=3";
+  EXPECT_EQ(waiting(kBoth), 3u);
+  EXPECT_EQ(usage(kBoth), 0.75f);
+  EXPECT_EQ(waiting("named_metrics.num_requests_waiting=3.0,cpu_utilization=0.5"), 3u)
+      << "without the first word";
+  EXPECT_EQ(usage("TEXT named_metrics.kv_cache_usage_perc=7"), 1.0f);
+  EXPECT_EQ(waiting("TEXT named_metrics.num_requests_waiting=1e300"), 65'535u);
+  for (const std::string_view bad :
+       {"", "TEXT", "TEXT num_requests_waiting=3", "TEXT named_metrics.num_requests_waiting=", "TEXT =3",
+        "TEXT named_metrics.num_requests_waiting=-1", "TEXT named_metrics.num_requests_waiting=nan",
+        "TEXT named_metrics.num_requests_waiting=3x",
+        "JSON {\"named_metrics\":{\"num_requests_waiting\":3}}"})
+    EXPECT_EQ(waiting(bad), std::nullopt) << bad;
+  EXPECT_EQ(waiting(std::string(5000, ' ') + std::string(kBoth)), std::nullopt) << "too long to be that";
+}
+
 // By any of these a side-car beside a model server would connect to wherever the client likes.
 TEST(RequestHeaders, NoClientTellsASideCarWhereToConnectTo) {
   for (const char* name : {"x-prefiller-url", "x-prefiller-host-port", "x-encoder-hosts-ports",
