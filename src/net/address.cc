@@ -1,6 +1,7 @@
 #include "net/address.h"
 
 #include <arpa/inet.h>
+#include <ifaddrs.h>
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -112,6 +113,27 @@ PeerAddress PeerAddressOf(const sockaddr_storage& address) {
     std::memcpy(out.data(), &reinterpret_cast<const sockaddr_in6&>(address).sin6_addr, 16);
   }
   return out;
+}
+
+std::vector<std::string> OwnAddresses() {
+  constexpr size_t kMost = 64;
+  std::vector<std::string> addresses;
+  ifaddrs* all = nullptr;
+  if (getifaddrs(&all) != 0) return addresses;
+  for (const ifaddrs* one = all; one != nullptr && addresses.size() < kMost; one = one->ifa_next) {
+    char text[INET6_ADDRSTRLEN] = "";
+    if (one->ifa_addr == nullptr) continue;
+    if (one->ifa_addr->sa_family == AF_INET) {
+      const auto* v4 = reinterpret_cast<const sockaddr_in*>(one->ifa_addr);
+      inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
+    } else if (one->ifa_addr->sa_family == AF_INET6) {
+      const auto* v6 = reinterpret_cast<const sockaddr_in6*>(one->ifa_addr);
+      if (!IN6_IS_ADDR_LINKLOCAL(&v6->sin6_addr)) inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+    }
+    if (text[0] != '\0') addresses.emplace_back(text);
+  }
+  freeifaddrs(all);
+  return addresses;
 }
 
 size_t DescriptorLimit() {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -31,6 +32,9 @@ bool IsIpLiteral(std::string_view host);
 // both ways to listen agree. All zero for a socket without one.
 using PeerAddress = std::array<uint8_t, 16>;
 PeerAddress PeerAddressOf(const sockaddr_storage& address);
+
+// The addresses of this machine's (or Pod's) interfaces but those of a link alone; at most 64.
+std::vector<std::string> OwnAddresses();
 
 // How many descriptors this process may have open.
 size_t DescriptorLimit();

@@ -75,6 +75,12 @@ class Responder final : public HttpResponder {
   uint64_t number_;
 };
 
+// Of two who could go: who is idle goes before who reads slowly, and that one before who waits for its answer;
+// of two alike the one of which nothing was heard for longer.
+bool GoesBefore(const HttpConnection& a, const HttpConnection& b) {
+  return a.use() != b.use() ? a.use() < b.use() : a.active_at() < b.active_at();
+}
+
 // Who goes so that a connection from `peer` has a place; null: the newcomer itself.
 HttpConnection* Displaced(const HttpCore& core, const std::string& peer) {
   std::map<std::string_view, size_t> by_address;
@@ -84,13 +90,23 @@ HttpConnection* Displaced(const HttpCore& core, const std::string& peer) {
   HttpConnection* victim = nullptr;
   for (const auto& connection : core.connections) {
     if (by_address[connection->peer()] < most) continue;
-    if (victim == nullptr || connection->use() < victim->use() ||
-        (connection->use() == victim->use() && connection->active_at() < victim->active_at())) {
-      victim = connection.get();
-    }
+    if (victim == nullptr || GoesBefore(*connection, *victim)) victim = connection.get();
   }
   const bool busy = victim != nullptr && victim->use() == HttpConnection::Use::kBusy;
   return busy && by_address[peer] == most ? nullptr : victim;
+}
+
+// Who goes where `peer` has its share already. The oldest, where all wait for answers: of a machine that was
+// taken from the network that may be what is left.
+HttpConnection* DisplacedOfAddress(const HttpCore& core, const std::string& peer) {
+  size_t count = 0;
+  HttpConnection* victim = nullptr;
+  for (const auto& connection : core.connections) {
+    if (connection->peer() != peer) continue;
+    ++count;
+    if (victim == nullptr || GoesBefore(*connection, *victim)) victim = connection.get();
+  }
+  return count >= core.options.max_of_address ? victim : nullptr;
 }
 
 // False: there is no place for it.
@@ -146,6 +162,10 @@ void Admit(const std::shared_ptr<HttpCore>& core, int fd) {
   const auto remote = socket.remote_endpoint(error);
   if (error) return;  // gone already
   std::string peer = remote.address().to_string();
+  if (core->options.max_of_address != 0) {
+    if (HttpConnection* const victim = DisplacedOfAddress(*core, peer); victim != nullptr)
+      victim->CloseFor(core->stats->displaced);
+  }
   if (core->connections.size() >= core->options.max_connections && !MakeRoom(*core, peer)) return;
   if (core->connections.empty()) StartTick(core);
   const auto connection = std::make_shared<HttpConnection>(core, std::move(socket), std::move(peer));

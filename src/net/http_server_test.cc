@@ -548,6 +548,32 @@ TEST_F(HttpServerTest, WhoIsBusyStaysUnlessItsAddressHasMost) {
   OnLoop([&] { open.clear(); });
 }
 
+TEST_F(HttpServerTest, AnAddressHasItsShare) {
+  std::vector<std::shared_ptr<HttpResponder>> open;
+  std::atomic<size_t> busy{0};
+  Listen(
+      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+        if (request.target == "/honest") return responder->Send({.body = "served"});
+        open.push_back(std::move(responder));
+        ++busy;
+      },
+      {.max_connections = 100, .max_of_address = 2});
+  std::vector<std::unique_ptr<RawClient>> flood;
+  for (size_t i = 0; i < 4; ++i) {
+    flood.push_back(std::make_unique<RawClient>(server_->port()));
+    flood.back()->Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    ASSERT_TRUE(Await([&] { return busy == i + 1; }));
+  }
+  EXPECT_EQ(flood[0]->ReadAll(), "");
+  EXPECT_EQ(flood[1]->ReadAll(), "");
+  EXPECT_FALSE(flood[2]->IsClosed());
+  EXPECT_EQ(server_->stats()->connections, 2u);
+  EXPECT_EQ(server_->stats()->displaced, 2u);
+  ExpectServed(server_->port(), "127.0.0.2");
+  EXPECT_FALSE(flood[2]->IsClosed());
+  OnLoop([&] { open.clear(); });
+}
+
 // The answers to requests that are never read must not gather here.
 TEST_F(HttpServerTest, TakesNoRequestWhileAnswersAreUnsent) {
   std::atomic<size_t> answered{0};

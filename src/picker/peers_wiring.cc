@@ -75,8 +75,8 @@ sources::peers::Content PeersWiring::MakeContent() {
                 for (const auto& [pool, unused] : fleet_.Load()->pools)
                   OfPlacements(pool, [listened](const Placements& of) { of.SetTelling(listened); });
               },
-          .heard = [this](const Message& message) { Heard(message); },
-          .gone = [this](uint64_t replica) { heard_.Forget(replica); },
+          .heard = [this](uint64_t peer, const Message& message) { Heard(peer, message); },
+          .gone = [this](uint64_t peer) { heard_.Forget(peer); },
           .snapshot = [this] { return Snapshot(); },
           .wants_snapshot = [this] { return WantsSnapshot(); },
           .took = [this](const Message& message) { Took(message); }};
@@ -153,10 +153,10 @@ std::function<bool(MessageWriter&)> PeersWiring::Snapshot() const {
   };
 }
 
-void PeersWiring::Heard(const Message& message) {
+void PeersWiring::Heard(uint64_t peer, const Message& message) {
   heard_.Refresh();
   for (const EndpointNews& news : message.endpoints) {
-    if (news.load) heard_.Hear(message.replica, news.pool, news.address, *news.load);
+    if (news.load) heard_.Hear(peer, news.pool, news.address, *news.load);
     if (news.placed.empty()) continue;
     const auto cell = fleet::FindCell(heard_.fleet(), news.pool, news.address);
     if (cell == nullptr) continue;

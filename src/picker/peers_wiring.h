@@ -48,7 +48,7 @@ class PeersWiring {
                            const std::function<void(const scheduling::Placements&)>& tell);
   void WriteChanges(sources::peers::MessageWriter& to);
   std::function<bool(sources::peers::MessageWriter&)> Snapshot() const;
-  void Heard(const sources::peers::Message& message);
+  void Heard(uint64_t peer, const sources::peers::Message& message);
   void Took(const sources::peers::Message& message);
   bool WantsSnapshot() const;
 

@@ -105,6 +105,8 @@ std::optional<Message> ReadMessage(std::string_view bytes) {
   while (r.Next()) {
     if (r.field() == 1 && r.is_fixed64()) message.replica = r.number();
     if (r.field() == 3 && r.is_varint()) message.last = r.number() != 0;
+    if (r.field() == 4 && r.is_bytes() && message.addresses.size() < kMostAddresses)
+      message.addresses.push_back(r.bytes());
     if (r.field() != 2 || !r.is_bytes()) continue;
     auto news = ReadEndpoint(r.bytes());
     if (!news || message.endpoints.size() == kMostEndpoints) return std::nullopt;
@@ -112,6 +114,10 @@ std::optional<Message> ReadMessage(std::string_view bytes) {
   }
   if (!r.ok()) return std::nullopt;
   return message;
+}
+
+void MessageWriter::Introduce(std::span<const std::string> addresses) {
+  for (const std::string& address : addresses) writer_.Bytes(4, address);
 }
 
 void MessageWriter::Add(std::string_view pool, std::string_view address,

@@ -16,6 +16,8 @@
 
 namespace fairway::sources::peers {
 
+// Of addresses that lead to one replica.
+inline constexpr size_t kMostAddresses = 64;
 // A longer one is a fault of who sent it.
 inline constexpr size_t kMostMessage = 1 << 20;
 
@@ -39,6 +41,7 @@ struct Message {
   uint64_t replica = 0;
   std::vector<EndpointNews> endpoints;  // views into what was read
   bool last = false;
+  std::vector<std::string_view> addresses;  // that lead to who tells, as it says
 };
 
 // Nothing: malformed. Memory is a few times that of `bytes`, whatever they are.
@@ -51,6 +54,8 @@ class MessageWriter {
   // `placed`: chains of hashes, each behind its length.
   void Add(std::string_view pool, std::string_view address, const std::optional<fleet::OpenLoad>& load,
            std::span<const uint64_t> placed = {}, const Learned* learned = nullptr);
+  // In the message that comes next.
+  void Introduce(std::span<const std::string> addresses);
   // Nothing was added since Take.
   bool empty() const { return writer_.Mark() == 0 && stream_.empty(); }
   // All that was added, with the lengths before the messages; at least one message, if with nothing in it.

@@ -69,6 +69,22 @@ TEST(Messages, WhatIsWrittenIsReadHoweverItIsCut) {
   }
 }
 
+TEST(Messages, WhoTellsSaysWhereItIs) {
+  const std::vector<std::string> own = {"10.0.0.7:9004", "[fd00::7]:9004"};
+  MessageWriter writer(42);
+  writer.Introduce(own);
+  const std::string stream = writer.Take();
+  const auto message = ReadMessage(std::string_view(stream).substr(4));
+  ASSERT_TRUE(message);
+  EXPECT_EQ(message->addresses, (std::vector<std::string_view>{own[1], own[0]}));  // from the end to the front
+  fairway::peers::v1::Message theirs;
+  ASSERT_TRUE(theirs.ParseFromString(stream.substr(4)));
+  EXPECT_EQ(theirs.addresses_size(), 2);
+  writer.Introduce(std::vector<std::string>(1000, "10.0.0.7:9004"));
+  const std::string many = writer.Take();
+  EXPECT_EQ(ReadMessage(std::string_view(many).substr(4))->addresses.size(), kMostAddresses);
+}
+
 // proto/peers.proto as protobuf itself reads and writes it.
 TEST(Messages, AreThoseOfTheProto) {
   fairway::peers::v1::Message theirs;

@@ -81,10 +81,14 @@ struct Named {
 struct Link {
   std::string address;
   std::string server_name;
-  uint64_t replica = 0;  // 0: it said nothing yet
+  std::string place;     // the address, written as told ones are
+  uint64_t replica = 0;  // as it says; 0: it said nothing yet
+  uint64_t peer = 0;     // the number that we gave it
+  std::vector<std::string> own;  // addresses that lead to it, as it says
   base::Nanos heard_at = 0;
-  base::Nanos second = 0;  // when `bytes` began to count
+  base::Nanos second = 0;  // when `bytes` and `messages` began to count
   size_t bytes = 0;
+  size_t messages = 0;
   bool warned = false;
   MessageCutter cutter;
   std::unique_ptr<net::HttpStream> stream;
@@ -99,10 +103,25 @@ std::string HostOf(const net::HostPort& address) {
   return host;
 }
 
+// One way of writing what a peer may have written in any. "": it is no address.
+std::string Canonical(std::string_view address) {
+  const auto parsed = net::ParseHostPort(address);
+  return parsed ? net::FormatHostPort(HostOf(*parsed), parsed->port) : std::string();
+}
+
+// Whether both links lead to one replica, by the word of both. Whoever took another's number has that one's word
+// against him, which came over a connection to that one's address.
+bool AreOne(const Link& a, const Link& b) {
+  const auto says = [](const Link& who, const Link& of) {
+    return std::find(who.own.begin(), who.own.end(), of.place) != who.own.end();
+  };
+  return a.replica == b.replica && says(a, b) && says(b, a);
+}
+
 // A snapshot on its way there.
 struct Serving {
   explicit Serving(uint64_t replica) : writer(replica) {}
-  std::shared_ptr<int> place;  // of kMostSnapshots
+  std::shared_ptr<const std::string> place;  // of kMostSnapshots: for whom, one for each address
   std::function<bool(MessageWriter&)> parts;
   MessageWriter writer;
   base::Nanos until = 0;
@@ -202,6 +221,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
                                 .max_header = 8 << 10,
                                 .get_only = true,
                                 .max_connections = 4 * kMostPeers,
+                                .max_of_address = kMostOfHost,
                                 .max_unsent = kMostUnsent,
                                 .max_held = 16 * kMostUnsent,
                                 .request_timeout = 5 * base::kSecond,
@@ -233,13 +253,16 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   void Answer(const net::HttpRequest& request, const std::shared_ptr<net::HttpResponder>& responder) {
     if (!MayAsk(request))
       return responder->Send({.status = 403, .content_type = "text/plain", .body = "not one of --peers\n"});
-    if (request.path() == kSnapshot) return ServeSnapshot(responder);
+    if (request.path() == kSnapshot) return ServeSnapshot(request, responder);
     if (request.path() != kTold)
       return responder->Send({.status = 404, .content_type = "text/plain", .body = "no such page\n"});
     // Those who listen already are told what is new before the newcomer gets all.
     if (listeners.empty()) content.listened(true);
     Tell(true);
     if (!responder->Start({.content_type = kContentType})) return;
+    std::vector<std::string> own = net::OwnAddresses();
+    for (std::string& address : own) address = net::FormatHostPort(address, server->port());
+    writer.Introduce(own);
     content.all(writer);
     const std::string all = writer.Take();
     metrics.counts->sent += all.size();
@@ -275,16 +298,23 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
     content.listened(false);
   }
 
-  void ServeSnapshot(const std::shared_ptr<net::HttpResponder>& responder) {
+  void ServeSnapshot(const net::HttpRequest& request,
+                     const std::shared_ptr<net::HttpResponder>& responder) {
     const auto count = [this](const char* result) { metrics.snapshots.With({"served", result}).Add(); };
-    if (serving.use_count() > static_cast<long>(kMostSnapshots)) {
+    const auto from = net::ParseHostPort(request.peer_address);
+    const auto place = std::make_shared<const std::string>(from ? HostOf(*from) : "");
+    std::erase_if(serving, [](const auto& other) { return other.expired(); });
+    if (serving.size() >= kMostSnapshots || std::any_of(serving.begin(), serving.end(), [&](const auto& other) {
+          return *other.lock() == *place;
+        })) {
       count("busy");
       return responder->Send({.status = 503, .content_type = "text/plain", .body = "busy\n"});
     }
     count("begun");
-    // Each answer that is under way holds one of these.
+    // The answer that is under way holds it.
+    serving.push_back(place);
     auto state = std::make_shared<Serving>(options.replica);
-    state->place = serving;
+    state->place = place;
     state->parts = content.snapshot();
     state->until = clock.Now() + options.snapshot_time;
     state->left = options.snapshot_bytes;
@@ -360,6 +390,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
       link = std::make_unique<Link>();
       link->address = address;
       link->server_name = host;
+      link->place = Canonical(address);
       link->again = std::make_unique<net::Timer>(loop);
       Ask(*link);
     }
@@ -408,31 +439,50 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   bool WithinASecond(Link& link, size_t bytes) const {
     if (const base::Nanos now = clock.Now(); now - link.second > base::kSecond) {
       link.second = now;
-      link.bytes = 0;
+      link.bytes = link.messages = 0;
     }
     return (link.bytes += bytes) <= options.bytes_a_second;
   }
 
   bool Heard(Link& link, std::string_view bytes, const char*& wrong) {
+    if (++link.messages > options.messages_a_second) {
+      wrong = "too-much";
+      return false;
+    }
     const auto message = ReadMessage(bytes);
     if (!message || message->replica == 0 || (link.replica != 0 && link.replica != message->replica))
       return false;
-    if (link.replica == 0) {
-      const auto has_it = [&](const auto& other) { return other.second->replica == message->replica; };
-      const bool known = std::any_of(links.begin(), links.end(), has_it);
-      if (message->replica == options.replica || known) {
-        wrong = known ? "known-already" : "itself";
-        if (known && !std::exchange(link.warned, true))
-          log.Warn("a peer has the number of another one; the first is heard", {{"address", link.address}});
-        return false;
-      }
-      link.replica = message->replica;
-      log.Info("a peer is heard", {{"address", link.address}});
-    }
+    if (link.replica == 0 && !MayBeHeard(link, *message, wrong)) return false;
     const bool first = std::exchange(link.heard_at, clock.Now()) == 0;
-    content.heard(*message);
+    content.heard(link.peer, *message);
     CountLinks();
     if (first) FetchSnapshot();
+    return true;
+  }
+
+  // Of a first message. One replica is not heard twice; two that tell one number are, as anybody can tell
+  // another's: else who answers first would silence the other one.
+  bool MayBeHeard(Link& link, const Message& message, const char*& wrong) {
+    if (message.replica == options.replica) {
+      wrong = "itself";
+      return false;
+    }
+    link.replica = message.replica;
+    link.own.clear();
+    for (const std::string_view address : message.addresses) link.own.push_back(Canonical(address));
+    for (const auto& [address, other] : links) {
+      if (other.get() == &link || other->replica != link.replica) continue;
+      if (AreOne(link, *other)) {
+        wrong = "known-already";
+        link.replica = 0;
+        return false;
+      }
+      if (!std::exchange(link.warned, true))
+        log.Warn("two peers tell one number, and not that they are one: each is heard",
+                 {{"address", link.address}, {"other", other->address}});
+    }
+    link.peer = ++peers_heard;
+    log.Info("a peer is heard", {{"address", link.address}});
     return true;
   }
 
@@ -444,7 +494,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
 
   void Lose(Link& link, const char* reason) {
     if (link.replica != 0) {
-      content.gone(link.replica);
+      content.gone(link.peer);
       log.Info("a peer is heard no more", {{"address", link.address}, {"reason", reason}});
     }
     metrics.ended.With({reason}).Add();
@@ -532,8 +582,9 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   base::Nanos looked_up_at = 0;
   std::map<std::string, std::unique_ptr<Link>> links;  // by address
   std::set<std::string> hosts;                         // of them
+  uint64_t peers_heard = 0;
   std::vector<std::shared_ptr<net::HttpResponder>> listeners;
-  std::shared_ptr<int> serving = std::make_shared<int>();
+  std::vector<std::weak_ptr<const std::string>> serving;  // snapshots, under way to these addresses
   std::unique_ptr<net::HttpStream> snapshot;  // that is being fetched
   int snapshot_tries = 0;
   net::TlsContext client_tls;

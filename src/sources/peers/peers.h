@@ -5,7 +5,8 @@
 // certificate of theirs instead. What is said is proto/peers.proto over HTTP/1.1.
 //
 // Whatever a peer does or does not do: connecting takes 2 s at most, a stream that is silent for `silence` has
-// ended, messages have kMostMessage, a snapshot its bytes and seconds, and there are kMostPeers. A peer whose
+// ended, messages have kMostMessage, bytes and messages a rate, a snapshot its bytes and seconds, one address
+// kMostOfHost connections, and there are kMostPeers. A peer whose
 // stream ended, or that no name leads to any more, is gone (Content::gone) and is tried again each second.
 #pragma once
 
@@ -27,6 +28,7 @@
 namespace fairway::sources::peers {
 
 inline constexpr size_t kMostPeers = 32;
+inline constexpr size_t kMostOfHost = 16;  // connections of one address, to what others ask
 
 struct Options {
   // "host:port", "host" or "ip": a name stands for all its addresses, and may lead to this replica, too.
@@ -41,6 +43,7 @@ struct Options {
   base::Nanos look_up = 5 * base::kSecond;  // names, again and again
   base::Nanos again = base::kSecond;        // a peer that was not there
   size_t bytes_a_second = 64 << 20;         // of a peer; the hashes of 2 GB of prompts
+  size_t messages_a_second = 1000;          // of a peer; it needs one for each `interval` and 256 KiB
   size_t snapshot_bytes = 64 << 20;
   base::Nanos snapshot_time = 10 * base::kSecond;
   uint64_t replica = 0;  // a number of this one's own; REQUIRES: not 0
@@ -54,8 +57,10 @@ struct Content {
   std::function<void(MessageWriter&)> all;
   // Whether anybody listens.
   std::function<void(bool)> listened;
-  std::function<void(const Message&)> heard;
-  std::function<void(uint64_t replica)> gone;
+  // `peer` is a number of this side's own, another one each time that a peer is heard anew: what a peer says of
+  // itself, its number included, can be anybody's.
+  std::function<void(uint64_t peer, const Message&)> heard;
+  std::function<void(uint64_t peer)> gone;
   // A snapshot in parts: false after the last.
   std::function<std::function<bool(MessageWriter&)>()> snapshot;
   // A snapshot is wanted now; asked each second until one came, or kSnapshotTries failed.

@@ -53,10 +53,12 @@ class Replica {
     OnLoop([&] { peers_.reset(); });
   }
   std::string address() const { return "127.0.0.1:" + std::to_string(peers_->port()); }
-  // By replica: what it told last.
+  // By the number that it tells: what it told last; of several that tell one number, all together.
   std::map<uint64_t, uint32_t> heard() {
     std::lock_guard lock(mutex_);
-    return heard_;
+    std::map<uint64_t, uint32_t> by_number;
+    for (const auto& [peer, told] : heard_) by_number[told.first] += told.second;
+    return by_number;
   }
   std::vector<std::string> taken() {
     std::lock_guard lock(mutex_);
@@ -90,15 +92,15 @@ class Replica {
             .all = [this](MessageWriter& to) { to.Add("p", "e", fleet::OpenLoad{told_, 0}); },
             .listened = [this](bool is) { listened = is; },
             .heard =
-                [this](const Message& message) {
+                [this](uint64_t peer, const Message& message) {
                   std::lock_guard lock(mutex_);
                   for (const EndpointNews& news : message.endpoints)
-                    if (news.load) heard_[message.replica] = news.load->requests;
+                    if (news.load) heard_[peer] = {message.replica, news.load->requests};
                 },
             .gone =
-                [this](uint64_t replica) {
+                [this](uint64_t peer) {
                   std::lock_guard lock(mutex_);
-                  heard_.erase(replica);
+                  heard_.erase(peer);
                 },
             .snapshot = [this]() -> std::function<bool(MessageWriter&)> {
               return [left = parts.load()](MessageWriter& to) mutable {
@@ -120,7 +122,7 @@ class Replica {
   base::Log log_;
   base::Registry registry_;
   std::mutex mutex_;
-  std::map<uint64_t, uint32_t> heard_;
+  std::map<uint64_t, std::pair<uint64_t, uint32_t>> heard_;
   std::vector<std::string> taken_;
   uint32_t told_ = 0;  // of the loop
   net::LoopThread thread_;
@@ -128,6 +130,15 @@ class Replica {
 };
 
 using Heard = std::map<uint64_t, uint32_t>;
+
+std::string Head(const char* type = "application/x-fairway-peers") {
+  return "HTTP/1.1 200 OK\r\nContent-Type: " + std::string(type) + "\r\nTransfer-Encoding: chunked\r\n\r\n";
+}
+std::string Chunk(std::string_view bytes) {
+  char size[16];
+  std::snprintf(size, sizeof size, "%zx\r\n", bytes.size());
+  return size + std::string(bytes) + "\r\n";
+}
 
 TEST(Peers, TellOneAnotherAndForgetWhoIsGone) {
   Replica first(1, {});
@@ -165,6 +176,67 @@ TEST(Peers, NobodyHearsItselfOrOneTwice) {
   EXPECT_TRUE(Soon([&] { return third.heard() == Heard{{7, 1}}; }));
 }
 
+// Whoever has seen another one's number tells it as its own, says that the other's address is its own, too, and
+// is the first that is heard.
+TEST(Peers, ATakenNumberSilencesNobody) {
+  Replica honest(1, {});
+  std::atomic<bool> told{false};
+  RawTcpServer thief([&](RawConnection& c) {
+    MessageWriter writer(1);
+    writer.Introduce(std::vector<std::string>{honest.address(), "127.0.0.1:1"});
+    writer.Add("p", "e", fleet::OpenLoad{1000, 0});
+    c.ReadRequest();
+    bool listens = c.Send(Head());
+    while (listens) {
+      listens = c.Send(Chunk(writer.Take()));
+      told = true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+  });
+  const std::string taken = "127.0.0.1:" + std::to_string(thief.port());
+  Replica victim(2, {taken});
+  ASSERT_TRUE(Soon([&] { return victim.heard() == Heard{{1, 1000}}; }));
+  // The same when both are new to it, whoever answers first.
+  Replica other(3, {taken, honest.address()});
+  honest.requests = 4;
+  EXPECT_TRUE(Soon([&] { return other.heard() == Heard{{1, 1004}}; })) << other.heard()[1];
+  honest.requests = 7;
+  EXPECT_TRUE(Soon([&] { return other.heard() == Heard{{1, 1007}}; })) << other.heard()[1];
+  EXPECT_EQ(other.Page().find("reason=\"known-already\""), std::string::npos) << other.Page();
+  EXPECT_NE(other.Page().find("fairway_peers{state=\"heard\"} 2"), std::string::npos) << other.Page();
+}
+
+TEST(Peers, WhoTellsManySmallMessagesIsLeft) {
+  MessageWriter writer(66);
+  std::string many;
+  for (int i = 0; i < 5000; ++i) many += writer.Take();
+  RawTcpServer hostile([&](RawConnection& c) {
+    c.ReadRequest();
+    c.Send(Head() + Chunk(many));
+    c.WaitForEnd();
+  });
+  Replica victim(2, {"127.0.0.1:" + std::to_string(hostile.port())});
+  EXPECT_TRUE(Soon([&] {
+    return victim.Page().find("fairway_peer_streams_ended_total{reason=\"too-much\"}") != std::string::npos;
+  }));
+}
+
+// What an address holds of the port leaves the rest to others.
+TEST(Peers, OneAddressHasItsShareOfListeners) {
+  Replica first(1, {});
+  std::vector<std::unique_ptr<Replica>> many;
+  for (uint64_t i = 0; i < kMostOfHost + 4; ++i)
+    many.push_back(std::make_unique<Replica>(10 + i, std::vector<std::string>{first.address()}));
+  const std::string all = "fairway_peers{state=\"hearing\"} " + std::to_string(kMostOfHost);
+  EXPECT_TRUE(Soon([&] { return first.Page().find(all + "\n") != std::string::npos; })) << first.Page();
+  for (int i = 0; i < 20; ++i) {
+    const std::string page = first.Page();
+    const size_t at = page.find("state=\"hearing\"} ");
+    EXPECT_LE(std::stoi(page.substr(at + 17)), static_cast<int>(kMostOfHost));
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
 TEST(Peers, ANewcomerTakesOneSnapshotOver) {
   Replica first(1, {});
   Replica second(2, {first.address()});
@@ -187,20 +259,12 @@ TEST(Peers, ASnapshotEndsAtItsBytes) {
   EXPECT_LT(second.taken().size(), 10u);
 }
 
-std::string Head(const char* type = "application/x-fairway-peers") {
-  return "HTTP/1.1 200 OK\r\nContent-Type: " + std::string(type) + "\r\nTransfer-Encoding: chunked\r\n\r\n";
-}
 
 // Whoever answers at a peer's address: the others are heard as before, and nothing of him stays.
 TEST(Peers, HostileOnesHurtNobody) {
   MessageWriter writer(66);
   writer.Add("p", "e", fleet::OpenLoad{9, 9});
   const std::string good = writer.Take();
-  const auto chunk = [](std::string_view bytes) {
-    char size[16];
-    std::snprintf(size, sizeof size, "%zx\r\n", bytes.size());
-    return size + std::string(bytes) + "\r\n";
-  };
   const std::vector<std::pair<const char*, RawTcpServer::Script>> attacks = {
       {"closed", [](RawConnection& c) { c.ReadRequest(); }},
       {"another-version",
@@ -218,26 +282,26 @@ TEST(Peers, HostileOnesHurtNobody) {
       {"malformed",
        [&](RawConnection& c) {
          c.ReadRequest();
-         c.Send(Head() + chunk(std::string(100, '\xff')));
+         c.Send(Head() + Chunk(std::string(100, '\xff')));
          c.WaitForEnd();
        }},
       // Good, then silent; good, then torn; good, then another number.
       {"closed",
        [&](RawConnection& c) {
          c.ReadRequest();
-         c.Send(Head() + chunk(good));
+         c.Send(Head() + Chunk(good));
          c.WaitForEnd();
        }},
       {"closed",
        [&](RawConnection& c) {
          c.ReadRequest();
-         c.Send(Head() + chunk(good.substr(0, good.size() - 3)));
+         c.Send(Head() + Chunk(good.substr(0, good.size() - 3)));
        }},
       {"malformed",
        [&](RawConnection& c) {
          c.ReadRequest();
          MessageWriter other(67);
-         c.Send(Head() + chunk(good) + chunk(other.Take()));
+         c.Send(Head() + Chunk(good) + Chunk(other.Take()));
          c.WaitForEnd();
        }},
       // More than anybody needs.
@@ -247,7 +311,7 @@ TEST(Peers, HostileOnesHurtNobody) {
          c.Send(Head());
          MessageWriter much(66);
          for (int i = 0; i < 2000; ++i) much.Add("p", std::to_string(i), fleet::OpenLoad{1, 1});
-         const std::string piece = chunk(much.Take());
+         const std::string piece = Chunk(much.Take());
          while (c.Send(piece)) {
          }
        }},
@@ -255,7 +319,7 @@ TEST(Peers, HostileOnesHurtNobody) {
       {"malformed",
        [&](RawConnection& c) {
          c.ReadRequest();
-         c.Send(Head() + chunk(std::string("\xff\xff\xff\x7f", 4)));
+         c.Send(Head() + Chunk(std::string("\xff\xff\xff\x7f", 4)));
          c.WaitForEnd();
        }},
   };
