@@ -66,8 +66,11 @@ std::optional<std::string> TakeReal(const Setting& setting, std::string_view tex
 std::optional<std::string> TakeDuration(const Setting& setting, std::string_view text, base::Nanos& out) {
   const auto nanos = base::ParseDuration(text);
   if (!nanos) return std::string(kDurations);
-  if (static_cast<double>(*nanos) < setting.min)
-    return "a duration from " + ShowDuration(static_cast<int64_t>(setting.min)) + " on";
+  const auto value = static_cast<double>(*nanos);
+  const bool bounded = setting.max < static_cast<double>(std::numeric_limits<int64_t>::max());
+  if (value < setting.min || value > setting.max)
+    return "a duration from " + ShowDuration(static_cast<int64_t>(setting.min)) +
+           (bounded ? " to " + ShowDuration(static_cast<int64_t>(setting.max)) : " on");
   out = *nanos;
   return std::nullopt;
 }

@@ -85,6 +85,16 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
   options.admin_cert_dir = config.admin_cert_dir;
   options.admin_tls.client_ca_file = config.admin_client_ca_file;
   options.admin_hosts = config.admin_hosts;
+  if (config.peers) {
+    options.peers = {.peers = config.peers->addresses,
+                     .host = config.peers->host,
+                     .port = config.peers->port,
+                     .keeps_trying = true,
+                     .secure = config.peers->tls,
+                     .cert_path = config.peers->cert_dir,
+                     .ca_file = config.peers->ca_file,
+                     .interval = config.peers->interval};
+  }
   options.router.use_subset_hint = config.use_subset_hint;
   if (config.explain) options.router.explain = PrintsExplanations();
   return options;

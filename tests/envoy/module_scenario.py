@@ -156,6 +156,46 @@ class ModuleScenario(Scenario):
         return {e["address"]: e for p in pools for e in p["endpoints"]}
 
 
+class Peers(ModuleScenario):
+    """Envoys that tell one another what they have sent where."""
+
+    def peer(self, name, port, others):
+        folder = os.path.join(self.folder, name)
+        os.mkdir(folder)
+        admin, config = self.with_admin(peers={"addresses": [f"127.0.0.1:{other}" for other in others], "port": port})
+        config = {"pools": [{"name": "default/pool"}], **config}
+        envoy = self.start(Envoy(folder, [{"name": "fairway", "typed_config": filter_config(config)}]))
+        envoy.set_hosts(self.servers.ports)
+        await_that(lambda: len(self.fleet(admin)) == 2, lambda: f"{self.fleet(admin)}")
+        return envoy, admin
+
+    def heard(self, admin):
+        return re.search(r'^fairway_peers\{state="heard"\} (\d+)', ask(admin, "GET", "/metrics").body.decode(), re.M)[1]
+
+    def test_each_knows_what_the_others_sent_until_they_are_gone(self):
+        self.servers = self.sim(2, time_scale="10")
+        ports = free_ports(2)
+        first, first_admin = self.peer("first", ports[0], ports)
+        second, second_admin = self.peer("second", ports[1], ports)
+        await_that(lambda: self.heard(first_admin) == self.heard(second_admin) == "1", lambda: first.text() + second.text())
+        connection = http.client.HTTPConnection("127.0.0.1", first.port, timeout=60)
+        self.addCleanup(connection.close)
+        connection.request("POST", "/v1/completions", json.dumps(
+            {"model": "llama", "prompt": "hello " * 2000, "stream": True, "max_tokens": 500, "ignore_eos": True}))
+        server = connection.getresponse().headers["x-served-by"]
+        await_that(lambda: self.fleet(second_admin)[server]["others"] == 1, lambda: f"{self.fleet(second_admin)}")
+        self.assertNotEqual(second.ask().headers["x-served-by"], server, "it is busy with what the other sent")
+        # One more that wants the first's port: it serves, says so, and hears the others all the same.
+        third, third_admin = self.peer("third", ports[0], ports)
+        await_that(lambda: self.heard(third_admin) == "2", lambda: third.text())
+        third.await_logged("peers cannot ask yet")
+        self.assertEqual(third.ask().status, 200)
+        first.process.kill()
+        await_that(lambda: self.heard(third_admin) == "1", lambda: third.text())
+        await_that(lambda: self.heard(second_admin) == "1", lambda: second.text())  # the third has the port by now
+        await_that(lambda: self.fleet(second_admin)[server]["others"] == 0, lambda: f"{self.fleet(second_admin)}")
+
+
 class Discovery(ModuleScenario):
     def test_endpoints_come_and_go_by_eds_with_their_health_and_labels(self):
         sim = self.sim(3)

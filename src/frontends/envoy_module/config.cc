@@ -133,6 +133,29 @@ api::InferencePool MakePool(const std::string& key) {
   return pool;
 }
 
+PeerConfig ReadPeers(const Node& node) {
+  ObjectReader reader(node);
+  PeerConfig peers;
+  const Node addresses = reader.Require("addresses");
+  peers.addresses = ReadTexts(addresses, CheckText);
+  if (addresses.present() && peers.addresses.empty())
+    addresses.Error("want the other Envoys' names or addresses, such as a headless Service's");
+  peers.host = api::ReadTextOr(reader.Get("host"), CheckText, peers.host);
+  api::Read({.value = &peers.port, .min = 1}, reader.Get("port"));
+  api::Read({.value = &peers.tls}, reader.Get("tls"));
+  api::Read({.value = &peers.interval, .min = 10 * base::kMillisecond, .max = 200 * base::kMillisecond},
+            reader.Get("interval"));
+  const Node cert_dir = reader.Get("certDir");
+  peers.cert_dir = api::ReadTextOr(cert_dir, CheckText, "");
+  if (cert_dir.present() && !peers.tls) cert_dir.Error("needs tls");
+  const Node ca_file = reader.Get("caFile");
+  peers.ca_file = api::ReadTextOr(ca_file, CheckText, "");
+  if (ca_file.present() && (!peers.tls || peers.cert_dir.empty()))
+    ca_file.Error("needs tls and certDir: peers ask for a certificate of that authority");
+  reader.Finish();
+  return peers;
+}
+
 base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Problem>& problems) {
   ModuleConfig config;
   PickerConfig& picker = config.picker;
@@ -167,6 +190,7 @@ base::Result<ModuleConfig> Decode(const Value& document, std::vector<api::Proble
     picker.admin_hosts = ReadTexts(admin.Get("allowedHosts"), CheckText);
     admin.Finish();
   }
+  if (const Node node = root.Get("peers"); node.present()) picker.peers = ReadPeers(node);
   for (const api::Setting& setting : SettingsOf(config)) api::Read(setting, root.Get(setting.field));
   if (!picker.config_file.empty() && !picker.config_text.empty())
     root.Get("configText").Error("give configFile or configText, not both");

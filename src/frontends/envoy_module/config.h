@@ -48,6 +48,18 @@ struct ClusterApi {
   std::string kubeconfig;  // "": $KUBECONFIG, the Pod's service account, ~/.kube/config
 };
 
+// Other Envoys with the module, and whoever else runs a picker for the same pools: each tells the others what it
+// has sent where (docs/high-availability.md).
+struct PeerConfig {
+  std::vector<std::string> addresses;  // "host", "host:port" or "ip"; a name stands for all its addresses
+  std::string host = "::";             // to listen on
+  uint16_t port = 9004;
+  bool tls = true;
+  std::string cert_dir;  // folder with tls.crt and tls.key; "": a self-signed one
+  std::string ca_file;   // "": any certificate is good
+  base::Nanos interval = 20 * base::kMillisecond;
+};
+
 // Of the picker behind filters; filters that say the same here share one.
 struct PickerConfig : api::PickerSettings {
   std::vector<std::string> files;
@@ -59,6 +71,7 @@ struct PickerConfig : api::PickerSettings {
   std::string admin_cert_dir;            // folder with tls.crt and tls.key; "": plain HTTP
   std::string admin_client_ca_file;      // "": nobody is asked for a certificate
   std::vector<std::string> admin_hosts;  // further names by which the pages may be asked for
+  std::optional<PeerConfig> peers;
   // How long after the start requests wait for a pool's first endpoints rather than being refused.
   base::Nanos startup_wait = 5 * base::kSecond;
   bool use_subset_hint = true;

@@ -37,6 +37,39 @@ metricsInsecureSkipVerify: false
   EXPECT_THAT(ErrorOf(R"({"manifests":["/a"],"metricsScheme":"ftp"})"), HasSubstr("want http or https"));
 }
 
+TEST(ModuleConfig, PeersAreOtherEnvoys) {
+  const auto config = ParseConfig(R"(manifests: [/a]
+peers:
+  addresses: [envoys.gateway.svc, "10.0.0.1:9104"]
+  host: 127.0.0.1
+  port: 9104
+  certDir: /etc/fairway/peers
+  caFile: /etc/fairway/peers/ca.crt
+  interval: 50ms
+)");
+  ASSERT_TRUE(config) << config.error().message;
+  ASSERT_TRUE(config->picker.peers);
+  EXPECT_THAT(config->picker.peers->addresses, ElementsAre("envoys.gateway.svc", "10.0.0.1:9104"));
+  EXPECT_EQ(config->picker.peers->port, 9104);
+  EXPECT_EQ(config->picker.peers->interval, 50 * base::kMillisecond);
+  EXPECT_EQ(config->picker.peers->ca_file, "/etc/fairway/peers/ca.crt");
+  const auto plain = ParseConfig(R"({"manifests":["/a"],"peers":{"addresses":["a"]}})");
+  ASSERT_TRUE(plain) << plain.error().message;
+  EXPECT_EQ(plain->picker.peers->port, 9004);
+  EXPECT_TRUE(plain->picker.peers->tls);
+  EXPECT_FALSE(ParseConfig(R"({"manifests":["/a"]})")->picker.peers);
+  const auto error = [](const std::string& peers) {
+    return ErrorOf(R"({"manifests":["/a"],"peers":)" + peers + "}");
+  };
+  EXPECT_THAT(error("{}"), HasSubstr("peers.addresses"));
+  EXPECT_THAT(error(R"({"addresses":[]})"), HasSubstr("headless Service"));
+  EXPECT_THAT(error(R"({"addresses":["a"],"port":0})"), HasSubstr("peers.port"));
+  EXPECT_THAT(error(R"({"addresses":["a"],"interval":"1s"})"), HasSubstr("peers.interval"));
+  EXPECT_THAT(error(R"({"addresses":["a"],"caFile":"/ca.crt"})"), HasSubstr("needs tls and certDir"));
+  EXPECT_THAT(error(R"({"addresses":["a"],"tls":false,"certDir":"/c"})"), HasSubstr("needs tls"));
+  EXPECT_THAT(error(R"({"adresses":["a"]})"), HasSubstr("did you mean"));
+}
+
 TEST(ModuleConfig, WhoMayReadTheAdminPages) {
   const auto plain = ParseConfig(R"({"manifests":["/a"],"admin":{}})");
   ASSERT_TRUE(plain) << plain.error().message;

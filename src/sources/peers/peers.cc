@@ -81,9 +81,9 @@ struct Named {
 struct Link {
   std::string address;
   std::string server_name;
-  std::string place;     // the address, written as told ones are
-  uint64_t replica = 0;  // as it says; 0: it said nothing yet
-  uint64_t peer = 0;     // the number that we gave it
+  std::string place;             // the address, written as told ones are
+  uint64_t replica = 0;          // as it says; 0: it said nothing yet
+  uint64_t peer = 0;             // the number that we gave it
   std::vector<std::string> own;  // addresses that lead to it, as it says
   base::Nanos heard_at = 0;
   base::Nanos second = 0;  // when `bytes` and `messages` began to count
@@ -150,6 +150,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
         metrics(r, k),
         resolver(l.io()),
         look_up(l),
+        listen_again(l),
         tick(l),
         second(l),
         writer(options.replica) {}
@@ -175,19 +176,19 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   }
 
   // Our own certificate is shown by both sides.
-  base::Result<void> MakeTls(net::HttpServerOptions& server) {
+  base::Result<void> MakeTls() {
     if (!options.secure) return {};
     const net::TlsOptions tls{.client_ca_file = options.ca_file};
     if (options.cert_path.empty()) {
       auto made = net::SelfSignedTlsServer(tls);
       if (!made) return tl::make_unexpected(made.error());
-      server.tls = *made;
+      server_tls = *made;
     } else {
       const std::string cert = options.cert_path + "/tls.crt", key = options.cert_path + "/tls.key";
       auto loaded = net::TlsFiles::Load(cert, key, tls);
       if (!loaded) return tl::make_unexpected(loaded.error());
       certificates = std::move(*loaded);
-      server.tls = certificates->context();
+      server_tls = certificates->context();
     }
     return MakeClient();
   }
@@ -215,29 +216,18 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
 
   base::Result<void> Start() {
     if (auto ok = ReadNames(); !ok) return ok;
-    net::HttpServerOptions http{.host = options.host,
-                                .port = options.port,
-                                .max_body = 0,
-                                .max_header = 8 << 10,
-                                .get_only = true,
-                                .max_connections = 4 * kMostPeers,
-                                .max_of_address = kMostOfHost,
-                                .max_unsent = kMostUnsent,
-                                .max_held = 16 * kMostUnsent,
-                                .request_timeout = 5 * base::kSecond,
-                                .answer_timeout = options.snapshot_time};
-    if (auto ok = MakeTls(http); !ok) return ok;
-    auto listening = net::HttpServer::Listen(
-        std::move(http), loop,
-        [this](const net::HttpRequest& request, const std::shared_ptr<net::HttpResponder>& responder) {
-          Answer(request, responder);
-        },
-        log);
-    if (!listening) return tl::make_unexpected(listening.error());
-    server = std::move(*listening);
+    if (auto ok = MakeTls(); !ok) return ok;
+    if (auto ok = Listen(); !ok) {
+      if (!options.keeps_trying) return ok;
+      log.Warn("peers cannot ask yet, trying again each second", {{"error", ok.error().message}});
+      listen_again.Every(options.again, [this] {
+        if (Listen()) listen_again.Cancel();
+      });
+    }
     if (certificates != nullptr) {
       certificates->Follow(loop, log, [this](const net::TlsContext& tls) {
-        server->SetTls(tls);
+        server_tls = tls;
+        if (server != nullptr) server->SetTls(tls);
         if (auto ok = MakeClient(); !ok)
           log.Warn("peers: the new certificate", {{"error", ok.error().message}});
       });
@@ -245,6 +235,30 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
     LookUp();
     look_up.Every(options.look_up, [this] { LookUp(); });
     second.Every(base::kSecond, [this] { FetchSnapshot(); });
+    return {};
+  }
+
+  base::Result<void> Listen() {
+    auto listening = net::HttpServer::Listen(
+        {.host = options.host,
+         .port = options.port,
+         .max_body = 0,
+         .max_header = 8 << 10,
+         .get_only = true,
+         .max_connections = 4 * kMostPeers,
+         .max_of_address = kMostOfHost,
+         .max_unsent = kMostUnsent,
+         .max_held = 16 * kMostUnsent,
+         .request_timeout = 5 * base::kSecond,
+         .answer_timeout = options.snapshot_time,
+         .tls = server_tls},
+        loop,
+        [this](const net::HttpRequest& request, const std::shared_ptr<net::HttpResponder>& responder) {
+          Answer(request, responder);
+        },
+        log);
+    if (!listening) return tl::make_unexpected(listening.error());
+    server = std::move(*listening);
     return {};
   }
 
@@ -298,15 +312,14 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
     content.listened(false);
   }
 
-  void ServeSnapshot(const net::HttpRequest& request,
-                     const std::shared_ptr<net::HttpResponder>& responder) {
+  void ServeSnapshot(const net::HttpRequest& request, const std::shared_ptr<net::HttpResponder>& responder) {
     const auto count = [this](const char* result) { metrics.snapshots.With({"served", result}).Add(); };
     const auto from = net::ParseHostPort(request.peer_address);
     const auto place = std::make_shared<const std::string>(from ? HostOf(*from) : "");
     std::erase_if(serving, [](const auto& other) { return other.expired(); });
-    if (serving.size() >= kMostSnapshots || std::any_of(serving.begin(), serving.end(), [&](const auto& other) {
-          return *other.lock() == *place;
-        })) {
+    if (serving.size() >= kMostSnapshots ||
+        std::any_of(serving.begin(), serving.end(),
+                    [&](const auto& other) { return *other.lock() == *place; })) {
       count("busy");
       return responder->Send({.status = 503, .content_type = "text/plain", .body = "busy\n"});
     }
@@ -575,7 +588,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   const base::Log log;
   Metrics metrics;
   tcp::resolver resolver;
-  net::Timer look_up, tick, second;
+  net::Timer look_up, listen_again, tick, second;
   MessageWriter writer;
   base::Nanos told_at = 0;
   std::vector<Named> names;  // never changes its size after ReadNames
@@ -585,9 +598,10 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   uint64_t peers_heard = 0;
   std::vector<std::shared_ptr<net::HttpResponder>> listeners;
   std::vector<std::weak_ptr<const std::string>> serving;  // snapshots, under way to these addresses
-  std::unique_ptr<net::HttpStream> snapshot;  // that is being fetched
+  std::unique_ptr<net::HttpStream> snapshot;              // that is being fetched
   int snapshot_tries = 0;
   net::TlsContext client_tls;
+  net::TlsContext server_tls;
   std::unique_ptr<net::TlsFiles> certificates;
   std::unique_ptr<net::HttpServer> server;
 };
@@ -601,6 +615,7 @@ base::Result<std::unique_ptr<Peers>> Peers::Start(Options options, Content conte
 }
 
 Peers::~Peers() {
+  impl_->listen_again.Cancel();
   impl_->server.reset();
   impl_->resolver.cancel();
   for (auto& [address, link] : impl_->links) link->stream.reset();
@@ -608,6 +623,6 @@ Peers::~Peers() {
   if (!impl_->listeners.empty()) impl_->content.listened(false);
 }
 
-uint16_t Peers::port() const { return impl_->server->port(); }
+uint16_t Peers::port() const { return impl_->server != nullptr ? impl_->server->port() : 0; }
 
 }  // namespace fairway::sources::peers

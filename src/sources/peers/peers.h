@@ -33,10 +33,11 @@ inline constexpr size_t kMostOfHost = 16;  // connections of one address, to wha
 struct Options {
   // "host:port", "host" or "ip": a name stands for all its addresses, and may lead to this replica, too.
   std::vector<std::string> peers;
-  std::string host = "::";  // to listen on
-  uint16_t port = 9004;     // 0: a free one; also of peers that name none
-  bool secure = true;       // TLS
-  std::string cert_path;    // folder with tls.crt and tls.key; "": a self-signed one
+  std::string host = "::";    // to listen on
+  uint16_t port = 9004;       // 0: a free one; also of peers that name none
+  bool keeps_trying = false;  // where the port is taken at the start; else that is an error
+  bool secure = true;         // TLS
+  std::string cert_path;      // folder with tls.crt and tls.key; "": a self-signed one
   std::string ca_file;  // authorities (PEM) one of which must have signed the other side's; "": any is good
   base::Nanos interval = 20 * base::kMillisecond;  // between two messages
   base::Nanos silence = base::kSecond;
@@ -81,7 +82,7 @@ class Peers {
   Peers(const Peers&) = delete;
   Peers& operator=(const Peers&) = delete;
 
-  uint16_t port() const;
+  uint16_t port() const;  // 0 while it could not be had
 
  private:
   struct Impl;

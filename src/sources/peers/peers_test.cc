@@ -33,10 +33,11 @@ bool Soon(const std::function<bool()>& condition) {
 // One replica with a loop of its own. It tells one number of requests of one endpoint.
 class Replica {
  public:
-  explicit Replica(uint64_t number, std::vector<std::string> peers, Options options = {}) : thread_("peers") {
+  explicit Replica(uint64_t number, std::vector<std::string> peers, Options options = {}, uint16_t port = 0)
+      : thread_("peers") {
     // Nobody is at that port, but may ask from that host.
     options.peers = peers.empty() ? std::vector<std::string>{"127.0.0.1:1"} : std::move(peers);
-    options.port = 0;
+    options.port = port;
     options.secure = false;
     options.replica = number;
     options.again = 50 * base::kMillisecond;
@@ -259,7 +260,6 @@ TEST(Peers, ASnapshotEndsAtItsBytes) {
   EXPECT_LT(second.taken().size(), 10u);
 }
 
-
 // Whoever answers at a peer's address: the others are heard as before, and nothing of him stays.
 TEST(Peers, HostileOnesHurtNobody) {
   MessageWriter writer(66);
@@ -366,6 +366,17 @@ TEST(Peers, ATornOrMalformedSnapshotIsTriedElsewhereAndThenLeft) {
   EXPECT_EQ(asked, Peers::kSnapshotTries);
   EXPECT_TRUE(victim.taken().empty());
   EXPECT_NE(victim.Page().find("result=\"torn\"} 1"), std::string::npos) << victim.Page();
+}
+
+TEST(Peers, APortThatIsTakenIsHadOnceItIsFree) {
+  Replica first(1, {});
+  auto taken = std::make_unique<RawTcpServer>([](RawConnection& c) { c.WaitForEnd(); });
+  const uint16_t port = taken->port();
+  Replica second(2, {first.address()}, {.host = "127.0.0.1", .keeps_trying = true}, port);
+  EXPECT_TRUE(Soon([&] { return second.heard() == Heard{{1, 1}}; })) << "it asks all the same";
+  taken.reset();
+  Replica third(3, {"127.0.0.1:" + std::to_string(port)});
+  EXPECT_TRUE(Soon([&] { return third.heard() == Heard{{2, 1}}; }));
 }
 
 TEST(Peers, FlagsThatMakeNoSenseAreAnError) {
