@@ -342,7 +342,9 @@ def summary(values):
 
 
 def figures(records, seconds, warmup):
-    """Of requests that were due after the warm-up. The spread is of all requests."""
+    """Of requests that were due after the warm-up. Tokens a second are those of answers that ended while requests came, whenever
+    they were due: in overload less than what is asked for. The spread is of all requests."""
+    given = [each for each in records if each["end"] == "answered" and warmup <= each["due"] + each["total"] <= seconds]
     counted = [each for each in records if warmup <= each["due"] < seconds]
     answered = [each for each in counted if each["end"] == "answered"]
     ends = {end: sum(each["end"] == end for each in counted) for end in ("answered", "shed", "failed", "unfinished")}
@@ -351,7 +353,7 @@ def figures(records, seconds, warmup):
             "first_token": summary([each["first"] for each in answered]),
             "per_token": summary([(each["last"] - each["first"]) / (each["tokens"] - 1) for each in answered if each["tokens"] > 1]),
             "total": summary([each["total"] for each in answered]),
-            "output_tokens_per_second": sum(each["tokens"] for each in answered) / (seconds - warmup),
+            "output_tokens_per_second": sum(each["tokens"] for each in given) / (seconds - warmup),
             "cached": sum(each["cached"] for each in answered) / prompt if prompt else 0.0}
 
 

@@ -180,8 +180,11 @@ TEST(Placement, AdaptersStayWhereTheyAre) {
 }
 
 TEST(Placement, InOverloadWhatMayBeShedDoesNotGoFirst) {
+  const double given = Rows({.workload = kOverload}, "round-robin")[""].output_tokens_per_second;
+  EXPECT_LT(given, 0.95 * 44 * 64) << "of 44 requests a second with 64 tokens each: it is an overload";
   for (const char* policy : {"fairway", "fairway-tree"}) {
     auto rows = Rows({.workload = kOverload}, policy);
+    EXPECT_GT(rows[""].output_tokens_per_second, 0.95 * given) << policy << " sheds more than it has to";
     EXPECT_LT(rows["critical"].first_token.p90, 1.5) << policy;
     EXPECT_LT(rows["critical"].first_token.mean, rows["sheddable"].first_token.mean) << policy;
     EXPECT_LT(rows["critical"].first_token.p90, 1.05 * rows["sheddable"].first_token.p90) << policy;

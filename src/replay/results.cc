@@ -38,9 +38,17 @@ Row& RowOf(std::vector<Row>& rows, const std::string& policy, const std::string&
 void AddRecords(const Workload& workload, const std::vector<Record>& records, std::optional<size_t> traffic,
                 double weight, Row& row) {
   std::vector<float> first_token, per_token, total;
-  double output = 0;
+  double ended = 0, output = 0;
   for (const Record& record : records) {
-    if (record.due < workload.warmup || (traffic && record.traffic != *traffic)) continue;
+    if (traffic && record.traffic != *traffic) continue;
+    // What is given while requests come, whenever they were due: in overload less than what is asked for, however
+    // long the rest takes afterwards.
+    const base::Nanos end = record.due + static_cast<base::Nanos>(record.total * 1e9);
+    if (record.end == End::kAnswered && end >= workload.warmup && end <= workload.duration) {
+      ++ended;
+      output += record.answer_tokens;
+    }
+    if (record.due < workload.warmup) continue;
     row.requests += weight;
     row.ends[static_cast<size_t>(record.end)] += weight;
     row.retried += record.retried ? weight : 0;
@@ -48,10 +56,9 @@ void AddRecords(const Workload& workload, const std::vector<Record>& records, st
     first_token.push_back(record.first_token);
     if (record.answer_tokens > 1) per_token.push_back(record.per_token);
     total.push_back(record.total);
-    output += record.answer_tokens;
   }
   const double seconds = base::ToSeconds(std::max<base::Nanos>(1, workload.duration - workload.warmup));
-  row.requests_per_second += weight * static_cast<double>(total.size()) / seconds;
+  row.requests_per_second += weight * ended / seconds;
   row.output_tokens_per_second += weight * output / seconds;
   row.first_token.Add(Summary::Of(first_token), weight);
   row.per_token.Add(Summary::Of(per_token), weight);

@@ -47,8 +47,9 @@ struct Row {
   double ends[kEnds] = {};
   double retried = 0;
   Summary first_token, per_token, total;
-  double requests_per_second = 0;       // answered, of those that count
-  double output_tokens_per_second = 0;  // of those that count
+  // Answers that ended between the warm-up and the last arrival, whenever they were due.
+  double requests_per_second = 0;
+  double output_tokens_per_second = 0;
   // Of the whole run, in the row of all classes only.
   double spread = 0;    // work of the server that did most over the mean, in tokens computed
   double hit_rate = 0;  // of prompt tokens, found in a prefix cache
