@@ -471,7 +471,7 @@ TEST(Cell, AnAnswerTellsWhatWaitsAndNoMore) {
 
 TEST(Cell, DetachedRequestsAreOthersAndWearOff) {
   EndpointCell cell;
-  cell.Release(cell.Reserve(1000, 1000 * kMs), ReleaseKind::kDetached, 1000 * kMs);
+  cell.Release(cell.Reserve(1600, 1000 * kMs), ReleaseKind::kDetached, 1000 * kMs);
   EXPECT_EQ(cell.own(), 0u);
   EXPECT_EQ(cell.others(), 1u);
   EXPECT_FLOAT_EQ(cell.work_ms(1100 * kMs), 300) << "400 ms of work, 100 of them over";
@@ -575,7 +575,7 @@ TEST(Cell, OneOddFirstTokenHardlyMovesTheRate) {
 
 TEST(Cell, WhoseFirstTokenNobodyShowsTeachesNothing) {
   EndpointCell cell;
-  Reservation request = cell.Reserve(1000, kMs, Place::kUnseen);
+  Reservation request = cell.Reserve(1600, kMs, Place::kUnseen);
   cell.FirstToken(request, 5000 * kMs);
   EXPECT_EQ(cell.ms_per_token(), 0);
   EXPECT_FLOAT_EQ(cell.work_ms(101 * kMs), 300);

@@ -57,6 +57,7 @@ constexpr std::array kParameters{
     Parameter{"lora-load-cost", [](Options& o, double v) { o.lora_load_cost = static_cast<float>(v); }},
     Parameter{"request-cost", [](Options& o, double v) { o.request_cost = static_cast<float>(v); }},
     Parameter{"tolerance", [](Options& o, double v) { o.tolerance = static_cast<float>(v); }},
+    Parameter{"unseen-tolerance", [](Options& o, double v) { o.unseen_tolerance = static_cast<float>(v); }},
     Parameter{"trust", [](Options& o, double v) { o.trust_in_others = static_cast<float>(v); }},
     Parameter{"prefix-cache", [](Options& o, double v) { o.prefix_cache = v != 0; }},
     // 1: the page's load columns alone, as a picker has them that keeps no account of its own.

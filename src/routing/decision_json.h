@@ -46,6 +46,7 @@ void EachNumber(Options& o, F f) {
   f("loraLoadCost", o.lora_load_cost);
   f("requestCost", o.request_cost);
   f("tolerance", o.tolerance);
+  f("unseenTolerance", o.unseen_tolerance);
   f("trustInOthers", o.trust_in_others);
   f("prefixCache", o.prefix_cache);
   f("maxChoices", o.max_choices);

@@ -167,7 +167,7 @@ TEST(DecisionLog, SaysWhatARequestHits) {
                               R"(","blocks":20,"cachedTokens":1280,)"
                               R"("uncachedTokens":1280,"likelyCachedTokens":1280,)"
                               // 0.4 ms a token; the first request's answer was not seen and wears off.
-                              R"("workMs":512,"promptMs":512})"));
+                              R"("workMs":320,"promptMs":320})"));
   EXPECT_THAT(page, HasSubstr(R"("blocks":0,"cachedTokens":0,"uncachedTokens":2560,)"));
   EXPECT_EQ(log.Render(scene.clock.Now(), "r-3", DecisionFormat::kPrefixes), "");
 }

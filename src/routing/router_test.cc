@@ -1056,7 +1056,7 @@ TEST(Explain, SaysWhatWasDroppedAndWhy) {
                              "adapter   scraped    score\n"));
   EXPECT_THAT(
       why,
-      HasSubstr("  A         0    10     10      0       30 %    980 ms      1 ms        resident  20 ms"));
+      HasSubstr("  A         0    10     10      0       30 %    605 ms      0 ms        resident  20 ms"));
 }
 
 TEST(Explain, NamesTheObjectiveAndTheRewrite) {

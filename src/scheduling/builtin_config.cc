@@ -127,7 +127,9 @@ ConfigSpec BuiltinConfig(const SchedulerOptions& options) {
       {{"requestCost", options.request_cost}, {"loadCost", options.lora_load_cost}, {"horizon", kHorizon}});
   PluginSpec& scorer = config.plugins.back();
   if (!options.prefix_cache) scorer.parameters = WithFalse(*scorer.parameters, "prefixCache");
-  plugin("max-score-picker", "time-to-first-token-picker", {{"tolerance", options.tolerance / kHorizon}});
+  plugin("max-score-picker", "time-to-first-token-picker",
+         {{"tolerance", options.tolerance / kHorizon},
+          {"unseenTolerance", options.unseen_tolerance / kHorizon}});
   if (options.prefix_cache)
     plugin("approx-prefix-cache-producer", "", {{"trustInOthers", options.trust_in_others}});
   config.profiles.push_back(CriticalityTree(options, plugin));

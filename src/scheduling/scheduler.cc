@@ -74,7 +74,8 @@ base::Result<void> CheckOptions(const SchedulerOptions& o) {
         Range{"sheddable work limit", o.sheddable_work_limit, kMany},
         Range{"LoRA exploration share", o.lora_exploration, 1},
         Range{"cost of loading an adapter", o.lora_load_cost, kMany},
-        Range{"cost of an open request", o.request_cost, 1e6}, Range{"tolerance", o.tolerance, 1e5}}) {
+        Range{"cost of an open request", o.request_cost, 1e6}, Range{"tolerance", o.tolerance, 1e5},
+        Range{"tolerance of unseen answers", o.unseen_tolerance, 1e5}}) {
     if (range.value >= 0 && range.value <= range.max) continue;
     return base::Fail(
         base::ErrorCode::kInvalidArgument,

@@ -226,7 +226,8 @@ struct SchedulerOptions {
       0.001;                    // share of picks that load an adapter on a new endpoint although one has it
   float lora_load_cost = 1000;  // ms that loading an adapter is taken to cost
   float request_cost = 5;       // ms that an open request is taken to cost the next one
-  float tolerance = 20;         // ms: endpoints whose first tokens are this close are drawn among
+  float tolerance = 5;          // ms: endpoints whose first tokens are this close are drawn among ...
+  float unseen_tolerance = 20;  // ... where the answer will not be shown, so that loads are known less well
   float trust_in_others = 2;
   bool prefix_cache = true;  // what engines are believed to have cached counts (approx-prefix-cache-producer)
   uint32_t max_choices = 3;  // first choice and fallbacks; 1 .. kMaxChoices

@@ -173,14 +173,14 @@ TEST(CriticalityTree, OwnReservationsDoNotShed) {
 TEST(CriticalityTree, OnlyWhereThereIsCriticalTrafficDoesTheLedgerShed) {
   TestPool pool({{"A"}}, SomeModel());
   Picks picks;
-  for (int i = 0; i < 5; ++i) pool.pool()->endpoints[0].cell->Reserve(1000, kNow);
+  for (int i = 0; i < 5; ++i) pool.pool()->endpoints[0].cell->Reserve(1600, kNow);
   EXPECT_EQ(picks.Name(pool, false), "A") << "nobody to protect";
   EXPECT_EQ(picks.Name(pool, true), "A");
   EXPECT_EQ(picks.Name(pool, false), "shed");
   EXPECT_EQ(picks.why_.steps[1].drops[0].why,
             "the ledger's queue 5 with 2000 ms of work is not below 5 with 700 ms");
   TestPool later({{"A"}}, SomeModel(), kNow + 20 * kSecond);
-  for (int i = 0; i < 5; ++i) later.pool()->endpoints[0].cell->Reserve(1000, kNow);
+  for (int i = 0; i < 5; ++i) later.pool()->endpoints[0].cell->Reserve(1600, kNow);
   EXPECT_EQ(picks.Name(later, false, "", kNow + 20 * kSecond), "A");
 }
 
@@ -253,18 +253,18 @@ TEST(DefaultProfile, TheFirstTokenThatComesSoonestWins) {
   TestPool pool({{"A"}, {"B"}, {"C"}});
   Picks picks({.tolerance = 0});
   const auto cell = [&](size_t i) { return pool.pool()->endpoints[i].cell; };
-  cell(0)->Reserve(3000, kNow);
-  for (int i = 0; i < 20; ++i) cell(1)->Reserve(100, kNow);
+  cell(0)->Reserve(4800, kNow);
+  for (int i = 0; i < 20; ++i) cell(1)->Reserve(160, kNow);
   const Outcome idle = picks.Once(pool, true);
   EXPECT_EQ(idle.choices[0], 2u);
   EXPECT_EQ(idle.choices[1], 1u)
-      << "2,000 tokens and 20 requests, 900 ms, before 3,000 tokens and one, 1,205 ms";
+      << "3,200 tokens and 20 requests, 900 ms, before 4,800 tokens and one, 1,205 ms";
   EXPECT_FLOAT_EQ(picks.why_.candidates[0].work, 1200);
   EXPECT_FLOAT_EQ(picks.why_.candidates[1].work, 800);
-  EXPECT_FLOAT_EQ(picks.why_.candidates[1].prefill, 4);
+  EXPECT_FLOAT_EQ(picks.why_.candidates[1].prefill, 2.5);
   EXPECT_FLOAT_EQ(picks.why_.candidates[1].own, 20);
-  EXPECT_NEAR(picks.why_.candidates[1].score, 1 - 912.0 / 600'000, 1e-6)
-      << "20 are held up by a tenth of 4 ms";
+  EXPECT_NEAR(picks.why_.candidates[1].score, 1 - 907.5 / 600'000, 1e-6)
+      << "20 are held up by a tenth of 2.5 ms";
 }
 
 TEST(DefaultProfile, AnEngineThatIsTwiceAsFastGetsTwiceTheWork) {
@@ -288,28 +288,39 @@ TEST(DefaultProfile, AnAdapterThatIsNotLoadedCostsItsLoading) {
   Picks picks({.tolerance = 0});
   TestPool lora({{"A", 0, 0, {"x"}, {}, 1}, {"B", 0, 0, {}, {}, 1}});
   auto& a = *lora.pool()->endpoints[0].cell;
-  a.Reserve(2400, kNow);  // 960 ms, and 5 for the request
+  a.Reserve(3840, kNow);  // 960 ms, and 5 for the request
   EXPECT_EQ(picks.Name(lora, true, "x"), "A");
-  a.Reserve(100, kNow);
+  a.Reserve(160, kNow);
   EXPECT_EQ(picks.Name(lora, true, "x"), "B") << "loading costs 1,000 ms, waiting more";
   EXPECT_EQ(picks.Name(lora, true, "x"), "B") << "and it is believed to be loaded there now";
   EXPECT_EQ(picks.why_.candidates[1].adapter, "believed");
   TestPool full({{"A", 0, 0, {"y"}, {}, 1}, {"B", 0, 0, {}, {}, 1}, {"C", 0, 0, {"x"}, {}, 1}});
-  full.pool()->endpoints[1].cell->Reserve(2000, kNow);
-  full.pool()->endpoints[2].cell->Reserve(5000, kNow);
+  full.pool()->endpoints[1].cell->Reserve(3200, kNow);
+  full.pool()->endpoints[2].cell->Reserve(8000, kNow);
   EXPECT_EQ(picks.Name(full, true, "x"), "B") << "A has no slot for it";
 }
 
 TEST(DefaultProfile, WhoIsWithinTheToleranceIsDrawnAmong) {
   TestPool pool({{"A"}, {"B"}, {"C"}});
-  pool.pool()->endpoints[1].cell->Reserve(30, kNow);   // 17 ms
-  pool.pool()->endpoints[2].cell->Reserve(100, kNow);  // 45 ms
-  Picks picks(SchedulerOptions{});
-  std::map<std::string, int> seen;
-  for (int i = 0; i < 2000; ++i) ++seen[picks.Name(pool, true)];
-  EXPECT_NEAR(seen["A"], 1000, 4 * 23);
-  EXPECT_NEAR(seen["B"], 1000, 4 * 23);
-  EXPECT_EQ(seen["C"], 0);
+  pool.pool()->endpoints[1].cell->Reserve(48, kNow);   // 17 ms
+  pool.pool()->endpoints[2].cell->Reserve(160, kNow);  // 45 ms
+  const auto snapshot = pool.pool();
+  for (const bool shown : {true, false}) {
+    Picks picks(SchedulerOptions{});
+    std::map<uint32_t, int> seen;
+    for (int i = 0; i < 2000; ++i) {
+      Request request = Picks::Ask(*snapshot, true, "");
+      request.shows_end = shown;
+      const Outcome outcome =
+          picks.scheduler_.Pick(*snapshot, request, std::nullopt, kNow, picks.scratch_, picks.random_);
+      ++seen[outcome.choices[0]];
+      snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,
+                                                            kNow);
+    }
+    EXPECT_NEAR(seen[0], shown ? 2000 : 1000, shown ? 0 : 4 * 23) << "5 ms where answers are shown, else 20";
+    EXPECT_EQ(seen[1], 2000 - seen[0]);
+    EXPECT_EQ(seen[2], 0);
+  }
 }
 
 TEST(DefaultProfile, OtherProfilesAreTheirFormulas) {

@@ -1,7 +1,8 @@
-// max-score-picker: the highest weighted total; among those within `tolerance` (0) of it uniformly at random.
-// Further choices follow by score, `maxNumOfEndpoints` in all (picker.h). Source: the reference's picker of
-// this name (llm-d router), which has no tolerance. Ours is for several pickers that see one another late:
-// they would all take the same best one.
+// max-score-picker: the highest weighted total; among those within `tolerance` (0) of it uniformly at random,
+// within `unseenTolerance` (as `tolerance`) where the request's answer will not be shown, which leaves loads
+// known less well. Further choices follow by score, `maxNumOfEndpoints` in all (picker.h). Source: the
+// reference's picker of this name (llm-d router), which has no tolerance. Ours is for several pickers that see
+// one another late: they would all take the same best one.
 #include <algorithm>
 #include <limits>
 
@@ -16,6 +17,9 @@ class MaxScorePicker final : public Plugin, public Picker {
  public:
   explicit MaxScorePicker(Build& build)
       : tolerance_(build.Float("tolerance", 0, 0, 1, "Scores that close to the best are drawn among")),
+        unseen_tolerance_(
+            build.Float("unseenTolerance", tolerance_, 0, 1,
+                        "The same for requests whose answers are not shown; as tolerance where not given")),
         max_choices_(ReadMaxChoices(build)) {}
   uint32_t max_choices() const noexcept override { return max_choices_; }
 
@@ -24,7 +28,7 @@ class MaxScorePicker final : public Plugin, public Picker {
     const size_t n = scores.size();
     Lanes most = Lanes{} - std::numeric_limits<float>::infinity();
     for (size_t i = 0; i < n; i += kLanes) most = Greatest(Load(scores, i), most);
-    const float least = Greatest(most) - tolerance_;
+    const float least = Greatest(most) - (context.request.shows_end ? tolerance_ : unseen_tolerance_);
     LaneCounts counts{};
     for (size_t i = 0; i < n; i += kLanes) counts -= Load(scores, i) >= Lanes{} + least;
     const uint32_t equals = Sum(counts);
@@ -57,6 +61,7 @@ class MaxScorePicker final : public Plugin, public Picker {
 
  private:
   float tolerance_;
+  float unseen_tolerance_;
   uint32_t max_choices_;
 };
 
