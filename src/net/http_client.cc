@@ -19,6 +19,7 @@
 #include "base/strings.h"
 #include "net/address.h"
 #include "net/http_response.h"
+#include "net/name_lookup.h"
 #include "net/socket_stream.h"
 
 namespace fairway::net {
@@ -130,10 +131,10 @@ class FetchHub final : public asio::execution_context::service {
 struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetcher::Impl> {
   Impl(Loop& l, HttpFetchOptions o)
       : options(std::move(o)),
+        loop(l),
         io(l.io()),
         hub(asio::use_service<FetchHub>(io)),
         socket(io),
-        resolver(io),
         reader(options.max_body) {
     MakeRequest(options.target);
     ErrorCode error;
@@ -192,8 +193,8 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     if (busy) hub.Remove(this);
     busy = false;
     done = nullptr;
+    lookup.reset();  // what waits in the loop may keep this beyond it
     CloseSocket();
-    resolver.cancel();
   }
 
   // ---- The connection. `connection` counts them: a handler of an older one does nothing.
@@ -213,16 +214,18 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     next_address = 0;
     if (!addresses.empty()) return ConnectNext({});
     phase = "resolving the name";
-    resolver.async_resolve(options.host, std::to_string(options.port), tcp::resolver::numeric_service,
-                           [self = shared_from_this(), mine = connection](
-                               const ErrorCode& error, const tcp::resolver::results_type& found) {
-                             if (self->connection != mine || !self->busy) return;
-                             if (error || found.empty())
-                               return self->Fail(HttpFailure::kConnect,
-                                                 "cannot resolve the name: " + ReasonOf(error));
-                             for (const auto& entry : found) self->addresses.push_back(entry.endpoint());
-                             self->ConnectNext({});
-                           });
+    if (lookup == nullptr) lookup = std::make_unique<NameLookup>(loop);
+    lookup->Find(options.host, [weak = weak_from_this(), mine = connection](const LookupResult& found) {
+      const auto self = weak.lock();
+      if (self == nullptr || self->connection != mine || !self->busy) return;
+      if (found.addresses.empty())
+        return self->Fail(HttpFailure::kConnect, "cannot resolve the name: " + base::ToLower(found.error));
+      for (const std::string& address : found.addresses) {
+        ErrorCode error;
+        self->addresses.emplace_back(asio::ip::make_address(address, error), self->options.port);
+      }
+      self->ConnectNext({});
+    });
   }
 
   void ConnectNext(const ErrorCode& last) {
@@ -465,7 +468,6 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   void TimedOut() override {
     if (!busy) return;
     CloseSocket();
-    resolver.cancel();
     const std::string why = std::string("timeout while ") + phase;
     Finish({false, 0, {}, why, HttpFailure::kTimeout});
   }
@@ -482,11 +484,12 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   }
 
   const HttpFetchOptions options;
+  Loop& loop;
   asio::io_context& io;
   FetchHub& hub;
   tcp::socket socket;
-  std::unique_ptr<SocketStream> tls;  // on the socket; null in plain text
-  tcp::resolver resolver;
+  std::unique_ptr<SocketStream> tls;   // on the socket; null in plain text
+  std::unique_ptr<NameLookup> lookup;  // null: there was no name
   HttpResponseReader reader;
   std::string request;
   std::string invalid;

@@ -18,6 +18,7 @@
 #include "base/result.h"
 #include "base/strings.h"
 #include "net/address.h"
+#include "net/name_lookup.h"
 #include "net/socket_stream.h"
 
 namespace fairway::net {
@@ -78,8 +79,7 @@ class Parser final : public http::basic_parser<false> {
 }  // namespace
 
 struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
-  Impl(Loop& loop, HttpStreamOptions o)
-      : options(std::move(o)), io(loop.io()), socket(io), resolver(io), timer(io) {
+  Impl(Loop& l, HttpStreamOptions o) : options(std::move(o)), loop(l), io(l.io()), socket(io), timer(io) {
     if (options.server_name.empty()) options.server_name = options.host;
   }
 
@@ -118,7 +118,7 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
     busy = false;
     handlers = {};
     Close();
-    resolver.cancel();
+    lookup.reset();  // what waits in the loop may keep this beyond it
     timer.cancel();
   }
 
@@ -144,15 +144,18 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
       addresses.emplace_back(literal, options.port);
       return ConnectNext({});
     }
-    resolver.async_resolve(
-        options.host, std::to_string(options.port), tcp::resolver::numeric_service,
-        [self = shared_from_this(), mine = connection](const ErrorCode& failed,
-                                                       const tcp::resolver::results_type& found) {
-          if (self->connection != mine || !self->busy) return;
-          if (failed) return self->Fail("cannot resolve " + self->options.host + ": " + ReasonOf(failed));
-          for (const auto& entry : found) self->addresses.push_back(entry.endpoint());
-          self->ConnectNext({});
-        });
+    if (lookup == nullptr) lookup = std::make_unique<NameLookup>(loop);
+    lookup->Find(options.host, [weak = weak_from_this(), mine = connection](const LookupResult& found) {
+      const auto self = weak.lock();
+      if (self == nullptr || self->connection != mine || !self->busy) return;
+      if (found.addresses.empty())
+        return self->Fail("cannot resolve " + self->options.host + ": " + base::ToLower(found.error));
+      for (const std::string& address : found.addresses) {
+        ErrorCode error;
+        self->addresses.emplace_back(asio::ip::make_address(address, error), self->options.port);
+      }
+      self->ConnectNext({});
+    });
   }
 
   void ConnectNext(const ErrorCode& last) {
@@ -385,7 +388,6 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
       self->armed = false;
       if (!self->busy) return;
       if (Now() < self->deadline) return self->Arm();
-      self->resolver.cancel();
       self->Fail(self->deadline >= self->end_at
                      ? "not complete within " + Seconds(self->request.total_timeout)
                      : std::string(self->phase) + " within " + Seconds(self->limit));
@@ -393,9 +395,10 @@ struct HttpStream::Impl final : std::enable_shared_from_this<HttpStream::Impl> {
   }
 
   HttpStreamOptions options;
+  Loop& loop;
   asio::io_context& io;
   tcp::socket socket;
-  tcp::resolver resolver;
+  std::unique_ptr<NameLookup> lookup;  // null: nothing is looked up
   asio::steady_timer timer;
   std::optional<SocketStream> stream;  // there from the connection on
   std::optional<Parser> parser;

@@ -74,6 +74,8 @@ void TellHooks(const routing::Router& router, const std::string& pool, Tell tell
 // What an event's values hold: memory that is used again for each. Of the thread of events.
 class EventTeller {
  public:
+  explicit EventTeller(std::shared_ptr<std::atomic<bool>> stopping) : stopping_(std::move(stopping)) {}
+
   void Tell(const routing::Router& router, const Publisher& publisher, const KvEvent& event) {
     hashes_.clear();
     tokens_.clear();
@@ -89,20 +91,40 @@ class EventTeller {
     const bool odd = !event.extra_keys.empty() && !sources::kv_events::ReadExtraKeys(
                                                       event.extra_keys, event.adapter, kMostBlocks, extras_);
     if (odd) return;
-    const prefix::StoredBlocks stored{.blocks = hashes_,
-                                      .parent = event.parent,
-                                      .tokens = tokens_,
-                                      .block_tokens = static_cast<uint32_t>(event.block_size),
-                                      .tier = event.medium,
-                                      .adapter = event.adapter,
-                                      .extras = extras_};
+    prefix::StoredBlocks stored{.blocks = hashes_,
+                                .parent = event.parent,
+                                .tokens = tokens_,
+                                .block_tokens = static_cast<uint32_t>(event.block_size),
+                                .tier = event.medium,
+                                .adapter = event.adapter,
+                                .extras = extras_};
     TellHooks(router, publisher.pool,
-              [&](const CacheHook& hook) { hook.Stored(*publisher.cell, event.rank, stored); });
+              [&](const CacheHook& hook) { TellStored(hook, publisher, event.rank, stored); });
   }
 
  private:
+  // In pieces: each holds up whoever wants to know something of the same engine, and the process's end.
+  void TellStored(const CacheHook& hook, const Publisher& publisher, int64_t rank,
+                  prefix::StoredBlocks stored) const {
+    const bool divides = stored.tokens.size() == stored.blocks.size() * stored.block_tokens;
+    while (divides && stored.blocks.size() > kPiece && !stopping_->load(std::memory_order_relaxed)) {
+      prefix::StoredBlocks piece = stored;
+      piece.blocks = stored.blocks.first(kPiece);
+      piece.tokens = stored.tokens.first(kPiece * stored.block_tokens);
+      piece.extras = stored.extras.first(std::min(kPiece, stored.extras.size()));
+      hook.Stored(*publisher.cell, rank, piece);
+      stored.parent = piece.blocks.back();
+      stored.blocks = stored.blocks.subspan(kPiece);
+      stored.tokens = stored.tokens.subspan(piece.tokens.size());
+      stored.extras = stored.extras.subspan(piece.extras.size());
+    }
+    if (!stopping_->load(std::memory_order_relaxed)) hook.Stored(*publisher.cell, rank, stored);
+  }
+
+  static constexpr size_t kPiece = 8192;  // blocks
   static constexpr size_t kMostBlocks = 1 << 20;
   static constexpr size_t kMostTokens = 1 << 22;
+  const std::shared_ptr<std::atomic<bool>> stopping_;
   std::vector<uint64_t> hashes_;
   std::vector<uint32_t> tokens_;
   std::vector<std::vector<std::string_view>> extras_;
@@ -128,7 +150,9 @@ void Tick(const routing::Router& router, base::Nanos now) {
 }
 
 sources::kv_events::Learned ToHooks(const routing::Router& router) {
-  return {.emptied =
+  const auto stopping = std::make_shared<std::atomic<bool>>(false);
+  return {.stopping = stopping,
+          .emptied =
               [&router](const Publisher& publisher) {
                 TellHooks(router, publisher.pool,
                           [&](const CacheHook& hook) { hook.Emptied(*publisher.cell); });
@@ -138,7 +162,7 @@ sources::kv_events::Learned ToHooks(const routing::Router& router) {
                 TellHooks(router, publisher.pool,
                           [&](const CacheHook& hook) { hook.Keeps(*publisher.cell, tokens); });
               },
-          .event = [&router, teller = std::make_shared<EventTeller>()](
+          .event = [&router, teller = std::make_shared<EventTeller>(stopping)](
                        const Publisher& publisher,
                        const KvEvent& event) { teller->Tell(router, publisher, event); },
           .knows =

@@ -58,6 +58,7 @@ base::Result<std::unique_ptr<PeersWiring>> PeersWiring::Start(sources::peers::Op
 }
 
 PeersWiring::~PeersWiring() {
+  stopping_.store(true, std::memory_order_relaxed);
   RunOn(thread_->loop(), [this] { peers_.reset(); });
   thread_->Join();
 }
@@ -161,7 +162,9 @@ void PeersWiring::Heard(uint64_t peer, const Message& message) {
     const auto cell = fleet::FindCell(heard_.fleet(), news.pool, news.address);
     if (cell == nullptr) continue;
     OfPlacements(news.pool, [&](const Placements& of) {
-      for (const auto& chain : news.placed) of.PlacedByPeer(*cell, chain);
+      for (const auto& chain : news.placed) {
+        if (!stopping_.load(std::memory_order_relaxed)) of.PlacedByPeer(*cell, chain);
+      }
     });
   }
 }
@@ -169,7 +172,7 @@ void PeersWiring::Heard(uint64_t peer, const Message& message) {
 void PeersWiring::Took(const Message& message) {
   heard_.Refresh();
   for (const EndpointNews& news : message.endpoints) {
-    if (!news.learned) continue;
+    if (!news.learned || stopping_.load(std::memory_order_relaxed)) continue;
     const auto cell = fleet::FindCell(heard_.fleet(), news.pool, news.address);
     if (cell == nullptr) continue;
     cell->AdoptRate(static_cast<float>(news.learned->ms_per_token));

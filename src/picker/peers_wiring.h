@@ -58,6 +58,7 @@ class PeersWiring {
   fleet::OwnLoads own_;
   fleet::PeerLoads heard_;
   uint16_t port_ = 0;
+  std::atomic<bool> stopping_{false};  // what was told and not taken yet is left
   std::unique_ptr<net::LoopThread> thread_;
   std::unique_ptr<sources::peers::Peers> peers_;
 };

@@ -120,6 +120,12 @@ ExactIndex::Source* ExactIndex::Lock(EndpointSlot slot, std::unique_lock<std::mu
   if (slot.index >= used_.load(std::memory_order_acquire)) return nullptr;
   Source& source = *sources_[slot.index];
   lock = std::unique_lock(source.mutex);
+  return Locked(slot, lock);
+}
+
+ExactIndex::Source* ExactIndex::Locked(EndpointSlot slot, const std::unique_lock<std::mutex>& lock) const {
+  Source& source = *sources_[slot.index];
+  if (!lock.owns_lock()) return nullptr;
   return (slot.generation & 1) != 0 && source.generation == slot.generation ? &source : nullptr;
 }
 
@@ -279,8 +285,9 @@ void ExactIndex::Clear(EndpointSlot slot) {
 // ---- What is believed.
 
 void ExactIndex::Speculate(EndpointSlot slot, std::span<const uint64_t> chain, base::Nanos until) {
-  std::unique_lock<std::mutex> lock;
-  Source* source = Lock(slot, lock);
+  if (slot.index >= used_.load(std::memory_order_acquire)) return;
+  const std::unique_lock lock(sources_[slot.index]->mutex, std::try_to_lock);
+  Source* source = Locked(slot, lock);
   if (source == nullptr) return;
   chain = chain.first(std::min(chain.size(), options_.max_speculated));
   while (!source->guesses.empty() && source->guessed + chain.size() > options_.max_speculated)

@@ -119,7 +119,8 @@ class ExactIndex {
   // It holds nothing, in no tier.
   void Clear(EndpointSlot source);
   // These will be there soon: they count as if they were, until `until`, which is never before that of an
-  // earlier call by more than their order may differ among threads.
+  // earlier call by more than their order may differ among threads. Waits for nobody: while something else is
+  // done with the source they are not believed.
   void Speculate(EndpointSlot source, std::span<const uint64_t> chain, base::Nanos until);
   // Takes away what was believed until then. Speculate does so for its source.
   void Expire(base::Nanos now);
@@ -157,11 +158,12 @@ class ExactIndex {
     SlotBlocks names;
     std::vector<Known> known;  // by node of `names`
     std::deque<Guess> guesses;
-    size_t guessed = 0;                                    // keys of all of them
-    std::unordered_map<uint64_t, uint32_t> times_guessed;  // how many of them have a key
+    size_t guessed = 0;                                                      // keys of all of them
+    std::unordered_map<uint64_t, uint32_t, SlotBlocks::Hash> times_guessed;  // how many of them have a key
   };
 
   Source* Lock(EndpointSlot source, std::unique_lock<std::mutex>& lock) const;
+  Source* Locked(EndpointSlot source, const std::unique_lock<std::mutex>& lock) const;
   size_t WeightOf(std::string_view tier) const;
   uint16_t Bit(size_t source, size_t weight) const { return static_cast<uint16_t>(source * bits_ + weight); }
   size_t Guessed() const { return weights_.size() - 1; }  // the number of what is only believed

@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <set>
 #include <span>
+#include <unordered_set>
 #include <vector>
 
 #include "base/random.h"
@@ -150,6 +152,29 @@ TEST(IndexTold, AnyListIsTaken) {
     index.Forget(a);
     EXPECT_EQ(index.stats().blocks, 0u) << "all can be taken out again";
   }
+}
+
+// A peer may name blocks as it likes: multiples of the numbers of buckets that a table of the standard library has when
+// it is so large. Asked is what others, and this one, pay for them, beside names that mean no harm.
+TEST(SlotBlocks, NamesThatWouldAllFallIntoOneBucketCostNoMore) {
+  std::unordered_set<uint32_t> plain;
+  for (uint32_t i = 0; i < 20'000; ++i) plain.insert(i);
+  const uint64_t buckets = plain.bucket_count();
+  const auto took = [](uint64_t step) {
+    SlotBlocks blocks;
+    for (uint64_t i = 1; i <= 20'000; ++i) {
+      const uint64_t before = (i - 1) * step;
+      blocks.AddLast(i * step, i == 1 ? nullptr : &before, 20'000);
+    }
+    const auto begun = std::chrono::steady_clock::now();
+    EXPECT_EQ(blocks.Newest(20'000).size(), 20'000u);
+    std::vector<uint64_t> gone;
+    blocks.RemoveWithAllBehind(step, gone);
+    EXPECT_EQ(gone.size(), 20'000u);
+    return std::chrono::steady_clock::now() - begun;
+  };
+  const auto honest = std::min(took(1), took(1));
+  EXPECT_LT(std::min(took(buckets), took(buckets)), 20 * honest + std::chrono::milliseconds(1));
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ void SlotBlocks::AddLast(uint64_t block, const uint64_t* before, size_t most) {
 std::vector<SlotBlocks::Link> SlotBlocks::Newest(size_t most) const {
   std::vector<Link> list;
   list.reserve(std::min(most, size_));
-  std::unordered_map<uint32_t, uint32_t> places;
+  std::unordered_map<uint32_t, uint32_t, Hash> places;
   for (uint32_t node = newest_; node != kNone && list.size() < most; node = nodes_[node].older) {
     const auto place = static_cast<uint32_t>(list.size());
     const auto found = places.find(nodes_[node].before);
@@ -110,7 +110,7 @@ void SlotBlocks::RemoveWithAllBehind(uint64_t block, std::vector<uint64_t>& gone
   const uint32_t begin = Find(block);
   if (begin == kNone) return;
   const size_t kept = gone.size();
-  std::unordered_set<uint32_t> lows = {nodes_[begin].low};
+  std::unordered_set<uint32_t, Hash> lows = {nodes_[begin].low};
   gone.push_back(block);
   for (uint32_t node = nodes_[begin].older; node != kNone; node = nodes_[node].older) {
     if (!lows.contains(nodes_[node].before)) continue;

@@ -16,6 +16,13 @@ namespace fairway::prefix {
 
 class SlotBlocks {
  public:
+  // For tables by (halves of) names, which others choose: std::hash of a number is that number.
+  struct Hash {
+    size_t operator()(uint64_t name) const noexcept {
+      const uint64_t mixed = (name ^ name >> 32) * kSecret;
+      return static_cast<size_t>((mixed ^ mixed >> 29) * 0x9e3779b97f4a7c15ULL >> 16);
+    }
+  };
   static constexpr uint32_t kFront = ~uint32_t{0};
   static constexpr uint32_t kNone = kFront - 1;
   static constexpr size_t kBytes = 28;

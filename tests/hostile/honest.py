@@ -1,5 +1,6 @@
-"""A client that does nothing wrong, in a process of its own: honest.py KIND PORT [ARGUMENT]. It asks again and again until
-its standard input ends, then prints as JSON how often it asked, what failed, and the longest that it waited.
+"""A client that does nothing wrong, in a process of its own: honest.py KIND PORT ARGUMENT [PID...]. It asks again and again until
+its standard input ends, at least LEAST times, then prints as JSON how often it asked, what failed, and the longest that it
+waited: in all, and without the time in which it, or a thread of these processes, was ready to run and had no processor.
 
 ext_proc      exchanges over one connection, as a gateway has it
 ext_proc_new  each over a connection of its own
@@ -8,8 +9,10 @@ page          GET ARGUMENT, a connection each
 gateway       completions of the model ARGUMENT, over a connection that is kept
 """
 
+import contextlib
 import http.client
 import json
+import pathlib
 import select
 import sys
 import time
@@ -18,6 +21,7 @@ import wire
 
 PAUSE = 0.02
 PATIENCE = 20
+LEAST = 3
 
 
 class ExtProc:
@@ -87,22 +91,46 @@ class Gateway(Page):
 KINDS = {"ext_proc": ExtProc, "ext_proc_new": ExtProcNew, "health": Health, "page": Page, "gateway": Gateway}
 
 
+def run_delays(pids):
+    """Of each thread of these processes: the seconds that it has waited for a processor, as the kernel counts them."""
+    delays = {}
+    for pid in pids:
+        for file in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                delays[pid, file.parent.name] = int(file.read_text().split()[1]) / 1e9
+    return delays
+
+
+def longest_delays(before, after):
+    """Of each process the thread that had to wait for longest, all together: they work for one another."""
+    longest = {}
+    for (pid, thread), delay in after.items():
+        longest[pid] = max(longest.get(pid, 0.0), delay - before.get((pid, thread), 0.0))
+    return sum(longest.values())
+
+
 def main():
     kind, port = sys.argv[1], int(sys.argv[2])
-    client = KINDS[kind](port, sys.argv[3] if len(sys.argv) > 3 else "")
-    count, failures, worst = 0, [], 0.0
-    while not select.select([sys.stdin], [], [], PAUSE)[0]:
+    client = KINDS[kind](port, sys.argv[3])
+    pids = ["self", *sys.argv[4:]]
+    count, failures, worst, worst_served = 0, [], 0.0, 0.0
+    while count < LEAST or not select.select([sys.stdin], [], [], PAUSE)[0]:
+        delays = run_delays(pids)
         began = time.monotonic()
         try:
             client.ask()
         except (wire.Closed, OSError, http.client.HTTPException) as error:
             failures.append(f"{type(error).__name__}: {error}"[:200])
             client.again()
-        worst = max(worst, time.monotonic() - began)
+        took = time.monotonic() - began
+        worst = max(worst, took)
+        if took > worst_served:
+            worst_served = max(worst_served, took - longest_delays(delays, run_delays(pids)))
         count += 1
         if count == 1:
             print("began", flush=True)
-    print(json.dumps({"count": count, "failed": len(failures), "failures": failures[:5], "worst": worst}), flush=True)
+    print(json.dumps({"count": count, "failed": len(failures), "failures": failures[:5], "worst": worst,
+                      "worst_served": worst_served}), flush=True)
 
 
 main()

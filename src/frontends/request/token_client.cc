@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/strings.h"
 #include "net/http_client.h"
 #include "payload/render_answer.h"
 
@@ -155,7 +156,9 @@ struct TokenClient::Impl {
   std::map<Key, std::vector<std::unique_ptr<net::HttpFetcher>>> idle;
   std::list<std::shared_ptr<Open>> asked;
   std::list<Kept> kept;  // the one used last first
-  std::unordered_map<std::string_view, std::list<Kept>::iterator> by_question;
+  // By what clients write: under a hash that they cannot make collide.
+  std::unordered_map<std::string_view, std::list<Kept>::iterator, base::StringHash, std::equal_to<>>
+      by_question;
   size_t kept_bytes = 0;
 };
 

@@ -140,42 +140,53 @@ std::optional<prefix::EndpointSlot> EngineCaches::SlotOf(Endpoint& endpoint, int
   return slot;
 }
 
+std::optional<prefix::EndpointSlot> EngineCaches::SlotOf(const fleet::EndpointCell& cell, int64_t rank,
+                                                         std::string_view adapter) {
+  const std::lock_guard lock(mutex_);
+  Endpoint* endpoint = Find(cell);
+  if (endpoint == nullptr) return std::nullopt;
+  if (!adapter.empty()) NoteAdapter(adapter);
+  return SlotOf(*endpoint, rank);
+}
+
 void EngineCaches::Show(const Endpoint& endpoint) {
   Known known = Known::kNothing;
   if (endpoint.told && !endpoint.match.unmatched()) known = endpoint.all ? Known::kAll : Known::kSome;
   shown_[endpoint.ranks.front().second.index].known.store(known, std::memory_order_relaxed);
 }
 
+// What takes long is done without the mutex. A source that is returned meanwhile is nobody's for the index.
 void EngineCaches::Store(const fleet::EndpointCell& cell, int64_t rank, const prefix::StoredBlocks& stored) {
-  const std::lock_guard lock(mutex_);
-  Endpoint* endpoint = Find(cell);
-  if (endpoint == nullptr) return;
-  const auto slot = SlotOf(*endpoint, rank);
+  const auto slot = SlotOf(cell, rank, stored.adapter);
   if (!slot) return;
-  endpoint->told = true;
-  if (!stored.adapter.empty()) NoteAdapter(stored.adapter);
   const prefix::StoreOutcome outcome = index.Store(*slot, stored);
   uint64_t plain = 0;
   const size_t block = index.keys().block_tokens();
   if (!stored.parent && stored.tokens.size() >= block)
     plain = index.keys().Next(index.keys().Root(""), stored.tokens.first(block), {});
+  const std::lock_guard lock(mutex_);
+  Endpoint* endpoint = Find(cell);
+  if (endpoint == nullptr) return;
+  endpoint->told = true;
   endpoint->match.Told(outcome, stored, plain);
   Show(*endpoint);
 }
 
 void EngineCaches::Remove(const fleet::EndpointCell& cell, int64_t rank, std::span<const uint64_t> blocks,
                           std::string_view tier) {
-  const std::lock_guard lock(mutex_);
-  Endpoint* endpoint = Find(cell);
-  if (endpoint == nullptr) return;
-  if (const auto slot = SlotOf(*endpoint, rank)) index.Remove(*slot, blocks, tier);
+  if (const auto slot = SlotOf(cell, rank, "")) index.Remove(*slot, blocks, tier);
 }
 
 void EngineCaches::Clear(const fleet::EndpointCell& cell) {
+  std::vector<std::pair<int64_t, prefix::EndpointSlot>> ranks;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const Endpoint* endpoint = Find(cell); endpoint != nullptr) ranks = endpoint->ranks;
+  }
+  for (const auto& [rank, slot] : ranks) index.Clear(slot);
   const std::lock_guard lock(mutex_);
   Endpoint* endpoint = Find(cell);
   if (endpoint == nullptr) return;
-  for (const auto& [rank, slot] : endpoint->ranks) index.Clear(slot);
   endpoint->match = {};
   Show(*endpoint);
 }

@@ -46,7 +46,8 @@ class EventMatch {
   bool unmatched_ = false;
 };
 
-// Thread-safe.
+// Thread-safe. What events say is told on one thread at a time. The mutex is not held while the index works, so
+// that nobody waits for an engine that tells much.
 class EngineCaches {
  public:
   // Unlike any other one in this process: what was told before does not count.
@@ -100,6 +101,8 @@ class EngineCaches {
   void ForgetGone();
   Endpoint* Find(const fleet::EndpointCell& cell);
   std::optional<prefix::EndpointSlot> SlotOf(Endpoint& endpoint, int64_t rank);
+  std::optional<prefix::EndpointSlot> SlotOf(const fleet::EndpointCell& cell, int64_t rank,
+                                             std::string_view adapter);
   void Show(const Endpoint& endpoint);
   void NoteAdapter(std::string_view name);
 

@@ -2,12 +2,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "scheduling/config.h"
+#include "scheduling/plugins/engine_caches.h"
 #include "tests/support/plugins.h"
 #include "tests/support/pools.h"
 
@@ -306,6 +309,37 @@ TEST_F(Unmatched, ASaltThatIsNotTold) {
   Ask(30, "pepper");
   for (uint32_t i = 0; i < 30; ++i) Store(0, 100 * i + 1, Tokens(1'000'000 + i * 1000, 2 * kBlock));
   EXPECT_THAT(Why(0), HasSubstr("salt"));
+}
+
+// What one engine tells takes as long as it likes; nobody waits for it who wants to know something of others.
+TEST(EngineCaches, AreNotHeldWhileTheIndexWorks) {
+  EngineCaches caches(prefix::ExactOptions{});
+  const auto busy = std::make_shared<fleet::EndpointCell>(), other = std::make_shared<fleet::EndpointCell>();
+  ASSERT_TRUE(caches.SourceOf(busy) && caches.SourceOf(other));
+  std::vector<uint32_t> tokens(size_t{1} << 20);
+  std::vector<uint64_t> blocks(tokens.size() / 16);
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = i + 1;
+  std::atomic<bool> begun{false}, done{false};
+  std::thread events([&] {
+    begun = true;
+    caches.Store(*busy, 0,
+                 {.blocks = blocks,
+                  .parent = {},
+                  .tokens = tokens,
+                  .block_tokens = 16,
+                  .tier = {},
+                  .adapter = {},
+                  .extras = {}});
+    done = true;
+  });
+  while (!begun) std::this_thread::yield();
+  int answers = 0;
+  while (!done) {
+    EXPECT_EQ(caches.WhyUnmatched(*other), "");
+    ++answers;
+  }
+  events.join();
+  EXPECT_GT(answers, 100);
 }
 
 TEST_F(ExactCache, OfAnEngineThatTellsAllThatAloneCounts) {

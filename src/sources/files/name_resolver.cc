@@ -1,37 +1,35 @@
 #include "sources/files/name_resolver.h"
 
 #include <algorithm>
-#include <boost/asio/ip/tcp.hpp>
 #include <set>
 #include <utility>
 
-namespace fairway::sources {
+#include "net/name_lookup.h"
 
-using boost::asio::ip::tcp;
+namespace fairway::sources {
 
 struct NameResolver::Impl : std::enable_shared_from_this<NameResolver::Impl> {
   Impl(net::Loop& loop, const base::Log& l, Changed c)
-      : resolver(loop.io()), log(l), changed(std::move(c)), timer(loop) {}
+      : lookup(loop, {.only_configured = true}), log(l), changed(std::move(c)), timer(loop) {}
 
   void LookUp(const std::string& name) {
-    // The resolver's own thread works through them one after the other; a name is not queued twice.
-    if (!pending.insert(name).second) return;
-    resolver.async_resolve(name, "", [weak = weak_from_this(), name](const auto& error, const auto& results) {
+    if (!pending.insert(name).second) return;  // its nameserver is silent
+    lookup.Find(name, [weak = weak_from_this(), name](const net::LookupResult& result) {
       const auto self = weak.lock();
       if (self == nullptr) return;
       self->pending.erase(name);
       if (!self->wanted.contains(name)) return;
-      if (error || results.empty()) {
+      if (result.addresses.empty()) {
         if (self->failing.insert(name).second) {
           self->log.Warn("endpoint's host name has no address",
                          {{"name", name},
-                          {"error", error ? error.message() : "no address"},
+                          {"error", result.error},
                           {"serving", self->found.contains(name) ? "its last address" : "without it"}});
         }
         return;
       }
       self->failing.erase(name);
-      const std::string address = results.begin()->endpoint().address().to_string();
+      const std::string& address = result.addresses.front();
       auto [slot, fresh] = self->found.try_emplace(name, address);
       if (!fresh && slot->second == address) return;
       slot->second = address;
@@ -39,7 +37,7 @@ struct NameResolver::Impl : std::enable_shared_from_this<NameResolver::Impl> {
     });
   }
 
-  tcp::resolver resolver;
+  net::NameLookup lookup;
   const base::Log& log;
   Changed changed;
   net::Timer timer;
@@ -54,10 +52,7 @@ NameResolver::NameResolver(net::Loop& loop, const base::Log& log, Changed change
   });
 }
 
-NameResolver::~NameResolver() {
-  impl_->timer.Cancel();
-  impl_->resolver.cancel();
-}
+NameResolver::~NameResolver() { impl_->timer.Cancel(); }
 
 void NameResolver::Watch(std::vector<std::string> names) {
   impl_->wanted = {names.begin(), names.end()};

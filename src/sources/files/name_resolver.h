@@ -1,6 +1,5 @@
 // Host names of the endpoints file -> IP addresses, off the request path: names are looked up when the file
-// changes and again every interval, on a thread of Asio's own; an address that was found stays until another
-// is found.
+// changes and again every interval (net/name_lookup.h); an address that was found stays until another is found.
 #pragma once
 
 #include <functional>

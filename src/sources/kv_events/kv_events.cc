@@ -119,6 +119,7 @@ struct KvEvents::Impl {
   Changes ChangesOf(const Followed& one) const {
     Changes changes{.emptied = [this, &one] { learned.emptied(one.publisher); },
                     .capacity = [this, &one](uint64_t tokens) { learned.capacity(one.publisher, tokens); }};
+    changes.stopping = [stopping = learned.stopping] { return stopping->load(std::memory_order_relaxed); };
     if (learned.event)
       changes.event = [this, &one](const KvEvent& event) { learned.event(one.publisher, event); };
     if (learned.knows) changes.knows = [this, &one](bool all) { learned.knows(one.publisher, all); };
@@ -161,6 +162,7 @@ struct KvEvents::Impl {
 
   void Stop() {
     if (thread == nullptr) return;
+    learned.stopping->store(true, std::memory_order_relaxed);
     std::promise<void> done;
     thread->loop().Post([&] {
       judge.reset();

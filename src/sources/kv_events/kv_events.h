@@ -9,6 +9,7 @@
 //   fairway_kv_events_held_tokens{pool,endpoint,address}          what its cache holds, where that is known
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -36,6 +37,8 @@ struct Publisher {
 
 // What was learned. On the thread of events, until ~KvEvents returns.
 struct Learned {
+  // Set when ~KvEvents begins: who takes long over an event leaves the rest of it.
+  std::shared_ptr<std::atomic<bool>> stopping = std::make_shared<std::atomic<bool>>(false);
   std::function<void(const Publisher&)> emptied;
   std::function<void(const Publisher&, uint64_t tokens)> capacity;
   std::function<void(const Publisher&, const KvEvent&)> event = {};
@@ -48,7 +51,7 @@ struct Learned {
 class KvEvents {
  public:
   KvEvents(const base::Clock& clock, const base::Log& log, base::Registry& registry, Learned learned);
-  // Waits for the thread: as long as a batch takes.
+  // Waits for the thread, which leaves what it has not read of a message.
   ~KvEvents();
   KvEvents(const KvEvents&) = delete;
   KvEvents& operator=(const KvEvents&) = delete;

@@ -204,6 +204,7 @@ void Subscriber::Accept(uint64_t number, std::string_view payload) {
 }
 
 void Subscriber::On(const KvEvent& event) {
+  if (changes_.stopping && changes_.stopping()) return;
   const bool counts = held_.Apply(event);
   if (event.kind == KvEvent::Kind::kCleared) {
     changes_.emptied();

@@ -85,6 +85,8 @@ struct Changes {
   // Blocks were stored or removed, in a cache that counts; empty: nobody wants to know.
   std::function<void(const KvEvent&)> event;
   std::function<void(bool all)> knows;  // whether all that it holds was told
+  // Whether the process is about to end: then nothing more is wanted of what came. May be empty.
+  std::function<bool()> stopping;
   // Why what it tells does not match what it is asked; "": it does, or it is too early to say.
   std::function<std::string()> why_unmatched;
 };

@@ -3,6 +3,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -20,6 +21,12 @@ using Error = boost::system::error_code;
 namespace {
 
 constexpr size_t kReadBytes = 64 << 10;
+// One that has more commands than this in a second means no good: a PING in each second is usual. Messages and
+// bytes have a rate, beyond which they wait with who sends them, as all engines share the thread; an engine makes one
+// message in each step, and some MB a second.
+constexpr size_t kCommandsASecond = 100;
+constexpr size_t kMessagesASecond = 20'000;
+constexpr size_t kBytesASecond = 32 << 20;
 // What a peer may make us answer before it takes the answers.
 constexpr size_t kMaxUnsent = 4 << 10;
 
@@ -28,7 +35,7 @@ constexpr size_t kMaxUnsent = 4 << 10;
 // Kept alive by its handlers; `handlers` is taken away when nobody listens any more.
 struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
   Impl(net::Loop& loop, ZmtpSocketOptions o, Handlers h)
-      : options(std::move(o)), handlers(std::move(h)), socket(loop.io()), timer(loop) {}
+      : options(std::move(o)), handlers(std::move(h)), socket(loop.io()), timer(loop), pause(loop) {}
 
   void Dial() {
     Error error;
@@ -76,11 +83,28 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
       Error failed;
       const size_t got = self->socket.read_some(asio::buffer(self->bytes.data() + had, kReadBytes), failed);
       self->bytes.resize(had + got);
+      self->NextSecond();
+      self->bytes_now += got;
       if (failed && failed != asio::error::would_block)
         return self->Finish(End::kClosed, base::ToLower(failed.message()));
       self->Take();
-      if (!self->done) self->Read();
+      if (!self->done) self->ReadWhenDue();
     });
+  }
+
+  void NextSecond() {
+    const base::Nanos now = base::SystemClock().Now();
+    if (now - second < base::kSecond) return;
+    second = now;
+    bytes_now = messages_now = commands_now = 0;
+  }
+
+  void ReadWhenDue() {
+    if (bytes_now < kBytesASecond && messages_now < kMessagesASecond) return Read();
+    pause.After(base::kSecond - std::min(base::SystemClock().Now() - second, base::kSecond),
+                [self = weak_from_this()] {
+                  if (const auto alive = self.lock(); alive && !alive->done) alive->Read();
+                });
   }
 
   void Take() {
@@ -116,7 +140,11 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
       if (!options.first.empty()) Send(options.first);
       return handlers.opened();
     }
-    if (!message.command) return handlers.message(message);
+    if (!message.command) {
+      ++messages_now;
+      return handlers.message(message);
+    }
+    if (++commands_now > kCommandsASecond) return Finish(End::kProtocol, "too many commands");
     if (std::string pong = ZmtpPong(message.parts[0]); !pong.empty()) Send(std::move(pong));
   }
 
@@ -147,6 +175,7 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
   void Stop() {
     done = true;
     timer.Cancel();
+    pause.Cancel();
     Error error;
     socket.close(error);
   }
@@ -154,9 +183,11 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
   const ZmtpSocketOptions options;
   Handlers handlers;
   tcp::socket socket;
-  net::Timer timer;
+  net::Timer timer, pause;
   std::string bytes;  // that came and were not taken
   std::string sending, unsent;
+  base::Nanos second = 0;  // when these began to count
+  size_t bytes_now = 0, messages_now = 0, commands_now = 0;
   bool greeted = false, opened = false, done = false;
 };
 

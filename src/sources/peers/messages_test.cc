@@ -76,7 +76,8 @@ TEST(Messages, WhoTellsSaysWhereItIs) {
   const std::string stream = writer.Take();
   const auto message = ReadMessage(std::string_view(stream).substr(4));
   ASSERT_TRUE(message);
-  EXPECT_EQ(message->addresses, (std::vector<std::string_view>{own[1], own[0]}));  // from the end to the front
+  EXPECT_EQ(message->addresses,
+            (std::vector<std::string_view>{own[1], own[0]}));  // from the end to the front
   fairway::peers::v1::Message theirs;
   ASSERT_TRUE(theirs.ParseFromString(stream.substr(4)));
   EXPECT_EQ(theirs.addresses_size(), 2);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <boost/asio/ip/tcp.hpp>
 #include <map>
 #include <set>
 #include <utility>
@@ -11,14 +10,13 @@
 #include "net/address.h"
 #include "net/http_server.h"
 #include "net/http_stream.h"
+#include "net/name_lookup.h"
 #include "net/small_file.h"
 #include "net/tls_client.h"
 #include "net/tls_files.h"
 
 namespace fairway::sources::peers {
 namespace {
-
-using boost::asio::ip::tcp;
 
 constexpr char kTold[] = "/fairway.peers.v1/told";
 constexpr char kSnapshot[] = "/fairway.peers.v1/snapshot";
@@ -148,7 +146,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
         clock(k),
         log(g),
         metrics(r, k),
-        resolver(l.io()),
+        lookup(l),
         look_up(l),
         listen_again(l),
         tick(l),
@@ -354,28 +352,25 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
       }
       if (std::exchange(named.asked, true))
         continue;  // a nameserver that is silent is not asked again meanwhile
-      resolver.async_resolve(named.host, std::to_string(named.port), tcp::resolver::numeric_service,
-                             [weak = weak_from_this(), &named](const auto& error, const auto& found) {
-                               if (const auto self = weak.lock()) self->Resolved(named, error, found);
-                             });
+      lookup.Find(named.host, [weak = weak_from_this(), &named](const net::LookupResult& found) {
+        if (const auto self = weak.lock()) self->Resolved(named, found);
+      });
     }
     Follow();
   }
 
   // A name that has no address now keeps those that it had: while a Service has no ready Pod there is none.
-  void Resolved(Named& named, const boost::system::error_code& error,
-                const tcp::resolver::results_type& found) {
+  void Resolved(Named& named, const net::LookupResult& found) {
     named.asked = false;
-    if (error || found.empty()) {
+    if (found.addresses.empty()) {
       if (!std::exchange(named.failing, true))
-        log.Warn("peers: the name has no address now",
-                 {{"name", named.host}, {"error", error ? error.message() : "no address"}});
+        log.Warn("peers: the name has no address now", {{"name", named.host}, {"error", found.error}});
       return;
     }
     named.failing = false;
     named.addresses.clear();
-    for (const auto& entry : found)
-      named.addresses.insert(net::FormatHostPort(entry.endpoint().address().to_string(), named.port));
+    for (const std::string& address : found.addresses)
+      named.addresses.insert(net::FormatHostPort(address, named.port));
     Follow();
   }
 
@@ -587,7 +582,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   const base::Clock& clock;
   const base::Log log;
   Metrics metrics;
-  tcp::resolver resolver;
+  net::NameLookup lookup;
   net::Timer look_up, listen_again, tick, second;
   MessageWriter writer;
   base::Nanos told_at = 0;
@@ -617,7 +612,6 @@ base::Result<std::unique_ptr<Peers>> Peers::Start(Options options, Content conte
 Peers::~Peers() {
   impl_->listen_again.Cancel();
   impl_->server.reset();
-  impl_->resolver.cancel();
   for (auto& [address, link] : impl_->links) link->stream.reset();
   impl_->snapshot.reset();
   if (!impl_->listeners.empty()) impl_->content.listened(false);
