@@ -7,6 +7,7 @@ One exchange is what a gateway in FULL_DUPLEX_STREAMED sends for one request: Re
 then an empty last one; and the answers to them. h2load plays the gateway (4 connections, 16 exchanges on each). CPU is the
 server process's own user and system time, from /proc, less what it spends idle in the same time.
 A peer is any other ext_proc server that listens in plain text; it is measured in the same turns.
+--hashing adds a picker whose config hashes prompts (prefix-cache-scorer) and one whose config does not, else alike.
 """
 import argparse
 import json
@@ -56,6 +57,16 @@ def exchange(body):
     for at in range(0, len(body), 16_384):
         out += framed(field(4, field(1, body[at:at + 16_384])))
     return out + framed(field(4, b"\x10\x01"))
+
+
+def config(folder, hashes):
+    """Decides by queues; with `hashes` by what is cached, too."""
+    plugins = ["queue-scorer", "max-score-picker"] + (["prefix-cache-scorer"] if hashes else [])
+    path = os.path.join(folder, f"config-{hashes}.yaml")
+    with open(path, "w") as out:
+        json.dump({"apiVersion": "llm-d.ai/v1", "kind": "EndpointPickerConfig", "plugins": [{"type": plugin} for plugin in plugins],
+                   "schedulingProfiles": [{"name": "default", "plugins": [{"pluginRef": plugin} for plugin in plugins]}]}, out)
+    return path
 
 
 def cpu(pid):
@@ -142,6 +153,7 @@ def main():
     parser.add_argument("--build", default="build/bench")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--endpoints", type=int, nargs="+", default=[8, 100])
+    parser.add_argument("--hashing", action="store_true")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PORT:PID")
     options = parser.parse_args()
     fairway = os.path.join(options.build, "fairway")
@@ -162,12 +174,16 @@ def main():
             while not sim.stdout.readline().startswith("ready"):
                 if sim.poll() is not None:
                     sys.exit("fairway sim ended")
-            for count in options.endpoints:
+            pickers = [(f"fairway, {count} endpoints", count, []) for count in options.endpoints]
+            if options.hashing:
+                pickers += [(name, options.endpoints[0], ["--config-file", config(folder, hashes)])
+                            for name, hashes in (("without hashing", False), ("with hashing", True))]
+            for name, count, more in pickers:
                 port = free_port()
                 process = start([fairway, "epp", "-f", manifests(folder, sim_ports[:count], False), "--grpc-port", str(port),
-                                 "--grpc-health-port", "0", "--metrics-port", "0", "--secure-serving=false"], port)
+                                 "--grpc-health-port", "0", "--metrics-port", "0", "--secure-serving=false", *more], port)
                 children.append(process)
-                servers.append(Server(f"fairway, {count} endpoints", port, process.pid))
+                servers.append(Server(name, port, process.pid))
             for peer in options.peer:
                 name, where = peer.split("=")
                 peer_port, pid = where.split(":")

@@ -12,6 +12,7 @@
 
 #include "base/strings.h"
 #include "frontends/envoy_module/abi.h"
+#include "frontends/request/token_client.h"
 #include "net/line_writer.h"
 #include "picker/picker.h"
 
@@ -165,6 +166,7 @@ class Process::Host {
       });
     }
     shared_.reset();  // its workers look at the picker's fleet
+    tokens_.reset();
     picker_.reset();
   }
 
@@ -179,6 +181,10 @@ class Process::Host {
     parts.log = &process_.log();
     parts.settled = [this](std::string_view pool) { return Settled(pool); };
     parts.post = [this](std::function<void()> task) { picker_->control_loop().Post(std::move(task)); };
+    tokens_ = std::make_unique<request::TokenClient>(picker_->registry());
+    parts.ask_tokens = [this](request::TokenClient::Question question, request::TokenClient::Answer answer) {
+      tokens_->Ask(std::move(question), picker_->control_loop(), std::move(answer));
+    };
     parts.seed = config_.seed != 0 ? config_.seed : picker::SystemSeed();
     parts.concurrency = std::max(1u, FAIRWAY_ENVOY(get_concurrency)());
     shared_ = std::make_unique<SharedPicker>(std::move(parts));
@@ -242,6 +248,7 @@ class Process::Host {
   Process& process_;
   const PickerConfig config_;
   std::unique_ptr<picker::Picker> picker_;
+  std::unique_ptr<request::TokenClient> tokens_;
   std::unique_ptr<SharedPicker> shared_;
   std::atomic<SharedPicker*> shared_raw_{nullptr};  // what the control loop may use, and when
   std::unique_ptr<net::Timer> settle_;              // the control loop's, while the start is not over

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "picker/engines_page.h"
 #include "scheduling/plugin.h"
 
 namespace fairway::picker {
@@ -47,7 +49,7 @@ void AddPublishers(const fleet::PoolSnapshot& pool, const KvEventsReader::Where&
                                           of_host.begin());
     const size_t port = where.port + rank;
     const size_t replay_port = where.replay_port != 0 ? where.replay_port + rank : 0;
-    if (port > 65535 || replay_port > 65535) continue;
+    if ((where.dials && port > 65535) || replay_port > 65535) continue;
     to.push_back({.pool = pool.key,
                   .endpoint = endpoint.id,
                   .name = endpoint.name,
@@ -56,6 +58,10 @@ void AddPublishers(const fleet::PoolSnapshot& pool, const KvEventsReader::Where&
                   .picks = endpoint.picks,
                   .options = {.host = endpoint.host,
                               .port = static_cast<uint16_t>(port),
+                              .endpoint_port = endpoint.port,
+                              .dials = where.dials,
+                              .central_host = where.central_host,
+                              .central_port = where.central_port,
                               .replay_port = static_cast<uint16_t>(replay_port),
                               .topic = where.topic,
                               .reader = where.reader}});
@@ -187,9 +193,27 @@ std::vector<Publisher> PublishersOf(const fleet::Snapshot& fleet, const scheduli
 KvEventsWiring::KvEventsWiring(net::Loop& loop, const base::Published<fleet::Snapshot>& fleet,
                                const routing::Router& router, const base::Clock& clock, const base::Log& log,
                                base::Registry& registry)
-    : fleet_(fleet), router_(router), events_(clock, log, registry, ToHooks(router)), timer_(loop) {
+    : fleet_(fleet),
+      router_(router),
+      clock_(clock),
+      events_(clock, log, registry, ToHooks(router)),
+      timer_(loop) {
   Look();
   timer_.Every(kLookEvery, [this] { Look(); });
+}
+
+std::function<std::string()> KvEventsWiring::Page() const {
+  constexpr size_t kMostEngines = 4096;
+  size_t left_out = 0;
+  auto engines = events_.Look(kMostEngines, left_out);
+  if (!engines || engines->empty()) return {};
+  return EnginesPage(std::move(*engines), left_out, clock_.Now(), [&router = router_](const auto& engine) {
+    std::optional<scheduling::EngineView> view;
+    TellHooks(router, engine.pool, [&](const CacheHook& hook) {
+      if (!view) view = hook.View(*engine.cell);
+    });
+    return view;
+  });
 }
 
 void KvEventsWiring::Look() {

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/clock.h"
@@ -30,11 +32,15 @@ class KvEventsWiring {
                  const routing::Router& router, const base::Clock& clock, const base::Log& log,
                  base::Registry& registry);
 
+  // What /debug/prefix shows; empty: no engine is followed, or their thread is busy. Any thread.
+  std::function<std::string()> Page() const;
+
  private:
   void Look();
 
   const base::Published<fleet::Snapshot>& fleet_;
   const routing::Router& router_;
+  const base::Clock& clock_;
   uint64_t version_ = 0;
   std::shared_ptr<const scheduling::ConfigSet> configs_;
   sources::kv_events::KvEvents events_;

@@ -74,6 +74,11 @@ TEST_F(Wiring, OnlyThoseThatTheConfigMeans) {
   EXPECT_THAT(Found("{kvEventsConfig: {discoverPods: false}}"), IsEmpty());
 }
 
+TEST_F(Wiring, ThoseThatMayDialAreFollowedWithoutBeingAsked) {
+  EXPECT_THAT(Found("{kvEventsConfig: {discoverPods: false, zmqEndpoint: 'tcp://127.0.0.1:6600'}}"),
+              ElementsAre("a-0 10.0.0.1:5557 0", "a-1 10.0.0.1:5558 0", "b-0 10.0.0.2:5557 0"));
+}
+
 TEST_F(Wiring, NobodyWhereTheConfigHasNoReader) {
   const scheduling::ConfigSet configs{.common = scheduling::CompileBuiltin({})};
   EXPECT_THAT(PublishersOf(*fleet.published().Load(), configs), IsEmpty());

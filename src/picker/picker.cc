@@ -133,9 +133,11 @@ struct Picker::Impl {
 
   // On the admin loop.
   base::Result<void> ListenAdmin() {
-    admin::Content content{.registry = &registry,
-                           .ready = [this] { return router->ready(); },
-                           .fleet = [this] { return FleetPage(fleet.published().Load(), clock.Now()); }};
+    admin::Content content{
+        .registry = &registry,
+        .ready = [this] { return router->ready(); },
+        .fleet = [this] { return FleetPage(fleet.published().Load(), clock.Now()); },
+        .engines = [this] { return kv_events != nullptr ? kv_events->Page() : admin::Content::Pages(); }};
     if (options.admin_auth && options.kubernetes) {
       if (reviews == nullptr) {
         auto made = sources::kubernetes::AccessReview::Create(

@@ -110,9 +110,10 @@ void ExactIndex::SetShare() {
   for (size_t i = 0; i < used_.load(std::memory_order_relaxed); ++i) {
     Source& source = *sources_[i];
     const std::lock_guard lock(source.mutex);
-    Trim(source, i, share);
-    source.names.Shrink(share);
+    Trim(source, i, MostOf(source));
+    source.names.Shrink(MostOf(source));
     source.known.shrink_to_fit();
+    source.tokens.shrink_to_fit();
   }
 }
 
@@ -134,7 +135,7 @@ ExactIndex::Source* ExactIndex::Locked(EndpointSlot slot, const std::unique_lock
 void ExactIndex::Put(Source& source, size_t number, uint32_t node, size_t weight) {
   Known& known = source.known[node];
   uint8_t& times = known.stored[weight];
-  if (times == 0 && !table_.Add(known.key, Bit(number, weight))) {
+  if (times == 0 && known.part == 0 && !table_.Add(known.key, Bit(number, weight))) {
     refused_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
@@ -145,11 +146,18 @@ void ExactIndex::Put(Source& source, size_t number, uint32_t node, size_t weight
 void ExactIndex::Drop(Source& source, size_t number, uint32_t node) {
   const Known& known = source.known[node];
   for (size_t weight = 0; weight < Guessed(); ++weight) {
-    if (known.stored[weight] != 0) table_.Remove(known.key, Bit(number, weight));
+    if (known.stored[weight] != 0 && known.part == 0) table_.Remove(known.key, Bit(number, weight));
   }
   source.names.Remove(node);
   source.known[node] = source.known.back();
   source.known.pop_back();
+  if (source.part_tokens != 0) {
+    const size_t size = source.part_tokens;
+    std::copy_n(source.tokens.end() - static_cast<std::ptrdiff_t>(size), size,
+                source.tokens.begin() + static_cast<std::ptrdiff_t>(node * size));
+    source.tokens.resize(source.tokens.size() - size);
+  }
+  source.begun.valid = false;
 }
 
 void ExactIndex::Trim(Source& source, size_t number, size_t most) {
@@ -166,6 +174,9 @@ void ExactIndex::Empty(Source& source, size_t number) {
   while (source.names.size() != 0) Drop(source, number, 0);
   source.names.Clear();
   std::vector<Known>().swap(source.known);
+  std::vector<uint32_t>().swap(source.tokens);
+  source.part_tokens = 0;
+  source.begun = {};
   ExpireOf(source, number, std::numeric_limits<base::Nanos>::max());
 }
 
@@ -197,6 +208,8 @@ StoreOutcome ExactIndex::StoreAgain(Source& source, size_t number, const StoredB
 
 StoreOutcome ExactIndex::StoreTokens(Source& source, size_t number, const StoredBlocks& stored) {
   const size_t ours = keys().block_tokens();
+  if (stored.block_tokens != 0 && stored.block_tokens < ours) return StoreParts(source, number, stored);
+  if (source.part_tokens != 0) Empty(source, number);  // its blocks are others now
   if (stored.block_tokens % ours != 0 || stored.tokens.size() != stored.blocks.size() * stored.block_tokens)
     return {.kind = StoreOutcome::Kind::kBlockSize};
   const size_t parts = stored.block_tokens / ours;
@@ -230,7 +243,11 @@ StoreOutcome ExactIndex::StoreTokens(Source& source, size_t number, const Stored
         block < stored.extras.size() ? std::span<const std::string_view>(stored.extras[block])
                                      : std::span<const std::string_view>();
     key = keys().Next(key, stored.tokens.subspan(i * ours, ours), extras);
-    if (i == 0) outcome.first = key;
+    if (i == 0 && !stored.parent) {
+      outcome.begins = true;
+      outcome.first = key;
+      outcome.plain = keys().Next(keys().Root(""), stored.tokens.first(ours), {});
+    }
     const uint64_t name = PartName(stored.blocks[block], i % parts, parts);
     uint32_t node = source.names.Find(name);
     if (node != SlotBlocks::kNone && source.known[node].key != key) {  // the name of something else before
@@ -254,6 +271,133 @@ StoreOutcome ExactIndex::StoreTokens(Source& source, size_t number, const Stored
   return outcome;
 }
 
+// What stands before `stored` of the block of ours that it goes on with. False: it is not known.
+bool ExactIndex::FindBegun(Source& source, const StoredBlocks& stored) const {
+  Begun& begun = source.begun;
+  if (stored.parent && begun.valid && begun.behind == *stored.parent) return true;
+  begun = {.valid = true, .first = !stored.parent, .key = keys().Root(stored.adapter), .tokens = {}};
+  if (!stored.parent) return true;
+  const size_t size = source.part_tokens;
+  std::vector<uint32_t> backwards;  // nodes
+  uint64_t name = *stored.parent;
+  uint8_t part = 0;
+  while (true) {
+    const uint32_t node = source.names.Find(name);
+    if (node == SlotBlocks::kNone) return begun.valid = false;
+    const Known& known = source.known[node];
+    if (known.part == 0) {
+      // Behind parts there is one that was there when they came.
+      begun.key = known.key;
+      break;
+    }
+    // A name that stands for something else by now.
+    if (part != 0 && known.part != part - 1) return begun.valid = false;
+    part = known.part;
+    backwards.push_back(node);
+    if (known.key == name) {
+      begun.first = true;
+      if (part != 1) return begun.valid = false;
+      break;
+    }
+    name = known.key;
+  }
+  if (!begun.first && part > 1) return begun.valid = false;
+  for (auto node = backwards.rbegin(); node != backwards.rend(); ++node) {
+    const auto from = source.tokens.begin() + static_cast<std::ptrdiff_t>(*node * size);
+    begun.tokens.insert(begun.tokens.end(), from, from + static_cast<std::ptrdiff_t>(size));
+  }
+  return true;
+}
+
+// Of the last one of `known`.
+void ExactIndex::KeepTokens(Source& source, std::span<const uint32_t> tokens, size_t most) {
+  if (source.tokens.size() + tokens.size() > source.tokens.capacity())
+    source.tokens.reserve(std::min(most * tokens.size(), std::max<size_t>(2 * source.tokens.size(), 64)));
+  source.tokens.insert(source.tokens.end(), tokens.begin(), tokens.end());
+}
+
+// A part has its tokens beside what others have.
+size_t ExactIndex::MostOf(const Source& source) const {
+  return share_.load(std::memory_order_relaxed) * kBytesEach /
+         (kBytesEach + source.part_tokens * sizeof(uint32_t));
+}
+
+// Engine's blocks of which several are one of ours.
+StoreOutcome ExactIndex::StoreParts(Source& source, size_t number, const StoredBlocks& stored) {
+  const size_t ours = keys().block_tokens();
+  const size_t size = stored.block_tokens;
+  const bool extras = std::any_of(stored.extras.begin(), stored.extras.end(),
+                                  [](const auto& of_block) { return !of_block.empty(); });
+  if (ours % size != 0 || ours / size > UINT8_MAX || extras ||
+      stored.tokens.size() != stored.blocks.size() * size)
+    return {.kind = StoreOutcome::Kind::kBlockSize};
+  if (source.part_tokens != size) Empty(source, number);
+  source.part_tokens = static_cast<uint32_t>(size);
+  const size_t most = MostOf(source);
+  if (stored.parent) {
+    const uint32_t node = source.names.Find(*stored.parent);
+    if (node == SlotBlocks::kNone) return {.kind = StoreOutcome::Kind::kNoParent};
+    source.names.Move(node, SlotBlocks::kFront);
+  }
+  if (!FindBegun(source, stored)) return {.kind = StoreOutcome::Kind::kNoParent};
+  const auto missing =
+      static_cast<size_t>(std::count_if(stored.blocks.begin(), stored.blocks.end(), [&source](uint64_t name) {
+        return source.names.Find(name) == SlotBlocks::kNone;
+      }));
+  Begun begun = std::move(source.begun);
+  Trim(source, number, most - std::min(missing, most));
+  uint32_t after = stored.parent ? source.names.Find(*stored.parent) : SlotBlocks::kFront;
+  if (after == SlotBlocks::kNone) after = SlotBlocks::kFront;
+  const size_t weight = WeightOf(stored.tier);
+  const size_t parts = ours / size;
+  StoreOutcome outcome;
+  uint64_t before = stored.parent.value_or(0);
+  for (size_t i = 0; i < std::min(stored.blocks.size(), most); ++i) {
+    const uint64_t name = stored.blocks[i];
+    const auto tokens = stored.tokens.subspan(i * size, size);
+    begun.tokens.insert(begun.tokens.end(), tokens.begin(), tokens.end());
+    const size_t part = begun.tokens.size() / size % parts;
+    const bool alone = begun.first && begun.tokens.size() == size;
+    Known known{.key = alone ? name : before, .part = static_cast<uint8_t>(part)};
+    if (part == 0) {
+      known.key = keys().Next(begun.key, begun.tokens, {});
+      if (begun.first) {
+        outcome.begins = true;
+        outcome.first = known.key;
+        outcome.plain = keys().Next(keys().Root(""), begun.tokens, {});
+      }
+      begun.key = known.key;
+      begun.first = false;
+      begun.tokens.clear();
+    }
+    uint32_t node = source.names.Find(name);
+    if (node != SlotBlocks::kNone &&
+        (source.known[node].key != known.key || source.known[node].part != part)) {
+      Drop(source, number, node);  // the name of something else before
+      node = SlotBlocks::kNone;
+      after = SlotBlocks::kFront;  // nodes have moved
+    }
+    if (node == SlotBlocks::kNone) {
+      if (source.names.size() >= most) break;  // a block that is there twice in what was told
+      node = source.names.Add(name, after, most);
+      if (source.known.size() == source.known.capacity())
+        source.known.reserve(std::min(most, std::max<size_t>(2 * source.known.size(), 64)));
+      source.known.push_back(known);
+      KeepTokens(source, tokens, most);
+      outcome.blocks += part == 0 ? 1 : 0;
+    } else if (node != after) {
+      source.names.Move(node, after);
+    }
+    Put(source, number, node, weight);
+    after = node;
+    before = name;
+  }
+  source.begun = std::move(begun);
+  source.begun.behind = before;
+  source.begun.valid = true;
+  return outcome;
+}
+
 void ExactIndex::Remove(EndpointSlot slot, std::span<const uint64_t> blocks, std::string_view tier) {
   std::unique_lock<std::mutex> lock;
   Source* source = Lock(slot, lock);
@@ -266,7 +410,7 @@ void ExactIndex::Remove(EndpointSlot slot, std::span<const uint64_t> blocks, std
       if (node == SlotBlocks::kNone) break;
       Known& known = source->known[node];
       uint8_t& times = known.stored[weight];
-      if (times == 1) table_.Remove(known.key, Bit(slot.index, weight));
+      if (times == 1 && known.part == 0) table_.Remove(known.key, Bit(slot.index, weight));
       if (times != 0) --times;
       if (std::any_of(known.stored.begin(), known.stored.end(), [](uint8_t times) { return times != 0; }))
         continue;
@@ -403,8 +547,8 @@ ExactStats ExactIndex::stats() const {
     const Source& source = *sources_[i];
     const std::lock_guard lock(source.mutex);
     stats.held += source.names.size();
-    stats.bytes +=
-        source.names.bytes() + source.known.capacity() * sizeof(Known) + source.guessed * sizeof(uint64_t);
+    stats.bytes += source.names.bytes() + source.known.capacity() * sizeof(Known) +
+                   source.tokens.capacity() * sizeof(uint32_t) + source.guessed * sizeof(uint64_t);
   }
   {
     const std::lock_guard lock(take_mutex_);

@@ -7,13 +7,14 @@
 //
 // An engine names its blocks by hashes of its own. They are kept, for each engine, with the key that is made
 // of the block's tokens; a block's parent is found by them, and so is what is removed. A block that is stored
-// twice is there until it is removed twice. An engine's block may be several of ours.
+// twice is there until it is removed twice. An engine's block may be several of ours, or a part of one (SGLang's
+// pages of one token): then ours is there with the last of its parts.
 //
 // A match is the longest run of blocks from the first on, whatever memory each is in (a tier: "gpu", "cpu"),
 // and the sum of their tiers' weights. Of tiers that weigh alike one is not told from the other.
 //
 // Memory: `bytes` bounds all of it, at most 80 bytes a block at an engine: 44 with the engine, the rest in the
-// table (block_table.h). Each engine has an equal share; what was told longest ago falls off. What engines
+// table (block_table.h). A part of a block counts as one, and its tokens (4 bytes each) with it. Each engine has an equal share; what was told longest ago falls off. What engines
 // hold is far less than that: 3.3 million blocks of 16 tokens in 256 MiB.
 //
 // Thread-safe. Match takes no lock, and a scratch for each thread. The others take their source's mutex for
@@ -63,12 +64,15 @@ struct StoreOutcome {
     kStored,
     kNoParent,   // the block before them is not known
     kNoTokens,   // they have no tokens, and are not known either
-    kBlockSize,  // it is no multiple of ours
+    kBlockSize,  // it is neither a multiple nor a part of ours, or a part that has extras
     kNobody,     // the source is gone
   };
   Kind kind = Kind::kStored;
   uint32_t blocks = 0;  // of ours that are there now and were not
-  uint64_t first = 0;   // key of the first one of ours, where they have tokens
+  // The first one of ours of a prompt is among them: its key, and what that would be without adapter and extras.
+  bool begins = false;
+  uint64_t first = 0;
+  uint64_t plain = 0;
 };
 
 struct ExactMatch {
@@ -145,8 +149,19 @@ class ExactIndex {
  private:
   // Of a block as its engine names it.
   struct Known {
+    // Of ours that ends here; of a part that does not end one, the name of the part or block before it, or its
+    // own where there is none.
     uint64_t key = 0;
     std::array<uint8_t, kMaxWeights> stored{};  // how often, by weight
+    uint8_t part = 0;                           // how many parts of ours there are with it; 0: all
+  };
+  // Tokens behind an engine's block, of ours that it does not end.
+  struct Begun {
+    uint64_t behind = 0;  // that block's name
+    bool valid = false;
+    bool first = false;  // nothing is before them
+    uint64_t key = 0;    // of ours before them
+    std::vector<uint32_t> tokens;
   };
   struct Guess {
     base::Nanos until = 0;
@@ -156,7 +171,10 @@ class ExactIndex {
     mutable std::mutex mutex;
     uint32_t generation = 0;  // odd: taken
     SlotBlocks names;
-    std::vector<Known> known;  // by node of `names`
+    std::vector<Known> known;      // by node of `names`
+    uint32_t part_tokens = 0;      // of each part of ours; 0: its blocks are not parts
+    std::vector<uint32_t> tokens;  // by node, so many each
+    Begun begun;                   // behind what was stored last
     std::deque<Guess> guesses;
     size_t guessed = 0;                                                      // keys of all of them
     std::unordered_map<uint64_t, uint32_t, SlotBlocks::Hash> times_guessed;  // how many of them have a key
@@ -174,6 +192,10 @@ class ExactIndex {
   void ExpireOf(Source& source, size_t number, base::Nanos now);
   StoreOutcome StoreAgain(Source& source, size_t number, const StoredBlocks& stored);
   StoreOutcome StoreTokens(Source& source, size_t number, const StoredBlocks& stored);
+  StoreOutcome StoreParts(Source& source, size_t number, const StoredBlocks& stored);
+  bool FindBegun(Source& source, const StoredBlocks& stored) const;
+  static void KeepTokens(Source& source, std::span<const uint32_t> tokens, size_t most);
+  size_t MostOf(const Source& source) const;
   void SetShare();
   bool Extend(const Holders& holders, uint32_t from, uint32_t to, Scratch& scratch) const;
 

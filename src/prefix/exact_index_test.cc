@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <map>
 #include <numeric>
@@ -85,6 +86,130 @@ TEST_F(Exact, WhoHoldsHowMuchFromTheFirstBlockOn) {
   EXPECT_EQ(index.stats().blocks, 5U);
 }
 
+// ---- Engine's blocks that are parts of ours, as SGLang's pages of one token are.
+
+TEST_F(Exact, PartsMakeABlockWhenTheLastOneIsThere) {
+  const EndpointSlot a = *index.Take();
+  const auto prompt = Tokens(1, 12);
+  // One event for each page, as SGLang has it.
+  for (uint32_t i = 0; i < 11; ++i) {
+    const auto outcome = Store(a, 100 + i, std::span(prompt).subspan(i, 1),
+                               i == 0 ? std::nullopt : std::optional<uint64_t>(99 + i), "", 1);
+    ASSERT_EQ(outcome.kind, Kind::kStored);
+    ASSERT_EQ(outcome.blocks, i % 4 == 3 ? 1U : 0U) << i;
+    ASSERT_EQ(outcome.begins, i == 3) << i;
+    if (i == 3) {
+      EXPECT_EQ(outcome.first, index.keys().Next(index.keys().Root(""), std::span(prompt).first(4), {}));
+      EXPECT_EQ(outcome.plain, outcome.first);
+    }
+  }
+  EXPECT_THAT(Found(prompt), ElementsAre(Pair(0, Pair(2, 2.0f))));
+  EXPECT_EQ(index.held(a), 11U) << "parts count each";
+  EXPECT_EQ(index.stats().blocks, 2U);
+  // Pages of another engine are two tokens, several to an event.
+  const EndpointSlot b = *index.Take();
+  Store(b, 200, prompt, std::nullopt, "", 2);
+  EXPECT_THAT(Found(prompt), ElementsAre(Pair(0, Pair(2, 2.0f)), Pair(1, Pair(3, 3.0f))));
+}
+
+TEST_F(Exact, APromptMayPartInTheMiddleOfABlock) {
+  const EndpointSlot a = *index.Take();
+  const auto prompt = Tokens(1, 12);
+  Store(a, 100, prompt, std::nullopt, "", 1);
+  for (const uint32_t split : {0, 1, 2, 5, 6, 7, 8}) {
+    auto other = prompt;
+    for (uint32_t i = split; i < 12; ++i) other[i] = 1000 * (split + 1) + i;
+    // What was stored last is not what it goes on from.
+    const auto parent = split == 0 ? std::nullopt : std::optional<uint64_t>(99 + split);
+    ASSERT_EQ(Store(a, 1000 * (split + 1), std::span(other).subspan(split), parent, "", 1).kind,
+              Kind::kStored);
+    ASSERT_THAT(Found(other), ElementsAre(Pair(0, Pair(3, 3.0f)))) << split;
+  }
+  EXPECT_THAT(Found(prompt), ElementsAre(Pair(0, Pair(3, 3.0f))));
+}
+
+TEST_F(Exact, ABlockGoesWithItsLastPart) {
+  const EndpointSlot a = *index.Take();
+  const auto prompt = Tokens(1, 12);
+  Store(a, 100, prompt, std::nullopt, "", 1);
+  for (uint64_t page = 11; page > 8; --page) index.Remove(a, Names(100 + page, 1), "");
+  EXPECT_THAT(Found(prompt), ElementsAre(Pair(0, Pair(2, 2.0f))));
+  index.Remove(a, Names(100 + 7, 1), "");
+  EXPECT_THAT(Found(prompt), ElementsAre(Pair(0, Pair(1, 1.0f))));
+  EXPECT_EQ(Store(a, 109, std::span(prompt).subspan(9), 108, "", 1).kind, Kind::kNoParent)
+      << "what is before it in its block is gone";
+  EXPECT_EQ(Store(a, 107, std::span(prompt).subspan(7), 106, "", 1).kind, Kind::kStored);
+  EXPECT_THAT(Found(prompt), ElementsAre(Pair(0, Pair(3, 3.0f))));
+  index.Clear(a);
+  EXPECT_EQ(index.stats().blocks, 0U);
+  EXPECT_EQ(index.held(a), 0U);
+}
+
+TEST_F(Exact, WhatIsNoPartOfOursIsTold) {
+  const EndpointSlot a = *index.Take();
+  EXPECT_EQ(Store(a, 100, Tokens(1, 12), std::nullopt, "", 3).kind, Kind::kBlockSize);
+  const std::vector<std::vector<std::string_view>> salts = {{"salt"}};
+  const auto names = Names(1, 1);
+  const auto tokens = Tokens(1, 2);
+  EXPECT_EQ(index.Store(a, {.blocks = names, .tokens = tokens, .block_tokens = 2, .extras = salts}).kind,
+            Kind::kBlockSize)
+      << "the block's other part may have another one";
+  // An engine that has other pages now is another engine.
+  Store(a, 100, Tokens(1, 8), std::nullopt, "", 1);
+  Store(a, 200, Tokens(1, 8), std::nullopt, "", 2);
+  EXPECT_EQ(index.held(a), 4U);
+  Store(a, 300, Tokens(1, 8));
+  EXPECT_EQ(index.held(a), 2U);
+  EXPECT_THAT(Found(Tokens(1, 8)), ElementsAre(Pair(0, Pair(2, 2.0f))));
+}
+
+TEST_F(Exact, PartsHaveTheirShareOfMemory) {
+  const EndpointSlot a = *index.Take();
+  for (uint32_t prompt = 0; prompt < 40'000; ++prompt)
+    Store(a, 10 + 2 * prompt, Tokens(4 * prompt, 4), std::nullopt, "", 2);
+  const ExactStats stats = index.stats();
+  EXPECT_LE(stats.bytes, stats.most_bytes);
+  EXPECT_LE(stats.most_bytes, size_t{1} << 20);
+  EXPECT_GT(stats.held, 10'000U);
+  EXPECT_GT(stats.evicted, 0U);
+  EXPECT_THAT(Found(Tokens(4 * 39'999, 4)), ElementsAre(Pair(0, Pair(1, 1.0f))));
+  EXPECT_THAT(Found(Tokens(4, 4)), IsEmpty());
+}
+
+// Against a model that keeps each page's tokens from the prompt's beginning.
+TEST_F(Exact, PartsAreAsAModelOfThemHasThem) {
+  base::Random random(5);
+  const EndpointSlot a = *index.Take();
+  constexpr size_t kPrompts = 3;
+  constexpr size_t kPages = 14;
+  std::array<std::array<bool, kPages>, kPrompts> there{};
+  for (int step = 0; step < 20'000; ++step) {
+    const size_t prompt = random.Below(kPrompts), page = random.Below(kPages);
+    const auto tokens = Tokens(static_cast<uint32_t>(100 * prompt), kPages);
+    const uint64_t name = 1 + 100 * prompt + page;
+    auto& of = there[prompt];
+    if (random.Below(3) != 0) {
+      if (of[page]) continue;  // twice is there until it is removed twice
+      const auto outcome = Store(a, name, std::span(tokens).subspan(page, 1),
+                                 page == 0 ? std::nullopt : std::optional<uint64_t>(name - 1), "", 1);
+      of[page] = page == 0 || of[page - 1];
+      ASSERT_EQ(outcome.kind, of[page] ? Kind::kStored : Kind::kNoParent) << step;
+    } else {
+      // Leaves first, as radix trees do.
+      size_t last = kPages;
+      while (last > 0 && !of[last - 1]) --last;
+      while (last > page) {
+        index.Remove(a, Names(100 * prompt + last, 1), "");
+        of[--last] = false;
+      }
+    }
+    uint32_t blocks = 0;
+    while (blocks < kPages / 4 && of[4 * blocks + 3]) ++blocks;
+    const auto found = Found(tokens);
+    ASSERT_EQ(found.empty() ? 0U : found.begin()->second.first, blocks) << step;
+  }
+}
+
 TEST_F(Exact, BlocksComeBehindTheirParent) {
   const EndpointSlot a = *index.Take();
   const auto prompt = Tokens(1, 20);
@@ -149,7 +274,6 @@ TEST_F(Exact, AnEnginesBlockMayBeSeveralOfOurs) {
   EXPECT_THAT(Found(prompt), ElementsAre(Pair(0, Pair(2, 2.0f))));
   EXPECT_EQ(index.held(a), 4U);
   EXPECT_EQ(Store(a, 200, Tokens(1, 6), std::nullopt, "", 6).kind, Kind::kBlockSize);
-  EXPECT_EQ(Store(a, 200, Tokens(1, 2), std::nullopt, "", 2).kind, Kind::kBlockSize);
 }
 
 TEST_F(Exact, AdaptersAndSaltsHaveTheirOwn) {

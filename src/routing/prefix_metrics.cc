@@ -19,6 +19,10 @@ using scheduling::PrefixBelief;
 
 const std::vector<double> kRatios{0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0};
 const std::vector<double> kBytes{0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536};
+// Prometheus' own, which the reference has, and what is below them.
+const std::vector<double> kLookupTimes{1e-6, 2.5e-6, 5e-6,   1e-5,  2.5e-5, 5e-5,  1e-4, 2.5e-4,
+                                       5e-4, 0.001,  0.0025, 0.005, 0.01,   0.025, 0.05, 0.1,
+                                       0.25, 0.5,    1,      2.5,   5,      10};
 const std::vector<std::string> kPlugin{"plugin_name", "plugin_type"};
 const LabelPairs kNoTwinLabels;
 
@@ -195,7 +199,12 @@ PrefixMetrics::PrefixMetrics(base::Registry& registry, Configs configs, Fleet fl
           ByStage("prefix_predicted_cached_tokens",
                   "Prompt tokens that the chosen endpoint is predicted to hold in its prefix cache."))),
       prompt_tokens_(registry.AddHistogram(
-          ByStage("prefix_prompt_tokens", "Prompt tokens of requests that were looked up."))) {
+          ByStage("prefix_prompt_tokens", "Prompt tokens of requests that were looked up."))),
+      lookup_seconds_(registry
+                          .AddHistogram(Named("kv_cache_index_lookup_latency_seconds",
+                                              "How long looking for a prompt's blocks took, in seconds.", {},
+                                              kLookupTimes))
+                          .With({})) {
   AddByPlugin(registry);
   AddExact(registry);
   AddByEndpoint(registry);

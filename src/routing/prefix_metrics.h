@@ -27,6 +27,9 @@ class PrefixMetrics {
     base::Histogram* predicted_tokens = nullptr;
     base::Histogram* prompt_tokens = nullptr;
   };
+  // How long looking for a prompt's blocks took, among what engines told. Thread-safe.
+  base::Histogram& lookup_seconds() { return lookup_seconds_; }
+
   // Takes a lock.
   Series Of(std::string_view plugin, std::string_view type);
 
@@ -42,6 +45,7 @@ class PrefixMetrics {
   base::HistogramFamily& hit_bytes_;
   base::HistogramFamily& predicted_tokens_;
   base::HistogramFamily& prompt_tokens_;
+  base::Histogram& lookup_seconds_;
 };
 
 }  // namespace fairway::routing

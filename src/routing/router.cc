@@ -529,8 +529,10 @@ Router::Router(const base::Published<fleet::Snapshot>& fleet, const base::Clock&
 Router::~Router() = default;
 
 std::unique_ptr<Worker> Router::NewWorker(uint64_t seed) const {
-  return std::make_unique<Worker::Impl>(impl_->fleet, impl_->headers, impl_->scheduler, impl_->shadow,
-                                        impl_->clock, impl_->metrics, seed);
+  auto worker = std::make_unique<Worker::Impl>(impl_->fleet, impl_->headers, impl_->scheduler, impl_->shadow,
+                                               impl_->clock, impl_->metrics, seed);
+  worker->scratch.MeasureLookups(impl_->clock, impl_->prefixes.lookup_seconds());
+  return worker;
 }
 
 void Router::Prepare(const fleet::Snapshot& snapshot) {

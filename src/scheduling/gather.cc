@@ -13,6 +13,10 @@ using fleet::EndpointLoad;
 Scratch::Scratch() : impl_(std::make_unique<Impl>()) {}
 Scratch::~Scratch() = default;
 
+void Scratch::MeasureLookups(const base::Clock& clock, base::Histogram& seconds) {
+  impl_->lookup_times = {&clock, &seconds};
+}
+
 void Scratch::Impl::Grow(size_t n, size_t more) {
   n = std::max((n + kLanes - 1) / kLanes * kLanes, capacity);
   more = std::max(more, more_columns);

@@ -58,6 +58,7 @@ struct Scratch::Impl : ScratchArrays {
 
   // When this worker last decided for a request that may not be shed; long ago: never.
   base::Nanos critical_at = std::numeric_limits<base::Nanos>::min() / 2;
+  LookupTimes lookup_times;
   // Of the scheduler that this worker decides for.
   const base::Published<ConfigSet>* published = nullptr;
   std::optional<base::Published<ConfigSet>::Reader> configs;

@@ -24,6 +24,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/clock.h"
+#include "base/histogram.h"
 #include "base/random.h"
 #include "fleet/snapshot.h"
 #include "payload/parsers.h"
@@ -40,6 +42,12 @@ struct ProfileResult {
   bool ran = false;
   bool shed = false;                    // nobody passed its filters
   std::span<const uint32_t> positions;  // chosen, best first
+};
+
+// Where an index says how long a look-up took.
+struct LookupTimes {
+  const base::Clock* clock = nullptr;
+  base::Histogram* seconds = nullptr;
 };
 
 struct Context {
@@ -61,6 +69,8 @@ struct Context {
   // Pages alone tell the load (LoadSource::kPage): `own` is what the reference's plugins take for requests under
   // way, where the column "requests" is what the page shows.
   bool pages_alone = false;
+  // Null: nobody wants to know.
+  const LookupTimes* lookup_times = nullptr;
 
   // Requests under way at a position, for plugins that the reference has.
   float UnderWay(const float* requests, uint32_t position) const noexcept {
@@ -234,6 +244,16 @@ class PrefixBelief {
   virtual Totals totals() const = 0;
 };
 
+struct EngineView {
+  std::string_view known;     // "all", "some" or "nothing" of what it holds
+  uint64_t blocks = 0;        // in the index, of all its engines; pages that are smaller count each
+  uint64_t block_tokens = 0;  // of ours
+  uint64_t engines = 0;       // data-parallel ones
+  uint64_t asked = 0;         // prompts since what it told last matched,
+  uint64_t told = 0;          // and beginnings of prompts that it told since
+  std::string why_unmatched;  // "": it matches, or it is too early to say
+};
+
 // Hears what engines themselves say of their caches. Any thread.
 class CacheHook {
  public:
@@ -251,6 +271,8 @@ class CacheHook {
   virtual void Knows(const fleet::EndpointCell&, bool /*all*/) const noexcept {}
   // What it tells does not match what it is asked: why, for people. "": it does, or it is too early to say.
   virtual std::string WhyUnmatched(const fleet::EndpointCell&) const { return {}; }
+  // What is known of its cache by what it told, for pages. Nothing: this is not about what engines tell.
+  virtual std::optional<EngineView> View(const fleet::EndpointCell&) const { return std::nullopt; }
   // From time to time.
   virtual void Tick(base::Nanos /*now*/) const noexcept {}
 };
@@ -283,6 +305,9 @@ class Placements {
 class KvEventsReader {
  public:
   struct Where {
+    bool dials = true;           // Pods are asked; else they only come by themselves
+    std::string central_host;    // where Pods may dial: an IP literal,
+    uint16_t central_port = 0;   // and a port of ours; 0: nowhere
     uint16_t port = 0;           // of a Pod's first endpoint, the next one's is one higher, and so on
     uint16_t replay_port = 0;    // the same; 0: what was missed is not asked for
     std::string topic;           // begins with it

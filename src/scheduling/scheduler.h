@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/histogram.h"
 #include "base/random.h"
 #include "base/result.h"
 #include "fleet/snapshot.h"
@@ -249,6 +250,8 @@ class Scratch {
   ~Scratch();
   struct Impl;
   Impl& impl() { return *impl_; }
+  // How long indexes look is told there from now on; both outlive it.
+  void MeasureLookups(const base::Clock& clock, base::Histogram& seconds);
 
  private:
   std::unique_ptr<Impl> impl_;

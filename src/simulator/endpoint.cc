@@ -220,7 +220,8 @@ void EndpointImpl::Handle(const HttpRequest& request, Responder responder) {
     return ReplyError(*responder, 500, "The simulated server was told to fail.");
 
   const bool chat = path == "/v1/chat/completions";
-  const bool tokenize = path == "/tokenize";
+  const bool render = path == "/v1/completions/render" || path == "/v1/chat/completions/render";
+  const bool tokenize = render || path == "/tokenize";
   const bool post = chat || tokenize || path == "/v1/completions";
   const bool loads = path == "/v1/loads" && options_.type == EngineType::kSglang;
   const bool get =
@@ -301,15 +302,18 @@ void EndpointImpl::Complete(const HttpRequest& request, const Responder& respond
   Pump();  // sets the timer
 }
 
-// A chat (`messages`) or a text (`prompt`), as vLLM takes them. The engine is not asked.
+// A chat (`messages`) or a text (`prompt`), as vLLM takes them. The engine is not asked; of prompts that are
+// token ids nobody asks.
 void EndpointImpl::Tokenize(const HttpRequest& request, net::HttpResponder& responder) const {
   const bool chat = request.body.find("\"messages\"") != std::string_view::npos;
   payload::RequestScanner scanner(chat ? payload::Api::kChatCompletions : payload::Api::kCompletions);
   scanner.Feed(request.body);
   scanner.Finish();
   if (!scanner.ok()) return ReplyError(responder, 400, scanner.error());
+  const std::string text = PromptText(request.body, scanner.fields());
   ReplyJson(responder, 200,
-            TokenizeBody(PromptText(request.body, scanner.fields()), options_.engine.max_model_len));
+            request.path() == "/tokenize" ? TokenizeBody(text, options_.engine.max_model_len)
+                                          : RenderBody(text, chat));
 }
 
 void EndpointImpl::Gone(uint64_t id) {

@@ -2,6 +2,7 @@
 //
 //   POST /v1/chat/completions, /v1/completions   plain, or SSE with each token leaving as the engine makes it
 //                                                plain ones tell the load where asked, as vLLM does
+//   POST /tokenize, /v1/completions/render, /v1/chat/completions/render   tokens of a prompt
 //   GET  /v1/models /health /ping /version /metrics; as SGLang also /v1/loads
 //   GET  /sim/faults, POST /sim/faults           see simulator/faults.h
 //

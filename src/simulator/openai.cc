@@ -130,20 +130,37 @@ std::string ModelsBody(const std::string& model, const std::vector<std::string>&
   return out + "]}";
 }
 
-std::string TokenizeBody(std::string_view prompt, uint32_t max_model_len) {
-  constexpr size_t kTokenBytes = 4;
+namespace {
+
+constexpr size_t kTokenBytes = 4;
+
+void AppendTokens(std::string_view prompt, std::string& out) {
   constexpr uint64_t kVocabulary = 128'000;
-  const size_t count = (prompt.size() + kTokenBytes - 1) / kTokenBytes;
-  std::string out = "{\"count\":" + std::to_string(count) +
-                    ",\"max_model_len\":" + std::to_string(max_model_len) + ",\"tokens\":[";
-  out.reserve(out.size() + count * 7 + 32);
+  out.reserve(out.size() + prompt.size() / kTokenBytes * 7 + 64);
   for (size_t at = 0; at < prompt.size(); at += kTokenBytes) {
     uint64_t state = 0;
     for (const char c : prompt.substr(at, kTokenBytes)) state = state << 8 | static_cast<unsigned char>(c);
     if (at > 0) out += ',';
     out += std::to_string(base::SplitMix64(state) % kVocabulary);
   }
+}
+
+}  // namespace
+
+std::string TokenizeBody(std::string_view prompt, uint32_t max_model_len) {
+  const size_t count = (prompt.size() + kTokenBytes - 1) / kTokenBytes;
+  std::string out = "{\"count\":" + std::to_string(count) +
+                    ",\"max_model_len\":" + std::to_string(max_model_len) + ",\"tokens\":[";
+  AppendTokens(prompt, out);
   return out + "],\"token_strs\":null}";
+}
+
+std::string RenderBody(std::string_view prompt, bool chat) {
+  std::string out = chat ? "" : "[";
+  out += R"({"request_id":"render","token_ids":[)";
+  AppendTokens(prompt, out);
+  out += R"(],"features":null})";
+  return chat ? out : out + "]";
 }
 
 std::string TokenText(std::string_view server, uint64_t seed, uint32_t index) {

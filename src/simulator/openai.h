@@ -43,6 +43,9 @@ std::string ModelsBody(const std::string& model, const std::vector<std::string>&
 
 // What POST /tokenize answers: a token is 4 bytes of the prompt, and its number depends on them alone.
 std::string TokenizeBody(std::string_view prompt, uint32_t max_model_len);
+// The same tokens, as POST /v1/completions/render and /v1/chat/completions/render answer them (`vllm launch
+// render`).
+std::string RenderBody(std::string_view prompt, bool chat);
 
 // The text of token `index` of an answer: it says who served, then goes on with filler that depends on `seed`
 // alone.

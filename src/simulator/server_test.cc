@@ -361,6 +361,16 @@ TEST_F(SimulatorTest, TokensOfAChatAreThoseOfItsText) {
   EXPECT_EQ(tokens(R"({"messages": [{"role": "system", "content": "abcd"},
                                     {"role": "user", "content": "efghabcdxy"}]})"),
             whole);
+  // As a render server of vLLM answers: an object for a chat, a list for a text.
+  const Json chat = Parsed(Ask("POST", "/v1/chat/completions/render",
+                               R"({"model": "x", "messages": [{"role": "user", "content": "abcdefgh"}]})")
+                               .body);
+  ASSERT_EQ(chat.Find("token_ids")->items.size(), 2u);
+  EXPECT_EQ(NumberOf(chat.Find("token_ids")->items[0].get()), whole[0]);
+  const Json text = Parsed(Ask("POST", "/v1/completions/render", R"({"prompt": "abcdefgh"})").body);
+  ASSERT_EQ(text.items.size(), 1u);
+  EXPECT_EQ(NumberOf(text.items[0]->Find("token_ids")->items[1].get()), whole[1]);
+  EXPECT_EQ(Ask("POST", "/v1/completions/render", "{").status, 400);
   EXPECT_EQ(Ask("POST", "/tokenize", R"({"prompt": ""})").status, 400);
   EXPECT_EQ(Ask("POST", "/tokenize", "{").status, 400);
   EXPECT_EQ(Ask("GET", "/tokenize").status, 405);

@@ -43,6 +43,22 @@ schedulingProfiles:
 """
 BLOCK = 16
 
+# Engines dial.
+CENTRAL = """
+apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- type: precise-prefix-cache-producer
+  parameters:
+    kvEventsConfig: {zmqEndpoint: "tcp://127.0.0.1:%d", discoverPods: false, podDiscoveryConfig: {replaySocketPort: %d}}
+- type: prefix-cache-scorer
+  parameters: {prefixMatchInfoProducerName: precise-prefix-cache-producer}
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
+"""
+
 EXACT = """
 apiVersion: llm-d.ai/v1
 kind: EndpointPickerConfig
@@ -60,10 +76,6 @@ schedulingProfiles:
 - name: default
   plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
 """
-
-
-# Inside Envoy nobody asks a render server: bodies have token ids.
-RENDERS = "--ext-proc" in os.environ.get("FAIRWAY_UP_ARGS", "")
 
 
 def tokens_of(text):
@@ -131,15 +143,18 @@ CLEARED = {"type": "AllBlocksCleared"}
 class Engine:
     """What an engine publishes: PUB, and ROUTER that replays. Used by one thread but for the replays."""
 
-    def __init__(self, port=0, replay_port=0, topic="kv@pod@llama", topic_in_replays=False):
+    def __init__(self, port=0, replay_port=0, topic="kv@pod@llama", topic_in_replays=False, dials=0):
         self.topic, self.topic_in_replays = topic.encode(), topic_in_replays
         self.sent, self.first, self.replays = [], 0, []
         self.context = zmq.Context()
         self.pub = self.context.socket(zmq.PUB)
         self.pub.setsockopt(zmq.LINGER, 0)
         self.pub.setsockopt(zmq.SNDHWM, 100000)
-        self.pub.bind(f"tcp://127.0.0.1:{port or '*'}")
-        self.port = int(self.pub.getsockopt(zmq.LAST_ENDPOINT).rsplit(b":", 1)[1])
+        if dials:
+            self.pub.connect(f"tcp://127.0.0.1:{dials}")
+        else:
+            self.pub.bind(f"tcp://127.0.0.1:{port or '*'}")
+        self.port = dials or int(self.pub.getsockopt(zmq.LAST_ENDPOINT).rsplit(b":", 1)[1])
         self.router = self.context.socket(zmq.ROUTER)
         self.router.setsockopt(zmq.LINGER, 0)
         self.router.bind(f"tcp://127.0.0.1:{replay_port or '*'}")
@@ -209,9 +224,12 @@ class KvEvents(Scenario):
             with contextlib.suppress(zmq.ZMQError):
                 return first, self.engine(first.port + 1)
 
-    def page(self):
+    def admin(self, path):
         port = int(re.search(r"metrics http://127\.0\.0\.1:(\d+)/", "\n".join(self.fairway.out)).group(1))
-        return ask(port, "GET", "/metrics").body.decode()
+        return ask(port, "GET", path)
+
+    def page(self):
+        return self.admin("/metrics").body.decode()
 
     def metric(self, series):
         """None: it is not on the page. `series`: the beginning of the line."""
@@ -415,10 +433,6 @@ class KvEvents(Scenario):
             engine, blocks = (first, 1) if port == min(self.sim_ports) else (second, 2)
             await_that(lambda: engine.send(CLEARED, stored(blocks)) or self.held(number) == blocks * BLOCK, self.events)
 
-    @staticmethod
-    def prompt(text):
-        return text if RENDERS else tokens_of(text)
-
     def cached(self):
         """Prompt tokens that were believed to be cached where they went."""
         found = re.findall(r'^fairway_prefix_predicted_tokens_total\{[^}]*state="cached"[^}]*\} (\S+)$', self.page(), re.M)
@@ -440,16 +454,13 @@ class KvEvents(Scenario):
             served = []
             for number in range(2):
                 before = self.cached()
-                mine = self.prompt(f"mine{number} " + prompt)
+                mine = f"mine{number} " + prompt
                 answer = self.fairway.complete("llama", mine)
                 self.assertEqual(answer.status, 200)
                 self.assertEqual(self.cached() - before, 5 * BLOCK)
                 served.append(answer.headers["x-served-by"])
                 self.assertEqual(self.fairway.served_by("llama", prompt=mine), served[-1])
             self.assertNotEqual(*served)
-            if not RENDERS:
-                self.fairway.close()
-                continue
             self.assertEqual({path for path, _ in render.asked}, {"/v1/completions/render"})
             self.assertEqual({body["model"] for _, body in render.asked}, {"llama"})
             # One that is not in time does not hold the request.
@@ -471,13 +482,195 @@ class KvEvents(Scenario):
 
         def told():
             for number in range(20):
-                self.fairway.complete("llama", self.prompt(f"question {time.monotonic()} " + "word " * 2 * BLOCK))
+                self.fairway.complete("llama", f"question {time.monotonic()} " + "word " * 2 * BLOCK)
                 for engine in engines:
                     engine.send({**stored(1, first=int(time.monotonic() * 1e6)), "token_ids": [len(engine.sent)] * BLOCK})
             return self.fairway.logged("KV events arrive, and nothing matches")
         await_that(told, self.events)
         self.assertIn("tokenizer", self.fairway.text())
         self.await_standing("unmatched")
+
+    # ---- Engines that dial.
+
+    def follow_those_who_dial(self, servers=1, replay_port=0):
+        self.central = free_ports(1)[0]
+        self.follow(None, servers=servers, config=CENTRAL % (self.central, replay_port))
+        # In the order of ranks.
+        self.topics = [f"kv@127.0.0.1:{port}@llama" for port in sorted(self.sim_ports)]
+
+    def pod(self, rank):
+        return self.sim_ports.index(sorted(self.sim_ports)[rank])
+
+    def await_fed(self, engine, blocks, pod):
+        """It has said from an empty cache on how many blocks it has. What is sent before it is heard is lost."""
+        await_that(lambda: engine.send(CLEARED, stored(blocks)) or self.held(pod) == blocks * BLOCK, self.events)
+
+    def test_engines_may_dial(self):
+        self.follow_those_who_dial(servers=2)
+        engines = [self.engine(topic=topic, dials=self.central) for topic in self.topics]
+        for number, engine in enumerate(engines):
+            self.await_fed(engine, 3 + number, self.pod(number))
+        self.assertEqual(self.metric("fairway_kv_events_listening{"), 1)
+        # Each has its own numbers: what one of them loses is no gap of the other.
+        engines[0].lose(stored(1))
+        engines[0].send(stored(1, first=100))
+        await_that(lambda: self.held(self.pod(0)) is None, self.events)
+        self.assertEqual(self.stream("gap"), 1)
+        engines[1].send(stored(2, first=100))
+        self.await_held(6 * BLOCK, self.pod(1))
+        # Somebody who is in no pool, and a topic that says nothing of two that are at this address.
+        for topic in ("kv@10.1.2.3:8000@llama", "kv@127.0.0.1@llama", "", "kv"):
+            other = self.engine(topic=topic, dials=self.central)
+            before = self.stream("unknown_pod")
+            await_that(lambda: other.send(stored(1)) or self.stream("unknown_pod") > before, self.events)
+            other.close()
+        self.fairway.await_logged("KV events of a Pod that is in no pool")
+        self.await_held(6 * BLOCK, self.pod(1))
+        # One that starts anew dials again, and counts from 0.
+        engines[1].close()
+        again = self.engine(topic=self.topics[1], dials=self.central)
+        before = self.stream("restart")
+        self.await_fed(again, 2, self.pod(1))
+        self.assertEqual(self.stream("restart") - before, 1)
+        # How they stand, on a page.
+        await_that(lambda: json.loads(self.admin("/debug/prefix").body)["engines"][self.pod(1)]["lastSequence"] == len(again.sent) - 1,
+                   "all that was sent has come")
+        page = json.loads(self.admin("/debug/prefix").body)
+        self.assertEqual([engine["address"] for engine in page["engines"]],
+                         [f"127.0.0.1:{port}" for port in self.sim_ports])
+        told = page["engines"][self.pod(1)]
+        self.assertEqual((told["standing"], told["dialled"], told["connected"]), ("followed", "engine", True))
+        self.assertEqual((told["heldTokens"], told["engineBlockTokens"], told["restarts"]), (2 * BLOCK, BLOCK, 1))
+        self.assertEqual(told["tiers"]["gpu"]["stored"], 2)
+        self.assertEqual((told["index"]["blocks"], told["index"]["known"]), (2, "all"))
+        self.assertGreaterEqual(page["engines"][self.pod(0)]["gaps"], 1)
+        self.assertEqual(page["leftOut"], 0)
+
+    def test_what_engines_that_dial_missed_is_replayed(self):
+        replay_port = free_ports(1)[0]
+        self.follow_those_who_dial(replay_port=replay_port)
+        engine = self.engine(topic=self.topics[0], dials=self.central, replay_port=replay_port)
+        engine.lose(stored(4))
+        self.connected(engine)
+        self.await_held(4 * BLOCK)
+        engine.lose(stored(5, first=50))
+        engine.send(stored(1, first=60))
+        self.await_held(10 * BLOCK)
+        self.assertEqual(engine.replays[0], 0)
+        self.assertEqual(self.stream("gap"), 0)
+
+    def test_a_port_that_is_taken_is_tried_again(self):
+        self.central = free_ports(1)[0]
+        taken = socket.create_server(("127.0.0.1", self.central))
+        self.follow(None, config=CENTRAL % (self.central, 0))
+        first = self.fairway
+        first.await_logged("the port of zmqEndpoint is taken")
+        self.assertEqual(first.complete("llama").status, 200)
+        self.assertEqual(self.metric("fairway_kv_events_listening{"), 0)
+        self.await_standing("unreachable")
+        self.assertIn("cannot listen at", self.admin("/debug/prefix").body.decode())
+        taken.close()
+        first.await_logged("engines can dial now")
+        first_ports = self.sim_ports
+        engine = self.engine(topic=f"kv@127.0.0.1:{first_ports[0]}@llama", dials=self.central)
+        self.await_fed(engine, 3, 0)
+        # A second picker on this machine, as in a hot restart: it serves, and has the port when the first one ends.
+        self.follow(None, config=CENTRAL % (self.central, 0))
+        second = self.fairway
+        second.await_logged("the port of zmqEndpoint is taken")
+        self.assertEqual(second.complete("llama").status, 200)
+        first.close()
+        second.await_logged("engines can dial now")
+        heir = self.engine(topic=f"kv@127.0.0.1:{self.sim_ports[0]}@llama", dials=self.central)
+        await_that(lambda: heir.send(CLEARED, stored(2)) or second.logged("KV events are followed"), second.text)
+
+    def test_whoever_dials_does_not_keep_engines_out(self):
+        self.follow_those_who_dial()
+        engine = self.engine(topic=self.topics[0], dials=self.central)
+        self.await_fed(engine, 3, 0)
+        def closed(connection):
+            connection.settimeout(30)
+            with contextlib.suppress(OSError):
+                while connection.recv(65536):
+                    pass
+            connection.close()
+        # Another protocol, and nothing at all: that ends in time.
+        for opening in (b"GET / HTTP/1.1\r\n\r\n", b"\xff\0\0\0\0\0\0\0\1\x7f\3\0CURVE" + bytes(47), b""):
+            dialler = socket.create_connection(("127.0.0.1", self.central))
+            dialler.sendall(opening)
+            closed(dialler)
+        # More than a host may have: of those the ones go that are silent for longest.
+        hello = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0NULL" + bytes(48) + b"\4\x19\5READY\x0bSocket-Type\0\0\0\3PUB"
+        crowd = []
+        for _ in range(300):
+            crowd.append(socket.create_connection(("127.0.0.1", self.central)))
+            crowd[-1].sendall(hello)
+        await_that(lambda: self.metric("fairway_kv_events_connections{") <= 128 and self.stream("refused") >= 172, self.events)
+        self.await_fed(engine, 4, 0)
+        # Messages that never end: 64 MiB of them at once, and the largest go first.
+        for dialler in crowd[-10:]:
+            with contextlib.suppress(OSError):
+                dialler.settimeout(5)
+                dialler.sendall(b"\2" + (15 << 20).to_bytes(8, "big") + bytes(14 << 20))
+        self.await_fed(engine, 5, 0)
+        # A flood of one who is unknown.
+        for dialler in crowd:
+            dialler.close()
+        stranger = self.engine(topic="kv@stranger@llama", dials=self.central)
+        flood = threading.Event()
+
+        def pour():
+            while not flood.is_set():
+                stranger.send_raw(stranger.topic, (1).to_bytes(8, "big"), msgpack.packb([1.0, [stored(500)] * 4]))
+        thread = threading.Thread(target=pour)
+        thread.start()
+        try:
+            await_that(lambda: self.stream("unknown_pod") > 200, self.events)
+            self.await_fed(engine, 6, 0)
+            for _ in range(20):
+                self.assertEqual(self.fairway.complete("llama").status, 200)
+        finally:
+            flood.set()
+            thread.join()
+        self.assertEqual(len(self.fairway.logged("that is in no pool")), 1)
+        self.assertEqual(self.fairway.terminate(), 0)
+
+    # ---- Pages of SGLang, which are smaller than our blocks.
+
+    def test_pages_of_one_token_make_blocks(self):
+        engine = self.engine()
+        self.follow(engine.port, engine.replay_port)
+        prompt = [zlib.crc32(b"%d" % i) % 128000 for i in range(5 * BLOCK + 3)]
+
+        def pages(begin, end):
+            """Each page is an event of its own."""
+            return [["BlockStored", [-1 - i], -i if i > 0 else None, [prompt[i]], 1, None] for i in range(begin, end)]
+        self.connected(engine)
+        engine.send(*pages(0, 2 * BLOCK + 5))
+        engine.send(*pages(2 * BLOCK + 5, len(prompt)))
+        self.await_held(len(prompt))
+
+        def cached_of(tokens):
+            before = self.cached()
+            self.assertEqual(self.fairway.complete("llama", tokens).status, 200)
+            return self.cached() - before
+        self.assertEqual(cached_of(prompt), 5 * BLOCK)
+        # A conversation that leaves it in the middle of a block.
+        split = 3 * BLOCK + 7
+        other = prompt[:split] + [7] * (BLOCK - 7)
+        engine.send(*[["BlockStored", [-1000 - i], -split if i == split else -1000 - i + 1, [other[i]], 1, None]
+                      for i in range(split, len(other))])
+        self.await_held(len(prompt) + BLOCK - 7)
+        self.assertEqual(cached_of(other), 4 * BLOCK)
+        # Its leaves go first.
+        engine.send(*[["BlockRemoved", [-1 - i]] for i in range(4 * BLOCK - 2, len(prompt))])
+        self.await_held(4 * BLOCK - 2 + BLOCK - 7)
+        page = json.loads(self.admin("/debug/prefix").body)["engines"][0]
+        self.assertEqual((page["engineBlockTokens"], page["standing"]), (1, "followed"))
+        self.assertEqual(page["index"]["blocks"], 4 * BLOCK - 2 + BLOCK - 7)
+        # Known is less than what was sent there would make one believe.
+        self.assertEqual(cached_of(prompt), 3 * BLOCK)
+        self.assertIsNotNone(self.metric('llm_d_epp_kv_cache_index_lookup_latency_seconds_count'))
 
     def test_why_nothing_matches_is_said_once(self):
         engine = self.engine(topic="other@pod@llama")

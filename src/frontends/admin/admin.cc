@@ -157,6 +157,9 @@ net::HttpResponse Answer(const net::HttpRequest& request, const Content& content
                                              : Text(503, "no pool is known yet, or the server is draining");
   }
   if (path == "/debug/fleet" && content.fleet) return {.next = content.fleet()};
+  if (path == "/debug/prefix" && content.engines && !QueryValue(request.target, "request-id")) {
+    if (auto pages = content.engines()) return {.next = std::move(pages)};
+  }
   if (path == "/debug/decisions" || path == "/debug/prefix") {
     if (content.decisions)
       return path == "/debug/prefix" ? Prefixes(request, content) : Decisions(request, content);

@@ -6,6 +6,8 @@
 //   /debug/fleet      JSON of pools, endpoints and what is known of them
 //   /debug/decisions  the last decisions, where they are kept: why that endpoint. ?request-id=ID: of that
 //                     request; ?format=json, text or html, else html for browsers and json for others
+//   /debug/prefix     what requests hit, of decisions that are kept (?request-id=ID); without an id, where KV
+//                     events are followed: how each engine stands
 //   /debug/pprof/...  404: profiles are taken from outside (perf)
 //
 // HTTP, or HTTPS with a certificate that is followed when it changes, and client certificates if wanted. It
@@ -53,6 +55,7 @@ struct Content {
   // Text in pieces, "" after the last (net::HttpResponse::next); empty: no such page.
   using Pages = std::function<std::string()>;
   std::function<Pages()> fleet;
+  std::function<Pages()> engines;  // gives none where none is followed
   enum class Format { kJson, kText, kHtml, kPrefixes };
   // `request_id`: "" is all. Gives none where there is no decision of that request.
   std::function<Pages(const std::string& request_id, Format format)> decisions;

@@ -24,6 +24,7 @@ enum Event : uint64_t {
   kEndpointsEvent = 0,  // a pool's endpoints may be there
   kLookEvent = 1,       // a body of this worker may be overdue
   kOverdueEvent = 2,    // this stream's body is
+  kTokensEvent = 4,     // its prompt's tokens were asked for, and are there or will not come
   kNoRoomEvent = 3,     // this stream's body holds most, and all together hold too much
 };
 

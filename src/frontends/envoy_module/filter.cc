@@ -22,11 +22,35 @@ void WorkerState::MakeSpare() {
   pending->body_bytes = 0;
   pending->scheduler = nullptr;
   pending->has_body = false;
+  pending->asked_tokens = false;
   return pending;
 }
 
 [[gnu::hot]] void WorkerState::GivePending(std::unique_ptr<Pending> pending) noexcept {
   if (spare_count_ < kSpares) spares_[spare_count_++] = std::move(pending);
+}
+
+void TokenWait::Answer(Tokens tokens) {
+  // Under the lock, so that the stream does not delete its scheduler meanwhile. Commit only posts.
+  const std::lock_guard lock(mutex_);
+  if (scheduler_ == nullptr) return;
+  tokens_ = std::move(tokens);
+  FAIRWAY_ENVOY(http_filter_scheduler_commit)(scheduler_, kTokensEvent);
+}
+
+TokenWait::Tokens TokenWait::Take() {
+  const std::lock_guard lock(mutex_);
+  return std::move(tokens_);
+}
+
+void TokenWait::End() {
+  abi::Scheduler scheduler = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    scheduler = std::exchange(scheduler_, nullptr);
+    tokens_.reset();
+  }
+  if (scheduler != nullptr) FAIRWAY_ENVOY(http_filter_scheduler_delete)(scheduler);
 }
 
 bool Waiters::Add(abi::Scheduler scheduler, uint32_t max) {

@@ -21,10 +21,30 @@
 #include "frontends/envoy_module/choices.h"
 #include "frontends/envoy_module/config.h"
 #include "frontends/request/model_name.h"
+#include "frontends/request/token_client.h"
+#include "payload/prompt_tokens.h"
 #include "payload/request.h"
 #include "routing/router.h"
 
 namespace fairway::envoy_module {
+
+// Of a request whose tokens are asked for: between its worker and who answers. Thread-safe.
+class TokenWait {
+ public:
+  using Tokens = std::shared_ptr<const payload::PromptTokens>;
+  explicit TokenWait(abi::Scheduler scheduler) : scheduler_(scheduler) {}
+  // The answer; null: there is none. Any thread.
+  void Answer(Tokens tokens);
+  // What was answered; the worker hears of it by kTokensEvent.
+  Tokens Take();
+  // The stream does not wait any more. On its worker, once.
+  void End();
+
+ private:
+  std::mutex mutex_;
+  abi::Scheduler scheduler_;  // null: nobody waits
+  Tokens tokens_;
+};
 
 // What a stream needs until its request is decided, and not while its answer is open.
 struct Pending {
@@ -35,9 +55,11 @@ struct Pending {
 
   base::Nanos received_at = 0;
   uint64_t body_bytes = 0;
-  abi::Scheduler scheduler = nullptr;  // while waiting
-  bool has_body = false;               // the scanner is in use
-  WatchedBody body;                    // while has_body
+  abi::Scheduler scheduler = nullptr;     // while waiting for endpoints
+  std::shared_ptr<TokenWait> token_wait;  // null: tokens are not asked for
+  bool asked_tokens = false;              // now or before
+  bool has_body = false;                  // the scanner is in use
+  WatchedBody body;                       // while has_body
   payload::RequestScanner scanner{payload::Api::kUnknown};
 };
 
@@ -99,6 +121,8 @@ class SharedPicker {
     std::function<bool(std::string_view pool_key)> settled;
     // Runs a task on a thread that is none of Envoy's workers. Empty: tasks are run where they come up.
     std::function<void(std::function<void()> task)> post;
+    // Asks for a prompt's tokens; the answer comes on any thread. Empty: nobody can be asked.
+    std::function<void(request::TokenClient::Question, request::TokenClient::Answer)> ask_tokens;
     uint64_t seed = 0;
     uint32_t concurrency = 1;  // Envoy's worker threads
   };
@@ -107,6 +131,7 @@ class SharedPicker {
   const routing::Router& router() const { return *parts_.router; }
   const base::Clock& clock() const { return *parts_.clock; }
   const base::Log& log() const { return *parts_.log; }
+  const auto& ask_tokens() const { return parts_.ask_tokens; }
   // Not long after the start: requests ask Ready, and wait. One load later on.
   bool starting(base::Nanos now) const { return now < calm_at_.load(std::memory_order_relaxed); }
   // Has this pool its first endpoints, or will it have none?

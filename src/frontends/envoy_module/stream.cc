@@ -223,6 +223,8 @@ void Stream::OnScheduled(uint64_t event) {
     case kNoRoomEvent:
       if (phase_ == Phase::kCollect || phase_ == Phase::kWait) RefuseForWantOfRoom();
       return;
+    case kTokensEvent:
+      return OnTokens();
     default:
       return OnEndpoints();
   }
@@ -237,12 +239,51 @@ void Stream::OnOverdue() {
 }
 
 void Stream::OnEndpoints() {
-  if (phase_ != Phase::kWait) return;
+  if (phase_ != Phase::kWait || pending().token_wait != nullptr) return;
   const Verdict verdict = Decide(pending().has_body ? BodyPlace::kBuffered : BodyPlace::kNone);
   if (verdict == Verdict::kGoOn) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy_);
 }
 
+// They are there, or did not come in time: then it is decided by what else is known.
+void Stream::OnTokens() {
+  if (phase_ != Phase::kWait || pending().token_wait == nullptr) return;
+  const auto tokens = pending().token_wait->Take();
+  std::exchange(pending().token_wait, nullptr)->End();
+  const Verdict verdict = Decide(BodyPlace::kBuffered, tokens.get());
+  if (verdict == Verdict::kGoOn) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy_);
+}
+
 // ---- The decision.
+
+// True: the request waits for its tokens, in Envoy's buffers and without a thread.
+bool Stream::AskTokens(const routing::RequestInput& input, BodyPlace last_piece) {
+  Pending& pending = this->pending();
+  if (!filter_.picker->ask_tokens() || pending.asked_tokens) return false;
+  auto question = filter_.picker->router().AskForTokens(*worker_->router_worker, input);
+  if (!question) return false;
+  pending.asked_tokens = true;
+  std::string body;
+  body.reserve(pending.body_bytes);
+  const bool same =
+      last_piece == BodyPlace::kReceived && FAIRWAY_ENVOY(http_received_buffered_request_body)(envoy_);
+  const auto add = [&](BodyType type) {
+    for (const Buffer& chunk : GetChunks(envoy_, type, worker_->chunks)) body.append(chunk.view());
+  };
+  if (!same) add(BodyType::kRequestBuffered);
+  if (last_piece == BodyPlace::kReceived) add(BodyType::kRequestReceived);
+  if (!question->model.empty() && !request::PutModel(body, pending.scanner.fields(), question->model))
+    return false;
+  abi::Scheduler scheduler = FAIRWAY_ENVOY(http_filter_scheduler_new)(envoy_);
+  if (scheduler == nullptr) return false;
+  pending.token_wait = std::make_shared<TokenWait>(scheduler);
+  worker_->bodies.Rest(pending.body);
+  phase_ = Phase::kWait;
+  filter_.picker->ask_tokens()(
+      {std::move(question->host), question->port, std::move(question->path), std::move(body),
+       question->timeout},
+      [wait = pending.token_wait](const TokenWait::Tokens& tokens) { wait->Answer(tokens); });
+  return true;
+}
 
 void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   const Buffer space = ToBuffer(request::kHintNamespace);
@@ -264,7 +305,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   }
 }
 
-[[gnu::hot]] Stream::Verdict Stream::Decide(BodyPlace last_piece) {
+[[gnu::hot]] Stream::Verdict Stream::Decide(BodyPlace last_piece, const payload::PromptTokens* tokens) {
   Pending& pending = this->pending();
   if (pending.has_body && phase_ == Phase::kCollect) pending.scanner.Finish();
   const base::Nanos now = phase_ == Phase::kWait ? filter_.picker->clock().Now() : pending.received_at;
@@ -303,6 +344,10 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   input.headers = headers.wanted;
   input.subset = hinted ? &hint : nullptr;
   input.received_at = pending.received_at;
+  input.tokens = tokens;
+  if (input.body != nullptr && filter_.picker->router().wants_tokens()) [[unlikely]] {
+    if (AskTokens(input, last_piece)) return Verdict::kWaiting;
+  }
 
   auto begun = filter_.picker->router().Begin(*worker_->router_worker, input);
   if (const auto* rejection = std::get_if<routing::Rejection>(&begun)) {
@@ -453,12 +498,13 @@ void Stream::StopWaiting() {
   if (pending().has_body) worker_->bodies.Remove(pending().body);
   abi::Scheduler scheduler = std::exchange(pending().scheduler, nullptr);
   if (scheduler != nullptr) filter_.picker->waiters().Remove(scheduler);
+  if (pending().token_wait != nullptr) std::exchange(pending().token_wait, nullptr)->End();
 }
 
 // Its memory is for the worker's next request.
 [[gnu::hot]] void Stream::EndPending() {
   Pending& pending = this->pending();
-  if (pending.scheduler != nullptr) StopWaiting();
+  if (pending.scheduler != nullptr || pending.token_wait != nullptr) StopWaiting();
   if (pending.has_body) worker_->bodies.Remove(pending.body);
   worker_->GivePending(aside_.Take<Pending>());
 }

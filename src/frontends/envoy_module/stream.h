@@ -49,7 +49,7 @@ class Stream {
   enum class Phase : uint8_t {
     kStart,
     kCollect,  // the body comes
-    kWait,     // all is there but the pool's first endpoints
+    kWait,     // all is there but the pool's first endpoints, or the prompt's tokens
     kPassed,   // decided, answered, or let go
   };
   // What is to be done with the request now.
@@ -65,7 +65,9 @@ class Stream {
   void OnEndpoints();
   [[gnu::cold]] void OnOverdue();
   [[gnu::cold]] void RemoveHeaders(const std::vector<std::string_view>& names);
-  Verdict Decide(BodyPlace last_piece);
+  [[gnu::cold]] void OnTokens();
+  Verdict Decide(BodyPlace last_piece, const payload::PromptTokens* tokens = nullptr);
+  [[gnu::cold]] bool AskTokens(const routing::RequestInput& input, BodyPlace last_piece);
   [[gnu::cold]] Verdict LetGo();
   bool Wait();
   bool ClusterHasHosts() const;

@@ -60,6 +60,7 @@ class StreamTest : public testing::Test {
     parts.seed = 1;
     parts.concurrency = 2;
     parts.post = post_;
+    parts.ask_tokens = ask_tokens_;
     filter_.picker = std::make_shared<SharedPicker>(std::move(parts));
     filter_.counters = {
         .faults = 1, .failed_open = 2, .waited = 3, .timeouts = 4, .no_room = 5, .defined = true};
@@ -107,6 +108,7 @@ class StreamTest : public testing::Test {
   }
 
   std::function<void(std::function<void()>)> post_;
+  std::function<void(request::TokenClient::Question, request::TokenClient::Answer)> ask_tokens_;
   base::ManualClock clock_{kSecond + 20 * kMillisecond};
   base::Log log_{base::LogLevel::kOff, base::LogFormat::kText};
   std::unique_ptr<base::Registry> registry_;
@@ -174,6 +176,112 @@ TEST_F(StreamTest, WhatLongPromptsTeachIsDoneOnAnotherThread) {
   posted.clear();
   send('A');
   EXPECT_EQ(posted.size(), 1u);
+}
+
+// ---- Requests whose tokens are asked for.
+
+class StreamTokensTest : public StreamTest {
+ protected:
+  void SetUp() override {
+    ask_tokens_ = [this](request::TokenClient::Question question, request::TokenClient::Answer answer) {
+      questions.push_back(std::move(question));
+      answers.push_back(std::move(answer));
+    };
+    StreamTest::SetUp();
+    Serve(
+        {{.name = "a"}, {.name = "b", .waiting = 5}}, {}, {},
+        tests::ConfigOf("plugins:\n"
+                        "- type: token-producer\n"
+                        "  parameters: {modelName: base, vllm: {url: 'http://10.9.9.9:81/at', timeout: 2s}}\n"
+                        "- type: precise-prefix-cache-producer\n"
+                        "- type: queue-scorer\n"
+                        "- type: max-score-picker\n"));
+  }
+  static std::shared_ptr<const payload::PromptTokens> ThreeTokens() {
+    return std::make_shared<const payload::PromptTokens>(
+        payload::PromptTokens{.tokens = {1, 2, 3}, .ends = {3}});
+  }
+  // What Envoy does with what was ordered.
+  static void RunOrders(Stream& stream) {
+    for (const auto& [envoy, event] : TheFakeEnvoy().TakeOrders()) stream.OnScheduled(event);
+  }
+  std::vector<request::TokenClient::Question> questions;
+  std::vector<request::TokenClient::Answer> answers;
+};
+
+TEST_F(StreamTokensTest, ARequestWaitsForItsTokensWithoutAThread) {
+  for (const bool http1 : {false, true}) {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream stream(filter_, &envoy);
+    const std::vector<std::string> chunks = {kBody.substr(0, 9), kBody.substr(9)};
+    ASSERT_FALSE(http1 ? SendHttp1(stream, envoy, chunks) : SendHttp2(stream, envoy, chunks));
+    ASSERT_EQ(questions.size(), 1u);
+    EXPECT_EQ(questions[0].host, "10.9.9.9");
+    EXPECT_EQ(questions[0].path, "/at/v1/completions/render");
+    EXPECT_EQ(questions[0].body, R"({"model":"base","prompt":"hello"})");
+    EXPECT_EQ(questions[0].timeout, 2 * kSecond);
+    EXPECT_EQ(cell(0).own(), 0u) << "nothing is decided";
+    // Envoy keeps what came.
+    if (!http1) envoy.buffered.push_back(chunks.back());
+    envoy.received.clear();
+    EXPECT_EQ(stream.OnRequestTrailers(), abi::TrailersStatus::kStop);
+    answers[0](ThreeTokens());
+    EXPECT_EQ(cell(0).own(), 0u) << "on its own thread";
+    RunOrders(stream);
+    EXPECT_TRUE(envoy.continued);
+    EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+    EXPECT_EQ(envoy.body(), kBody);
+    EXPECT_EQ(cell(0).own(), 1u);
+    answers[0](ThreeTokens());  // twice is once
+    EXPECT_TRUE(TheFakeEnvoy().TakeOrders().empty());
+    stream.OnComplete();
+    questions.clear();
+    answers.clear();
+  }
+}
+
+TEST_F(StreamTokensTest, WithoutAnAnswerItIsDecidedByWhatElseIsKnown) {
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_FALSE(SendHttp2(stream, envoy, {kBody}));
+  answers.at(0)(nullptr);
+  RunOrders(stream);
+  EXPECT_TRUE(envoy.continued);
+  EXPECT_EQ(envoy.override_host, "10.0.0.1:8000");
+  EXPECT_EQ(questions.size(), 1u) << "it is asked once";
+  stream.OnComplete();
+}
+
+TEST_F(StreamTokensTest, NobodyWaitsForAStreamThatIsGone) {
+  {
+    FakeStream envoy{.request_headers = Post(kBody.size())};
+    Stream stream(filter_, &envoy);
+    ASSERT_FALSE(SendHttp2(stream, envoy, {kBody}));
+    EXPECT_GE(TheFakeEnvoy().live_schedulers(), 1u);
+  }
+  EXPECT_EQ(TheFakeEnvoy().live_schedulers(), 0u);
+  answers.at(0)(ThreeTokens());
+  EXPECT_TRUE(TheFakeEnvoy().TakeOrders().empty());
+  // Another filter answered before.
+  FakeStream envoy{.request_headers = Post(kBody.size())};
+  Stream stream(filter_, &envoy);
+  ASSERT_FALSE(SendHttp2(stream, envoy, {kBody}));
+  answers.at(1)(ThreeTokens());
+  envoy.response_headers = {{":status", "429"}};
+  stream.OnResponseHeaders(true);
+  RunOrders(stream);
+  EXPECT_FALSE(envoy.continued);
+  EXPECT_EQ(cell(0).own(), 0u);
+  stream.OnComplete();
+}
+
+TEST_F(StreamTokensTest, WhatHasTokensIsNotAskedFor) {
+  const std::string body = R"({"model":"m","prompt":[1,2,3,4]})";
+  FakeStream envoy{.request_headers = Post(body.size())};
+  Stream stream(filter_, &envoy);
+  EXPECT_TRUE(SendHttp2(stream, envoy, {body}));
+  EXPECT_TRUE(questions.empty());
+  stream.OnComplete();
 }
 
 TEST_F(StreamTest, ASessionIsToldItsEndpointAndStaysThere) {

@@ -22,8 +22,7 @@ void EventMatch::Asked(uint64_t first_key, uint64_t plain_key, bool cached) {
   Judge();
 }
 
-void EventMatch::Told(const prefix::StoreOutcome& outcome, const prefix::StoredBlocks& stored,
-                      uint64_t plain_key) {
+void EventMatch::Told(const prefix::StoreOutcome& outcome, const prefix::StoredBlocks& stored) {
   using Kind = prefix::StoreOutcome::Kind;
   switch (outcome.kind) {
     case Kind::kStored:
@@ -42,14 +41,14 @@ void EventMatch::Told(const prefix::StoreOutcome& outcome, const prefix::StoredB
     case Kind::kNobody:
       return;
   }
-  if (outcome.kind == Kind::kStored && !stored.parent && !stored.tokens.empty()) {
+  if (outcome.begins) {
     ++firsts_;
     for (const auto& [key, plain] : asked_keys_) {
       if (key == outcome.first) {
         *this = {};
         return;
       }
-      if (plain == plain_key) ++same_tokens_;
+      if (plain == outcome.plain) ++same_tokens_;
     }
   }
   Judge();
@@ -64,8 +63,10 @@ void EventMatch::Judge() {
 std::string EventMatch::Why(uint32_t ours) const {
   if (!unmatched_) return {};
   if (stored_ == 0 && wrong_size_ > 0)
-    return "block size: its blocks have " + std::to_string(size_) + " tokens, which is no multiple of " +
-           std::to_string(ours) + ": set tokenProcessorConfig.blockSizeTokens, or the engine's --block-size";
+    return "block size: its blocks have " + std::to_string(size_) +
+           " tokens, which neither is a multiple nor a part of " + std::to_string(ours) +
+           ", or is a part and has salts or media: set tokenProcessorConfig.blockSizeTokens, or the engine's "
+           "--block-size";
   if (stored_ == 0 && no_tokens_ > 0) return "its events have no token ids";
   if (stored_ == 0 && no_parent_ > 0)
     return "it was there before: its blocks continue what was never told; set replaySocketPort, or start it "
@@ -160,15 +161,11 @@ void EngineCaches::Store(const fleet::EndpointCell& cell, int64_t rank, const pr
   const auto slot = SlotOf(cell, rank, stored.adapter);
   if (!slot) return;
   const prefix::StoreOutcome outcome = index.Store(*slot, stored);
-  uint64_t plain = 0;
-  const size_t block = index.keys().block_tokens();
-  if (!stored.parent && stored.tokens.size() >= block)
-    plain = index.keys().Next(index.keys().Root(""), stored.tokens.first(block), {});
   const std::lock_guard lock(mutex_);
   Endpoint* endpoint = Find(cell);
   if (endpoint == nullptr) return;
   endpoint->told = true;
-  endpoint->match.Told(outcome, stored, plain);
+  endpoint->match.Told(outcome, stored);
   Show(*endpoint);
 }
 
@@ -204,6 +201,23 @@ std::string EngineCaches::WhyUnmatched(const fleet::EndpointCell& cell) const {
   const std::lock_guard lock(mutex_);
   const auto found = endpoints_.find(&cell);
   return found != endpoints_.end() ? found->second.match.Why(index.keys().block_tokens()) : std::string();
+}
+
+std::optional<EngineView> EngineCaches::View(const fleet::EndpointCell& cell) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = endpoints_.find(&cell);
+  if (found == endpoints_.end()) return std::nullopt;
+  const Endpoint& endpoint = found->second;
+  EngineView view{.known = !endpoint.told ? "nothing"
+                           : endpoint.all ? "all"
+                                          : "some",
+                  .block_tokens = index.keys().block_tokens(),
+                  .engines = endpoint.ranks.size(),
+                  .asked = endpoint.match.asked(),
+                  .told = endpoint.match.told(),
+                  .why_unmatched = endpoint.match.Why(index.keys().block_tokens())};
+  for (const auto& [rank, slot] : endpoint.ranks) view.blocks += index.held(slot);
+  return view;
 }
 
 // Under the mutex.

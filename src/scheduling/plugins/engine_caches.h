@@ -16,6 +16,7 @@
 
 #include "fleet/snapshot.h"
 #include "prefix/exact_index.h"
+#include "scheduling/plugin.h"
 
 namespace fairway::scheduling {
 
@@ -27,10 +28,12 @@ class EventMatch {
   // A request went there. `cached`: something of it was known to be there.
   void Asked(uint64_t first_key, uint64_t plain_key, bool cached);
   // What became of blocks that it told.
-  void Told(const prefix::StoreOutcome& outcome, const prefix::StoredBlocks& stored, uint64_t plain_key);
+  void Told(const prefix::StoreOutcome& outcome, const prefix::StoredBlocks& stored);
   // "": it matches, or it is too early to say. `ours`: tokens of a block.
   std::string Why(uint32_t ours) const;
   bool unmatched() const { return unmatched_; }
+  uint32_t asked() const { return asked_; }
+  uint32_t told() const { return firsts_; }
 
  private:
   static constexpr size_t kKept = 64;
@@ -42,7 +45,7 @@ class EventMatch {
   uint32_t firsts_ = 0;       // stores of a prompt's first block, the same
   uint32_t same_tokens_ = 0;  // of them, those of the right tokens under another key
   uint32_t no_parent_ = 0, no_tokens_ = 0, wrong_size_ = 0, stored_ = 0;  // stores, by outcome
-  uint32_t size_ = 0;  // of a block that is no multiple of ours
+  uint32_t size_ = 0;                                                     // of a block that does not fit ours
   bool unmatched_ = false;
 };
 
@@ -67,6 +70,7 @@ class EngineCaches {
   void Clear(const fleet::EndpointCell& cell);
   void Knows(const fleet::EndpointCell& cell, bool all);
   std::string WhyUnmatched(const fleet::EndpointCell& cell) const;
+  std::optional<EngineView> View(const fleet::EndpointCell& cell) const;
 
   // ---- At the pick; no lock.
   // The first one of the endpoint that `source` is of.

@@ -13,13 +13,16 @@
 // "prefix-match" counts by; `kvBlockIndexConfig.costAwareMemoryConfig.size`: the index's bytes.
 // `memory` (268,435,456) is the same, for who does not say it so. `speculativeIndexing` (false): a prompt
 // counts as cached where it was sent, for `speculativeTTL` (2s) or until events say it.
-// `kvEventsConfig`: `topicFilter` (kv@), `discoverPods` (true), `podDiscoveryConfig`: `socketPort` (5557),
+// `kvEventsConfig`: `zmqEndpoint` (none): where engines may dial, as tcp://*:5557; `topicFilter` (kv@),
+// `discoverPods` (true): Pods are asked; `podDiscoveryConfig`: `socketPort` (5557),
 // `replaySocketPort` (0: no replay), `podNamespace` (any), `podLabelSelector` (labels that an endpoint must
 // have: none where it is not given, since who is in the pool is known).
 //
 // precise-prefix-cache-scorer, its older form, is the same and a scorer: the share that matches.
 //
 // Source: the reference's plugins of these names (llm-d router).
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -115,7 +118,10 @@ class PrecisePrefixCache : public Plugin,
     if (request.tokens == nullptr || request.tokens->ends.empty()) return;
     MakeChains(request, lookup);
     if (lookup.chain.empty()) return;
+    const LookupTimes* times = context.lookup_times;
+    const base::Nanos begun = times != nullptr ? times->clock->Now() : 0;
     Find(lookup);
+    if (times != nullptr) times->seconds->Observe(base::ToSeconds(times->clock->Now() - begun));
     const auto total = static_cast<float>(lookup.chain.size());
     const auto block = static_cast<float>(caches_->index.keys().block_tokens());
     const auto prompt = static_cast<float>(request.prompt_tokens);
@@ -185,6 +191,9 @@ class PrecisePrefixCache : public Plugin,
   void Knows(const fleet::EndpointCell& cell, bool all) const noexcept override { caches_->Knows(cell, all); }
   std::string WhyUnmatched(const fleet::EndpointCell& cell) const override {
     return caches_->WhyUnmatched(cell);
+  }
+  std::optional<EngineView> View(const fleet::EndpointCell& cell) const override {
+    return caches_->View(cell);
   }
   void Tick(base::Nanos now) const noexcept override {
     if (speculates_) caches_->index.Expire(now);
@@ -357,20 +366,47 @@ class PrecisePrefixCache : public Plugin,
 
   void ReadEvents(Build& build) {
     const api::Node node = build.Object(
-        "kvEventsConfig", "Where engines publish KV events: {topicFilter, discoverPods, podDiscoveryConfig}");
+        "kvEventsConfig", "Where engines publish KV events: {zmqEndpoint, topicFilter, discoverPods, ...}");
     api::ObjectReader reader(node);
-    const api::Node central = reader.Get("zmqEndpoint");
-    if (central.present()) central.Warn("has no effect here: each Pod is asked, at socketPort");
+    ReadCentral(reader.Get("zmqEndpoint"));
     const api::Node engine = reader.Get("engineType");
     if (const auto type = engine.Text(); type && *type != "vllm" && *type != "sglang")
       engine.Error("must be vllm or sglang, not " + *type);
     reader.Ignore({"concurrency"});
     where_.topic = reader.Get("topicFilter").Text().value_or("kv@");
     const api::Node discover = reader.Get("discoverPods");
-    wanted_ = api::ReadBoolean(discover).value_or(true);
-    if (!wanted_) discover.Warn("no KV events are read: Fairway asks each Pod");
+    where_.dials = api::ReadBoolean(discover).value_or(true);
+    wanted_ = where_.dials || where_.central_port != 0;
+    if (!wanted_)
+      discover.Warn("no KV events are read: no Pod is asked, and without zmqEndpoint none can dial");
     ReadDiscovery(reader.Get("podDiscoveryConfig"));
     if (node.present()) reader.Finish();
+  }
+
+  static bool IsAddress(const std::string& host) {
+    in6_addr address;
+    return inet_pton(AF_INET, host.c_str(), &address) == 1 ||
+           inet_pton(AF_INET6, host.c_str(), &address) == 1;
+  }
+
+  // As libzmq binds: tcp://*:5557, tcp://0.0.0.0:5557, tcp://[::]:5557.
+  void ReadCentral(const api::Node& node) {
+    const auto text = node.Text();
+    if (!text || text->empty()) return;
+    const auto bad = [&] {
+      node.Error("must be an address of this machine that engines dial, as tcp://*:5557");
+    };
+    constexpr std::string_view kTcp = "tcp://";
+    if (!text->starts_with(kTcp)) return bad();
+    const std::string_view place = std::string_view(*text).substr(kTcp.size());
+    const size_t colon = place.rfind(':');
+    const auto port = base::ParseInteger<uint16_t>(place.substr(std::min(colon, place.size() - 1) + 1));
+    std::string_view host = place.substr(0, std::min(colon, place.size()));
+    if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+    if (host == "*") host = "::";  // IPv4, too
+    if (colon == std::string_view::npos || !port || *port == 0 || !IsAddress(std::string(host))) return bad();
+    where_.central_host = host;
+    where_.central_port = *port;
   }
 
   void ReadDiscovery(const api::Node& node) {

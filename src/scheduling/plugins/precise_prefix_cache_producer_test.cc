@@ -73,11 +73,36 @@ TEST(PrecisePrefixCacheProducer, SaysWhatItDoesNotDo) {
   std::vector<std::string> warnings;
   const auto config =
       tests::Compiled(WithPrecise("{indexerConfig: {kvBlockIndexConfig: {redisConfig: {address: x}}}, "
-                                  "kvEventsConfig: {discoverPods: false, zmqEndpoint: 'tcp://*:5557'}}"),
+                                  "kvEventsConfig: {discoverPods: false}}"),
                       {}, &warnings);
   EXPECT_EQ(WhereOf(*config), nullptr);
   EXPECT_THAT(warnings, ElementsAre(HasSubstr("each picker has an index of its own"),
-                                    HasSubstr("each Pod is asked"), HasSubstr("no KV events are read")));
+                                    HasSubstr("no KV events are read")));
+}
+
+TEST(PrecisePrefixCacheProducer, EnginesMayDial) {
+  const auto central = [](std::string_view endpoint, bool dials) {
+    std::vector<std::string> warnings;
+    const auto config =
+        tests::Compiled(WithPrecise("{kvEventsConfig: {zmqEndpoint: '" + std::string(endpoint) +
+                                    "', discoverPods: " + (dials ? "true" : "false") + "}}"),
+                        {}, &warnings);
+    EXPECT_THAT(warnings, IsEmpty());
+    const auto* where = WhereOf(*config);
+    if (where == nullptr) return std::string("nobody");
+    EXPECT_EQ(where->dials, dials);
+    return where->central_host + " " + std::to_string(where->central_port);
+  };
+  EXPECT_EQ(central("tcp://*:5557", true), ":: 5557");
+  EXPECT_EQ(central("tcp://0.0.0.0:5558", false), "0.0.0.0 5558");
+  EXPECT_EQ(central("tcp://[fd00::1]:65535", false), "fd00::1 65535");
+  EXPECT_EQ(central("", true), " 0");
+  for (const char* wrong : {"tcp://*", "tcp://", "tcp://*:0", "tcp://*:70000", "tcp://picker:5557", "*:5557",
+                            "ipc:///tmp/x", "tcp://:5557", "tcp://1.2.3:5557"})
+    EXPECT_THAT(
+        tests::ProblemsOf(WithPrecise("{kvEventsConfig: {zmqEndpoint: '" + std::string(wrong) + "'}}")),
+        ElementsAre(HasSubstr("as tcp://*:5557")))
+        << wrong;
 }
 
 TEST(PrecisePrefixCacheProducer, RefusesWhatCannotBe) {
@@ -295,12 +320,26 @@ TEST_F(Unmatched, OtherTokensThanTheRequests) {
   EXPECT_EQ(Why(0), "") << "it was one of those";
 }
 
-TEST_F(Unmatched, BlocksThatAreNoMultiple) {
+TEST_F(Unmatched, BlocksThatDoNotFit) {
   Use();
-  Store(0, 1, Tokens(10, 24), 0, "GPU", "", {}, 8);
+  Store(0, 1, Tokens(10, 48), 0, "GPU", "", {}, 24);
   Ask(30);
-  for (uint32_t i = 0; i < 30; ++i) Store(0, 100 * i, Tokens(10'000 * i, 24), 0, "GPU", "", {}, 8);
-  EXPECT_THAT(Why(0), testing::AllOf(HasSubstr("8 tokens"), HasSubstr("multiple of 16")));
+  for (uint32_t i = 0; i < 30; ++i) Store(0, 100 * i, Tokens(10'000 * i, 48), 0, "GPU", "", {}, 24);
+  EXPECT_THAT(Why(0), testing::AllOf(HasSubstr("24 tokens"), HasSubstr("a part of 16")));
+}
+
+TEST_F(Unmatched, PartsOfABlockAreJudgedWhenItIsWhole) {
+  Use();
+  Store(0, 1, Tokens(10, 2 * kBlock), 0, "GPU", "", {}, 1);
+  Ask(30);
+  for (uint32_t i = 0; i < 10; ++i)
+    Store(0, 100 * (i + 1), Tokens(10'000 * i, 2 * kBlock), 0, "GPU", "", {}, 1);
+  EXPECT_EQ(Why(0), "") << "a prompt is one, however many parts it has";
+  for (uint32_t i = 10; i < 20; ++i)
+    Store(0, 100 * (i + 1), Tokens(10'000 * i, 2 * kBlock), 0, "GPU", "", {}, 1);
+  EXPECT_THAT(Why(0), HasSubstr("tokenizer"));
+  Store(0, 9000, Tokens(1'000'000, 2 * kBlock), 0, "GPU", "", {}, 1);
+  EXPECT_EQ(Why(0), "") << "it was one of those";
 }
 
 TEST_F(Unmatched, ASaltThatIsNotTold) {

@@ -1,12 +1,16 @@
 #include "sources/kv_events/kv_events.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <map>
 #include <mutex>
 #include <utility>
 
+#include "net/address.h"
 #include "net/loop.h"
+#include "sources/kv_events/central.h"
 
 namespace fairway::sources::kv_events {
 namespace {
@@ -79,6 +83,13 @@ void AddBoard(base::Registry& registry, const std::shared_ptr<Board>& board) {
                        [board] { return std::make_unique<BoardReader>(board->list(), true); });
 }
 
+// What engines that dial may call themselves in their topics.
+std::vector<std::string> NamesOf(const Publisher& publisher) {
+  const SubscriberOptions& options = publisher.options;
+  const std::string port = std::to_string(options.endpoint_port);
+  return {publisher.address, publisher.name, publisher.endpoint, options.host + ":" + port};
+}
+
 uint64_t Requests(const fleet::PickTally& picks) {
   uint64_t all = 0;
   for (uint32_t number = 0; number < fleet::PickTally::kNumbers; ++number) all += picks.Get(number);
@@ -110,6 +121,10 @@ struct KvEvents::Impl {
       if (stays) found->second->subscriber->TellAgain();
       next[std::move(key)] = stays ? std::move(found->second) : Begin(std::move(publisher));
     }
+    std::vector<CentralPorts::Engine> engines;
+    engines.reserve(next.size());
+    for (const auto& [key, one] : next) engines.push_back({NamesOf(one->publisher), one->subscriber.get()});
+    central->Set(engines);
     followed = std::move(next);
     Board::List list;
     for (const auto& [key, one] : followed) list.push_back(one->shown);
@@ -139,6 +154,7 @@ struct KvEvents::Impl {
   }
 
   void Judge() {
+    central->Judge();
     for (const auto& [key, one] : followed) {
       one->subscriber->Judge(Requests(*one->publisher.picks));
       one->shown->standing.store(one->subscriber->standing(), std::memory_order_relaxed);
@@ -147,17 +163,42 @@ struct KvEvents::Impl {
     }
   }
 
+  std::vector<EngineState> States(size_t most) const {
+    std::vector<EngineState> states;
+    for (const auto& [key, one] : followed) {
+      if (states.size() == most) break;
+      const Subscriber& subscriber = *one->subscriber;
+      states.push_back({.pool = one->publisher.pool,
+                        .name = one->publisher.name,
+                        .address = one->publisher.address,
+                        .cell = one->publisher.cell,
+                        .standing = subscriber.standing(),
+                        .reason = subscriber.reason(),
+                        .connected = subscriber.connected(),
+                        .fed = subscriber.fed(),
+                        .replaying = subscriber.replaying(),
+                        .options = subscriber.options(),
+                        .seen = subscriber.seen(),
+                        .held_tokens = subscriber.held_tokens(),
+                        .capacity_tokens = subscriber.capacity_tokens()});
+    }
+    return states;
+  }
+
   // ---- On the owner's.
   void Start() {
     meters = std::make_unique<Meters>(registry);
+    gauges = std::make_unique<CentralPorts::Gauges>(registry);
     AddBoard(registry, board);
     thread = std::make_unique<net::LoopThread>("kv-events");
     thread->loop().Post([this] {
+      central = std::make_unique<CentralPorts>(thread->loop(), clock, log, *meters, *gauges);
       judge = std::make_unique<net::Timer>(thread->loop());
       judge->Every(kJudgeEvery, [this] { Judge(); });
       tick = std::make_unique<net::Timer>(thread->loop());
       if (learned.tick) tick->Every(kTickEvery, [this] { learned.tick(clock.Now()); });
     });
+    looked_at.store(&thread->loop(), std::memory_order_release);
   }
 
   void Stop() {
@@ -167,6 +208,7 @@ struct KvEvents::Impl {
     thread->loop().Post([&] {
       judge.reset();
       tick.reset();
+      central.reset();
       followed.clear();
       board->Set({});
       done.set_value();
@@ -181,9 +223,12 @@ struct KvEvents::Impl {
   const Learned learned;
   const std::shared_ptr<Board> board = std::make_shared<Board>();
   std::unique_ptr<Meters> meters;
-  std::unique_ptr<net::LoopThread> thread;  // null: nothing was ever followed
+  std::unique_ptr<CentralPorts::Gauges> gauges;
+  std::unique_ptr<net::LoopThread> thread;     // null: nothing was ever followed
+  std::atomic<net::Loop*> looked_at{nullptr};  // the thread's, for others
   // The thread's.
   std::unique_ptr<net::Timer> judge, tick;
+  std::unique_ptr<CentralPorts> central;
   std::map<Key, std::unique_ptr<Followed>> followed;
 };
 
@@ -199,6 +244,22 @@ void KvEvents::Follow(std::vector<Publisher> publishers) {
   impl_->thread->loop().Post([impl = impl_.get(), publishers = std::move(publishers)]() mutable {
     impl->Follow(std::move(publishers));
   });
+}
+
+std::optional<std::vector<EngineState>> KvEvents::Look(size_t most, size_t& left_out) const {
+  left_out = 0;
+  net::Loop* loop = impl_->looked_at.load(std::memory_order_acquire);
+  if (loop == nullptr) return std::vector<EngineState>();
+  using Answer = std::pair<std::vector<EngineState>, size_t>;
+  auto promise = std::make_shared<std::promise<Answer>>();
+  auto answer = promise->get_future();
+  loop->Post([promise, impl = impl_.get(), most] {
+    promise->set_value({impl->States(most), impl->followed.size() - std::min(most, impl->followed.size())});
+  });
+  if (answer.wait_for(std::chrono::seconds(1)) != std::future_status::ready) return std::nullopt;
+  Answer got = answer.get();
+  left_out = got.second;
+  return std::move(got.first);
 }
 
 }  // namespace fairway::sources::kv_events

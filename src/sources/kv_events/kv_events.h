@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,20 @@ struct Learned {
   std::function<void(base::Nanos now)> tick = {};  // ten times a second
 };
 
+// How one engine stands, for people.
+struct EngineState {
+  std::string pool, name, address;
+  std::shared_ptr<fleet::EndpointCell> cell;
+  Standing standing = Standing::kWaiting;
+  std::string reason;
+  bool connected = false;
+  bool fed = false;  // over a connection that it dialled
+  bool replaying = false;
+  SubscriberOptions options;
+  Subscriber::Seen seen;
+  std::optional<uint64_t> held_tokens, capacity_tokens;
+};
+
 // Owned by one thread, which is not the events' own. `clock`, `log` and `registry` outlive it.
 class KvEvents {
  public:
@@ -59,6 +74,10 @@ class KvEvents {
   // Those that are followed from now on. Who stays as it is keeps its connection, and tells its capacity
   // again.
   void Follow(std::vector<Publisher> publishers);
+
+  // Of all that are followed, at most `most`, by pool and endpoint; `left_out` is the rest. Any thread but the
+  // events' own, until ~KvEvents begins. Waits for that thread, at most a second: nothing, it is busy.
+  std::optional<std::vector<EngineState>> Look(size_t most, size_t& left_out) const;
 
  private:
   struct Impl;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/strings.h"
 #include "net/address.h"
 #include "sources/kv_events/big_endian.h"
 
@@ -58,7 +59,9 @@ Meters::Meters(base::Registry& registry)
              registry.AddCounter({.name = "fairway_kv_events_stream_total",
                                   .help = "What happened to the streams of KV events: messages of other "
                                           "topics and unreadable ones, gaps that stayed, replays that were "
-                                          "asked for, engines that started anew.",
+                                          "asked for, engines that started anew; of engines that dial: "
+                                          "messages of unknown Pods and of connections that were superseded, "
+                                          "and connections that were refused.",
                                   .labels = {"what"}})) {}
 
 Meters::Meters(base::Registry& registry, base::CounterFamily& events, base::CounterFamily& streams)
@@ -85,7 +88,10 @@ Meters::Meters(base::Registry& registry, base::CounterFamily& events, base::Coun
       unreadable(streams.With({"unreadable"})),
       gaps(streams.With({"gap"})),
       replays(streams.With({"replay"})),
-      restarts(streams.With({"restart"})) {}
+      restarts(streams.With({"restart"})),
+      unknown_pod(streams.With({"unknown_pod"})),
+      superseded(streams.With({"superseded"})),
+      refused(streams.With({"refused"})) {}
 
 Subscriber::Subscriber(net::Loop& loop, SubscriberOptions options, const base::Clock& clock,
                        const base::Log& log, Meters& meters, Changes changes)
@@ -100,7 +106,7 @@ Subscriber::Subscriber(net::Loop& loop, SubscriberOptions options, const base::C
       replay_total_(loop),
       retry_after_(options_.retry_first),
       since_(clock.Now()) {
-  Dial();
+  if (options_.dials) Dial();
 }
 
 Subscriber::~Subscriber() { meters_.waiting.Add(-static_cast<double>(waiting_.size())); }
@@ -118,27 +124,65 @@ void Subscriber::Dial() {
 }
 
 void Subscriber::Opened() {
-  if (was_connected_) meters_.reconnections.Add();
+  retry_after_ = options_.retry_first;
+  was_dialled_ = true;
+  Connected();
+}
+
+void Subscriber::Connected() {
+  if (was_connected_) {
+    meters_.reconnections.Add();
+    ++seen_.reconnections;
+  }
   reconnected_ = was_connected_;
   connected_ = was_connected_ = true;
   since_ = clock_.Now();
   requests_then_.reset();
-  retry_after_ = options_.retry_first;
   if (replay_ == nullptr && MayReplay()) Replay();
 }
 
 void Subscriber::Ended(ZmtpSocket::End end, const std::string& reason) {
-  meters_.errors.Add();
+  // That nobody listens where an engine may dial is no error.
+  if (connected_ || options_.central_port == 0) meters_.errors.Add();
   if (connected_) since_ = clock_.Now();
   connected_ = false;
   failure_ = reason;
   // Its process is gone, and its cache with it.
-  if (end == ZmtpSocket::End::kRefused && accepted_) {
+  if (end == ZmtpSocket::End::kRefused && accepted_ && was_dialled_) {
     EndReplay(false);
     StartAnew();
   }
   retry_.After(retry_after_, [this] { Dial(); });
   retry_after_ = std::min(retry_after_ * 2, options_.retry_most);
+}
+
+void Subscriber::Feed(uint64_t connection, bool own, const ZmtpMessage& message) {
+  if (connection != feeding_) {
+    const bool older = own == feeds_own_ ? connection < feeding_ : feeds_own_;
+    if (feeding_ != 0 && older) {
+      meters_.superseded.Add();
+      return;
+    }
+    // Its engine has come: it need not be asked.
+    socket_.reset();
+    retry_.Cancel();
+    feeding_ = connection;
+    feeds_own_ = own;
+    Connected();
+  }
+  Receive(message);
+}
+
+void Subscriber::FeedEnded(uint64_t connection) {
+  if (feeding_ != connection || connection == 0) return;
+  meters_.errors.Add();
+  feeding_ = 0;
+  feeds_own_ = false;
+  connected_ = false;
+  since_ = clock_.Now();
+  failure_ = "it closed the connection that it had dialled";
+  retry_after_ = options_.retry_first;
+  if (options_.dials) retry_.After(retry_after_, [this] { Dial(); });
 }
 
 // topic, number, batch.
@@ -150,11 +194,13 @@ void Subscriber::Receive(const ZmtpMessage& message) {
   if (!number || *number == kEndOfReplay) {
     meters_.unreadable.Add();
     ++unreadable_;
+    ++seen_.unreadable;
     return;
   }
   if (!topic.empty() && !topic.starts_with(options_.topic)) {
     meters_.other_topic.Add();
     ++strange_;
+    ++seen_.other_topic;
     strange_topic_ = topic.substr(0, 128);
     return;
   }
@@ -180,18 +226,28 @@ void Subscriber::Take(uint64_t number, std::string_view payload) {
 // REQUIRES: number >= next_
 void Subscriber::Accept(uint64_t number, std::string_view payload) {
   if (number > next_) {
-    if (accepted_) meters_.gaps.Add();
+    if (accepted_) {
+      meters_.gaps.Add();
+      ++seen_.gaps;
+    }
     held_.Lose();
   }
   reconnected_ = false;
   accepted_ = true;
   behind_ = 0;
   next_ = number + 1;
+  seen_.number = number;
+  seen_.at = clock_.Now();
   const BatchOutcome outcome = ReadBatch(payload, *this);
   meters_.taken.Add(outcome.events);
   meters_.unknown.Add(outcome.unknown);
   meters_.malformed.Add(outcome.malformed);
-  if (!outcome.readable) meters_.unreadable.Add();
+  seen_.unknown += outcome.unknown;
+  seen_.malformed += outcome.malformed;
+  if (!outcome.readable) {
+    meters_.unreadable.Add();
+    ++seen_.unreadable;
+  }
   if (outcome.events > 0) {
     ++understood_;
   } else if (!outcome.readable || outcome.unknown + outcome.malformed > 0) {
@@ -205,12 +261,32 @@ void Subscriber::Accept(uint64_t number, std::string_view payload) {
 
 void Subscriber::On(const KvEvent& event) {
   if (changes_.stopping && changes_.stopping()) return;
+  See(event);
   const bool counts = held_.Apply(event);
   if (event.kind == KvEvent::Kind::kCleared) {
     changes_.emptied();
   } else if (counts && changes_.event) {
     changes_.event(event);
   }
+}
+
+void Subscriber::See(const KvEvent& event) {
+  if (event.kind == KvEvent::Kind::kCleared) {
+    ++seen_.cleared;
+    seen_.tiers.clear();
+    return;
+  }
+  const bool stored = event.kind == KvEvent::Kind::kStored;
+  ++(stored ? seen_.stored : seen_.removed);
+  if (stored) seen_.block_size = event.block_size;
+  const std::string name = event.medium.empty() ? "gpu" : base::ToLower(event.medium.substr(0, 32));
+  auto tier = std::find_if(seen_.tiers.begin(), seen_.tiers.end(),
+                           [&name](const auto& known) { return known.name == name; });
+  if (tier == seen_.tiers.end()) {
+    if (seen_.tiers.size() < Seen::kMostTiers) seen_.tiers.push_back({.name = name});
+    tier = seen_.tiers.end() - 1;
+  }
+  (stored ? tier->stored : tier->removed) += event.blocks;
 }
 
 void Subscriber::TellKnown() {
@@ -238,6 +314,8 @@ void Subscriber::TellAgain() {
 
 void Subscriber::StartAnew() {
   meters_.restarts.Add();
+  ++seen_.restarts;
+  seen_.tiers.clear();
   held_ = HeldBlocks();
   next_ = 0;
   accepted_ = false;
@@ -250,6 +328,7 @@ bool Subscriber::MayReplay() const { return options_.replay_port != 0 && clock_.
 
 void Subscriber::Replay() {
   meters_.replays.Add();
+  ++seen_.replays;
   replay_ = std::make_unique<ZmtpSocket>(
       loop_,
       ZmtpSocketOptions{.host = options_.host,
@@ -278,6 +357,7 @@ void Subscriber::ReceiveReplayed(const ZmtpMessage& message) {
 
 void Subscriber::EndReplay(bool complete) {
   if (replay_ == nullptr) return;
+  if (!complete) ++seen_.replays_given_up;
   replay_.reset();
   replay_idle_.Cancel();
   replay_total_.Cancel();
@@ -307,11 +387,18 @@ void Subscriber::Wait(uint64_t number, std::string_view payload) {
 
 void Subscriber::Judge(uint64_t requests) {
   const base::Nanos for_long = clock_.Now() - since_;
-  if (!connected_) {
-    if (for_long >= kPatience && !failure_.empty()) Say(Standing::kUnreachable, failure_);
+  const bool central = options_.central_port != 0;
+  if (!connected_ && (!central || !central_failure_.empty())) {
+    const std::string& failure = central ? central_failure_ : failure_;
+    if (for_long >= kPatience && !failure.empty()) Say(Standing::kUnreachable, failure);
     return;
   }
+  // Of who may dial nothing is seen before its first message.
   if (!requests_then_) requests_then_ = requests;
+  if (!connected_ && understood_ > 0) {
+    if (for_long >= kPatience) Say(Standing::kUnreachable, failure_);
+    return;
+  }
   if (understood_ > 0) {
     const std::string why = changes_.why_unmatched ? changes_.why_unmatched() : std::string();
     return Say(why.empty() ? Standing::kFollowed : Standing::kUnmatched, why);
@@ -322,15 +409,29 @@ void Subscriber::Judge(uint64_t requests) {
   if (unreadable_ >= kMessages)
     return Say(Standing::kUnreadable, "it publishes something else at this port, or in a newer format");
   if (for_long >= kPatience && requests >= *requests_then_ + kRequests)
-    return Say(Standing::kSilent,
-               "it publishes no KV events (vLLM: --kv-events-config with enable_kv_cache_events), has its "
-               "prefix cache off, or got only prompts shorter than a block");
+    return Say(
+        Standing::kSilent,
+        (connected_ ? std::string() : DialledNobody()) +
+            "it publishes no KV events (vLLM: --kv-events-config with enable_kv_cache_events), has its "
+            "prefix cache off, or got only prompts shorter than a block");
   Say(Standing::kWaiting, "");
 }
 
+// Before the other reasons.
+std::string Subscriber::DialledNobody() const {
+  const std::string ours = net::FormatHostPort(options_.central_host, options_.central_port);
+  return "no message with its topic (kv@" + net::FormatHostPort(options_.host, options_.endpoint_port) +
+         "@MODEL) came to " + ours +
+         (options_.dials ? ", and at its port " + std::to_string(options_.port) + ": " + failure_ : "") +
+         "; or ";
+}
+
 void Subscriber::Say(Standing standing, const std::string& why) {
+  reason_ = why;
   if (std::exchange(standing_, standing) == standing) return;
-  const std::string place = net::FormatHostPort(options_.host, options_.port);
+  const std::string place =
+      options_.dials ? net::FormatHostPort(options_.host, options_.port)
+                     : net::FormatHostPort(options_.host, options_.endpoint_port) + ", which dials";
   if (standing == Standing::kFollowed) {
     log_.Info("KV events are followed", {{"publisher", place}});
   } else if (standing == Standing::kUnreachable) {

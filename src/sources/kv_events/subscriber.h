@@ -1,5 +1,6 @@
-// Follows the KV events of one engine: a subscription that dials again when it ends, the order of batches,
-// and what was missed asked for at the engine's replay socket.
+// Follows the KV events of one engine: a subscription that dials again when it ends, or messages that come
+// over a connection which the engine dialled (central.h); the order of batches, and what was missed asked for
+// at the engine's replay socket.
 //
 // Batches are numbered from 0. One that is not the next means that some were lost: with `replay_port` they are
 // asked for, at the first connection from 0 on, and what comes meanwhile waits (bounded). What could not be
@@ -15,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -29,6 +31,11 @@ namespace fairway::sources::kv_events {
 struct SubscriberOptions {
   std::string host;  // an IP literal
   uint16_t port = 0;
+  uint16_t endpoint_port = 0;  // of the endpoint itself: what it is called
+  bool dials = true;           // it is asked at its port, unless it dials itself
+  // Where it may dial: an IP literal and a port of ours. 0: nowhere.
+  std::string central_host = {};
+  uint16_t central_port = 0;
   uint16_t replay_port = 0;  // 0: nothing is replayed
   // Messages of other topics do not count. A message without a topic does: who dialled knows whose it is.
   std::string topic;
@@ -73,6 +80,10 @@ struct Meters {
   base::Counter& gaps;
   base::Counter& replays;
   base::Counter& restarts;
+  // Of engines that dial.
+  base::Counter& unknown_pod;  // messages
+  base::Counter& superseded;   // messages
+  base::Counter& refused;      // connections
 
  private:
   Meters(base::Registry& registry, base::CounterFamily& events, base::CounterFamily& streams);
@@ -105,8 +116,40 @@ class Subscriber final : EventSink {
   void Judge(uint64_t requests);
   // Whoever heard the capacity has forgotten it.
   void TellAgain();
+  // A message over a connection that its engine dialled; `own`: from the endpoint's own address. Of several
+  // such connections the newest counts, and those of its own address before others.
+  void Feed(uint64_t connection, bool own, const ZmtpMessage& message);
+  void FeedEnded(uint64_t connection);
+  // Whether engines can dial; "": they can. Called before Judge.
+  void SetCentralFailure(const std::string& failure) { central_failure_ = failure; }
+
+  // For /debug/prefix.
+  const SubscriberOptions& options() const { return options_; }
+  const std::string& reason() const { return reason_; }  // of how it stands
+  struct Seen {
+    uint64_t stored = 0, removed = 0, cleared = 0;  // events
+    // Blocks by the memory that they are in, as events name it ("gpu" where they do not); since it was last
+    // empty. Of more names than kMostTiers the rest goes with the last.
+    struct Tier {
+      std::string name;
+      uint64_t stored = 0, removed = 0;
+    };
+    static constexpr size_t kMostTiers = 8;
+    std::vector<Tier> tiers;
+    uint64_t unknown = 0, malformed = 0;       // events
+    uint64_t unreadable = 0, other_topic = 0;  // messages
+    uint64_t gaps = 0, replays = 0, replays_given_up = 0, restarts = 0, reconnections = 0;
+    uint64_t block_size = 0;         // of the last one stored, in tokens; 0: none was
+    std::optional<uint64_t> number;  // of the last batch
+    base::Nanos at = 0;              // when it came; 0: never
+  };
+  const Seen& seen() const { return seen_; }
+  bool connected() const { return connected_; }
+  bool fed() const { return feeding_ != 0; }
+  bool replaying() const { return replay_ != nullptr; }
   Standing standing() const { return standing_; }
   std::optional<uint64_t> held_tokens() const { return held_.tokens(); }
+  std::optional<uint64_t> capacity_tokens() const { return held_.capacity(); }
 
  private:
   struct Waiting {
@@ -117,6 +160,7 @@ class Subscriber final : EventSink {
   void Dial();
   void Ended(ZmtpSocket::End end, const std::string& reason);
   void Opened();
+  void Connected();
   void Receive(const ZmtpMessage& message);
   void Take(uint64_t number, std::string_view payload);
   void Accept(uint64_t number, std::string_view payload);
@@ -126,8 +170,10 @@ class Subscriber final : EventSink {
   void ReceiveReplayed(const ZmtpMessage& message);
   void EndReplay(bool complete);
   void Wait(uint64_t number, std::string_view payload);
+  void See(const KvEvent& event);
   void TellCapacity();
   void TellKnown();
+  std::string DialledNobody() const;
   void Say(Standing standing, const std::string& why);
 
   net::Loop& loop_;
@@ -149,12 +195,19 @@ class Subscriber final : EventSink {
   bool accepted_ = false;  // any batch, of the engine as it runs now
   bool connected_ = false;
   bool was_connected_ = false;             // at any time
+  bool was_dialled_ = false;               // and we had dialled
   bool reconnected_ = false;               // and no batch came since
   uint64_t behind_ = 0, last_behind_ = 0;  // batches in a row whose numbers were here
   uint64_t told_capacity_ = 0;
   std::optional<bool> told_known_;
 
+  uint64_t feeding_ = 0;  // the connection that its engine dialled; 0: none
+  bool feeds_own_ = false;
+  std::string central_failure_;
+
+  Seen seen_;
   Standing standing_ = Standing::kWaiting;
+  std::string reason_;
   std::string failure_;  // of the last connection
   std::string strange_topic_;
   uint64_t understood_ = 0, strange_ = 0, unreadable_ = 0;  // messages

@@ -2,6 +2,7 @@
 
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
@@ -54,12 +55,29 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
       if (failed)
         return self->Finish(failed == asio::error::connection_refused ? End::kRefused : End::kClosed,
                             base::ToLower(failed.message()));
-      Error ignored;
-      self->socket.non_blocking(true, ignored);
-      self->KeepAlive();
-      self->Send(ZmtpOpening(self->options.type));
-      self->Read();
+      self->Begin();
     });
+  }
+
+  void TakeOver(int descriptor, bool ipv6) {
+    timer.After(options.open_timeout, [self = weak_from_this()] {
+      if (const auto alive = self.lock()) alive->Finish(End::kClosed, "no handshake");
+    });
+    Error error;
+    socket.assign(ipv6 ? tcp::v6() : tcp::v4(), descriptor, error);
+    if (!error) return Begin();
+    ::close(descriptor);
+    timer.After(0, [self = weak_from_this()] {
+      if (const auto alive = self.lock()) alive->Finish(End::kClosed, "no socket");
+    });
+  }
+
+  void Begin() {
+    Error ignored;
+    socket.non_blocking(true, ignored);
+    KeepAlive();
+    Send(ZmtpOpening(options.type));
+    Read();
   }
 
   // A peer that vanished without a word is noticed within about half a minute.
@@ -129,6 +147,7 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
     if (done) return;
     bytes.erase(0, at);
     if (bytes.empty()) std::string().swap(bytes);
+    if (std::exchange(told_held, bytes.size()) != bytes.size() && handlers.held) handlers.held(bytes.size());
   }
 
   void Handle(const ZmtpMessage& message) {
@@ -184,7 +203,8 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
   Handlers handlers;
   tcp::socket socket;
   net::Timer timer, pause;
-  std::string bytes;  // that came and were not taken
+  std::string bytes;     // that came and were not taken
+  size_t told_held = 0;  // of them
   std::string sending, unsent;
   base::Nanos second = 0;  // when these began to count
   size_t bytes_now = 0, messages_now = 0, commands_now = 0;
@@ -194,6 +214,11 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
 ZmtpSocket::ZmtpSocket(net::Loop& loop, ZmtpSocketOptions options, Handlers handlers)
     : impl_(std::make_shared<Impl>(loop, std::move(options), std::move(handlers))) {
   impl_->Dial();
+}
+ZmtpSocket::ZmtpSocket(net::Loop& loop, int descriptor, bool ipv6, ZmtpSocketOptions options,
+                       Handlers handlers)
+    : impl_(std::make_shared<Impl>(loop, std::move(options), std::move(handlers))) {
+  impl_->TakeOver(descriptor, ipv6);
 }
 ZmtpSocket::~ZmtpSocket() { impl_->Stop(); }
 

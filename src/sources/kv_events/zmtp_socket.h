@@ -1,5 +1,5 @@
-// One connection to a ZeroMQ socket: dials once, shakes hands, then messages come until it ends. Who wants
-// another connection makes another object.
+// One connection to a ZeroMQ socket, which it dials or which dialled (zmtp_listener.h): shakes hands, then
+// messages come until it ends. Who wants another connection makes another object.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@
 namespace fairway::sources::kv_events {
 
 struct ZmtpSocketOptions {
-  std::string host;  // an IP literal
-  uint16_t port = 0;
+  std::string host;          // an IP literal
+  uint16_t port = 0;         // both: of whom to dial
   std::string type = "SUB";  // ours
   std::string first;         // sent when the handshake is done: subscriptions, a request
   base::Nanos open_timeout = 5 * base::kSecond;
@@ -39,9 +39,13 @@ class ZmtpSocket {
     std::function<void()> opened;
     std::function<void(const ZmtpMessage&)> message;
     std::function<void(End, const std::string& reason)> ended;
+    // Bytes of a message that is not whole yet, whenever they are others than before. May be empty.
+    std::function<void(size_t bytes)> held = {};
   };
 
   ZmtpSocket(net::Loop& loop, ZmtpSocketOptions options, Handlers handlers);
+  // Takes over `descriptor`: of somebody who dialled, over IPv6 or not.
+  ZmtpSocket(net::Loop& loop, int descriptor, bool ipv6, ZmtpSocketOptions options, Handlers handlers);
   ~ZmtpSocket();  // closes; no handler is called any more
   ZmtpSocket(const ZmtpSocket&) = delete;
   ZmtpSocket& operator=(const ZmtpSocket&) = delete;

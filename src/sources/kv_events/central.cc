@@ -1,0 +1,127 @@
+#include "sources/kv_events/central.h"
+
+#include <algorithm>
+
+#include "net/address.h"
+
+namespace fairway::sources::kv_events {
+namespace {
+
+// Between the first "@" and the second; a topic without any is one as a whole.
+std::string_view IdOf(std::string_view topic) {
+  const size_t first = topic.find('@');
+  if (first == std::string_view::npos) return topic;
+  topic.remove_prefix(first + 1);
+  return topic.substr(0, topic.find('@'));
+}
+
+std::string PlaceOf(const SubscriberOptions& options) {
+  return net::FormatHostPort(options.central_host, options.central_port);
+}
+
+}  // namespace
+
+CentralPorts::Gauges::Gauges(base::Registry& registry)
+    : listening(registry.AddGauge({.name = "fairway_kv_events_listening",
+                                   .help = "1 where engines can dial, 0 while the port cannot be had.",
+                                   .labels = {"address"}})),
+      connections(registry.AddGauge({.name = "fairway_kv_events_connections",
+                                     .help = "Connections that engines dialled, or whoever it was.",
+                                     .labels = {"address"}})) {}
+
+CentralPorts::CentralPorts(net::Loop& loop, const base::Clock& clock, const base::Log& log, Meters& meters,
+                           Gauges& gauges)
+    : loop_(loop), clock_(clock), log_(log), meters_(meters), gauges_(gauges) {}
+
+CentralPorts::~CentralPorts() { Set({}); }
+
+void CentralPorts::Set(const std::vector<Engine>& engines) {
+  for (const auto& [place, port] : ports_) {
+    port->engines.clear();
+    port->by_name.clear();
+    port->by_host.clear();
+  }
+  for (const Engine& engine : engines) {
+    const SubscriberOptions& options = engine.subscriber->options();
+    if (options.central_port == 0) continue;
+    auto& port = ports_[PlaceOf(options)];
+    if (port == nullptr) port = std::make_unique<Port>();
+    port->engines.push_back(engine.subscriber);
+    for (const std::string& name : engine.names) {
+      auto& of_name = port->by_name[name];
+      if (of_name.empty() || of_name.back() != engine.subscriber) of_name.push_back(engine.subscriber);
+    }
+    port->by_host[options.host].push_back(engine.subscriber);
+  }
+  for (auto it = ports_.begin(); it != ports_.end();) {
+    Port& port = *it->second;
+    if (port.engines.empty()) {
+      gauges_.listening.Remove({it->first});
+      gauges_.connections.Remove({it->first});
+      it = ports_.erase(it);
+      continue;
+    }
+    if (port.listener == nullptr) port.listener = Listen(port, port.engines.front()->options());
+    ++it;
+  }
+  Judge();
+}
+
+std::unique_ptr<ZmtpListener> CentralPorts::Listen(Port& port, const SubscriberOptions& options) {
+  return std::make_unique<ZmtpListener>(
+      loop_, ZmtpListenerOptions{.host = options.central_host, .port = options.central_port}, clock_, log_,
+      ZmtpListener::Handlers{
+          .message = [this, &port](uint64_t connection, const std::string& from,
+                                   const ZmtpMessage& message) { Receive(port, connection, from, message); },
+          .ended =
+              [&port](uint64_t connection) {
+                for (Subscriber* engine : port.engines) engine->FeedEnded(connection);
+              },
+          .refused = [this] { meters_.refused.Add(); }});
+}
+
+const std::vector<Subscriber*>* CentralPorts::Find(const Port& port, std::string_view topic,
+                                                   const std::string& from) const {
+  std::string_view id = IdOf(topic);
+  if (!id.empty()) {
+    if (const auto named = port.by_name.find(id); named != port.by_name.end()) return &named->second;
+  } else {
+    id = from;
+  }
+  const auto found = port.by_host.find(id);
+  if (found == port.by_host.end()) return nullptr;
+  const auto& there = found->second;
+  // One endpoint may be in several pools.
+  const bool one = std::all_of(there.begin(), there.end(), [&](const Subscriber* engine) {
+    return engine->options().endpoint_port == there.front()->options().endpoint_port;
+  });
+  return one ? &there : nullptr;
+}
+
+void CentralPorts::Receive(Port& port, uint64_t connection, const std::string& from,
+                           const ZmtpMessage& message) {
+  const std::string_view topic = message.parts[0];
+  const auto* engines = Find(port, topic, from);
+  if (engines != nullptr) {
+    for (Subscriber* engine : *engines) engine->Feed(connection, engine->options().host == from, message);
+    return;
+  }
+  meters_.received.Add();
+  meters_.unknown_pod.Add();
+  if (!unknown_.Allow(clock_.Now())) return;
+  log_.Warn("KV events of a Pod that is in no pool; its topic must name an endpoint: kv@IP:PORT@MODEL",
+            {{"topic", std::string(topic.substr(0, 128))}, {"from", from}});
+}
+
+void CentralPorts::Judge() {
+  for (const auto& [place, port] : ports_) {
+    const ZmtpListener& listener = *port->listener;
+    gauges_.listening.With({place}).Set(listener.listening() ? 1 : 0);
+    gauges_.connections.With({place}).Set(static_cast<double>(listener.connections()));
+    const std::string failure =
+        listener.listening() ? std::string() : "cannot listen at " + place + ": " + listener.failure();
+    for (Subscriber* engine : port->engines) engine->SetCentralFailure(failure);
+  }
+}
+
+}  // namespace fairway::sources::kv_events
