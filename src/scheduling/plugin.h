@@ -24,6 +24,7 @@
 #include <string>
 #include <string_view>
 
+#include "api/engine_pages.h"
 #include "base/random.h"
 #include "fleet/snapshot.h"
 #include "payload/parsers.h"
@@ -61,6 +62,8 @@ struct Context {
   // Pages alone tell the load (LoadSource::kPage): `own` is what the reference's plugins take for requests under
   // way, where the column "requests" is what the page shows.
   bool pages_alone = false;
+  // Whose endpoints Columns::endpoint numbers; null: a decision of another moment is looked at again.
+  const fleet::PoolSnapshot* pool = nullptr;
 
   // Requests under way at a position, for plugins that the reference has.
   float UnderWay(const float* requests, uint32_t position) const noexcept {
@@ -293,6 +296,15 @@ class KvEventsReader {
   virtual ~KvEventsReader() = default;
   // Null: it wants none.
   virtual const Where* kv_events() const noexcept = 0;
+};
+
+// Says how engines' metrics pages are read.
+class PageSettings {
+ public:
+  virtual ~PageSettings() = default;
+  virtual const std::shared_ptr<const api::EnginePages>& pages() const noexcept = 0;  // never null
+  // Some engine's page has an attribute of this name: the column "NAME/INSTANCE" is made of it.
+  virtual bool HasAttribute(std::string_view name) const noexcept = 0;
 };
 
 // An index by the tokens of prompts, for metrics. Any thread.

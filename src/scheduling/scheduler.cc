@@ -410,7 +410,8 @@ std::function<void()> Scheduler::TakePutOff(Scratch& scratch, Prompts prompts) {
                           .worker = memory,
                           .now = now,
                           .profile = program.name,
-                          .pages_alone = options.load_source == LoadSource::kPage};
+                          .pages_alone = options.load_source == LoadSource::kPage,
+                          .pool = &pool};
     if (recording != nullptr) [[unlikely]]
       recording->Keep(picture, context, pool, reads, round == 1, s);
     if (!config.producers.empty()) Produce(config, context, s);
