@@ -20,21 +20,13 @@ import sys
 import tempfile
 import time
 
+from envoy_path import await_that, free_port, listens, manifest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "support"))
+from protobuf_bytes import put  # noqa: E402
+
 TICKS = os.sysconf("SC_CLK_TCK")
 REQUESTS = {2_000: 20_000, 40_000: 5_000, 440_000: 1_000}
-
-
-def varint(value):
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def field(number, payload):
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
 def framed(message):
@@ -51,12 +43,12 @@ def exchange(body):
     headers = {":method": "POST", ":path": "/v1/completions", ":authority": "llm.example", ":scheme": "http",
                "content-type": "application/json", "content-length": str(len(body)), "user-agent": "bench",
                "x-request-id": "0a1b2c3d-0000-4000-8000-000000000000", "accept": "*/*"}
-    header_map = b"".join(field(1, field(1, k.encode()) + field(3, v.encode())) for k, v in headers.items())
+    header_map = b"".join(put(1, put(1, k.encode()) + put(3, v.encode())) for k, v in headers.items())
     full_duplex = b"\x08\x04\x10\x04"  # protocol_config: both body modes FULL_DUPLEX_STREAMED
-    out = framed(field(2, field(1, header_map)) + field(11, full_duplex))
+    out = framed(put(2, put(1, header_map)) + put(11, full_duplex))
     for at in range(0, len(body), 16_384):
-        out += framed(field(4, field(1, body[at:at + 16_384])))
-    return out + framed(field(4, b"\x10\x01"))
+        out += framed(put(4, put(1, body[at:at + 16_384])))
+    return out + framed(put(4, b"\x10\x01"))
 
 
 def config(folder, hashes):
@@ -106,46 +98,10 @@ class Server:
     idle_share = 0.0
 
 
-def free_port():
-    import socket
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def start(argv, port):
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    import socket
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return process
-        except OSError:
-            time.sleep(0.05)
-    sys.exit(f"{argv[0]} does not listen on {port}")
-
-
-def manifests(folder, ports, models):
-    objects = ["""apiVersion: inference.networking.k8s.io/v1
-kind: InferencePool
-metadata: {name: pool}
-spec:
-  selector: {matchLabels: {app: vllm}}
-  targetPorts: [{number: 8000}]
-  endpointPickerRef: {name: epp, port: {number: 9002}}
-"""]
-    if models:
-        objects.append("""apiVersion: inference.networking.x-k8s.io/v1alpha2
-kind: InferenceModel
-metadata: {name: llama2}
-spec: {modelName: llama2, criticality: Critical, poolRef: {name: pool}}
-""")
-    listed = "".join(f"- {{name: e{i}, address: 127.0.0.1, port: \"{port}\", labels: {{app: vllm}}}}\n"
-                     for i, port in enumerate(ports))
-    path = os.path.join(folder, f"pool-{len(ports)}-{models}.yaml")
-    with open(path, "w") as out:
-        out.write("---\n".join(objects) + "---\nendpoints:\n" + listed)
-    return path
+    await_that(lambda: listens(port), f"{argv[0]} on {port}")
+    return process
 
 
 def main():
@@ -180,7 +136,7 @@ def main():
                             for name, hashes in (("without hashing", False), ("with hashing", True))]
             for name, count, more in pickers:
                 port = free_port()
-                process = start([fairway, "epp", "-f", manifests(folder, sim_ports[:count], False), "--grpc-port", str(port),
+                process = start([fairway, "epp", "-f", manifest(folder, sim_ports[:count]), "--grpc-port", str(port),
                                  "--grpc-health-port", "0", "--metrics-port", "0", "--secure-serving=false", *more], port)
                 children.append(process)
                 servers.append(Server(name, port, process.pid))

@@ -47,6 +47,8 @@ import urllib.request
 
 import yaml
 
+from envoy_path import listens
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WORKLOADS = os.path.join(ROOT, "examples", "workloads")
 PATIENCE = 60  # seconds that anything may take to start
@@ -79,14 +81,6 @@ def answers(port, path):
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
             return answer.status == 200
-    except OSError:
-        return False
-
-
-def listens(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
     except OSError:
         return False
 

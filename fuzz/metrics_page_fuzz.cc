@@ -77,6 +77,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   }
   engines.Detect(page, sample);
-  (void)fairway::sources::scrape::ParseMetricSpec(page);
+  (void)fairway::api::ParseMetricSpec(page);
   return 0;
 }

@@ -64,6 +64,7 @@ EndpointCell::~EndpointCell() {
   SetRefusing(kNoConnection, false);
   SetRefusing(kUnavailable, false);
   delete used_.load(std::memory_order_relaxed);
+  delete attributes_.load(std::memory_order_relaxed);
   slab_->Return(*load_);
 }
 
@@ -72,6 +73,16 @@ void EndpointCell::SetRefusing(Evidence evidence, bool refusing) noexcept {
   const uint8_t was = refusing ? refusing_.fetch_or(bit) : refusing_.fetch_and(static_cast<uint8_t>(~bit));
   const bool is = refusing || (was & ~bit) != 0;
   if ((was != 0) != is) slab_->CountRefusing(is ? 1 : -1);
+}
+
+void EndpointCell::SetAttribute(uint64_t key, float value) {
+  PageAttributes* attributes = attributes_.load(std::memory_order_relaxed);
+  if (attributes == nullptr) attributes_.store(attributes = new PageAttributes, std::memory_order_release);
+  attributes->Set(key, value);
+}
+
+void EndpointCell::ForgetAttributes() noexcept {
+  if (auto* attributes = attributes_.load(std::memory_order_relaxed)) attributes->Clear();
 }
 
 namespace {

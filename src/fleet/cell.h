@@ -29,6 +29,7 @@
 
 #include "base/clock.h"
 #include "fleet/load.h"
+#include "fleet/page_attributes.h"
 
 namespace fairway::fleet {
 
@@ -220,6 +221,10 @@ class alignas(64) EndpointCell {
   // Adapters running or waited for, as of the last page.
   uint32_t lora_used() const noexcept { return lora_used_.load(std::memory_order_relaxed); }
   uint32_t lora_max() const noexcept { return lora_max_.load(std::memory_order_relaxed); }
+  // What a config has the page asked for; null: nothing was ever said. The control loop's SetAttribute makes it.
+  const PageAttributes* attributes() const noexcept { return attributes_.load(std::memory_order_acquire); }
+  void SetAttribute(uint64_t key, float value);
+  void ForgetAttributes() noexcept;
   // lora_used() < lora_max(), as of the last page.
   bool lora_has_room() const noexcept { return load_->last().lora_room; }
 
@@ -283,6 +288,7 @@ class alignas(64) EndpointCell {
   OpenLoad told_;                         // by all peers together
   // Made when a page first names adapters; null for servers without.
   std::atomic<UseTimes*> used_{nullptr};
+  std::atomic<PageAttributes*> attributes_{nullptr};
   std::mutex loading_;  // one adapter is loaded at a time, which takes the engine far longer
   // All sets side by side: a decision asks them for the same adapter.
   alignas(64) std::array<AdapterWords, kMaxAdapters / 64> adapters_{};

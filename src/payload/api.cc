@@ -26,9 +26,9 @@ constexpr std::array kPaths = {
     KnownPath{"conversations", Api::kUnknown, Parser::kOpenai},
     KnownPath{"vllm.grpc.engine.VllmEngine/Generate", Api::kVllmGrpcGenerate, Parser::kVllmGrpc},
     KnownPath{"vllm.grpc.engine.VllmEngine/Embed", Api::kVllmGrpcEmbed, Parser::kVllmGrpc},
-    KnownPath{"PredictionService/ChatCompletions", Api::kUnknown, Parser::kVertexAi},
-    KnownPath{"PredictionService/StreamRawPredict", Api::kUnknown, Parser::kVertexAi},
-    KnownPath{"PredictionService/RawPredict", Api::kUnknown, Parser::kVertexAi},
+    KnownPath{"PredictionService/ChatCompletions", Api::kVertexChat, Parser::kVertexAi},
+    KnownPath{"PredictionService/StreamRawPredict", Api::kVertexRaw, Parser::kVertexAi},
+    KnownPath{"PredictionService/RawPredict", Api::kVertexRaw, Parser::kVertexAi},
 };
 
 constexpr std::array kParserTypes = {
@@ -101,6 +101,10 @@ std::string_view ToString(Api api) {
       return "VllmEngine/Generate";
     case Api::kVllmGrpcEmbed:
       return "VllmEngine/Embed";
+    case Api::kVertexChat:
+      return "PredictionService/ChatCompletions";
+    case Api::kVertexRaw:
+      return "PredictionService/RawPredict";
     case Api::kUnknown:
       return "unknown";
   }

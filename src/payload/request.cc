@@ -28,7 +28,8 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
 }};
 
 [[gnu::hot]] void RequestScanner::Reset(Api api) {
-  api_ = api;
+  api_ = InnerOf(api);
+  outer_ = api;
   json_.Reset();
   fields_.has_model = false;
   fields_.model.clear();
@@ -41,6 +42,7 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
   fields_.cache_salt.clear();
   fields_.members = {};
   fields_.empty_object = true;
+  fields_.wrap = {};
   error_.clear();
   depth_ = 0;
   current_ = Place::kRoot;
@@ -64,6 +66,10 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
   if (chunk.empty() || json_.failed()) return;
   if (grpc_ != nullptr) [[unlikely]]
     return FeedGrpc(chunk);
+  FeedJson(chunk);
+}
+
+[[gnu::hot]] void RequestScanner::FeedJson(std::string_view chunk) {
   if (hasher_ == nullptr) {
     json_.Feed(chunk, *this);
   } else {
@@ -76,6 +82,10 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
   if (api_ == Api::kUnknown || !ok()) return;
   if (grpc_ != nullptr) [[unlikely]]
     return FinishGrpc();
+  FinishJson();
+}
+
+[[gnu::hot]] void RequestScanner::FinishJson() {
   if (hasher_ != nullptr) hasher_->Finish(false);
   if (!json_.Finish(*this)) return RefuseJson();
   if (!MainIsValid() || typed_bad_ != 0) RefuseFields();
@@ -129,6 +139,10 @@ constexpr std::array<RequestScanner::TypedMember, 8> RequestScanner::kTypedMembe
 
 void RequestScanner::FinishPartial() {
   if (grpc_ != nullptr) return FinishPartialGrpc();
+  FinishPartialJson();
+}
+
+void RequestScanner::FinishPartialJson() {
   if (hasher_ != nullptr) hasher_->Finish(true);
   const std::optional<uint64_t> begin = json_.open_string();
   if (!begin) return;

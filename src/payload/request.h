@@ -34,6 +34,8 @@ enum class Api {
   kSglangGenerate,    // SGLang /generate: text or token ids, no model; what is no JSON passes
   kVllmGrpcGenerate,  // vLLM's gRPC service (request_grpc.cc): text or token ids, no model
   kVllmGrpcEmbed,     // the same: token ids
+  kVertexChat,        // Vertex AI's gRPC service (request_wrapped.cc): chat/completions as JSON inside
+  kVertexRaw,         // the same: responses
   kUnknown,           // anything else: passes through, model read where the body is a JSON object with one
 };
 
@@ -46,14 +48,18 @@ inline Api ApiOfPath(std::string_view path) {
 }
 std::string_view ToString(Api api);
 // Requests of this API have to name a model.
-constexpr bool NamesModel(Api api) { return api < Api::kSglangGenerate; }
-// Its bodies are gRPC messages, not JSON. What comes compressed passes unread.
-constexpr bool IsGrpc(Api api) { return api == Api::kVllmGrpcGenerate || api == Api::kVllmGrpcEmbed; }
+constexpr bool NamesModel(Api api) {
+  return api < Api::kSglangGenerate || api == Api::kVertexChat || api == Api::kVertexRaw;
+}
+// Its bodies are gRPC messages. What comes compressed passes unread.
+constexpr bool IsGrpc(Api api) { return api >= Api::kVllmGrpcGenerate && api <= Api::kVertexRaw; }
+// Inside the messages is JSON, of another API.
+constexpr bool IsWrapped(Api api) { return api == Api::kVertexChat || api == Api::kVertexRaw; }
 
 struct RequestFields {
   bool has_model = false;  // a string; it may be empty
   std::string model;    // decoded; of duplicate keys the last counts, as every engine's JSON library has it
-  Span model_span;      // the JSON value with its quotes, for EditModel; also of a model of a wrong type
+  Span model_span;      // the JSON value with its quotes, for PutModel; also of a model of a wrong type
   bool stream = false;  // only when literally true
   bool has_media = false;  // an image, sound or video is among the prompt's parts
   std::optional<int64_t>
@@ -65,6 +71,13 @@ struct RequestFields {
   std::string cache_salt;
   Span members;              // inside of the body's braces: [behind '{', begin of '}' or 0 when not seen)
   bool empty_object = true;  // no member was seen
+  // JSON inside of a gRPC message: what stands around it. 0: it is none.
+  struct Wrap {
+    Span http_body;
+    Span data;
+    bool operator==(const Wrap&) const = default;
+  };
+  Wrap wrap;
   bool operator==(const RequestFields&) const = default;
 };
 
@@ -77,7 +90,7 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   static constexpr size_t kMaxSaltBytes = 4096;             // so is a longer cache_salt
   static constexpr size_t kMaxPromptSpans = 4096;           // further ones count in prompt_bytes only
 
-  explicit RequestScanner(Api api) : api_(api) {
+  explicit RequestScanner(Api api) : api_(InnerOf(api)), outer_(api) {
     if (IsGrpc(api)) grpc_ = std::make_unique<Grpc>();
   }
   // From the next body on the prompt's blocks are hashed as they pass, and where it is given as tokens they
@@ -101,7 +114,7 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   // ...", "invalid completions request: must have prompt field".
   const std::string& error() const { return error_; }
   const RequestFields& fields() const { return fields_; }
-  Api api() const { return api_; }
+  Api api() const { return outer_; }
   // Bytes that it holds beside itself, a few hundred of the JSON at hand left out.
   size_t memory() const {
     return fields_.model.capacity() + fields_.cache_salt.capacity() + error_.capacity() +
@@ -173,9 +186,16 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   void OnLiteral(Span span, char first) override;
   bool OnPlainMember(const PlainMember& member) override;
 
+  static constexpr Api InnerOf(Api api) {
+    return api == Api::kVertexChat ? Api::kChatCompletions : api == Api::kVertexRaw ? Api::kResponses : api;
+  }
+  void FeedJson(std::string_view chunk);
+  void FinishJson();
+  void FinishPartialJson();
+
   // Of gRPC messages (request_grpc.cc). REQUIRES: grpc_ != nullptr, for all of these.
   struct Grpc {
-    enum class Input : uint8_t { kNone, kTokens, kText };
+    enum class Input : uint8_t { kNone, kTokens, kText, kJson };
     GrpcScanner scanner;
     uint32_t inside = 0;  // the field whose message is being read; 0: the request itself
     Input input = Input::kNone;
@@ -193,6 +213,11 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   void FinishGrpc();
   void FinishPartialGrpc();
   void RefuseGrpc();
+  // Of those with JSON inside (request_wrapped.cc).
+  Take OnWrappedField(uint32_t field, uint64_t begin, uint64_t length);
+  void FinishWrapped();
+  void FinishPartialWrapped();
+  void MoveSpans();
 
   static constexpr uint64_t kBytesPerToken = 4;
   bool OnContainer(uint64_t begin, Type type);
@@ -235,7 +260,8 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   static unsigned Bit(Place place) { return 1U << static_cast<unsigned>(place); }
   bool Seen(Place place) const { return (seen_ & Bit(place)) != 0; }
 
-  Api api_;
+  Api api_;    // whose JSON it is
+  Api outer_;  // whose body
   JsonScanner json_;
   RequestFields fields_;
   std::string error_;
@@ -272,18 +298,9 @@ class RequestScanner final : private MemberSink, private GrpcSink {
 // becomes U+FFFD.
 std::string ModelReplacement(std::string_view model);
 
-// One change of a body: `text` takes the place of the bytes `at`.
-struct BodyEdit {
-  Span at;
-  std::string text;
-};
-
-// The change that makes a body name `model`, also where it had none (a member is inserted) or one of a wrong
-// type. Nothing where the body is no object.
-std::optional<BodyEdit> EditModel(const RequestFields& fields, std::string_view model);
-
-// For a body that is sent on in chunks: appends to `out` the chunk that begins at `offset` of the body, with
-// the change where it falls into it. Stateless; the chunks may be cut anywhere.
-void AppendEdited(std::string& out, std::string_view chunk, uint64_t offset, const BodyEdit& edit);
+// Makes `body`, which `fields` were read from, name `model`: in place of the name that it has, also one of a
+// wrong type, or as a member more. Every other byte stays but the lengths around it, and a long body is not
+// copied. False where the body is no whole JSON object.
+bool PutModel(std::string& body, const RequestFields& fields, std::string_view model);
 
 }  // namespace fairway::payload

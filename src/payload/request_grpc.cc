@@ -32,6 +32,7 @@ void RequestScanner::BeginGrpcInput(Grpc::Input input) {
 GrpcSink::Take RequestScanner::OnField(uint32_t field, uint64_t begin, uint64_t length) {
   Grpc& grpc = *grpc_;
   if (grpc.complete) return Take::kSkip;
+  if (IsWrapped(outer_)) return OnWrappedField(field, begin, length);
   if (grpc.inside == kTokenized) return field == kInputIds ? Take::kNumbers : Take::kSkip;
   if (grpc.inside != 0) return Take::kSkip;
   const bool generates = api_ == Api::kVllmGrpcGenerate;
@@ -49,7 +50,7 @@ GrpcSink::Take RequestScanner::OnField(uint32_t field, uint64_t begin, uint64_t 
 
 void RequestScanner::OnNumber(uint32_t field, uint64_t value) {
   Grpc& grpc = *grpc_;
-  if (grpc.complete) return;
+  if (grpc.complete || IsWrapped(outer_)) return;
   if (grpc.inside == kTokenized && field == kInputIds) {
     fields_.prompt_bytes += kBytesPerToken;
     if (hasher_ != nullptr) hasher_->AddToken(static_cast<uint32_t>(value));
@@ -61,18 +62,22 @@ void RequestScanner::OnNumber(uint32_t field, uint64_t value) {
 }
 
 void RequestScanner::OnBytes(std::string_view piece) {
-  if (hasher_ != nullptr) hasher_->Add(piece);
+  if (IsWrapped(outer_)) {
+    if (!json_.failed()) FeedJson(piece);
+  } else if (hasher_ != nullptr) {
+    hasher_->Add(piece);
+  }
 }
 
 void RequestScanner::OnEnd(uint32_t field) {
-  if (field == kText && grpc_->inside == 0) AddPrompt(grpc_->text);
+  if (field == kText && grpc_->inside == 0 && !IsWrapped(outer_)) AddPrompt(grpc_->text);
 }
 
 void RequestScanner::OnLeave(uint32_t) { grpc_->inside = 0; }
 
 void RequestScanner::OnMessageEnd() {
   grpc_->complete = true;
-  if (hasher_ != nullptr && grpc_->input != Grpc::Input::kNone) hasher_->EndPart();
+  if (hasher_ != nullptr && grpc_->input != Grpc::Input::kNone && !IsWrapped(outer_)) hasher_->EndPart();
 }
 
 void RequestScanner::FeedGrpc(std::string_view chunk) {
@@ -84,6 +89,7 @@ void RequestScanner::FeedGrpc(std::string_view chunk) {
 
 void RequestScanner::FinishGrpc() {
   if (!ok()) return;
+  if (IsWrapped(outer_)) return FinishWrapped();
   if (hasher_ != nullptr) hasher_->Finish(false);
   if (!grpc_->scanner.Finish()) return RefuseGrpc();
   if (grpc_->scanner.compressed()) {  // passes unread
@@ -96,6 +102,7 @@ void RequestScanner::FinishGrpc() {
 }
 
 void RequestScanner::FinishPartialGrpc() {
+  if (IsWrapped(outer_)) return FinishPartialWrapped();
   if (hasher_ != nullptr) hasher_->Finish(true);
   const Grpc& grpc = *grpc_;
   if (ok() && grpc.input == Grpc::Input::kText && fields_.prompt.empty() && !grpc.complete)

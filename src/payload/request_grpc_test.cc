@@ -1,4 +1,4 @@
-// Requests and answers of vLLM's gRPC service, cut anywhere, and with all that can be wrong with them.
+// Requests and answers of vLLM's and Vertex AI's gRPC services, cut anywhere, and with all that can be wrong with them.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -85,7 +85,8 @@ TEST(GrpcRequest, TextWithItsSettings) {
   EXPECT_EQ(fields.prompt_bytes, 600u);
   ASSERT_EQ(fields.prompt.size(), 1u);
   EXPECT_EQ(body.substr(fields.prompt[0].begin, fields.prompt[0].end - fields.prompt[0].begin), text);
-  EXPECT_EQ(EditModel(fields, "other"), std::nullopt) << "there is nowhere to put one";
+  std::string edited = body;
+  EXPECT_FALSE(PutModel(edited, fields, "other")) << "there is nowhere to put one";
 }
 
 // The same prompt is the same prefix, whichever way it comes.
@@ -231,6 +232,54 @@ TEST(GrpcRequest, AScannerIsUsedAgain) {
 
 // ---- Answers.
 
+std::string Vertex(std::string_view json) {
+  return Frame(Bytes(1, "projects/p/endpoints/e") + Bytes(2, Bytes(1, "application/json") + Bytes(2, json)));
+}
+
+TEST(WrappedRequest, IsReadAsTheJsonInside) {
+  const std::string json =
+      R"({"model":"m","stream":true,"max_tokens":7,"messages":[{"role":"user","content":")" +
+      std::string(700, 'x') + R"("}]})";
+  const std::string body = Vertex(json);
+  const RequestScanner scanner = Read(body, Api::kVertexChat);
+  ASSERT_TRUE(scanner.ok()) << scanner.error();
+  EXPECT_EQ(scanner.api(), Api::kVertexChat);
+  const RequestFields& fields = scanner.fields();
+  EXPECT_EQ(fields.model, "m");
+  EXPECT_TRUE(fields.stream);
+  EXPECT_EQ(fields.max_tokens, 7);
+  ASSERT_EQ(fields.prompt.size(), 1u);
+  EXPECT_EQ(body.substr(fields.prompt[0].begin, 3), "xxx");
+  EXPECT_EQ(Chain(scanner), Chain(Scan(Api::kChatCompletions, json)));
+  EXPECT_TRUE(Read(Vertex(R"({"model":"m","input":"a"})"), Api::kVertexRaw).ok());
+}
+
+TEST(WrappedRequest, AnotherModelChangesTheLengthsAroundIt) {
+  for (const size_t length : {1u, 60u, 120u, 200u, 16300u, 70000u}) {
+    const std::string rest = R"(","input":")" + std::string(length, 'x') + "\"}";
+    std::string body = Vertex(R"({"model":"m)" + rest);
+    for (const std::string& model : {std::string("other"), std::string(150, 'n'), std::string("m")}) {
+      ASSERT_TRUE(PutModel(body, Read(body, Api::kVertexRaw).fields(), model));
+      EXPECT_EQ(body, Vertex(R"({"model":")" + model + rest)) << length;
+    }
+  }
+  std::string none = Vertex(R"({"input":"a"})");
+  ASSERT_TRUE(PutModel(none, Read(none, Api::kVertexRaw).fields(), "m"));
+  EXPECT_EQ(none, Vertex(R"({"model":"m","input":"a"})"));
+}
+
+TEST(WrappedRequest, WhatIsWrongIsRefused) {
+  const auto error = [](std::string_view body) { return Read(body, Api::kVertexChat).error(); };
+  EXPECT_EQ(error(Frame(Bytes(1, "e"))), "the request has no http_body with data");
+  EXPECT_EQ(error(Vertex("{}")), "invalid chat completions request: must have valid messages field");
+  EXPECT_EQ(error(Vertex("{")).substr(0, 40), "error unmarshaling request bodyMap: unex");
+  EXPECT_EQ(error(Frame(Bytes(2, Bytes(2, "{}") + Bytes(2, "{}")))),
+            "the message's http_body has more than one data");
+  EXPECT_EQ(error(Frame(Bytes(2, Bytes(2, "{}")) + Bytes(2, Bytes(1, "a")))),
+            "the message has more than one http_body");
+  EXPECT_TRUE(Read(Frame("anything", 1), Api::kVertexChat).ok()) << "compressed";
+}
+
 Usage UsageOf(std::string_view body, Api api = Api::kVllmGrpcGenerate) {
   Usage first;
   for (const size_t cut : {SIZE_MAX, size_t{1}, size_t{3}}) {
@@ -273,6 +322,17 @@ TEST(GrpcUsage, WithoutAStreamAllIsInTheLast) {
 TEST(GrpcUsage, OfAnEmbeddingThePrompt) {
   const Usage usage = UsageOf(Frame(Bytes(1, std::string(64, 'f')) + Number(2, 12)), Api::kVllmGrpcEmbed);
   EXPECT_EQ(usage, (Usage{.found = true, .input_tokens = 12, .total_tokens = 12}));
+}
+
+TEST(WrappedUsage, IsThatOfTheJsonOrTheEventsInside) {
+  const auto answer = [](std::string_view data) { return Frame(Bytes(1, "text") + Bytes(2, data)); };
+  const std::string usage = R"({"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}})";
+  const Usage want{.found = true, .input_tokens = 9, .output_tokens = 4, .total_tokens = 13};
+  EXPECT_EQ(UsageOf(answer(usage), Api::kVertexChat), want);
+  EXPECT_EQ(UsageOf(answer(R"({"id":"a"})") + answer(usage), Api::kVertexChat), want) << "a message a chunk";
+  const std::string events = "data: {\"id\":\"a\"}\n\ndata: " + usage + "\n\ndata: [DONE]\n\n";
+  EXPECT_EQ(UsageOf(answer(events.substr(0, 30)) + answer(events.substr(30)), Api::kVertexRaw), want);
+  EXPECT_FALSE(UsageOf(Frame(Bytes(1, "text")), Api::kVertexChat).found);
 }
 
 TEST(GrpcUsage, BrokenOrCompressedIsNone) {

@@ -90,7 +90,7 @@ TEST(ApiOfPath, GoesToTheParsersThatAreOn) {
   EXPECT_EQ(ApiOfPath("/inference/v1/generate", Only({Parser::kSglangHttp})), std::nullopt);
   EXPECT_EQ(ApiOfPath("/generate", Only({Parser::kSglangHttp, Parser::kPassthrough})), Api::kSglangGenerate);
   const Parsers vertex = Only({Parser::kVertexAi});
-  EXPECT_EQ(ApiOfPath("/google.cloud.aiplatform.v1.PredictionService/RawPredict", vertex), Api::kUnknown);
+  EXPECT_EQ(ApiOfPath("/google.cloud.aiplatform.v1.PredictionService/RawPredict", vertex), Api::kVertexRaw);
   EXPECT_EQ(ApiOfPath("/google.cloud.MyPredictionService/RawPredict", vertex), std::nullopt);
 }
 
@@ -188,11 +188,8 @@ TEST(RequestScanner, WhatStandsForThePrompt) {
 }
 
 std::string WithModel(std::string_view body, const RequestFields& fields, std::string_view model) {
-  const auto edit = EditModel(fields, model);
-  if (!edit) return "nothing";
-  std::string out;
-  AppendEdited(out, body, 0, *edit);
-  return out;
+  std::string out(body);
+  return PutModel(out, fields, model) ? out : "nothing";
 }
 
 TEST(RequestScanner, AByteOrderMarkStaysBeforeTheBody) {
@@ -674,23 +671,49 @@ TEST(RequestScanner, FindsWhatSimdjsonsTreeHolds) {
   EXPECT_GT(compared, 5000);
 }
 
-TEST(EditModel, KeepsEveryOtherByteWhereverTheBodyIsCut) {
+TEST(PutModel, ReplacesTheNameAlone) {
+  std::string body = R"({"prompt": "a",  "model" : "llama2", "x": 12345678901234567890})";
+  RequestScanner scanner(Api::kCompletions);
+  scanner.Feed(body);
+  scanner.Finish();
+  ASSERT_TRUE(PutModel(body, scanner.fields(), "llama2-\"v1\""));
+  EXPECT_EQ(body, R"({"prompt": "a",  "model" : "llama2-\"v1\"", "x": 12345678901234567890})");
+}
+
+TEST(PutModel, InsertsTheMemberWhereThereIsNone) {
+  const auto put = [](std::string body) {
+    RequestScanner scanner(Api::kCompletions);
+    scanner.Feed(body);
+    scanner.Finish();
+    return PutModel(body, scanner.fields(), "m") ? body : "no";
+  };
+  EXPECT_EQ(put(R"({"prompt":"a"})"), R"({"model":"m","prompt":"a"})");
+  EXPECT_EQ(put(R"({"model" : null, "prompt":"a"})"), R"({"model" : "m", "prompt":"a"})");
+  EXPECT_EQ(put(R"({"prompt":"a","model":{"x":[1]}})"), R"({"prompt":"a","model":"m"})");
+  EXPECT_EQ(put(" { } "), R"( {"model":"m" } )");
+  EXPECT_EQ(put("\xef\xbb\xbf{\"prompt\":\"a\"}"), "\xef\xbb\xbf{\"model\":\"m\",\"prompt\":\"a\"}");
+  EXPECT_EQ(put("[]"), "no");
+  EXPECT_EQ(put(R"({"prompt":"a")"), "no");
+}
+
+TEST(PutModel, LeavesABodyWithoutOne) {
+  std::string body = "{}";
+  EXPECT_FALSE(PutModel(body, RequestFields(), "x"));
+  EXPECT_EQ(body, "{}");
+}
+
+TEST(PutModel, KeepsEveryOtherByte) {
   JsonMaker maker(13);
   for (int round = 0; round < 5000; ++round) {
     const std::string body = Request(maker);
     const RequestFields fields = Scan(Api::kUnknown, body).fields();
     const std::string model = round % 2 == 0 ? "llama2-v1" : "a \"b\\c\n\xc3\xa4 \x01 d";
-    const auto edit = EditModel(fields, model);
-    ASSERT_TRUE(edit) << body;
-    std::string edited;
-    uint64_t offset = 0;
-    for (const std::string_view chunk : maker.Cut(body)) {
-      AppendEdited(edited, chunk, offset, *edit);
-      offset += chunk.size();
-    }
-    ASSERT_EQ(edited, body.substr(0, edit->at.begin) + edit->text + body.substr(edit->at.end)) << body;
+    const std::string edited = WithModel(body, fields, model);
+    const bool had = fields.model_span.end != 0;
+    const Span at = had ? fields.model_span : Span{fields.members.begin, fields.members.begin};
+    ASSERT_TRUE(edited.starts_with(body.substr(0, at.begin))) << body;
+    ASSERT_TRUE(edited.ends_with(body.substr(at.end))) << body;
     ASSERT_EQ(Scan(Api::kUnknown, edited).fields().model, model) << edited;
-    ASSERT_EQ(WithModel(body, fields, model), edited);
     if (!fields.has_model) continue;
     // And back: nothing but the way in which the name was written is another.
     ASSERT_EQ(WithModel(edited, Scan(Api::kUnknown, edited).fields(), fields.model),
@@ -698,7 +721,7 @@ TEST(EditModel, KeepsEveryOtherByteWhereverTheBodyIsCut) {
   }
 }
 
-TEST(EditModel, InsertsAModelWhereThereIsNone) {
+TEST(PutModel, InsertsAModelWhereThereIsNone) {
   const auto edited = [](std::string_view body) {
     return WithModel(body, Scan(Api::kUnknown, body).fields(), "m");
   };

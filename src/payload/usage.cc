@@ -130,6 +130,8 @@ void UsageScanner::Feed(std::string_view chunk) {
   if (chunk.empty()) return;
   if (grpc_ != nullptr) {
     grpc_->Feed(chunk);
+  } else if (wrapped_ != nullptr) {
+    wrapped_->Feed(chunk);
   } else if (event_stream_) {
     FeedEvents(chunk);
   } else {
@@ -138,8 +140,8 @@ void UsageScanner::Feed(std::string_view chunk) {
 }
 
 void UsageScanner::Finish() {
-  if (grpc_ != nullptr) {
-    usage_ = grpc_->Get();
+  if (grpc_ != nullptr || wrapped_ != nullptr) {
+    usage_ = grpc_ != nullptr ? grpc_->Get() : wrapped_->Get();
     return;
   }
   if (!event_stream_) {

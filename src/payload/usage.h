@@ -73,7 +73,11 @@ class UsageScanner {
 
   // `event_stream`: the response's content-type contains text/event-stream.
   UsageScanner(Api api, bool event_stream) : api_(api), event_stream_(event_stream) {
-    if (IsGrpc(api)) grpc_ = std::make_unique<GrpcUsage>(api == Api::kVllmGrpcEmbed);
+    if (IsWrapped(api)) {
+      wrapped_ =
+          std::make_unique<WrappedUsage>(api == Api::kVertexChat ? Api::kChatCompletions : Api::kResponses);
+    } else if (IsGrpc(api))
+      grpc_ = std::make_unique<GrpcUsage>(api == Api::kVllmGrpcEmbed);
   }
   void Feed(std::string_view chunk);
   // The response is complete: a JSON body counts only now, an event also without the empty line behind it.
@@ -100,7 +104,9 @@ class UsageScanner {
 
   Api api_;
   bool event_stream_;
-  std::unique_ptr<GrpcUsage> grpc_;  // null: it is JSON
+  // Both null: it is JSON.
+  std::unique_ptr<GrpcUsage> grpc_;
+  std::unique_ptr<WrappedUsage> wrapped_;
   Usage usage_;
   uint64_t events_ = 0;
   JsonScanner json_;

@@ -71,4 +71,37 @@ Usage GrpcUsage::Get() const {
           .tells_cached = !embeds_};
 }
 
+// ---- JSON inside.
+
+WrappedUsage::WrappedUsage(Api inner) : inner_(inner) {}
+WrappedUsage::~WrappedUsage() = default;
+
+GrpcSink::Take WrappedUsage::OnField(uint32_t field, uint64_t, uint64_t) {
+  constexpr uint32_t kData = 2;
+  return field == kData ? Take::kBytes : Take::kSkip;
+}
+
+void WrappedUsage::OnBytes(std::string_view piece) {
+  if (events_ == nullptr && document_ == nullptr) {
+    const bool json = piece.front() == '{';
+    (json ? document_ : events_) = std::make_unique<UsageScanner>(inner_, !json);
+  }
+  (document_ != nullptr ? document_ : events_)->Feed(piece);
+}
+
+void WrappedUsage::OnMessageEnd() {
+  if (document_ == nullptr) return;
+  document_->Finish();
+  if (document_->usage().found) found_ = std::make_unique<Usage>(document_->usage());
+  document_.reset();
+}
+
+Usage WrappedUsage::Get() {
+  if (events_ != nullptr) {
+    events_->Finish();
+    return events_->usage();
+  }
+  return found_ != nullptr ? *found_ : Usage{};
+}
+
 }  // namespace fairway::payload

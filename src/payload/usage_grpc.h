@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 
 #include "payload/grpc_scanner.h"
+#include "payload/request.h"
 
 namespace fairway::payload {
 
@@ -42,6 +44,32 @@ class GrpcUsage final : public GrpcSink {
   uint32_t cached_ = 0;
   uint64_t streamed_ = 0;   // tokens of all chunks
   uint64_t completed_ = 0;  // of all that are complete
+};
+
+class UsageScanner;
+
+// The same of Vertex AI's service (request_wrapped.cc): each message is a google.api.HttpBody whose data = 2 is a
+// JSON document, or the next piece of an event stream.
+class WrappedUsage final : public GrpcSink {
+ public:
+  explicit WrappedUsage(Api inner);
+  ~WrappedUsage();
+  void Feed(std::string_view chunk) { scanner_.Feed(chunk, *this); }
+  Usage Get();
+
+ private:
+  Take OnField(uint32_t field, uint64_t begin, uint64_t length) override;
+  void OnNumber(uint32_t, uint64_t) override {}
+  void OnBytes(std::string_view piece) override;
+  void OnEnd(uint32_t) override {}
+  void OnLeave(uint32_t) override {}
+  void OnMessageEnd() override;
+
+  const Api inner_;
+  GrpcScanner scanner_;
+  std::unique_ptr<UsageScanner> document_;  // of this message
+  std::unique_ptr<UsageScanner> events_;    // of all; null: they are documents
+  std::unique_ptr<Usage> found_;
 };
 
 }  // namespace fairway::payload

@@ -17,6 +17,7 @@
 #include "picker/peers_wiring.h"
 #include "picker/recorder.h"
 #include "routing/decision_log.h"
+#include "scheduling/plugin.h"
 #include "sources/files/file_source.h"
 #include "sources/kubernetes/access_review.h"
 
@@ -43,6 +44,15 @@ int StatusOf(Review verdict) {
 }
 
 constexpr base::Nanos kAdminAgain = base::kSecond;
+
+// What the config says of engines' pages; null: nothing.
+std::shared_ptr<const api::EnginePages> PagesOf(const scheduling::Config& config) {
+  for (const auto& instance : config.plugins) {
+    const auto* settings = dynamic_cast<const scheduling::PageSettings*>(instance->plugin.get());
+    if (settings != nullptr) return settings->pages();
+  }
+  return nullptr;
+}
 
 std::vector<std::string> HostNames(const api::Manifests& manifests) {
   std::vector<std::string> names;
@@ -97,6 +107,7 @@ struct Picker::Impl {
     if (common == nullptr) common = router->configs()->common;  // the built-in one
     router->Swap(std::make_shared<scheduling::ConfigSet>(
         scheduling::ConfigSet{.common = std::move(common), .of_pools = config->of_pools()}));
+    if (scraper != nullptr) scraper->PagesChanged();
   }
 
   // Of manifests in files: a pool whose config is there and which is not has another name.
@@ -329,8 +340,10 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
                           .shadow = [&self] { self.router->SwapShadow(self.config->shadow()); }});
     }
     if (o.scrape_endpoints) {
-      auto scraper = sources::scrape::Scraper::Create(o.scrape, control, self.fleet, self.clock, self.log,
-                                                      self.registry);
+      auto scrape = o.scrape;
+      scrape.pages = [&self](const std::string& pool) { return PagesOf(self.router->configs()->Of(pool)); };
+      auto scraper = sources::scrape::Scraper::Create(std::move(scrape), control, self.fleet, self.clock,
+                                                      self.log, self.registry);
       if (!scraper) {
         outcome = tl::make_unexpected(scraper.error());
         return;

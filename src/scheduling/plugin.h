@@ -24,6 +24,7 @@
 #include <string>
 #include <string_view>
 
+#include "api/engine_pages.h"
 #include "base/clock.h"
 #include "base/histogram.h"
 #include "base/random.h"
@@ -71,6 +72,8 @@ struct Context {
   bool pages_alone = false;
   // Null: nobody wants to know.
   const LookupTimes* lookup_times = nullptr;
+  // Whose endpoints Columns::endpoint numbers; null: a decision of another moment is looked at again.
+  const fleet::PoolSnapshot* pool = nullptr;
 
   // Requests under way at a position, for plugins that the reference has.
   float UnderWay(const float* requests, uint32_t position) const noexcept {
@@ -318,6 +321,15 @@ class KvEventsReader {
   virtual ~KvEventsReader() = default;
   // Null: it wants none.
   virtual const Where* kv_events() const noexcept = 0;
+};
+
+// Says how engines' metrics pages are read.
+class PageSettings {
+ public:
+  virtual ~PageSettings() = default;
+  virtual const std::shared_ptr<const api::EnginePages>& pages() const noexcept = 0;  // never null
+  // Some engine's page has an attribute of this name: the column "NAME/INSTANCE" is made of it.
+  virtual bool HasAttribute(std::string_view name) const noexcept = 0;
 };
 
 // An index by the tokens of prompts, for metrics. Any thread.

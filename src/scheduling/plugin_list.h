@@ -12,6 +12,7 @@ PLUGIN("by-label-selector", MakeLabelSelectorFilter, kDeprecated, "", "label-sel
 PLUGIN("capacity-filter", MakeCapacityFilter, kOurs)
 PLUGIN("concurrency-detector", MakeConcurrencyDetector, kBeta)
 PLUGIN("context-length-aware", MakeContextLengthAware, kBeta)
+PLUGIN("core-metrics-extractor", MakeCoreMetricsExtractor, kBeta)
 PLUGIN("critical-request-filter", MakeCriticalRequestFilter, kOurs)
 PLUGIN("data-parallel-profile-handler", MakeDataParallelProfileHandler, kBeta)
 PLUGIN("decode-filter", MakeDecodeFilter, kBeta)
@@ -76,7 +77,6 @@ PLUGIN("vllmhttp-parser", MakeParser, kBeta)
 
 // Accepted, without a part in decisions (plugins/accepted.cc).
 PLUGIN("burst-prefix-cache-producer", MakeAccepted, kAlpha)
-PLUGIN("core-metrics-extractor", MakeAccepted, kBeta)
 PLUGIN("dcgm-data-source", MakeAccepted, kAlpha)
 PLUGIN("dcgm-extractor", MakeAccepted, kAlpha)
 PLUGIN("edf-ordering-policy", MakeAccepted, kBeta)

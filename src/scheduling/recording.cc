@@ -266,7 +266,8 @@ Outcome DecideAgain(const Recording& recording, const Config& config, const Agai
                         .worker = memory,
                         .now = recording.now,
                         .profile = program.name,
-                        .pages_alone = how.options.load_source == LoadSource::kPage};
+                        .pages_alone = how.options.load_source == LoadSource::kPage,
+                        .pool = how.pool};
   again.Make(context);
   if (explanation != nullptr)
     TellCandidates(config, program, picture.columns, s, recording.page_age, *explanation);

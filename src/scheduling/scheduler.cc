@@ -412,7 +412,8 @@ std::function<void()> Scheduler::TakePutOff(Scratch& scratch, Prompts prompts) {
                           .now = now,
                           .profile = program.name,
                           .pages_alone = options.load_source == LoadSource::kPage,
-                          .lookup_times = s.lookup_times.clock != nullptr ? &s.lookup_times : nullptr};
+                          .lookup_times = s.lookup_times.clock != nullptr ? &s.lookup_times : nullptr,
+                          .pool = &pool};
     if (recording != nullptr) [[unlikely]]
       recording->Keep(picture, context, pool, reads, round == 1, s);
     if (!config.producers.empty()) Produce(config, context, s);

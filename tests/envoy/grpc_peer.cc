@@ -21,7 +21,12 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/grpc_bytes.h"
+
 namespace {
+
+using fairway::testing::Bytes;
+using fairway::testing::Text;
 
 std::string Hex(std::string_view bytes) {
   constexpr std::string_view kDigits = "0123456789abcdef";
@@ -37,18 +42,6 @@ std::string Unhex(std::string_view hex) {
   for (size_t i = 0; i + 1 < hex.size(); i += 2)
     out += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
   return out;
-}
-
-grpc::ByteBuffer Bytes(const std::string& text) {
-  const grpc::Slice slice(text);
-  return {&slice, 1};
-}
-std::string Text(const grpc::ByteBuffer& buffer) {
-  std::vector<grpc::Slice> slices;
-  std::string text;
-  if (!buffer.Dump(&slices).ok()) return "?";
-  for (const auto& slice : slices) text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return text;
 }
 
 // What stands behind "NAME=" in a message, or -1.

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import unittest
 
-from support import Process, Scenario, ask, await_that, free_ports, pool, route
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from protobuf_bytes import put, varint  # noqa: E402
+from support import Process, Scenario, ask, await_that, free_ports, pool, route  # noqa: E402
 
 PEER = os.environ.get("FAIRWAY_GRPC_PEER", "build/release/tests/envoy/grpc_peer")
 CONFIG = """apiVersion: llm-d.ai/v1
@@ -29,24 +31,12 @@ requestHandler:
 """
 
 
-def varint(value):
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes(out) + bytes([value])
-
-
-def field(number, payload):
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
-
-
 def generate(text, stream=True):
-    return field(3, text.encode()) + (b"\x28\x01" if stream else b"")
+    return put(3, text.encode()) + (b"\x28\x01" if stream else b"")
 
 
 def tokenized(ids):
-    return field(2, field(2, b"".join(varint(i) for i in ids)))
+    return put(2, put(2, b"".join(varint(i) for i in ids)))
 
 
 class Call:

@@ -176,7 +176,7 @@ Outcome Core::Ask(const Request& request) {
   if (own_id) Set(outcome.headers, "x-request-id", id);
   outcome.body = request.body;
   if (ticket.rewrites() || ticket.inserts_model())
-    request::PutModel(outcome.body, scanner.fields(), ticket.target_model());
+    payload::PutModel(outcome.body, scanner.fields(), ticket.target_model());
   if (Find(outcome.headers, "content-length"))
     Set(outcome.headers, "content-length", std::to_string(outcome.body.size()));
   return outcome;  // and the reservation is given back

@@ -1,9 +1,14 @@
 """HTTP/2, gRPC and ext_proc by hand: whatever bytes an attack needs. Standard library only."""
 
 import contextlib
+import os
 import socket
 import struct
+import sys
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from protobuf_bytes import put  # noqa: E402
 
 PROCESS = b"/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 CHECK = b"/grpc.health.v1.Health/Check"
@@ -170,22 +175,6 @@ class Connection:
 
 
 # ---- Protobuf and ext_proc.
-
-def varint(value):
-    out = bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def put(number, value):
-    """A field: bytes, or a number."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
 
 def request_headers(headers=(), end=False, mode=FULL_DUPLEX, response=None, path=b"/v1/completions", hints=None):
     base = ((b":method", b"GET" if end else b"POST"), (b":path", path), *headers)

@@ -19,7 +19,9 @@ import threading
 import time
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "envoy"))
+for folder in ("envoy", "support"):
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", folder))
+from protobuf_bytes import fields, put  # noqa: E402
 from support import FAIRWAY, Process, await_that, free_ports  # noqa: E402
 
 REFERENCE = os.environ.get("FAIRWAY_REFERENCE_EPP", "")
@@ -112,48 +114,7 @@ class Page(http.server.ThreadingHTTPServer):
         self.seen = {}
 
 
-# ---- The little of protobuf and gRPC that it takes.
-
-def varint(value):
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes(out) + bytes([value])
-
-
-def field(number, payload):
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
-
-
-def fields(message):
-    """(number, value) of each field: an int, or bytes."""
-    at = 0
-
-    def number():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-    while at < len(message):
-        tag = number()
-        if tag & 7 == 0:
-            yield tag >> 3, number()
-        elif tag & 7 == 1:
-            yield tag >> 3, message[at:at + 8]
-            at += 8
-        elif tag & 7 == 2:
-            size = number()
-            yield tag >> 3, message[at:at + size]
-            at += size
-        else:
-            raise ValueError(f"type {tag & 7}")
-
+# ---- ext_proc.
 
 def struct_value(message):
     """A google.protobuf.Struct."""
@@ -178,9 +139,9 @@ def value_of(message):
 def ask(port, path, body, headers, timeout=30):
     """What a picker answers to a request: its messages. The gateway hangs up as soon as it has them, so that nothing stays under way."""
     named = {":method": "POST", ":path": path, ":authority": "llm", ":scheme": "http", "content-type": "application/json", **headers}
-    header_map = b"".join(field(1, field(1, k.encode()) + field(3, v.encode())) for k, v in named.items())
+    header_map = b"".join(put(1, put(1, k.encode()) + put(3, v.encode())) for k, v in named.items())
     data = b""
-    for message in (field(2, field(1, header_map)) + field(11, b"\x08\x04\x10\x04"), field(4, field(1, body) + b"\x10\x01")):
+    for message in (put(2, put(1, header_map)) + put(11, b"\x08\x04\x10\x04"), put(4, put(1, body) + b"\x10\x01")):
         data += b"\0" + len(message).to_bytes(4, "big") + message
     got = subprocess.run(["curl", "-s", "--http2-prior-knowledge", "--max-time", str(timeout), "-H", "content-type: application/grpc",
                           "-H", "te: trailers", "--data-binary", "@-", f"http://127.0.0.1:{port}{PATH}"],

@@ -12,24 +12,15 @@
 #include <utility>
 #include <vector>
 
+#include "tests/support/grpc_bytes.h"
 #include "tests/support/grpc_test_server.h"
 
 namespace fairway {
 namespace {
 
+using testing::Bytes;
 using testing::GrpcTestServer;
-
-grpc::ByteBuffer Bytes(const std::string& text) {
-  const grpc::Slice slice(text);
-  return {&slice, 1};
-}
-std::string Text(const grpc::ByteBuffer& buffer) {
-  std::vector<grpc::Slice> slices;
-  std::string text;
-  if (!buffer.Dump(&slices).ok()) return "?";
-  for (const auto& slice : slices) text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return text;
-}
+using testing::Text;
 
 std::shared_ptr<grpc::Channel> ChannelTo(uint16_t port) {
   grpc::ChannelArguments arguments;

@@ -425,7 +425,7 @@ void Stream::RewriteBody(BodyPlace last_piece, bool has_content_length) {
       last_piece == BodyPlace::kReceived && FAIRWAY_ENVOY(http_received_buffered_request_body)(envoy_);
   if (!same) take(BodyType::kRequestBuffered);
   if (last_piece == BodyPlace::kReceived) take(BodyType::kRequestReceived);
-  request::PutModel(body, pending().scanner.fields(), ticket_.target_model());
+  payload::PutModel(body, pending().scanner.fields(), ticket_.target_model());
   FAIRWAY_ENVOY(http_append_body)(
       envoy_, last_piece == BodyPlace::kReceived ? BodyType::kRequestReceived : BodyType::kRequestBuffered,
       ToBuffer(body));

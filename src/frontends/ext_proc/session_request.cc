@@ -405,7 +405,7 @@ bool Session::AskTokens(const routing::RequestInput& input, End end) {
   auto question = shared_.router.AskForTokens(shared_.worker, input);
   if (!question) return false;
   std::string body = body_;
-  if (!question->model.empty() && !request::PutModel(body, scanner_->fields(), question->model)) return false;
+  if (!question->model.empty() && !payload::PutModel(body, scanner_->fields(), question->model)) return false;
   request_ = RequestPhase::kWaiting;
   waiting_end_ = end;
   waiting_ = std::make_shared<Session*>(this);
@@ -546,7 +546,7 @@ bool Session::SettleModel(bool complete) {
 
 bool Session::SpliceModel() {
   return (ticket_->rewrites() || ticket_->inserts_model()) && scanner_ &&
-         request::PutModel(body_, scanner_->fields(), ticket_->target_model());
+         payload::PutModel(body_, scanner_->fields(), ticket_->target_model());
 }
 
 // Of Ticket::request_headers.

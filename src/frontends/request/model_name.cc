@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <optional>
 #include <utility>
 
 namespace fairway::request {
@@ -13,13 +12,6 @@ constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr size_t kMaxKept = 1 << 20;  // bytes of a thread's buffers
 constexpr size_t kNotInText = std::numeric_limits<size_t>::max();
 }  // namespace
-
-bool PutModel(std::string& body, const payload::RequestFields& fields, std::string_view model) {
-  const std::optional<payload::BodyEdit> edit = payload::EditModel(fields, model);
-  if (!edit || edit->at.begin > edit->at.end || edit->at.end > body.size()) return false;
-  body.replace(edit->at.begin, edit->at.end - edit->at.begin, edit->text);
-  return true;
-}
 
 ModelRenamer::ModelRenamer(std::string_view from, std::string_view to, bool event_stream, bool join,
                            RenameBuffers& buffers)

@@ -1,4 +1,4 @@
-// The model's name in request and response bodies, where only those bytes may change.
+// The model's name in responses, where only those bytes may change.
 #pragma once
 
 #include <cstddef>
@@ -10,10 +10,6 @@
 #include "payload/request.h"
 
 namespace fairway::request {
-
-// Makes `body`, which `fields` were read from, name `model`: in place of the name that it has, or as a member
-// more. Every other byte stays, and a long body is not copied. False where the body is no whole JSON object.
-bool PutModel(std::string& body, const payload::RequestFields& fields, std::string_view model);
 
 // What renamers write into: one for all of a thread, as an answer of hours needs it for moments.
 class RenameBuffers {

@@ -10,37 +10,6 @@
 namespace fairway::request {
 namespace {
 
-TEST(PutModel, ReplacesTheNameAlone) {
-  std::string body = R"({"prompt": "a",  "model" : "llama2", "x": 12345678901234567890})";
-  payload::RequestScanner scanner(payload::Api::kCompletions);
-  scanner.Feed(body);
-  scanner.Finish();
-  ASSERT_TRUE(PutModel(body, scanner.fields(), "llama2-\"v1\""));
-  EXPECT_EQ(body, R"({"prompt": "a",  "model" : "llama2-\"v1\"", "x": 12345678901234567890})");
-}
-
-TEST(PutModel, InsertsTheMemberWhereThereIsNone) {
-  const auto put = [](std::string body) {
-    payload::RequestScanner scanner(payload::Api::kCompletions);
-    scanner.Feed(body);
-    scanner.Finish();
-    return PutModel(body, scanner.fields(), "m") ? body : "no";
-  };
-  EXPECT_EQ(put(R"({"prompt":"a"})"), R"({"model":"m","prompt":"a"})");
-  EXPECT_EQ(put(R"({"model" : null, "prompt":"a"})"), R"({"model" : "m", "prompt":"a"})");
-  EXPECT_EQ(put(R"({"prompt":"a","model":{"x":[1]}})"), R"({"prompt":"a","model":"m"})");
-  EXPECT_EQ(put(" { } "), R"( {"model":"m" } )");
-  EXPECT_EQ(put("\xef\xbb\xbf{\"prompt\":\"a\"}"), "\xef\xbb\xbf{\"model\":\"m\",\"prompt\":\"a\"}");
-  EXPECT_EQ(put("[]"), "no");
-  EXPECT_EQ(put(R"({"prompt":"a")"), "no");
-}
-
-TEST(PutModel, LeavesABodyWithoutOne) {
-  std::string body = "{}";
-  EXPECT_FALSE(PutModel(body, payload::RequestFields(), "x"));
-  EXPECT_EQ(body, "{}");
-}
-
 // Of `text` in pieces that end at `cuts`.
 std::string Renamed(std::string_view text, bool events, bool join, const std::vector<size_t>& cuts) {
   RenameBuffers buffers;

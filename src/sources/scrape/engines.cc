@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <optional>
+
 #include "sources/scrape/metrics_page.h"
 
 namespace fairway::sources::scrape {
@@ -59,6 +62,40 @@ std::vector<EngineSpec> BuiltinEngines() {
       // server would look fuller each second. Nothing on the page says how many run now.
   });
   return engines;
+}
+
+std::vector<EngineSpec> WithConfig(std::vector<EngineSpec> known, const api::EnginePages& pages) {
+  for (const api::EnginePage& page : pages.engines) {
+    auto engine = std::find_if(known.begin(), known.end(),
+                               [&](const EngineSpec& spec) { return spec.name == page.name; });
+    if (engine == known.end()) {
+      engine = known.insert(known.end(), {.name = page.name,
+                                          .model_label = "model_name",
+                                          .block_size_label = "block_size",
+                                          .num_blocks_label = "num_gpu_blocks"});
+    }
+    const auto take = [](std::vector<MetricSpec>& to, const std::optional<MetricSpec>& said) {
+      if (said) to = {*said};
+    };
+    take(engine->queued, page.queued);
+    take(engine->running, page.running);
+    take(engine->kv_usage, page.kv_usage);
+    take(engine->lora, page.lora);
+    take(engine->cache_info, page.cache_info);
+    take(engine->block_size, page.block_size);
+    take(engine->num_blocks, page.num_blocks);
+    if (!page.block_size_label.empty()) engine->block_size_label = page.block_size_label;
+    if (!page.num_blocks_label.empty()) engine->num_blocks_label = page.num_blocks_label;
+    engine->custom.clear();
+    for (const auto& custom : page.custom) engine->custom.push_back({custom.key, {custom.metric}});
+  }
+  // Of one that nothing is said of no page could be read.
+  std::erase_if(known, [](const EngineSpec& spec) {
+    return spec.queued.empty() && spec.running.empty() && spec.kv_usage.empty() && spec.lora.empty() &&
+           spec.cache_info.empty() && spec.block_size.empty() && spec.num_blocks.empty() &&
+           spec.custom.empty();
+  });
+  return known;
 }
 
 }  // namespace fairway::sources::scrape

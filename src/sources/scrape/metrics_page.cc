@@ -127,40 +127,20 @@ void ReadLora(const SeriesLines& lines, SeriesScratch& scratch, EngineSample& sa
   }
 }
 
-}  // namespace
-
-base::Result<MetricSpec> ParseMetricSpec(std::string_view text) {
-  const auto fail = [&](std::string_view why) {
-    return base::Fail(base::ErrorCode::kInvalidArgument, "metric \"" + std::string(text) +
-                                                             "\": " + std::string(why) +
-                                                             "; expected name or name{label=value,...}");
-  };
-  MetricSpec spec;
-  std::string_view rest = base::Trim(text);
-  const size_t brace = rest.find('{');
-  spec.name = base::Trim(rest.substr(0, brace));
-  if (spec.name.empty()) return fail("no name");
-  if (spec.name.find_first_of(" \t\r\n\"=,}#") != std::string::npos) return fail("not a metric name");
-  if (brace == std::string_view::npos) return spec;
-  rest.remove_prefix(brace + 1);
-  if (rest.empty() || rest.back() != '}') return fail("the closing } is missing");
-  rest.remove_suffix(1);
-  if (base::Trim(rest).empty()) return spec;
-  for (std::string_view piece : base::Split(rest, ',')) {
-    const size_t equals = piece.find('=');
-    if (equals == std::string_view::npos) return fail("a label without =");
-    const std::string_view name = base::Trim(piece.substr(0, equals));
-    std::string_view value = base::Trim(piece.substr(equals + 1));
-    if (value.size() >= 2 && value.front() == '"' && value.back() == '"')
-      value = value.substr(1, value.size() - 2);
-    if (name.empty()) return fail("a label without a name");
-    if (value.find('"') != std::string_view::npos) return fail("a quote inside a value");
-    spec.labels.emplace_back(name, value);
+// The value of the newest timestamp, else the first: of a series that nothing is known of. Not a number where
+// there is none.
+double NewestOf(const SeriesLines& lines) {
+  const SeriesLine* newest = nullptr;
+  for (const SeriesLine& line : lines.lines()) {
+    if (line.usable && (newest == nullptr || line.timestamp > newest->timestamp)) newest = &line;
   }
-  return spec;
+  return newest != nullptr ? newest->value : std::numeric_limits<double>::quiet_NaN();
 }
 
+}  // namespace
+
 PageReader::PageReader(EngineSpec spec) : spec_(std::move(spec)) {
+  only_custom_ = spec_.queued.empty() && spec_.running.empty() && spec_.kv_usage.empty();
   AddUses(kQueued, spec_.queued);
   AddUses(kRunning, spec_.running);
   AddUses(kKvUsage, spec_.kv_usage);
@@ -168,6 +148,11 @@ PageReader::PageReader(EngineSpec spec) : spec_(std::move(spec)) {
   AddUses(kCacheInfo, spec_.cache_info);
   AddUses(kBlockSize, spec_.block_size);
   AddUses(kNumBlocks, spec_.num_blocks);
+  FAIRWAY_CHECK(spec_.custom.size() <= api::EnginePage::kMaxCustom);
+  for (size_t i = 0; i < spec_.custom.size(); ++i) {
+    AddUses(static_cast<uint8_t>(kCustom + i), spec_.custom[i].metric);
+    custom_keys_.push_back(fleet::PageAttributes::KeyOf(spec_.custom[i].key));
+  }
   FAIRWAY_CHECK(!families_.empty() && families_.size() <= 64);
   common_ = families_.front().name.size();
   for (const Family& family : families_) {
@@ -182,14 +167,16 @@ PageReader::PageReader(EngineSpec spec) : spec_(std::move(spec)) {
   }
 }
 
-void PageReader::AddUses(Field field, const std::vector<MetricSpec>& alternatives) {
+void PageReader::AddUses(uint8_t field, const std::vector<MetricSpec>& alternatives) {
   for (size_t i = 0; i < alternatives.size(); ++i) {
     const MetricSpec& spec = alternatives[i];
     FAIRWAY_CHECK(!spec.name.empty());
     auto family = std::find_if(families_.begin(), families_.end(),
                                [&](const Family& f) { return f.name == spec.name; });
     if (family == families_.end()) family = families_.insert(family, Family{spec.name, {}});
-    for (const auto& [name, value] : spec.labels) selecting_.push_back(name);
+    if (field < kCustom) {
+      for (const auto& [name, value] : spec.labels) selecting_.push_back(name);
+    }
     family->uses.push_back({field, static_cast<uint8_t>(std::min<size_t>(i, kMaxRank)), &spec});
   }
 }
@@ -258,6 +245,9 @@ void PageReader::AddUp(EngineSample& sample) const {
     sample.kv_usage = std::min(capacities.WeightedMean(scratch.engines), 1.0);
   }
   ReadLora(lines[kLora], scratch, sample);
+  sample.custom.clear();
+  for (size_t i = 0; i < spec_.custom.size(); ++i)
+    sample.custom.push_back(static_cast<float>(NewestOf(lines[kCustom + i])));
   size_t bytes = 0;
   for (const std::string_view raw : sample.models) bytes += raw.size();
   sample.unescaped_models.clear();
@@ -308,10 +298,16 @@ void PageReader::ReadLine(const Family& family, std::string_view rest, EngineSam
   if (!whole) ++sample.malformed;
   for (const Use& use : family.uses) {
     if (!use.spec->labels.empty() && !HasLabels(line.labels, use.spec->labels)) continue;
+    line.rank = use.rank;
+    if (use.field >= kCustom) {
+      line.usable = whole && std::isfinite(line.value);
+      if (only_custom_) sample.families += line.usable ? 1 : 0;
+      if (!sample.lines[use.field].Add(line)) ++sample.garbage;
+      continue;
+    }
     const bool is_count = use.field != kKvUsage;
     const bool is_info = use.field == kLora || use.field == kCacheInfo;
     const double limit = is_info ? std::numeric_limits<double>::max() : is_count ? kMaxCount : kMaxUsage;
-    line.rank = use.rank;
     line.usable = whole && line.value >= 0 && line.value <= limit;  // not NaN
     sample.families += line.usable ? 1 : 0;
     sample.garbage += whole && !line.usable ? 1 : 0;

@@ -18,22 +18,15 @@
 #include <utility>
 #include <vector>
 
-#include "base/result.h"
+#include "api/engine_pages.h"
+#include "fleet/page_attributes.h"
 #include "sources/scrape/page_place.h"
 #include "sources/scrape/series.h"
 #include "sources/scrape/waiting_tokens.h"
 
 namespace fairway::sources::scrape {
 
-// A family and the labels that a series of it must have.
-struct MetricSpec {
-  std::string name;
-  std::vector<std::pair<std::string, std::string>> labels;
-};
-
-// `name` or `name{label=value,...}`, quotes around values optional: the syntax of the reference's
-// engineConfigs.
-base::Result<MetricSpec> ParseMetricSpec(std::string_view text);
+using api::MetricSpec;
 
 // One engine's names. A list holds alternatives, the preferred first; empty: the engine does not have it.
 struct EngineSpec {
@@ -54,7 +47,16 @@ struct EngineSpec {
   std::vector<MetricSpec> block_size;
   std::vector<MetricSpec> num_blocks;
   WaitingTokensSpec waiting_tokens;
+  // Further numbers, which endpoints get as attributes (fleet/page_attributes.h) of these keys.
+  struct Custom {
+    std::string key;
+    std::vector<MetricSpec> metric;  // one
+  };
+  std::vector<Custom> custom;  // at most api::EnginePage::kMaxCustom
 };
+
+// `known`, and what a config says beside or instead of it.
+std::vector<EngineSpec> WithConfig(std::vector<EngineSpec> known, const api::EnginePages& pages);
 
 // Of one engine's adapters: how many of the sample's names are its own.
 struct LoraEngine {
@@ -92,10 +94,12 @@ struct EngineSample {
   bool kv_unknown = false;    // the same of its KV use
   uint32_t missing = 0;       // of queued, running, KV use: what the engine has and the page did not say
 
+  std::vector<float> custom;  // of EngineSpec::custom; no number: it did not say it
+
   // Not for callers: storage of adapter names with escapes, and of lines until they are added up.
   std::string unescaped;
   std::string unescaped_models;
-  std::array<SeriesLines, 7> lines;
+  std::array<SeriesLines, 7 + api::EnginePage::kMaxCustom> lines;
   SeriesScratch scratch;
 };
 
@@ -116,27 +120,30 @@ class PageReader {
   void Read(std::string_view page, EngineSample& sample) const;
 
   const std::string& engine() const { return spec_.name; }
+  const std::vector<uint64_t>& custom_keys() const { return custom_keys_; }  // of EngineSample::custom
   const PageDefaults& page() const { return spec_.page; }
   const WaitingTokensSpec& waiting_tokens() const { return spec_.waiting_tokens; }
 
  private:
-  enum Field : uint8_t { kQueued, kRunning, kKvUsage, kLora, kCacheInfo, kBlockSize, kNumBlocks };
+  enum Field : uint8_t { kQueued, kRunning, kKvUsage, kLora, kCacheInfo, kBlockSize, kNumBlocks, kCustom };
   struct Use {
-    Field field;
-    uint8_t rank;  // place among the alternatives: lower wins
+    uint8_t field;  // Field; kCustom and what is above it are the custom ones in their order
+    uint8_t rank;   // place among the alternatives: lower wins
     const MetricSpec* spec;
   };
   struct Family {
     std::string name;
     std::vector<Use> uses;
   };
-  void AddUses(Field field, const std::vector<MetricSpec>& alternatives);
+  void AddUses(uint8_t field, const std::vector<MetricSpec>& alternatives);
   void ReadLine(const Family& family, std::string_view rest, EngineSample& sample) const;
   static bool ReadNumbers(std::string_view rest, SeriesLine& line);
   void AddUp(EngineSample& sample) const;
   static void AddModel(std::string_view raw, EngineSample& sample);
 
   EngineSpec spec_;
+  std::vector<uint64_t> custom_keys_;
+  bool only_custom_ = false;  // nothing else on a page says that it is this engine's
   std::vector<Family> families_;
   std::vector<std::string> selecting_;   // names of labels that say which series of a family is meant
   size_t common_ = 0;                    // length of the prefix that all names share

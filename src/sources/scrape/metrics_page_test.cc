@@ -11,6 +11,7 @@
 namespace fairway::sources::scrape {
 namespace {
 
+using api::ParseMetricSpec;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -488,6 +489,42 @@ TEST_F(MetricsPageTest, TakesEnginesOfItsUser) {
       "my_queue{kind=\"other\",tier=\"a b\"} 1\nmy_queue{tier=\"a b\",kind=\"waiting\"} 2\n", sample_);
   EXPECT_THAT(sample_.queued, Optional(2.0));
   EXPECT_EQ(sample_.missing, 0u);
+}
+
+TEST_F(MetricsPageTest, TakesWhatAConfigSaysBesideWhatIsKnown) {
+  api::EnginePages pages;
+  pages.engines = {{.name = "vllm",
+                    .queued = ParseMetricSpec("my_queue").value(),
+                    .custom = {{"heat", ParseMetricSpec("heat{gpu=1}").value()},
+                               {"cold", ParseMetricSpec("cold").value()}}},
+                   {.name = "mine", .custom = {{"x", ParseMetricSpec("x").value()}}},
+                   {.name = "nothing"}};
+  const EngineReaders engines(WithConfig(BuiltinEngines(), pages));
+  EXPECT_EQ(engines.Find("nothing"), nullptr);
+  const PageReader& vllm = *engines.Find("vllm");
+  ASSERT_EQ(vllm.custom_keys(),
+            (std::vector{fleet::PageAttributes::KeyOf("heat"), fleet::PageAttributes::KeyOf("cold")}));
+  vllm.Read(
+      "vllm:num_requests_waiting 1\nvllm:num_requests_running 2\nmy_queue 3\n"
+      "heat{gpu=\"0\"} 40\nheat{gpu=\"1\"} -50.5 10\nheat{gpu=\"1\"} -60.5 20\ncold NaN\n",
+      sample_);
+  EXPECT_THAT(sample_.queued, Optional(3.0));
+  EXPECT_THAT(sample_.running, Optional(2.0));
+  ASSERT_EQ(sample_.custom.size(), 2u);
+  EXPECT_EQ(sample_.custom[0], -60.5f) << "the newest";
+  EXPECT_TRUE(std::isnan(sample_.custom[1]));
+  // A number of the config's does not make a page vLLM's, unless the engine has nothing else.
+  vllm.Read("heat{gpu=\"1\"} 1\n", sample_);
+  EXPECT_EQ(sample_.families, 0u);
+  engines.Find("mine")->Read("x 1\n", sample_);
+  EXPECT_EQ(sample_.families, 1u);
+  EXPECT_EQ(sample_.custom.at(0), 1);
+}
+
+TEST_F(MetricsPageTest, KnowsTheEnginesThatConfigsMayName) {
+  std::vector<std::string> names;
+  for (const EngineSpec& engine : BuiltinEngines()) names.push_back(engine.name);
+  EXPECT_EQ(names, std::vector<std::string>(api::kKnownEngines.begin(), api::kKnownEngines.end()));
 }
 
 TEST(MetricSpecTest, ParsesTheReferencesSyntax) {

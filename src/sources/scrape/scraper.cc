@@ -101,6 +101,29 @@ struct Freshness {
   Meters& meters;
 };
 
+// Which engine an endpoint is of, and how each one's page is read. Immutable.
+struct Engines {
+  // A label that names no engine, and none at all, mean `home`. REQUIRES: one of `specs` has that name.
+  Engines(std::vector<std::string> by, const std::string& home, std::vector<EngineSpec> specs)
+      : labels(std::move(by)), readers(std::move(specs)), home_reader(*readers.Find(home)) {}
+
+  std::string LabelOf(const fleet::Endpoint& endpoint) const {
+    for (const std::string& name : labels) {
+      const auto found = endpoint.labels.find(name);
+      if (found != endpoint.labels.end() && !found->second.empty()) return found->second;
+    }
+    return {};
+  }
+  // Null: no engine has the label's name.
+  const PageReader* Find(const std::string& label) const {
+    return label.empty() ? &home_reader : readers.Find(label);
+  }
+
+  std::vector<std::string> labels;  // the first one that is there counts
+  EngineReaders readers;
+  const PageReader& home_reader;
+};
+
 // What the endpoints of a pool share. The references live as long as the registry does.
 struct PoolState {
   std::string key;
@@ -108,6 +131,8 @@ struct PoolState {
   base::Gauge* failing = nullptr;
   base::Nanos adapters_full_until = 0;
   std::shared_ptr<const fleet::PoolContent> content;  // whose endpoints are scraped
+  std::shared_ptr<const api::EnginePages> pages;      // of its config; null: it says nothing
+  std::shared_ptr<const Engines> engines;
   bool seen = false;
 };
 
@@ -121,6 +146,7 @@ struct Target {
   std::string path;  // what is asked for: the place's, or what a redirect or the engine's JSON led to
   std::string engine_label;
   std::shared_ptr<EndpointCell> cell;
+  std::shared_ptr<const Engines> engines;  // its reader is one of theirs
   const PageReader* reader = nullptr;
   net::HttpFetcher fetcher;
   base::LogLimit limit{kLogAgain};
@@ -148,7 +174,7 @@ struct Scraper::Impl {
         fleet(f),
         clock(c),
         log(lg),
-        engines(options.engines.empty() ? BuiltinEngines() : options.engines),
+        engines(std::make_shared<Engines>(options.engine_labels, options.default_engine, KnownEngines())),
         meters(std::make_shared<Meters>(registry)),
         freshness(std::make_shared<Freshness>(fleet.published(), clock, *meters)),
         snapshot(fleet.published()),
@@ -240,6 +266,7 @@ struct Scraper::Impl {
         state.failing = &meters->failing.With({key});
       }
       state.seen = true;
+      if (state.engines == nullptr) FindEngines(state);
       if (state.content == pool->content) continue;
       state.content = pool->content;
       for (const fleet::Endpoint& endpoint : pool->endpoints) Keep(state, endpoint);
@@ -267,6 +294,51 @@ struct Scraper::Impl {
     }
   }
 
+  std::vector<EngineSpec> KnownEngines() const {
+    return options.engines.empty() ? BuiltinEngines() : options.engines;
+  }
+
+  // By what the pool's config says now. False: that is the same as before.
+  bool FindEngines(PoolState& pool) {
+    auto pages = options.pages ? options.pages(pool.key) : nullptr;
+    const bool same =
+        pages == pool.pages || (pages != nullptr && pool.pages != nullptr && *pages == *pool.pages);
+    if (pool.engines != nullptr && same) return false;
+    pool.pages = std::move(pages);
+    pool.engines = pool.pages == nullptr ? engines : EnginesOf(pool.pages);
+    return true;
+  }
+
+  // Made once for all pools of a config.
+  std::shared_ptr<const Engines> EnginesOf(const std::shared_ptr<const api::EnginePages>& pages) {
+    std::erase_if(made_engines, [](const auto& made) { return made.second.expired(); });
+    auto& made = made_engines[pages];
+    if (auto there = made.lock()) return there;
+    // The reference's older label counts where the config does not name another one.
+    std::vector<std::string> labels{pages->label};
+    if (pages->label == options.engine_labels.front()) labels = options.engine_labels;
+    std::vector<EngineSpec> specs = WithConfig(KnownEngines(), *pages);
+    const bool known = std::any_of(specs.begin(), specs.end(), [&](const EngineSpec& spec) {
+      return spec.name == pages->default_engine;
+    });
+    auto engines_of = std::make_shared<const Engines>(
+        std::move(labels), known ? pages->default_engine : options.default_engine, std::move(specs));
+    made = engines_of;
+    return engines_of;
+  }
+
+  void PagesChanged() {
+    bool changed = false;
+    for (auto& [key, pool] : pools) {
+      if (!FindEngines(pool)) continue;
+      changed = true;
+      pool.content.reset();  // all of its endpoints are looked at anew
+    }
+    if (!changed) return;
+    Sync();
+    AskNewcomers();
+  }
+
   // Has this pool the endpoints that it had at the last Sync?
   template <typename Entry>
   bool IsSynced(const Entry& entry) const {
@@ -276,16 +348,19 @@ struct Scraper::Impl {
 
   void Keep(PoolState& pool, const fleet::Endpoint& endpoint) {
     std::unique_ptr<Target>& slot = targets[{pool.key, endpoint.id}];
-    const std::string engine_label = EngineLabel(endpoint);
-    const PageReader* reader = FindReader(engine_label);
+    const std::string engine_label = pool.engines->LabelOf(endpoint);
+    const PageReader* reader = pool.engines->Find(engine_label);
+    const PageReader& home = pool.engines->home_reader;
     std::string problem;
     const PagePlace place =
-        PlaceOf(endpoint, options.page, (reader != nullptr ? reader : &HomeReader())->page(), problem);
-    if (slot && slot->cell == endpoint.cell && slot->place == place && slot->engine_label == engine_label) {
+        PlaceOf(endpoint, options.page, (reader != nullptr ? *reader : home).page(), problem);
+    if (slot && slot->cell == endpoint.cell && slot->place == place && slot->engine_label == engine_label &&
+        slot->engines == pool.engines) {
       slot->seen = true;
       return;
     }
     if (slot) Leave(*slot);
+    endpoint.cell->ForgetAttributes();
     slot = std::make_unique<Target>(loop, net::HttpFetchOptions{.host = place.host,
                                                                 .port = place.port,
                                                                 .target = place.path,
@@ -305,22 +380,17 @@ struct Scraper::Impl {
     target.engine_label = engine_label;
     target.cell = endpoint.cell;
     target.had_lora = endpoint.cell->lora_max() != 0;
-    target.reader = reader != nullptr ? reader : &HomeReader();
+    target.engines = pool.engines;
+    target.reader = reader != nullptr ? reader : &home;
     if (reader == nullptr && told_engines.size() < 100 && told_engines.insert(engine_label).second) {
       log.Warn("unknown engine type; it is read as the default engine",
-               {{"endpoint", target.address}, {"engine", engine_label}, {"default", options.default_engine}});
+               {{"endpoint", target.address}, {"engine", engine_label}, {"default", home.engine()}});
     }
     if (!problem.empty() && told_places.size() < 100 && told_places.insert(problem).second) {
       log.Warn("an endpoint's own place of its metrics page cannot be; that of all is used",
                {{"endpoint", target.address}, {"problem", problem}});
     }
     TakeTurn(target);
-  }
-
-  const PageReader& HomeReader() const { return *engines.Find(options.default_engine); }
-  // Null: no engine has the label's name.
-  const PageReader* FindReader(const std::string& engine_label) const {
-    return engine_label.empty() ? &HomeReader() : engines.Find(engine_label);
   }
 
   // Of all https pages. Made when the first one is seen: the system's authorities cost a megabyte.
@@ -359,14 +429,6 @@ struct Scraper::Impl {
     if (target.failing) target.pool->failing->Add(-1);
   }
 
-  std::string EngineLabel(const fleet::Endpoint& endpoint) const {
-    for (const std::string& name : options.engine_labels) {
-      const auto found = endpoint.labels.find(name);
-      if (found != endpoint.labels.end() && !found->second.empty()) return found->second;
-    }
-    return {};
-  }
-
   // ---- Pages.
 
   void OnPage(Target& target, const net::HttpFetcher::Outcome& outcome) {
@@ -386,6 +448,8 @@ struct Scraper::Impl {
     TakeModels(target);
     PublishNames();
     target.cell->ApplyScrape(signals, clock.Now());
+    for (size_t i = 0; i < sample.custom.size(); ++i)
+      target.cell->SetAttribute(target.reader->custom_keys()[i], sample.custom[i]);
     if (target.shares_port) target.cell->PageIsGood();
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
@@ -442,7 +506,7 @@ struct Scraper::Impl {
   void LookElsewhere(Target& target, std::string_view page) {
     if (target.looked_elsewhere || !target.engine_label.empty() || target.place.path_is_set) return;
     if (!page.starts_with('[')) return;
-    const PageReader* other = engines.Elsewhere(target.path);
+    const PageReader* other = target.engines->readers.Elsewhere(target.path);
     if (other == nullptr) return;
     target.looked_elsewhere = true;
     target.reader = other;
@@ -451,8 +515,8 @@ struct Scraper::Impl {
 
   // A server without a label may still be of another engine than the default. A label is believed.
   bool Redetect(Target& target, std::string_view page) {
-    if (!target.engine_label.empty() && engines.Find(target.engine_label) != nullptr) return false;
-    const PageReader* found = engines.Detect(page, sample);
+    if (!target.engine_label.empty() && target.engines->Find(target.engine_label) != nullptr) return false;
+    const PageReader* found = target.engines->readers.Detect(page, sample);
     if (found == nullptr) return false;
     if (detected.insert({target.pool->key, found->engine()}).second) {
       log.Info("engine type taken from the metrics page, as the endpoint has no label that says it",
@@ -467,7 +531,7 @@ struct Scraper::Impl {
     const std::string url = UrlOf(target.place, target.path);
     if (target.path != target.place.path && kind != "connect" && kind != "timeout") {
       Ask(target, target.place.path);
-      if (target.looked_elsewhere) target.reader = &HomeReader();
+      if (target.looked_elsewhere) target.reader = &target.engines->home_reader;
     }
     meters->errors.With({target.pool->key, kind}).Add();
     meters->poll_errors.Add();
@@ -575,7 +639,8 @@ struct Scraper::Impl {
   fleet::Fleet& fleet;
   const base::Clock& clock;
   const base::Log log;
-  const EngineReaders engines;
+  const std::shared_ptr<const Engines> engines;  // of pools whose config says nothing
+  std::map<std::shared_ptr<const api::EnginePages>, std::weak_ptr<const Engines>> made_engines;
   std::shared_ptr<Meters> meters;
   std::shared_ptr<Freshness> freshness;
   base::Published<fleet::Snapshot>::Reader snapshot;
@@ -598,6 +663,7 @@ struct Scraper::Impl {
 Scraper::Scraper(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Scraper::~Scraper() = default;
 
+void Scraper::PagesChanged() { impl_->PagesChanged(); }
 size_t Scraper::endpoints() const { return impl_->targets.size(); }
 
 base::Result<std::unique_ptr<Scraper>> Scraper::Create(ScraperOptions options, net::Loop& loop,

@@ -15,11 +15,13 @@
 //   last page failed fairway_unscraped_endpoints{pool}               endpoints that never gave a page
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "api/engine_pages.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -62,6 +64,9 @@ struct ScraperOptions {
   std::vector<std::string> engine_labels = {"llm-d.ai/engine-type",
                                             "inference.networking.k8s.io/engine-type"};
   std::vector<EngineSpec> engines;  // empty: BuiltinEngines()
+  // What a pool's config says of its pages, by the pool's key; null: nothing. Called on the control loop, for
+  // pools that are new and after PagesChanged.
+  std::function<std::shared_ptr<const api::EnginePages>(const std::string& pool)> pages;
 };
 
 // Owned by the control loop: created, used and destroyed on its thread (or while that is stopped), before the
@@ -76,6 +81,9 @@ class Scraper {
   ~Scraper();
   Scraper(const Scraper&) = delete;
   Scraper& operator=(const Scraper&) = delete;
+
+  // Configs were swapped. On the control loop.
+  void PagesChanged();
 
   size_t endpoints() const;  // being scraped now
 

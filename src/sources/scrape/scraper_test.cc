@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <functional>
@@ -538,6 +539,51 @@ constexpr char kSglangPage[] = "sglang:num_queue_reqs 3\nsglang:num_running_reqs
 std::string Loads(uint64_t tokens) {
   return R"({"loads":[{"num_waiting_uncached_tokens":)" + std::to_string(tokens) +
          R"(,"max_total_num_tokens":400000}]})";
+}
+
+TEST_F(ScraperTest, PagesAreReadAsThePoolsConfigSays) {
+  SetPage(Page(3) + "my_queue 8\nheat 71.5\n");
+  Serve();
+  AddEndpoint(server_->port());
+  AddEndpoint(server_->port(), {{"kind", "mine"}}, "127.0.0.2");
+  std::shared_ptr<const api::EnginePages> said;
+  Start({.interval = 2 * base::kMillisecond, .pages = [&](const std::string& pool) {
+           EXPECT_EQ(pool, "default/pool");
+           return said;
+         }});
+  const uint64_t heat = fleet::PageAttributes::KeyOf("heat");
+  ASSERT_TRUE(Await([&] { return Cell(0)->waiting() == 3 && Cell(1)->waiting() == 3; }));
+  EXPECT_EQ(Cell(1)->attributes(), nullptr);
+  const auto say = [&](const std::string& key, const std::string& label) {
+    api::EnginePages pages{.label = label, .default_engine = "vllm"};
+    pages.engines.push_back({.name = "mine",
+                             .queued = api::MetricSpec{.name = "my_queue"},
+                             .running = api::MetricSpec{.name = "my_queue"},
+                             .custom = {{key, api::MetricSpec{.name = "heat"}}}});
+    said = std::make_shared<const api::EnginePages>(pages);
+    scraper_->PagesChanged();
+  };
+  OnControl([&] { say("heat", "kind"); });
+  ASSERT_TRUE(Await([&] {
+    const auto* attributes = Cell(1)->attributes();
+    return Cell(1)->waiting() == 8 && attributes != nullptr && attributes->Get(heat) == 71.5f;
+  }));
+  EXPECT_EQ(Cell(0)->waiting(), 3u);
+  EXPECT_EQ(Cell(0)->attributes(), nullptr);
+  // What the page says no longer is not known, and what the config asks for no longer is gone.
+  SetPage(Page(3) + "my_queue 8\n");
+  ASSERT_TRUE(Await([&] { return std::isnan(Cell(1)->attributes()->Get(heat)); }));
+  SetPage(Page(3) + "my_queue 8\nheat 71.5\n");
+  ASSERT_TRUE(Await([&] { return Cell(1)->attributes()->Get(heat) == 71.5f; }));
+  OnControl([&] { say("other", "kind"); });
+  ASSERT_TRUE(
+      Await([&] { return Cell(1)->attributes()->Get(fleet::PageAttributes::KeyOf("other")) == 71.5f; }));
+  EXPECT_TRUE(std::isnan(Cell(1)->attributes()->Get(heat)));
+  OnControl([&] {
+    said = nullptr;
+    scraper_->PagesChanged();
+  });
+  ASSERT_TRUE(Await([&] { return Cell(1)->waiting() == 3; }));
 }
 
 TEST_F(ScraperTest, WaitingTokensAreAskedForWhereOthersAre) {
