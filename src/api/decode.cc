@@ -92,16 +92,20 @@ std::optional<std::string> Node::Text() const {
 
 std::optional<int64_t> Node::Integer(int64_t min, int64_t max) const {
   if (!present()) return std::nullopt;
-  const std::string range = std::to_string(min) + " to " + std::to_string(max);
+  // Ends that only a kind of number has say nothing to a reader.
+  const bool any = min <= INT32_MIN && max >= INT32_MAX;
+  const std::string range = any ? "" : " from " + std::to_string(min) + " to " + std::to_string(max);
   if (value_->kind != Value::Kind::kNumber) {
     const bool quoted = value_->kind == Value::Kind::kString && ToInteger(value_->text).has_value();
-    Error("want a number from " + range + ", got " + Describe(*value_) +
+    Error("want " + std::string(any ? "a whole number" : "a number") + range + ", got " + Describe(*value_) +
           (quoted ? "; take the quotes off" : ""));
     return std::nullopt;
   }
   const auto number = ToInteger(value_->text);
   if (!number || *number < min || *number > max) {
-    Error("want a whole number from " + range + ", got " + Quote(value_->text));
+    Error("want a whole number" +
+          (any ? " from " + std::to_string(min) + " to " + std::to_string(max) : range) + ", got " +
+          Quote(value_->text));
     return std::nullopt;
   }
   return number;

@@ -118,9 +118,9 @@ INSTANTIATE_TEST_SUITE_P(
               "2147483647, got \"2147483648\""}},
         Case{"PriorityInQuotes",
              kObjective + kPool + "  priority: '-1'\n",
-             {"f:7: InferenceObjective default/o: spec.priority: want a number from -2147483648 to "
-              "2147483647, "
-              "got the string \"-1\"; take the quotes off"}},
+             {"f:7: InferenceObjective default/o: spec.priority: want a whole number, got the string \"-1\"; "
+              "take "
+              "the quotes off"}},
         Case{"Fields",
              kObjective + kPool + "  criticality: Critical\n  prioriy: 1\n",
              {"f:7: InferenceObjective default/o: spec.criticality: unknown field; that is InferenceModel's; "
@@ -205,11 +205,12 @@ TEST(ParseObject, FieldsOfALaterVersionAreLeftAlone) {
   EXPECT_EQ(object.manifests.objectives[0].priority, 3);
   EXPECT_EQ(ParseManifests(text, "f.json").problems.size(), 2u) << "in a file they are slips of the pen";
   // What the CRD does not let through is an error here, too.
-  EXPECT_THAT(Texts(ParseObject(R"({"apiVersion":"llm-d.ai/v1alpha2","kind":"InferenceObjective",
+  EXPECT_THAT(
+      Texts(ParseObject(R"({"apiVersion":"llm-d.ai/v1alpha2","kind":"InferenceObjective",
 "metadata":{"name":"o"},"spec":{"priority":"high","poolRef":{"name":"p"}}})",
-                                "api")
-                        .problems),
-              ElementsAre(HasSubstr("api:2: InferenceObjective default/o: spec.priority: want a number")));
+                        "api")
+                .problems),
+      ElementsAre(HasSubstr("api:2: InferenceObjective default/o: spec.priority: want a whole number")));
   EXPECT_FALSE(ParseObject("{", "api").ok());
   EXPECT_FALSE(ParseObject("kind: X", "api").ok()) << "JSON only";
 }

@@ -161,6 +161,7 @@ void ReadMovedSections(ObjectReader& root, Config& config) {
     WarnMoved(detector, "flowControl.saturationDetector", new_is_set);
     ObjectReader reader(detector);
     auto ref = ReadOptionalRef(reader.Get("pluginRef"));
+    MistakenForPlugin(reader);
     reader.Finish();
     if (!new_is_set) config.flow_control.saturation_detector = std::move(ref);
   }

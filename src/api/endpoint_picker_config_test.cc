@@ -371,6 +371,20 @@ const std::vector<Rule> kRules = {
     {"PluginRefToNothing",
      "schedulingProfiles: [{name: a, plugins: [{pluginRef: x}]}]",
      {"c:3: schedulingProfiles[0].plugins[0].pluginRef: no \"x\" among plugins; plugins is empty"}},
+    {"AReferenceIsNoPlugin",
+     "saturationDetector: {type: utilization-detector, plugginRef: x}\nflowControl: {saturationDetector: "
+     "{queueDepthThreshold: 5, pluginref: x}}",
+     {"c:3: warning: saturationDetector: is deprecated and has no effect, because "
+      "flowControl.saturationDetector is "
+      "set, too",
+      "c:3: saturationDetector.type: unknown field; here is pluginRef alone, the name of a plugin; its type "
+      "and "
+      "parameters stand under plugins",
+      "c:3: saturationDetector.plugginRef: unknown field; did you mean \"pluginRef\"?",
+      "c:4: flowControl.saturationDetector.queueDepthThreshold: unknown field; here is pluginRef alone, the "
+      "name of "
+      "a plugin; its type and parameters stand under plugins",
+      "c:4: flowControl.saturationDetector.pluginref: unknown field; did you mean \"pluginRef\"?"}},
     {"PluginRefAlmostRight",
      "plugins: [{type: queue-scorer}]\nschedulingProfiles: [{name: a, plugins: [{pluginRef: queue-score}]}]",
      {"c:4: schedulingProfiles[0].plugins[0].pluginRef: no \"queue-score\" among plugins; did you mean "

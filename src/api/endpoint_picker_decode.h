@@ -16,6 +16,9 @@ EndpointPickerConfig::Ref ReadRequiredRef(const Node& node);
 // `map`.pluginRef of a map that holds nothing else.
 std::optional<EndpointPickerConfig::Ref> ReadRefMap(const Node& map);
 
+// Fields that a plugin has where it is made, in an object that only refers to one: what to write instead.
+void MistakenForPlugin(ObjectReader& reference);
+
 // "is deprecated; use X", or that it counts for nothing because X is set, too.
 void WarnMoved(const Node& old_place, std::string_view new_place, bool new_is_set);
 

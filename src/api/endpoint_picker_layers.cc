@@ -133,10 +133,21 @@ Config::Ref ReadRequiredRef(const Node& node) {
   return {ReadText(node, CheckReferentName), node.path(), node.where()};
 }
 
+void MistakenForPlugin(ObjectReader& reference) {
+  if (!reference.valid()) return;
+  for (const Value::Entry& entry : reference.node().value().entries) {
+    if (entry.key.starts_with("plug") || entry.key.starts_with("ref")) continue;  // pluginRef, mistyped
+    reference.Mistaken(
+        entry.key,
+        "here is pluginRef alone, the name of a plugin; its type and parameters stand under plugins");
+  }
+}
+
 std::optional<Config::Ref> ReadRefMap(const Node& map) {
   if (!map.present()) return std::nullopt;
   ObjectReader reader(map);
   Config::Ref ref = ReadRequiredRef(reader.Require("pluginRef"));
+  MistakenForPlugin(reader);
   reader.Finish();
   if (ref.name.empty()) return std::nullopt;
   return ref;
@@ -173,6 +184,7 @@ Config::FlowControl ReadFlowControl(const Node& node, bool on) {
   control.usage_limit_policy = ReadOptionalRef(reader.Get("usageLimitPolicyPluginRef"));
   ObjectReader detector(reader.Get("saturationDetector"));
   control.saturation_detector = ReadOptionalRef(detector.Get("pluginRef"));
+  MistakenForPlugin(detector);
   detector.Finish();
   control.enable_eviction = ReadBoolean(reader.Get("enableEviction")).value_or(false);
   reader.Mistaken("usageLimitPolicyRef", "it is usageLimitPolicyPluginRef");

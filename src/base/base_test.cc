@@ -133,6 +133,11 @@ TEST(Strings, NearestSuggestsWhatWasMeant) {
   EXPECT_EQ(Nearest("mistrall", names), "mistral");
   EXPECT_EQ(Nearest("Qwen-Coder", names), "qwen-coder");
   EXPECT_FALSE(Nearest("gemma", names));
+  EXPECT_EQ(Nearest("mistrla", names), "mistral");
+  EXPECT_EQ(Nearest("chekc", std::vector<std::string>{"config", "check"}), "check") << "two letters swapped";
+  EXPECT_FALSE(Nearest("chkce", std::vector<std::string>{"check"})) << "two edits of five letters";
+  const std::vector<std::string> types{"prefix-cache-scorer", "kv-cache-utilization-scorer", "queue-scorer"};
+  EXPECT_EQ(Nearest("kv-cache-scorer", types), "kv-cache-utilization-scorer") << "a word is missing";
 }
 
 TEST(Strings, NearestLooksAtNoLongTextsAndPrefersTheFirstOfEquals) {

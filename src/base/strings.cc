@@ -15,22 +15,38 @@ namespace {
 
 char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
-// Beyond `limit` any number above it: rows whose best is beyond it are not looked at further.
+// Letters more, less, others, or two swapped, whatever their case. Beyond `limit` any number above it: where two
+// rows in a row are beyond it no further one is looked at.
 size_t EditDistance(std::string_view a, std::string_view b, size_t limit) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  std::vector<size_t> before, last(b.size() + 1), row(b.size() + 1);  // of a's letters up to i - 2, i - 1, i
+  for (size_t j = 0; j <= b.size(); ++j) last[j] = j;
+  before = last;
+  const auto same = [](char x, char y) { return Lower(x) == Lower(y); };
+  size_t last_best = 0;
   for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
     size_t best = row[0] = i;
     for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (Lower(a[i - 1]) != Lower(b[j - 1]) ? 1 : 0);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+      row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (same(a[i - 1], b[j - 1]) ? 0 : 1)});
+      if (i > 1 && j > 1 && same(a[i - 1], b[j - 2]) && same(a[i - 2], b[j - 1]))
+        row[j] = std::min(row[j], before[j - 2] + 1);
       best = std::min(best, row[j]);
     }
-    if (best > limit) return best;
+    if (best > limit && last_best > limit) return best;
+    last_best = best;
+    before.swap(last);
+    last.swap(row);
   }
-  return row[b.size()];
+  return last[b.size()];
+}
+
+// All words of `few` stand in `many`, in their order: how many others do. Nothing: they do not.
+std::optional<size_t> MissingWords(std::string_view few, std::string_view many) {
+  const auto wanted = Split(few, '-');
+  if (wanted.size() < 2) return std::nullopt;
+  size_t found = 0, others = 0;
+  for (const std::string_view word : Split(many, '-'))
+    found < wanted.size() && word == wanted[found] ? ++found : ++others;
+  return found == wanted.size() ? std::optional(others) : std::nullopt;
 }
 
 // Length of the valid UTF-8 sequence at `text`, 0 when there is none. Table 3-7 of the Unicode standard.
@@ -209,9 +225,10 @@ std::optional<std::string> Nearest(std::string_view wanted, std::span<const std:
     if (!prefix) {
       size_t limit = std::max<size_t>(1, longer / 3);
       if (best != nullptr) limit = std::min(limit, best_cost);
-      if (cost > limit) continue;
-      cost = EditDistance(wanted, candidate, limit);
-      if (cost > limit) continue;
+      const auto missing = MissingWords(wanted, candidate);
+      if (!missing && cost > limit) continue;
+      cost = missing ? *missing + 1 : EditDistance(wanted, candidate, limit);
+      if (cost > limit && !missing) continue;
     }
     if (best != nullptr && cost >= best_cost) continue;
     best_cost = cost;

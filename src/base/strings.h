@@ -39,7 +39,7 @@ std::optional<int64_t> ParseDuration(std::string_view text);
 std::optional<uint64_t> ParseQuantity(std::string_view text);
 
 // Of `candidates` the one a mistyped `wanted` most likely meant: a case mismatch, a missing or extra ending,
-// or few edits. Nothing when none is near, and for texts of more than 256 bytes. For "did you mean" hints,
+// words left out between hyphens, or few edits. Nothing when none is near, and for texts of more than 256 bytes. For "did you mean" hints,
 // not for decisions. A candidate costs at most the product of both lengths, and next to nothing where they
 // differ by more than a third.
 std::optional<std::string> Nearest(std::string_view wanted, std::span<const std::string> candidates);

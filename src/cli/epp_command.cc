@@ -181,6 +181,11 @@ base::Result<void> UseMetricsCertificates(const EppFlags& f, PickerOptions& opti
 base::Result<void> UsePeers(const EppFlags& f, PickerOptions& options) {
   if (f.peers.empty()) return {};
   const auto bad = [](const char* what) { return base::Fail(base::ErrorCode::kInvalidArgument, what); };
+  for (const std::string& peer : f.peers) {
+    if (peer.find('/') != std::string::npos)
+      return base::Fail(base::ErrorCode::kInvalidArgument,
+                        "--peers: \"" + peer + "\": want HOST or HOST:PORT, without a scheme or a path");
+  }
   if (f.leader_election)
     return bad("--peers is for replicas that all serve: leave out --ha-enable-leader-election");
   if (!f.peer_ca_file.empty() && !f.secure_serving)
@@ -274,12 +279,8 @@ int Epp(const EppFlags& f) {
   return Serve(f, std::move(options), console);
 }
 
-}  // namespace
-
-void AddEppCommand(CLI::App& app, std::function<int()>& run) {
-  auto* command = app.add_subcommand("epp", "Serve as endpoint picker of a gateway with ext_proc");
-  auto f = std::make_shared<EppFlags>();
-  AddCommonFlags(*command, f->common, "--refresh-metrics-interval");
+// Ports, and who may read the pages.
+void AddAdminFlags(CLI::App* command, const std::shared_ptr<EppFlags>& f) {
   command->add_option("--grpc-port", f->grpc_port, "ext_proc port; 0 is a free one")->capture_default_str();
   command->add_option("--grpc-health-port", f->health_port, "gRPC health port; 0 is a free one")
       ->capture_default_str();
@@ -305,6 +306,10 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
                    "Further names by which the pages may be asked for without a token, or *; addresses, "
                    "localhost and names of the cluster always may")
       ->delimiter(',');
+}
+
+// What is served.
+void AddPoolFlags(CLI::App* command, const std::shared_ptr<EppFlags>& f) {
   command->add_option(
       "--pool-name", f->pool_name,
       "InferencePool to serve from the Kubernetes API; with -f: the pool of calls that name none");
@@ -335,6 +340,10 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       "How to reach the Kubernetes API; else $KUBECONFIG, the Pod's service account, ~/.kube/config");
   command->add_flag("--ha-enable-leader-election", f->leader_election,
                     "Only the replica that holds the pool's Lease is ready; needs the Kubernetes API");
+}
+
+// How ext_proc is served.
+void AddServingFlags(CLI::App* command, const std::shared_ptr<EppFlags>& f) {
   AddDuration(*command, "--metrics-staleness-threshold", f->metrics_staleness,
               "Age from which an endpoint no longer counts as ready in the gauges");
   AddDuration(*command, "--drain-timeout", f->drain_timeout, "From SIGTERM to the end");
@@ -358,6 +367,9 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       ->delimiter(',')
       ->allow_extra_args(false);
   command->add_flag("--enable-grpc-stream-metrics", f->stream_metrics, "Also the extproc_streams_* series");
+}
+
+void AddLimitFlags(CLI::App* command, const std::shared_ptr<EppFlags>& f) {
   const auto quantity = [](const std::string& text) -> std::string {
     return base::ParseQuantity(text) ? "" : "\"" + text + "\" is not a size; write it like 10MiB or 4Mi";
   };
@@ -372,7 +384,9 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
       ->check(quantity);
   AddDuration(*command, "--body-timeout", f->body_timeout,
               "The longest silence while a request's body is awaited");
+}
 
+void AddPeerFlags(CLI::App* command, const std::shared_ptr<EppFlags>& f) {
   command
       ->add_option(
           "--peers", f->peers,
@@ -387,7 +401,10 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
                       "PEM file of authorities: peers have to show each other a certificate of one of them "
                       "that is for the name in --peers; empty: TLS without that");
   AddDuration(*command, "--peer-interval", f->peer_interval, "How often peers are told");
+}
 
+// Flags of the reference that change nothing here, or that it refuses, too.
+void AddAcceptedFlags(CLI::App* command) {
   // Read as text with an optional value, so that "--tracing", "--tracing=false" and "--pool-group x" all
   // parse.
   for (const auto& [name, why] : kNotYet) {
@@ -419,6 +436,20 @@ void AddEppCommand(CLI::App& app, std::function<int()>& run) {
             "Rejected")
         ->group("");
   }
+}
+
+}  // namespace
+
+void AddEppCommand(CLI::App& app, std::function<int()>& run) {
+  auto* command = app.add_subcommand("epp", "Serve as endpoint picker of a gateway with ext_proc");
+  auto f = std::make_shared<EppFlags>();
+  AddCommonFlags(*command, f->common, "--refresh-metrics-interval");
+  AddAdminFlags(command, f);
+  AddPoolFlags(command, f);
+  AddServingFlags(command, f);
+  AddLimitFlags(command, f);
+  AddPeerFlags(command, f);
+  AddAcceptedFlags(command);
   command->footer(
       "SIGTERM: health says NOT_SERVING, open exchanges end within --drain-timeout, then exit 0; a second "
       "one ends at once. SIGHUP: the manifests are looked at again.\n\n"

@@ -152,6 +152,11 @@ int RunExplain(const ExplainFlags& flags) {
     if (const std::string wrong = Replace(*body, flags, d); !wrong.empty())
       return Fail(flags.request + ": " + wrong, kExitInput);
   }
+  if (!d.built_in && flags.config.empty())
+    std::fprintf(
+        stderr,
+        "fairway explain: an EndpointPickerConfig decided this one; what follows is what the built-in "
+        "profiles make of it: give --config FILE to ask that config\n");
   std::shared_ptr<const scheduling::Config> config;
   if (!flags.config.empty()) {
     std::vector<api::Problem> found;

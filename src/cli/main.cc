@@ -48,6 +48,17 @@ void RefuseEmptyNumbers(CLI::App& command) {
   }
 }
 
+// Of an argument without a flag, where a newcomer may expect one to do. "": none.
+std::string AdviceFor(const std::string& command, const std::string& argument) {
+  if (argument.starts_with("-")) return "";
+  if (command == "replay")
+    return "say what " + argument + " is: --workload " + argument + " runs it, --from-decisions " + argument +
+           " asks recorded decisions again";
+  if (command == "explain") return "say what " + argument + " is: --fleet " + argument + " asks it again";
+  if (command == "epp" || command == "up") return "manifests are given by -f: -f " + argument;
+  return "";
+}
+
 // "did you mean --grpc-port?" for the first argument that nobody knows; "" where no name is near.
 std::string Hint(const CLI::App& app) {
   const CLI::App* command = &app;
@@ -59,6 +70,7 @@ std::string Hint(const CLI::App& app) {
   for (const CLI::App* below : command->get_subcommands([](const CLI::App*) { return true; }))
     names.push_back(below->get_name());
   for (const std::string& text : app.remaining(true)) {
+    if (const std::string advice = AdviceFor(command->get_name(), text); !advice.empty()) return advice;
     if (const auto near = fairway::base::Nearest(text.substr(0, text.find('=')), names))
       return "did you mean " + *near + "?";
   }
@@ -105,6 +117,13 @@ int main(int argc, char** argv) {
     app.parse(Arguments(argc, argv));
   } catch (const CLI::Success& e) {
     return app.exit(e);  // --help, --version
+  } catch (const CLI::ExtrasError&) {
+    // Its own text has them from the last to the first.
+    const std::vector<std::string> extras = app.remaining(true);
+    std::fprintf(stderr, "not expected: %s\nRun with --help for more information.\n",
+                 fairway::base::Join(extras, " ").c_str());
+    if (const std::string hint = Hint(app); !hint.empty()) std::fprintf(stderr, "%s\n", hint.c_str());
+    return fairway::cli::kExitUsage;
   } catch (const CLI::ParseError& e) {
     app.exit(e);
     if (const std::string hint = Hint(app); !hint.empty()) std::fprintf(stderr, "%s\n", hint.c_str());

@@ -183,22 +183,15 @@ std::string Announcement(const Front& front, uint16_t metrics_port) {
   return "ready:" + where + "  (metrics http://127.0.0.1:" + std::to_string(metrics_port) + "/metrics)\n";
 }
 
-int Up(const UpFlags& f) {
-  BlockStopSignals();
-  Console console(Format(f.common));
-  const base::Log log = console.MakeLog(Level(f.common));
-  const auto say = [&console](const std::string& message, int code) {
-    console.PrintError("fairway up: " + message + "\n");
-    return code;
-  };
-  const auto usage = [&say](const std::string& message) { return say(message, kExitUsage); };
+base::Result<void> WrongUse(std::string what) {
+  return base::Fail(base::ErrorCode::kInvalidArgument, std::move(what));
+}
 
-  local::LocalGatewayOptions local_options;
-  local::EnvoyOptions& envoy = local_options.envoy;
-  local_options.concurrency = f.envoy_concurrency;
+// Modes and addresses, as flags say them.
+base::Result<void> UseEnvoyFlags(const UpFlags& f, local::EnvoyOptions& envoy) {
   if (!f.body_mode.empty()) {
     const auto body_mode = local::ParseBodyMode(f.body_mode);
-    if (!body_mode) return usage("--body-mode: " + body_mode.error().message);
+    if (!body_mode) return WrongUse("--body-mode: " + body_mode.error().message);
     envoy.body_mode = *body_mode;
   } else if (f.picker.empty()) {
     // The picker lives as long as Envoy does, so that nothing is gained by Envoy's holding bodies for when it
@@ -206,31 +199,39 @@ int Up(const UpFlags& f) {
     envoy.body_mode = local::BodyMode::kFullDuplex;
   }
   const auto response_mode = local::ParseResponseMode(f.response_mode);
-  if (!response_mode) return usage("--response-mode: " + response_mode.error().message);
+  if (!response_mode) return WrongUse("--response-mode: " + response_mode.error().message);
   envoy.response_mode = *response_mode;
   if (!f.listen.empty()) {
     const auto parsed = net::ParseHostPort(f.listen, true);
-    if (!parsed) return usage("--listen: " + parsed.error().message);
+    if (!parsed) return WrongUse("--listen: " + parsed.error().message);
     envoy.listen = *parsed;
   }
   if (!f.picker.empty()) {
     const auto parsed = net::ParseHostPort(f.picker);
-    if (!parsed) return usage("--picker: " + parsed.error().message);
+    if (!parsed) return WrongUse("--picker: " + parsed.error().message);
     envoy.picker = *parsed;
   }
+  return {};
+}
 
-  PickerOptions options = MakePickerOptions(f.common, console);
+// Manifests, or model servers without any.
+base::Result<void> UseInput(const UpFlags& f, PickerOptions& options) {
   options.load.check_pattern = local::CheckPattern;
   if (options.files.empty() == f.endpoints.empty()) {
-    return usage(f.endpoints.empty()
-                     ? "nothing to serve: give manifests with -f, or model servers with --endpoint"
-                     : "give either manifests with -f or model servers with --endpoint, not both");
+    return WrongUse(f.endpoints.empty()
+                        ? "nothing to serve: give manifests with -f, or model servers with --endpoint"
+                        : "give either manifests with -f or model servers with --endpoint, not both");
   }
-  if (!f.endpoints.empty()) {
-    auto manifests = ManifestsOf(f.endpoints);
-    if (!manifests) return usage(manifests.error().message);
-    options.manifests = std::move(*manifests);
-  }
+  if (f.endpoints.empty()) return {};
+  auto manifests = ManifestsOf(f.endpoints);
+  if (!manifests) return tl::make_unexpected(manifests.error());
+  options.manifests = std::move(*manifests);
+  return {};
+}
+
+// Inside Envoy, where the module is there and nothing asks for ext_proc.
+base::Result<void> PlacePicker(const UpFlags& f, PickerOptions& options, local::EnvoyOptions& envoy,
+                               const base::Log& log) {
   // Settings that only ext_proc has are a wish for it.
   const bool wants_ext_proc = f.ext_proc || !f.picker.empty() || !f.body_mode.empty();
   envoy.place = wants_ext_proc ? local::PickerPlace::kExtProc : local::PickerPlace::kModule;
@@ -238,7 +239,7 @@ int Up(const UpFlags& f) {
     envoy.module.file = f.module.empty() ? FindModule() : std::filesystem::absolute(f.module).string();
     std::error_code error;
     if (!f.module.empty() && !std::filesystem::exists(envoy.module.file, error))
-      return usage("--module: there is no file " + f.module);
+      return WrongUse("--module: there is no file " + f.module);
     const bool from_input = std::find(options.files.begin(), options.files.end(), "-") != options.files.end();
     if (envoy.module.file.empty() || from_input) {
       log.Info(
@@ -249,62 +250,51 @@ int Up(const UpFlags& f) {
       envoy.place = local::PickerPlace::kExtProc;
     }
   }
-  const bool module = envoy.place == local::PickerPlace::kModule;
   options.admin_port = f.admin_port;
-  if (module && options.admin_port == 0 && !f.print_config) {
+  if (envoy.place != local::PickerPlace::kModule) return {};
+  if (options.admin_port == 0 && !f.print_config) {
     const auto port = local::FreePort("127.0.0.1");
-    if (!port) return usage(port.error().message);
+    if (!port) return WrongUse(port.error().message);
     options.admin_port = *port;
   }
-  if (module) envoy.module.config = ModuleConfig(f, options);
+  envoy.module.config = ModuleConfig(f, options);
+  return {};
+}
 
-  if (f.print_config) {
-    envoy.directory = "/etc/fairway";
-    if (options.files.empty()) return PrintConfig(options.manifests, envoy);
-    const api::LoadResult loaded = api::LoadManifests(options.files, options.load);
-    return PrintProblems(loaded.problems, options.print) ? PrintConfig(loaded.manifests, envoy) : kExitInput;
-  }
+// The picker is inside Envoy: this process only watches the manifests, for Envoy's configuration.
+void LeaveToModule(PickerOptions& options) {
+  options.serve_ext_proc = false;
+  options.scrape_endpoints = false;
+  options.record_file.clear();
+  options.config = {};
+  options.admin = picker::Options::Admin::kNone;
+}
 
-  const auto binary = local::FindEnvoy(f.envoy);
-  if (!binary) return say(binary.error().message, kExitStart);
-  local_options.binary = binary->path;
-
-  if (module) {
-    // Envoy would say it in a line of its log.
-    std::vector<api::Problem> found;
-    const bool good = picker::ConfigSource(options.config).Load(found);
-    if (!PrintProblems(found, options.print) || !good)
-      return say("the scheduler config has errors", kExitInput);
-    // This process then only watches the manifests, for Envoy's configuration.
-    options.serve_ext_proc = false;
-    options.scrape_endpoints = false;
-    options.record_file.clear();
-    options.config = {};
-    options.admin = picker::Options::Admin::kNone;
-  }
+// For an Envoy of ours, on loopback.
+void UseExtProc(const UpFlags& f, const local::EnvoyOptions& envoy, PickerOptions& options) {
   options.ext_proc.host = "127.0.0.1";
   options.ext_proc.grpc_port = 0;
   options.ext_proc.serve_health_port = false;
-  options.ext_proc.secure_serving = false;  // loopback, and both ends are ours
+  options.ext_proc.secure_serving = false;  // both ends are ours
   if (!f.picker.empty()) options.serve_ext_proc = false;
   // On loopback small windows cost nothing, and an honest call has less in front of it on its way here.
   options.ext_proc.transport.stream_window = 128 << 10;
   options.ext_proc.transport.connection_window = 2 << 20;
   // A whole body comes as one message in the buffered modes.
   options.ext_proc.transport.max_message = envoy.max_body_bytes + (1 << 20);
+}
 
-  Front front(std::move(local_options), log);
-  auto picker = Picker::Start(options, log, [&front](const auto& manifests, const auto& addresses) {
-    front.OnManifests(manifests, addresses);
-  });
-  if (!picker) {
-    return say(picker.error().message,
-               picker.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart);
-  }
-  if (f.picker.empty() && !module) front.options.envoy.picker = {"127.0.0.1", (*picker)->grpc_port()};
+int Say(Console& console, const std::string& message, int code) {
+  console.PrintError("fairway up: " + message + "\n");
+  return code;
+}
+int Say(Console& console, const base::Error& error) {
+  return Say(console, error.message,
+             error.code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart);
+}
 
-  net::Loop& control = (*picker)->control_loop();
-  const uint16_t metrics_port = module ? options.admin_port : (*picker)->admin_port();
+// Envoy, until it could be started. On the control loop.
+base::Result<void> StartEnvoy(net::Loop& control, Front& front, Console& console, uint16_t metrics_port) {
   std::promise<base::Result<void>> started;
   control.Post([&] {
     local::EnvoyProcessEvents events;
@@ -313,8 +303,8 @@ int Up(const UpFlags& f) {
       console.Print(Announcement(front, metrics_port));
     };
     events.on_explanation = [&console](std::string_view line) { console.Print(std::string(line) + "\n"); };
-    events.on_failed = [&front, &say](const std::string& reason) {
-      say("Envoy does not start: " + reason, kExitStart);
+    events.on_failed = [&front, &console](const std::string& reason) {
+      Say(console, "Envoy does not start: " + reason, kExitStart);
       front.failed = true;
       kill(getpid(), SIGTERM);  // wakes the main thread, which waits for exactly that
     };
@@ -328,9 +318,21 @@ int Up(const UpFlags& f) {
     front.gateway->Start();
     started.set_value({});
   });
-  const base::Result<void> outcome = started.get_future().get();
+  return started.get_future().get();
+}
+
+// Until a signal comes.
+int Serve(const UpFlags& f, const PickerOptions& options, Front& front, Console& console) {
+  auto picker = Picker::Start(options, front.log, [&front](const auto& manifests, const auto& addresses) {
+    front.OnManifests(manifests, addresses);
+  });
+  if (!picker) return Say(console, picker.error());
+  const bool module = front.options.envoy.place == local::PickerPlace::kModule;
+  if (f.picker.empty() && !module) front.options.envoy.picker = {"127.0.0.1", (*picker)->grpc_port()};
+  net::Loop& control = (*picker)->control_loop();
   int code = kExitOk;
-  if (outcome) {
+  if (const auto started =
+          StartEnvoy(control, front, console, module ? options.admin_port : (*picker)->admin_port())) {
     WaitForSignal();  // SIGHUP, too: the terminal is gone
     code = front.failed ? kExitStart : kExitOk;
     ExitOnSecondSignal([folder = front.gateway->directory()] {
@@ -342,8 +344,7 @@ int Up(const UpFlags& f) {
     control.Post([&] { front.gateway->Stop([&] { stopped.set_value(); }); });
     stopped.get_future().wait();
   } else {
-    say(outcome.error().message, kExitStart);
-    code = outcome.error().code == base::ErrorCode::kInvalidArgument ? kExitInput : kExitStart;
+    code = Say(console, started.error());
   }
   (*picker)->Drain(Duration(f.stop_grace));
   std::promise<void> cleared;
@@ -353,6 +354,42 @@ int Up(const UpFlags& f) {
   });
   cleared.get_future().wait();
   return code;
+}
+
+int Up(const UpFlags& f) {
+  BlockStopSignals();
+  Console console(Format(f.common));
+  const base::Log log = console.MakeLog(Level(f.common));
+  local::LocalGatewayOptions local_options;
+  local::EnvoyOptions& envoy = local_options.envoy;
+  local_options.concurrency = f.envoy_concurrency;
+  PickerOptions options = MakePickerOptions(f.common, console);
+  base::Result<void> used = UseEnvoyFlags(f, envoy);
+  if (used) used = UseInput(f, options);
+  if (used) used = PlacePicker(f, options, envoy, log);
+  if (!used) return Say(console, used.error().message, kExitUsage);
+
+  if (f.print_config) {
+    envoy.directory = "/etc/fairway";
+    if (options.files.empty()) return PrintConfig(options.manifests, envoy);
+    const api::LoadResult loaded = api::LoadManifests(options.files, options.load);
+    return PrintProblems(loaded.problems, options.print) ? PrintConfig(loaded.manifests, envoy) : kExitInput;
+  }
+
+  const auto binary = local::FindEnvoy(f.envoy);
+  if (!binary) return Say(console, binary.error().message, kExitStart);
+  local_options.binary = binary->path;
+  if (envoy.place == local::PickerPlace::kModule) {
+    // Envoy would say it in a line of its log.
+    std::vector<api::Problem> found;
+    const bool good = picker::ConfigSource(options.config).Load(found);
+    if (!PrintProblems(found, options.print) || !good)
+      return Say(console, "the scheduler config has errors", kExitInput);
+    LeaveToModule(options);
+  }
+  UseExtProc(f, envoy, options);
+  Front front(std::move(local_options), log);
+  return Serve(f, options, front, console);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "api/endpoint_picker_config.h"
 #include "api/load.h"
+#include "api/text_rules.h"
 #include "base/strings.h"
 
 namespace fairway::picker {
@@ -18,13 +19,46 @@ using api::Severity;
 
 constexpr std::string_view kTextName = "--config-text";
 
+void Unsuggest(const std::string& name, std::vector<api::Problem>& problems) {
+  const std::string hint = "; did you mean " + api::Quote(name) + "?";
+  for (api::Problem& problem : problems) {
+    if (!problem.message.ends_with(hint)) continue;
+    problem.message.resize(problem.message.size() - hint.size());
+    problem.message += "; there is " + api::Quote(name) + ", whose type is wrong";
+  }
+}
+
+// What is wrong with the plugins of a document that has errors elsewhere, so that all is told at once. What
+// refers to them is left to the document's own check.
+void CheckPlugins(const api::EndpointPickerConfig& document, const std::string& name, bool allow_experimental,
+                  std::vector<api::Problem>& problems) {
+  scheduling::ConfigSpec spec = scheduling::FromDocument(document);
+  std::erase_if(spec.plugins, [](const auto& plugin) { return plugin.type.empty() || plugin.name.empty(); });
+  std::vector<api::Problem> found;
+  api::ProblemList list(name, found);
+  scheduling::Compile(spec, list,
+                      {.more_types = {}, .states = nullptr, .allow_experimental = allow_experimental});
+  for (api::Problem& problem : found) {
+    if (problem.severity != Severity::kError || !problem.object.starts_with("plugin ")) continue;
+    // A name that is a mistyped type is no good advice for who refers to the right one.
+    if (problem.field == "type") Unsuggest(problem.object.substr(problem.object.find(' ') + 1), problems);
+    problems.push_back(std::move(problem));
+  }
+  std::stable_sort(problems.begin(), problems.end(), [](const api::Problem& a, const api::Problem& b) {
+    return a.where.file == b.where.file && a.where.line < b.where.line;
+  });
+}
+
 std::shared_ptr<const scheduling::Config> Compile(const api::EndpointPickerConfigResult& document,
                                                   const std::string& name, const ConfigOptions& options,
                                                   std::vector<api::Problem>& problems,
                                                   scheduling::States* states, uint64_t* fingerprint) {
   if (fingerprint != nullptr) *fingerprint = document.fingerprint;
   problems.insert(problems.end(), document.problems.begin(), document.problems.end());
-  if (!document.ok()) return nullptr;
+  if (!document.ok()) {
+    CheckPlugins(document.config, name, options.allow_experimental, problems);
+    return nullptr;
+  }
   api::ProblemList list(name, problems);
   return scheduling::Compile(
       scheduling::FromDocument(document.config), list,

@@ -40,6 +40,7 @@ void WriteFacts(const Decision& d, JsonWriter& json) {
   json.Member("mayBeShed", !d.seen.facts.critical).Member("outcome", Name(d.seen.outcome.kind));
   WriteChoices(d, d.seen.outcome, "endpoints", json);
   json.Member("signals", scheduling::ToString(d.seen.outcome.rung));
+  if (d.declared) json.Member("declared", true);
   if (!d.built_in) json.Member("config", "its own");
   const scheduling::Outcome& outcome = d.seen.outcome;
   if (outcome.kind == scheduling::OutcomeKind::kShed) {

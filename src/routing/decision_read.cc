@@ -276,6 +276,7 @@ std::unique_ptr<ReadDecision> ReadState(const Node& node) {
     Read(reader.Get(field), *text);
   if (const Node priority = reader.Get("priority"); priority.present()) d.priority = priority.value().text;
   if (d.priority == "0") d.priority.clear();
+  Read(reader.Get("declared"), d.declared);
   d.built_in = !reader.Get("config").present();
   ReadOutcome(reader, *out);
   return out;

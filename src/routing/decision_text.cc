@@ -32,7 +32,7 @@ std::string FirstLine(const Told& told) {
   const Decision& d = told.decision;
   const scheduling::Outcome& outcome = d.seen.outcome;
   const bool critical = d.seen.facts.critical;
-  std::string out = "request " + (d.request_id.empty() ? "-" : Printable(d.request_id));
+  std::string out = d.request_id.empty() ? "a request" : "request " + Printable(d.request_id);
   if (!d.model.empty()) out += " model " + Printable(d.model);
   if (d.target_model != d.model) out += " -> " + Printable(d.target_model);
   if (!d.rewrite.empty()) out += " (rewrite " + d.rewrite + ")";
@@ -41,13 +41,13 @@ std::string FirstLine(const Told& told) {
   } else if (d.declared) {
     out += critical ? " (critical)" : " (not critical)";
   }
-  out += " pool " + d.pool + ": ";
+  out += (d.pool.empty() ? "" : " pool " + d.pool) + ": ";
   if (outcome.kind == scheduling::OutcomeKind::kPicked) {
     out += "picked " + d.NameAndAddress(outcome.choices[0]);
     for (uint32_t i = 1; i < outcome.num_choices; ++i)
       out += (i == 1 ? ", then " : ", ") + d.Name(outcome.choices[i]);
     out += " [" + std::string(scheduling::ToString(outcome.rung)) + " signals, " + told.explanation.profile +
-           ", " + Format("%.1f us", static_cast<double>(d.took) / 1000) + "]";
+           (d.took == 0 ? "" : ", " + Format("%.1f us", static_cast<double>(d.took) / 1000)) + "]";
   } else if (outcome.kind == scheduling::OutcomeKind::kShed) {
     out += outcome.refusal == scheduling::Refusal::kAdmitter ? "refused by " + std::string(outcome.refused_by)
            : outcome.refusal == scheduling::Refusal::kNotCached

@@ -326,6 +326,19 @@ std::pair<std::shared_ptr<const Config>, std::string> Printed(const std::string&
   return {read.config, read.config == nullptr ? "" : PrintConfig(document.config, *read.config)};
 }
 
+TEST(Documents, PrintedSayWhatIsOld) {
+  Texts errors;
+  const auto [config, printed] = Printed(
+      "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: prefix-cache-scorer},\n"
+      "  {type: by-label, parameters: {label: a, allowsNoLabel: true}}]\n",
+      &errors);
+  ASSERT_NE(config, nullptr);
+  EXPECT_NE(printed.find("- type: by-label  # deprecated, use label-selector-filter\n"), std::string::npos)
+      << printed;
+  EXPECT_NE(printed.find(", old name of blockSizeTokens\n"), std::string::npos) << printed;
+  EXPECT_EQ(printed.find("- type: prefix-cache-scorer  #"), std::string::npos) << printed;
+}
+
 TEST(Documents, PrintedWithDefaultsAreReadAgainAndDecideTheSame) {
   std::vector<std::string> texts{
       "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n",

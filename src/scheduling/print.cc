@@ -11,16 +11,27 @@ namespace fairway::scheduling {
 
 namespace {
 
-// "  # default, 0 to 1"
+// "  # default, 0 to 1, old name of blockSizeTokens"
 std::string Comment(const ParameterInfo& parameter) {
   std::vector<std::string> words;
   if (!parameter.given) words.emplace_back("default");
   if (!parameter.range.empty()) words.push_back(parameter.range);
+  if (parameter.help.starts_with("Old ")) words.push_back("o" + parameter.help.substr(1));
   return words.empty() ? "" : "  # " + base::Join(words, ", ");
 }
 
+// "  # filled in", "  # deprecated, use label-selector-filter"
+std::string CommentOfType(const std::string& type, bool listed) {
+  std::string text = listed ? "" : "filled in";
+  const auto types = BuiltinPlugins();
+  const auto found = std::find_if(types.begin(), types.end(), [&](const auto& t) { return t.type == type; });
+  if (found != types.end() && found->stability == Stability::kDeprecated)
+    text += (text.empty() ? "" : ", ") + std::string("deprecated, use ") + std::string(found->successor);
+  return text.empty() ? "" : "  # " + text;
+}
+
 void AppendPlugin(const Config::Instance& plugin, bool listed, std::string& out) {
-  out += "- type: " + plugin.type + (listed ? "" : "  # filled in") +
+  out += "- type: " + plugin.type + CommentOfType(plugin.type, listed) +
          "\n  name: " + api::YamlText(plugin.name) + "\n";
   bool any = false;
   for (const ParameterInfo& parameter : plugin.parameters) {

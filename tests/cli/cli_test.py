@@ -173,11 +173,19 @@ class CliTest(unittest.TestCase):
             self.assertRegex(done.stdout + done.stderr, "not expected: --no-such-flag", args)
 
     def test_a_mistyped_name_is_answered_with_the_nearest(self):
-        for args, near in ((["epp", "--grpc-prot", "1"], "--grpc-port"), (["chek"], "check"), (["config", "prin"], "print"),
+        for args, near in ((["epp", "--grpc-prot", "1"], "--grpc-port"), (["chek"], "check"), (["chekc"], "check"), (["config", "prin"], "print"),
                            (["up", "--max-endpoint=3"], "--max-endpoints")):
             done = run(*args)
             self.assertEqual(done.returncode, 2, done)
             self.assertIn(f"did you mean {near}?", done.stderr, args)
+
+    def test_what_is_not_expected_is_told_in_its_order_and_with_its_flag(self):
+        for args, said in ((["epp", "a", "b", "c"], "not expected: a b c\n"), (["epp", "pool.yaml"], "-f pool.yaml"),
+                           (["replay", "w.yaml"], "--workload w.yaml runs it, --from-decisions w.yaml asks recorded decisions again"),
+                           (["explain", "r.jsonl"], "--fleet r.jsonl")):
+            done = run(*args)
+            self.assertEqual(done.returncode, 2, done)
+            self.assertIn(said, done.stderr, args)
 
     def test_a_value_that_cannot_be_names_its_flag_and_what_would_be_right(self):
         for args, wanted in ((["--max-endpoints", "9"], "--max-endpoints: want a number from 1 to 8, got \"9\""),
@@ -386,6 +394,31 @@ class CliTest(unittest.TestCase):
         self.assertGreaterEqual(len(re.findall(r"bad\.yaml:\d+", done.stderr)), 3, done.stderr)
         self.assertIn('FailOpen', done.stderr)
 
+    def test_check_reports_all_errors_of_a_config_at_once(self):
+        done = run("check", "--config-file", self.write("typed.yaml", """apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- type: quue-scorer
+- type: max-score-picker
+  parameters: {maxNumOfEndpoints: two}
+- type: kv-cache-scorer
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: queue-scorer
+    wieght: 2
+"""))
+        self.assertEqual(done.returncode, 1)
+        lines = [line.split("typed.yaml:")[-1] for line in done.stderr.splitlines()]
+        self.assertEqual(lines, [
+            '4: plugin quue-scorer: type: there is no plugin type "quue-scorer"; did you mean "queue-scorer"?',
+            '6: plugin max-score-picker: parameters.maxNumOfEndpoints: want a whole number, got the string "two"',
+            '7: plugin kv-cache-scorer: type: there is no plugin type "kv-cache-scorer"; did you mean "kv-cache-utilization-scorer"?',
+            '11: EndpointPickerConfig: schedulingProfiles[0].plugins[0].pluginRef: no "queue-scorer" among plugins; there is "quue-scorer", '
+            'whose type is wrong',
+            '12: EndpointPickerConfig: schedulingProfiles[0].plugins[0].wieght: unknown field; did you mean "weight"?',
+            '5 errors, 0 warnings: nothing would be served.'])
+
     def test_check_reads_standard_input_and_says_when_a_file_is_missing(self):
         pool = {"apiVersion": "v1", "kind": "List", "items": [
             {"apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool", "metadata": {"name": "p"},
@@ -584,6 +617,18 @@ class Explaining(unittest.TestCase):
         body = self.write("body.json", json.dumps({"model": "m", "prompt": "x" * 1000, "stream": True}))
         self.assertIn("prefill", json.loads(self.explain("--request", body, "--format", "json"))["picture"]["columns"])
         self.assertIn("100 ms", self.explain("--request", body))  # ten times the prompt
+
+    def test_one_that_a_config_decided_says_so(self):
+        record = json.dumps({"config": "its own", "declared": True, "model": "m", "targetModel": "m",
+                             "picture": json.loads(self.explain("--format", "json"))["picture"]})
+        path = self.write("own.json", record)
+        done = run("explain", "--fleet", path)
+        self.assertIn("an EndpointPickerConfig decided this one", done.stderr)
+        self.assertIn("give --config FILE", done.stderr)
+        self.assertRegex(done.stdout, r"^a request model m \(critical\): picked b ")
+        done = run("explain", "--fleet", path, "--config", self.write("config.yaml", CONFIG))
+        self.assertEqual((done.returncode, done.stderr), (0, "fairway explain: the state has no column page-queue: it is taken to be 0\n"
+                                                          * ("page-queue" in done.stderr)))
 
     def test_what_is_wrong_is_said(self):
         for args, code, message in (

@@ -209,7 +209,8 @@ class Peers(unittest.TestCase):
         self.assertIsNone(replica.process.poll())
 
     def test_what_makes_no_sense_is_refused(self):
-        for args, what in ((("--peers", "a:b"), "a:b"), (("--peers", "a", "--peer-interval", "1s"), "10ms to 200ms"),
+        for args, what in ((("--peers", "a:b"), "a:b"), (("--peers", "http://x:1"), "want HOST or HOST:PORT, without a scheme or a path"),
+                           (("--peers", "a", "--peer-interval", "1s"), "10ms to 200ms"),
                            (("--peers", "a", "--peer-ca-file", "x"), "--cert-path")):
             with Epp(*args, "--secure-serving=true") as epp:
                 self.assertNotEqual(epp.process.wait(PATIENCE), 0)

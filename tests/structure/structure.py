@@ -6,6 +6,7 @@ Read from #include lines under src/:
 - arrows: a room includes only rooms it may use (ARCHITECTURE.md); no cycle can hide, since the table has none;
 - the core has no sockets, threads or protocols in it;
 - a using-declaration in a .cc file is used there (tools/tidy looks at several files at a time and cannot tell);
+- a function has at most FUNCTION_LINES lines, from its first to its last; tests are exempt;
 - a heavy header (slow to compile) is included by .cc files, or by headers that no other room sees.
 And from the tree: each room has a README of at most 40 lines; no file names a path of somebody's machine; links between documents lead somewhere.
 """
@@ -44,6 +45,10 @@ NOT_IN_CORE = re.compile(
 USING = re.compile(r"^\s*using\s+[\w:]*::(\w+);", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 README_LINES = 40
+FUNCTION_LINES = 75
+# A line that ends with a function's brace, as clang-format lays it out: with its parameters, or with what a constructor begins with.
+FUNCTION = re.compile(r"^( *)(: )?(?!(?:if|for|while|switch|else|do|try|catch|namespace|struct|class|enum|union|extern|return|case)\b)"
+                      r"[^\s#/}].*[)\w}>*&] \{$")
 # A README of its own for these too: they are large enough to get lost in.
 ALSO_README = ["src/scheduling/plugins", "src/frontends/ext_proc", "src/frontends/local", "tests", "bench", "fuzz", "examples"]
 MACHINE_PATH = re.compile(r"(?<![\w.$}>-])/(work|root|home/\w+|Users|tmp/b-\w+)/[\w.]")
@@ -110,6 +115,25 @@ def check_using(files):
             if len(re.findall(rf"\b{found.group(1)}\b", text)) == 1]
 
 
+def check_functions(files):
+    """`files`: path below src/ -> text. The end is the first closing brace as deep as the line that began the function."""
+    problems = []
+    for path, text in sorted(files.items()):
+        if re.search(r"_(test|bench)\.cc$", path):
+            continue
+        begin = depth = None
+        for number, line in enumerate(text.splitlines(), 1):
+            if begin is None and (found := FUNCTION.match(line)):
+                depth = len(found.group(1)) - (4 if found.group(2) else 0)
+                if depth in (0, 2):
+                    begin = number
+            elif begin is not None and line.startswith(" " * depth + "}"):
+                if number - begin >= FUNCTION_LINES:
+                    problems.append(f"src/{path}:{begin}: a function of {number - begin + 1} lines, at most {FUNCTION_LINES}")
+                begin = None
+    return problems
+
+
 def check_readmes(root):
     problems = []
     rooms = [f"src/{room}" for room in ROOMS if (root / "src" / room).is_dir()]
@@ -164,7 +188,7 @@ def check(root):
     if not sources:
         return [f"{src}: no sources found"]
     texts = tracked_files(root)
-    return check_includes(sources) + check_using(sources) + check_readmes(root) + check_machine_paths(texts) + check_links(root, texts)
+    return check_includes(sources) + check_using(sources) + check_functions(sources) + check_readmes(root) + check_machine_paths(texts) + check_links(root, texts)
 
 
 if __name__ == "__main__":

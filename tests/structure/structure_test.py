@@ -53,6 +53,25 @@ class Includes(unittest.TestCase):
         self.only(self.problems(nett__n_DOT_cc=""), "no room 'nett'")
 
 
+class Functions(unittest.TestCase):
+    def lines(self, head, count, indent=""):
+        return "\n".join([f"{indent}{head} {{", *[f"{indent}  a;"] * (count - 2), f"{indent}}}"]) + "\n"
+
+    def test_a_function_has_an_end_in_sight(self):
+        long, short = structure.FUNCTION_LINES + 1, structure.FUNCTION_LINES
+        for head in ("int Up(const Flags& f)", "void Stream::Decide() noexcept", "[[gnu::hot]] auto F(int a) -> int", "    : a_(b), c_(d)"):
+            self.assertEqual(structure.check_functions({"cli/a.cc": self.lines(head, short)}), [])
+            self.assertEqual(structure.check_functions({"cli/a.cc": "\n" + self.lines(head, long)}),
+                             [f"src/cli/a.cc:2: a function of {long} lines, at most {short}"])
+        member = "class A {\n" + self.lines("void F(int a) const override", long, "  ") + "};\n"
+        self.assertEqual(len(structure.check_functions({"cli/a.h": member})), 1)
+
+    def test_what_holds_functions_is_none(self):
+        for head in ("namespace fairway", "struct Impl", "class Stream final : public Sink", "if (a)", "constexpr std::array kAll ="):
+            self.assertEqual(structure.check_functions({"cli/a.cc": self.lines(head, 500)}), [], head)
+        self.assertEqual(structure.check_functions({"cli/a_test.cc": self.lines("TEST(A, B)", 500)}), [])
+
+
 class Using(unittest.TestCase):
     def test_a_using_declaration_is_used(self):
         used, unused = "using std::string;\nstring a;\n", "\nusing testing::Each;\nEachOf(a);\n"

@@ -219,7 +219,7 @@ ExtProcService::ExtProcService(ServiceOptions options, const routing::Router& ro
       clock_(clock),
       log_(log),
       metrics_(registry, options_.stream_metrics),
-      tokens_(registry) {
+      tokens_(registry, log) {
   uint64_t seed = options_.seed;
   for (net::Loop* loop : loops) {
     workers_.push_back(std::make_unique<Worker>(*this, router, *loop, base::SplitMix64(seed)));

@@ -11,6 +11,40 @@ namespace {
 
 constexpr std::string_view kServed = "x-gateway-destination-endpoint-served";
 
+// What an answer's headers say. Views into the message.
+struct ResponseHead {
+  int status = 0;
+  bool event_stream = false;
+  bool encoded = false;
+  bool by_gateway = false;
+  bool has_length = false;
+  std::string_view load;
+};
+
+// False: they are malformed. `grpc`: an answer of headers alone may say that it failed.
+bool ReadHead(std::string_view header_map, bool grpc, ResponseHead& head) {
+  std::string_view grpc_status;
+  const bool ok = ForEachHeader(header_map, [&](std::string_view name, std::string_view value) {
+    if (name == ":status") {
+      head.status = base::ParseInteger<int>(value).value_or(0);
+    } else if (name == "content-type") {
+      head.event_stream = base::ToLower(value).find("text/event-stream") != std::string::npos;
+    } else if (name == "content-encoding") {
+      head.encoded |= request::IsEncoded(value);
+    } else if (name == "content-length") {
+      head.has_length = true;
+    } else if (name == request::kLoad) {
+      head.load = value;
+    } else if (name == request::kOverloaded) {
+      head.by_gateway = true;
+    } else if (name == request::kGrpcStatus && grpc) {
+      grpc_status = value;
+    }
+  });
+  if (!grpc_status.empty() && head.status == 200) head.status = request::HttpStatusOf(grpc_status);
+  return ok;
+}
+
 }  // namespace
 
 void Session::OnResponseHeaders(const RequestMessage& message) {
@@ -26,34 +60,12 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   } else if (request_ == RequestPhase::kThrough) {
     deadline_ = 0;
   }
-  int status = 0;
-  bool event_stream = false;
-  bool encoded = false;
-  bool by_gateway = false;
-  std::string_view grpc_status;  // an answer of headers alone
-  std::string_view load;
-  const bool ok = ForEachHeader(message.headers, [&](std::string_view name, std::string_view value) {
-    if (name == ":status") {
-      status = base::ParseInteger<int>(value).value_or(0);
-    } else if (name == "content-type") {
-      event_stream = base::ToLower(value).find("text/event-stream") != std::string::npos;
-    } else if (name == "content-encoding") {
-      encoded |= request::IsEncoded(value);
-    } else if (name == "content-length") {
-      response_has_length_ = true;
-    } else if (name == request::kLoad) {
-      load = value;
-    } else if (name == request::kOverloaded) {
-      by_gateway = true;
-    } else if (name == request::kGrpcStatus && grpc_) {
-      grpc_status = value;
-    }
-  });
-  if (!ok) {
+  ResponseHead head;
+  if (!ReadHead(message.headers, grpc_, head)) {
     shared_.metrics.MalformedMessage();
     return Close(net::GrpcStatus::kInvalidArgument, "malformed headers");
   }
-  if (!grpc_status.empty() && status == 200) status = request::HttpStatusOf(grpc_status);
+  response_has_length_ |= head.has_length;
   std::string_view served;
   if (const auto lb = FindMetadata(message.metadata, request::kLbNamespace)) {
     const auto value = FindField(*lb, kServed);
@@ -61,14 +73,14 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   }
   const BodyMode mode = response_mode();
   if (ticket_) {
-    ticket_->OnResponseHeaders(status, served, event_stream, by_gateway);
-    if (!ticket_->asks_load()) load = {};  // it is for the client
-    if (!load.empty()) ticket_->OnLoad(request::ReadLoad(load));
+    ticket_->OnResponseHeaders(head.status, served, head.event_stream, head.by_gateway);
+    if (!ticket_->asks_load()) head.load = {};  // it is for the client
+    if (!head.load.empty()) ticket_->OnLoad(request::ReadLoad(head.load));
     const bool body_follows = !message.end_of_stream && mode != BodyMode::kNone;
-    if (body_follows && !encoded && status < 400) {
-      usage_.emplace(api_, event_stream);
+    if (body_follows && !head.encoded && head.status < 400) {
+      usage_.emplace(api_, head.event_stream);
       if (ticket_->rewrites() && mode != BodyMode::kBufferedPartial) {
-        renamer_.emplace(ticket_->target_model(), ticket_->model(), event_stream,
+        renamer_.emplace(ticket_->target_model(), ticket_->model(), head.event_stream,
                          mode == BodyMode::kFullDuplexStreamed, shared_.renames);
         if (!CountKept()) return;
       }
@@ -83,7 +95,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   std::array<std::string_view, 2> remove;
   size_t removes = 0;
   if (renamer_ && response_has_length_ && mode != BodyMode::kBuffered) remove[removes++] = "content-length";
-  if (ticket_ && !load.empty()) remove[removes++] = request::kLoad;
+  if (ticket_ && !head.load.empty()) remove[removes++] = request::kLoad;
   Send({.kind = ReplyKind::kResponseHeaders,
         .set_headers = std::span(set.data(), sets),
         .remove_headers = std::span(remove.data(), removes)});

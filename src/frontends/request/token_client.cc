@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/strings.h"
+#include "net/address.h"
 #include "net/http_client.h"
 #include "payload/render_answer.h"
 
@@ -41,8 +42,9 @@ struct TokenClient::Impl {
     size_t bytes = 0;
   };
 
-  explicit Impl(base::Registry& registry)
-      : outcomes(
+  Impl(base::Registry& registry, const base::Log& its_log)
+      : log(its_log),
+        outcomes(
             registry.AddCounter({.name = "fairway_token_questions_total",
                                  .help = "Prompts whose tokens a render server was asked for, by outcome: "
                                          "answered, kept, failed, full.",
@@ -101,6 +103,7 @@ struct TokenClient::Impl {
       }
       duration.Observe(base::ToSeconds(clock.Now() - open->begun));
       (tokens != nullptr ? answered : failed).Add();
+      Note(open->question, tokens != nullptr, outcome.ok ? "no answer of a render server" : outcome.error);
       if (tokens != nullptr) Keep(name, tokens);
       asked.remove(open);
       End(*open, std::move(tokens));
@@ -111,6 +114,22 @@ struct TokenClient::Impl {
         if (free_ones.size() < kMaxIdle) free_ones.push_back(std::move(open->fetcher));
       });
     });
+  }
+
+  // Of requests there are many, of servers one.
+  void Note(const Question& question, bool good, std::string_view error) {
+    const std::string server = net::FormatHostPort(question.host, question.port);
+    bool& told = silent[server];  // one of few, which configs name
+    if (told == !good) return;
+    if (!good) {
+      if (!limit.Allow(clock.Now())) return;  // one that comes and goes
+      told = true;
+      log.Warn("no tokens from the render server; prompts are compared by their text",
+               {{"server", server}, {"path", question.path}, {"error", std::string(error)}});
+    } else {
+      told = false;
+      log.Info("the render server gives tokens again", {{"server", server}});
+    }
   }
 
   void End(Open& open, Tokens tokens) {
@@ -146,6 +165,7 @@ struct TokenClient::Impl {
   }
 
   const base::SystemClock clock;
+  const base::Log log;
   base::CounterFamily& outcomes;
   base::Counter &answered, &kept_answers, &failed, &full;
   base::Histogram& duration;
@@ -160,9 +180,12 @@ struct TokenClient::Impl {
   std::unordered_map<std::string_view, std::list<Kept>::iterator, base::StringHash, std::equal_to<>>
       by_question;
   size_t kept_bytes = 0;
+  std::map<std::string, bool> silent;  // by server: that it gave none was told
+  base::LogLimit limit{30 * base::kSecond};
 };
 
-TokenClient::TokenClient(base::Registry& registry) : impl_(std::make_unique<Impl>(registry)) {}
+TokenClient::TokenClient(base::Registry& registry, const base::Log& log)
+    : impl_(std::make_unique<Impl>(registry, log)) {}
 TokenClient::~TokenClient() { impl_->Stop(); }
 
 void TokenClient::Ask(Question question, net::Loop& back, Answer answer) {

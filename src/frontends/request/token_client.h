@@ -1,11 +1,12 @@
 // Asks a render server of vLLM for the tokens of prompts, off the threads that requests are on: on a thread of
 // its own (`tokens`), which starts with the first question.
 //
-//   TokenClient client(registry);
+//   TokenClient client(registry, log);
 //   client.Ask({...}, loop, [](std::shared_ptr<const payload::PromptTokens> tokens) { ... });
 //
 // Bounded: kMaxOpen questions and kMaxOpenBytes of their bodies at once; who comes then gets no tokens, and is
 // told at once. Answers to the same question are kept, least recently used out, up to kMaxKeptBytes.
+// A server that gives no answers is told of in the log once, and once when it is back.
 // On the metrics page: fairway_token_questions_total{outcome}, and how long answers took.
 #pragma once
 
@@ -15,6 +16,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/metrics.h"
 #include "net/loop.h"
 #include "payload/prompt_tokens.h"
@@ -38,7 +40,7 @@ class TokenClient {
   using Answer = std::function<void(std::shared_ptr<const payload::PromptTokens>)>;
 
   // `registry` outlives it.
-  explicit TokenClient(base::Registry& registry);
+  TokenClient(base::Registry& registry, const base::Log& log);
   ~TokenClient();  // what is still asked gets no answer
   TokenClient(const TokenClient&) = delete;
   TokenClient& operator=(const TokenClient&) = delete;

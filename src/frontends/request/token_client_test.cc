@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <future>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -36,9 +37,33 @@ class TokenClientTest : public testing::Test {
                : page.substr(at + series.size(), page.find('\n', at) - at - series.size());
   }
   base::Registry registry;
+  std::mutex mutex;
+  std::vector<std::string> lines;  // guarded by mutex
+  base::Log log{base::LogLevel::kInfo, base::LogFormat::kText, [this](std::string_view line) {
+                  const std::lock_guard lock(mutex);
+                  lines.emplace_back(line);
+                }};
   net::LoopThread back{"back"};
-  std::unique_ptr<TokenClient> client = std::make_unique<TokenClient>(registry);
+  std::unique_ptr<TokenClient> client = std::make_unique<TokenClient>(registry, log);
 };
+
+TEST_F(TokenClientTest, AServerThatIsNotThereIsToldOfOnceAndOnceWhenItIsBack) {
+  std::atomic<bool> good{false};
+  test::RawTcpServer server([&](test::RawConnection& connection) {
+    while (connection.ReadRequest()) {
+      connection.Send(good ? "HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"token_ids\":[1,2]}"
+                           : "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n");
+    }
+  });
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(Ask(To(server.port(), "{}")), nullptr);
+  good = true;
+  for (const char* body : {"{}", "[]"}) EXPECT_NE(Ask(To(server.port(), body)), nullptr);
+  const std::lock_guard lock(mutex);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_THAT(lines[0], HasSubstr("WARN  no tokens from the render server"));
+  EXPECT_THAT(lines[0], HasSubstr("server=127.0.0.1:" + std::to_string(server.port())));
+  EXPECT_THAT(lines[1], HasSubstr("INFO  the render server gives tokens again"));
+}
 
 TEST_F(TokenClientTest, AsksAndKeepsTheAnswer) {
   std::atomic<int> requests{0};

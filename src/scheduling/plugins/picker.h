@@ -15,7 +15,7 @@ namespace fairway::scheduling {
 // 1). As in the reference, what is not above 0 counts as 1.
 inline uint32_t ReadMaxChoices(Build& build) {
   constexpr std::string_view kName = "maxNumOfEndpoints";
-  const int64_t given = build.Integer(kName, 0, INT32_MIN, INT32_MAX,
+  const int64_t given = build.Integer(kName, 1, INT32_MIN, INT32_MAX,
                                       "Endpoints that are given, 1 to 8; else as many as --max-endpoints");
   if (!build.Given(kName)) return 0;
   const int64_t used = std::clamp<int64_t>(given, 1, kMaxChoices);
