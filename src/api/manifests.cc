@@ -9,7 +9,7 @@
 namespace fairway::api {
 
 std::string ToString(const Problem& problem) {
-  std::string out = problem.where.file;
+  std::string out = base::CleanText(problem.where.file, 3 * problem.where.file.size());
   const auto add = [&out](std::string_view part) {
     if (!out.empty()) out += ": ";
     out += part;

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <utility>
 
+#include "base/clean_lines.h"
 #include "base/strings.h"
 
 namespace fairway::base {
@@ -43,15 +44,6 @@ void AppendQuoted(std::string& out, std::string_view value) {
     out.append(1, '\'').append(value).append(1, '\'');
   } else {
     AppendJsonString(out, value);
-  }
-}
-
-// A message may have lines; what else a terminal would obey goes.
-void AppendMessage(std::string& out, std::string_view message) {
-  const auto lines = Split(message, '\n');
-  for (size_t i = 0; i < lines.size(); ++i) {
-    if (i > 0) out += '\n';
-    out += CleanText(lines[i], 3 * lines[i].size());  // U+FFFD may take the place of one byte
   }
 }
 
@@ -101,7 +93,7 @@ void Log::Write(LogLevel level, std::string_view message, std::initializer_list<
     line += ' ';
     line += kUpper[index];
     line += ' ';
-    AppendMessage(line, message);
+    line += CleanLines(message);
     for (const LogField& field : fields) {
       line += ' ';
       line += field.key;

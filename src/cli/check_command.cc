@@ -9,6 +9,7 @@
 #include "api/summary.h"
 #include "cli/commands.h"
 #include "cli/config_file.h"
+#include "cli/console.h"
 #include "cli/exit_codes.h"
 #include "frontends/local/patterns.h"
 
@@ -23,7 +24,7 @@ struct Counts {
 
 void Print(const std::vector<api::Problem>& problems, Counts& counts) {
   for (const auto& problem : problems) {
-    std::fprintf(stderr, "%s\n", api::ToString(problem).c_str());
+    Show(stderr, api::ToString(problem) + "\n");
     ++(problem.severity == api::Severity::kError ? counts.errors : counts.warnings);
   }
 }
@@ -65,7 +66,7 @@ int Check(const std::vector<std::string>& files, const picker::ConfigOptions& co
                  counts.errors == 1 ? "" : "s", counts.warnings, counts.warnings == 1 ? "" : "s");
     return kExitInput;
   }
-  std::fputs(summary.c_str(), stdout);
+  Show(stdout, summary);
   return kExitOk;
 }
 

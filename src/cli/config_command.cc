@@ -7,6 +7,7 @@
 #include "api/manifests.h"
 #include "cli/commands.h"
 #include "cli/config_file.h"
+#include "cli/console.h"
 #include "cli/exit_codes.h"
 
 namespace fairway::cli {
@@ -15,9 +16,9 @@ namespace {
 int Print(const picker::ConfigOptions& options) {
   std::vector<api::Problem> problems;
   const std::string printed = PrintConfigs(options, problems);
-  for (const api::Problem& problem : problems) std::fprintf(stderr, "%s\n", api::ToString(problem).c_str());
+  for (const api::Problem& problem : problems) Show(stderr, api::ToString(problem) + "\n");
   if (api::HasErrors(problems)) return kExitInput;
-  std::fputs(printed.c_str(), stdout);
+  Show(stdout, printed);
   return kExitOk;
 }
 

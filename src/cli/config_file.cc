@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "api/endpoint_picker_config.h"
+#include "base/strings.h"
 
 namespace fairway::cli {
 
@@ -37,7 +38,7 @@ std::string PrintConfigs(const picker::ConfigOptions& options, std::vector<api::
     if (config == nullptr) return;
     if (read != nullptr) *read = payload::Parsers::FromBits(read->bits() | config->parsers.bits());
     if (!printed.empty()) printed += "---\n";
-    if (!pool.empty()) printed += "# of pool " + pool + "\n";
+    if (!pool.empty()) printed += "# of pool " + base::CleanText(pool, 3 * pool.size()) + "\n";
     printed += scheduling::PrintConfig(document, *config);
   };
   if (!options.file.empty() || !options.text.empty()) print(options, "");

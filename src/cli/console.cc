@@ -19,6 +19,11 @@ std::string Note(base::LogFormat format, uint64_t lost) {
 
 }  // namespace
 
+void Show(std::FILE* to, std::string_view text) {
+  const std::string clean = base::CleanLines(text);
+  std::fwrite(clean.data(), 1, clean.size(), to);
+}
+
 Console::Console(base::LogFormat format)
     : format_(format),
       out_(STDOUT_FILENO, {.max_bytes = kMaxOut}),

@@ -11,6 +11,7 @@
 #include "api/value.h"
 #include "cli/commands.h"
 #include "cli/config_file.h"
+#include "cli/console.h"
 #include "cli/exit_codes.h"
 #include "payload/request.h"
 #include "replay/fields.h"
@@ -107,7 +108,7 @@ std::string Replace(const std::string& body, const ExplainFlags& flags, routing:
           static_cast<double>(fleet::kDefaultMsPerToken));
   }
   if (fields.has_model && !d.model.empty() && fields.model != d.model && facts.adapter != fleet::kNoAdapter)
-    std::fprintf(stderr, "fairway explain: what is known of adapters is that of model %s\n", d.model.c_str());
+    Show(stderr, "fairway explain: what is known of adapters is that of model " + d.model + "\n");
   if (fields.has_model) d.model = d.target_model = facts.target_model = fields.model;
   facts.prompt_tokens = tokens;
   facts.streaming = facts.shows_first_token = fields.stream;
@@ -129,14 +130,14 @@ std::string Print(const routing::Told& told, const std::string& format) {
 }
 
 int Fail(const std::string& what, int code) {
-  std::fprintf(stderr, "fairway explain: %s\n", what.c_str());
+  Show(stderr, "fairway explain: " + what + "\n");
   return code;
 }
 
 int RunExplain(const ExplainFlags& flags) {
   std::vector<api::Problem> problems;
   State state(flags.fleet, flags.request_id, problems);
-  if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+  if (!problems.empty()) Show(stderr, replay::ToText(problems) + "\n");
   if (state.read == nullptr || api::HasErrors(problems)) return kExitInput;
   if (!flags.policy.empty()) {
     const auto policy = replay::Policy::Find(flags.policy);
@@ -161,7 +162,7 @@ int RunExplain(const ExplainFlags& flags) {
   if (!flags.config.empty()) {
     std::vector<api::Problem> found;
     config = ReadConfigFile(flags.config, found);
-    if (!found.empty()) std::fprintf(stderr, "%s\n", replay::ToText(found).c_str());
+    if (!found.empty()) Show(stderr, replay::ToText(found) + "\n");
     if (config == nullptr) return kExitInput;
   } else {
     config = scheduling::CompileBuiltin(state.options);
@@ -173,9 +174,8 @@ int RunExplain(const ExplainFlags& flags) {
       d.seen, *config, {.options = state.options, .endpoints = state.read->endpoints, .missing = &missing},
       scratch, &explanation);
   for (const std::string& column : missing)
-    std::fprintf(stderr, "fairway explain: the state has no column %s: it is taken to be 0\n",
-                 column.c_str());
-  std::fputs(Print({d, explanation}, flags.format).c_str(), stdout);
+    Show(stderr, "fairway explain: the state has no column " + column + ": it is taken to be 0\n");
+  Show(stdout, Print({d, explanation}, flags.format));
   return kExitOk;
 }
 

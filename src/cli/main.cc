@@ -13,6 +13,7 @@
 
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/exit_codes.h"
 #include "cli/sim_command.h"
 #include "cli/up_command.h"
@@ -126,13 +127,13 @@ int main(int argc, char** argv) {
     return fairway::cli::kExitUsage;
   } catch (const CLI::ParseError& e) {
     app.exit(e);
-    if (const std::string hint = Hint(app); !hint.empty()) std::fprintf(stderr, "%s\n", hint.c_str());
+    if (const std::string hint = Hint(app); !hint.empty()) fairway::cli::Show(stderr, hint + "\n");
     return fairway::cli::kExitUsage;
   }
   try {
     return run();
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "fairway: %s\n", e.what());
+    fairway::cli::Show(stderr, std::string("fairway: ") + e.what() + "\n");
     return fairway::cli::kExitFailure;
   }
 }

@@ -13,6 +13,7 @@
 #include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/config_file.h"
+#include "cli/console.h"
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
 #include "replay/decisions.h"
@@ -71,7 +72,7 @@ struct ReplayFlags {
 using Steady = std::chrono::steady_clock;
 
 int Wrong(const std::string& what) {
-  std::fprintf(stderr, "fairway replay: %s\n", what.c_str());
+  Show(stderr, "fairway replay: " + what + "\n");
   return kExitUsage;
 }
 
@@ -164,19 +165,19 @@ int RunDecisions(const ReplayFlags& flags) {
   }
   uint64_t told = 0;
   how.tell = [&told](std::string_view line) {
-    if (told++ < kMostTold) std::printf("%.*s\n", static_cast<int>(line.size()), line.data());
+    if (told++ < kMostTold) Show(stdout, std::string(line) + "\n");
   };
   std::vector<api::Problem> problems;
   if (flags.configs.size() > 1) return Wrong("--from-decisions takes one --config");
   if (!flags.configs.empty()) {
     how.config = ReadConfigFile(flags.configs[0], problems);
-    if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+    if (!problems.empty()) Show(stderr, replay::ToText(problems) + "\n");
     if (how.config == nullptr) return kExitInput;
     problems.clear();
   }
   const replay::DecisionReplay done = replay::ReplayDecisions(flags.from_decisions, how, problems);
   if (told > kMostTold) std::printf("... and %llu more\n", static_cast<unsigned long long>(told - kMostTold));
-  if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+  if (!problems.empty()) Show(stderr, replay::ToText(problems) + "\n");
   std::printf("%llu decisions are the same, %llu differ, %llu were left out\n",
               static_cast<unsigned long long>(done.same), static_cast<unsigned long long>(done.differing),
               static_cast<unsigned long long>(done.left_out));
@@ -189,7 +190,7 @@ bool AddConfigs(const std::vector<std::string>& paths, std::vector<replay::Polic
                 std::vector<api::Problem>& problems) {
   for (const std::string& path : paths) {
     const bool good = ReadConfigFile(path, problems) != nullptr;
-    if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+    if (!problems.empty()) Show(stderr, replay::ToText(problems) + "\n");
     problems.clear();
     if (!good) return false;
     policies.push_back(replay::Policy::ByConfig(std::filesystem::path(path).filename(), [path] {
@@ -226,7 +227,7 @@ int RunReplay(const ReplayFlags& flags) {
   replay::Workload workload = replay::LoadWorkload(flags.workload, problems);
   const replay::FleetSpec fleet = FleetOf(flags, workload, problems);
   if (!api::HasErrors(problems)) replay::CheckFit(workload, fleet, flags.workload, problems);
-  if (!problems.empty()) std::fprintf(stderr, "%s\n", replay::ToText(problems).c_str());
+  if (!problems.empty()) Show(stderr, replay::ToText(problems) + "\n");
   if (api::HasErrors(problems)) return kExitInput;
   if (!flags.duration.empty()) {
     workload.duration = Duration(flags.duration);
@@ -251,10 +252,10 @@ int RunReplay(const ReplayFlags& flags) {
     }
   }
   const std::string setting = Describe(flags, workload, fleet);
-  if (flags.json != "-") std::printf("%s\n%s", setting.c_str(), replay::Table(rows).c_str());
+  if (flags.json != "-") Show(stdout, setting + "\n" + replay::Table(rows));
   const auto write = [](const std::string& path, const std::string& text) {
     if (path.empty() || Write(path, text)) return true;
-    std::fprintf(stderr, "fairway replay: %s cannot be written\n", path.c_str());
+    Show(stderr, "fairway replay: " + path + " cannot be written\n");
     return false;
   };
   const bool written = write(flags.json, replay::Json(workload.name, setting, rows)) &&

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "base/strings.h"
+#include "cli/console.h"
 #include "cli/exit_codes.h"
 #include "net/address.h"
 #include "simulator/server.h"
@@ -179,7 +180,7 @@ void PrintReady(const simulator::Simulator& sim, const Flags& flags) {
 int RunSim(const Flags& flags) {
   const auto options = OptionsOf(flags);
   if (!options) {
-    std::fprintf(stderr, "fairway sim: %s\n", options.error().message.c_str());
+    Show(stderr, "fairway sim: " + options.error().message + "\n");
     return kExitUsage;
   }
   // Blocked before there are threads, so that only sigwait below gets them.
@@ -194,7 +195,7 @@ int RunSim(const Flags& flags) {
   const base::Log log;
   const auto sim = simulator::Simulator::Start(*options, clock, log);
   if (!sim) {
-    std::fprintf(stderr, "fairway sim: %s\n", sim.error().message.c_str());
+    Show(stderr, "fairway sim: " + sim.error().message + "\n");
     return sim.error().code == ErrorCode::kInvalidArgument ? kExitUsage : kExitStart;
   }
   PrintReady(**sim, flags);

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/json_writer.h"
+#include "cli/console.h"
 #include "cli/exit_codes.h"
 #include "cli/flags.h"
 #include "cli/picker.h"
@@ -145,11 +146,11 @@ std::string FindModule() {
 int PrintConfig(const api::Manifests& manifests, const local::EnvoyOptions& options) {
   const auto config = local::MakeEnvoyConfig(manifests, local::SelectEndpoints(manifests), options);
   if (!config) {
-    std::fprintf(stderr, "fairway up: %s\n", config.error().message.c_str());
+    Show(stderr, "fairway up: " + config.error().message + "\n");
     return kExitInput;
   }
-  for (const auto& warning : config->warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
-  for (const auto& file : config->files) std::printf("# %s\n%s\n", file.name.c_str(), file.text.c_str());
+  for (const auto& warning : config->warnings) Show(stderr, "warning: " + warning + "\n");
+  for (const auto& file : config->files) Show(stdout, "# " + file.name + "\n" + file.text + "\n");
   return kExitOk;
 }
 

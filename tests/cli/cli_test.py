@@ -371,6 +371,26 @@ class CliTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertIn('did you mean "queue-scorer"?', done.stderr)
 
+    def test_nothing_of_a_file_or_its_name_reaches_the_terminal_as_a_command(self):
+        head = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n"
+        escape, csi = "\x1b[31mX", "\u009b2J"
+        folder = os.path.join(self.folder, "escapes")
+        os.mkdir(folder)
+        named = os.path.join(folder, f"a.{escape}\n# of pool forged.yaml")
+        with open(named, "w", encoding="utf-8") as file:
+            file.write(head + 'plugins: [{type: queue-scorer, name: "n\\e[32m\\u009b1J"}]\n')
+        with open(os.path.join(folder, f"not-a-pool{csi}.yaml"), "w", encoding="utf-8") as file:
+            file.write(head + 'plugins: [{type: "queue-scor\\e[32m", name: "\\u009b1J"}]\n')
+        manifest = self.write("pool.yaml", 'kind: "Inference\\e[31mPool"\napiVersion: "\\u009b2J"\nmetadata: {name: "\\x07"}\n')
+        for command in (["check", "--config-dir", folder], ["config", "print", "--config-dir", folder],
+                        ["check", "--config-file", named], ["config", "print", "--config-file", named],
+                        ["explain", "--config", named, "--fleet", manifest], ["check", "-f", manifest],
+                        ["replay", "--workload", named], ["check", "-f", named]):
+            done = run(*command)
+            for text in (done.stdout, done.stderr):
+                self.assertIsNone(re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text), (command, text))
+                self.assertNotRegex(text, r"(?m)^# of pool forged", command)
+
     def test_check_says_which_parsers_are_on(self):
         head = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\nplugins: [{type: queue-scorer}]\n"
         done = run("check", "--config-file", self.write("default.yaml", head))

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/clean_lines.h"
 #include "base/strings.h"
 #include "net/address.h"
 
@@ -14,7 +15,8 @@ namespace fairway::admin {
 namespace {
 
 net::HttpResponse Text(int status, std::string body) {
-  return {.status = status, .content_type = "text/plain; charset=utf-8", .body = std::move(body) + "\n"};
+  return {
+      .status = status, .content_type = "text/plain; charset=utf-8", .body = base::CleanLines(body) + "\n"};
 }
 
 // Without the port and an IPv6 address's brackets.
@@ -113,6 +115,9 @@ net::HttpResponse Decisions(const net::HttpRequest& request, const Content& cont
   auto pages = content.decisions(id, format);
   if (!pages) return Text(404, "no decision of that request is kept: it was none of the last ones");
   net::HttpResponse response{.next = std::move(pages)};
+  if (format == Format::kText) {
+    response.next = [pieces = std::move(response.next)] { return base::CleanLines(pieces()); };
+  }
   if (format == Format::kText) response.content_type = "text/plain; charset=utf-8";
   if (format == Format::kHtml) response.content_type = "text/html; charset=utf-8";
   response.headers.emplace_back("x-content-type-options", "nosniff");

@@ -58,9 +58,15 @@ class TokenProducer final : public Plugin, public TokenSource {
     }
     if (bracket != std::string_view::npos && host.starts_with('[') && host.ends_with(']'))
       host = host.substr(1, host.size() - 2);
-    const bool odd = host.empty() || host.find_first_of("[]@ \r\n") != std::string_view::npos ||
-                     path.find_first_of(" \r\n?#") != std::string_view::npos;
-    if (odd) return wrong();
+    const auto of_host = [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+             c == '.' || c == '_' || c == ':';
+    };
+    const auto of_path = [](char c) { return c > ' ' && c < 0x7f && c != '?' && c != '#'; };
+    const bool good = !host.empty() && host.size() <= kMostHost && path.size() <= kMostPath &&
+                      std::all_of(host.begin(), host.end(), of_host) &&
+                      std::all_of(path.begin(), path.end(), of_path);
+    if (!good) return wrong();
     where_.host = host;
     where_.path = path;
   }
@@ -76,6 +82,8 @@ class TokenProducer final : public Plugin, public TokenSource {
     to = *duration;
   }
 
+  static constexpr size_t kMostHost = 253;  // bytes of a name
+  static constexpr size_t kMostPath = 1024;
   Where where_;
   bool given_ = false;
 };
