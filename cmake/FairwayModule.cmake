@@ -15,6 +15,9 @@ add_library(fairway_options INTERFACE)
 target_include_directories(fairway_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
 # Designated initialisers leave fields at their defaults on purpose.
 target_compile_options(fairway_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers)
+# A multiplication and an addition made one instruction round once instead of twice: decisions and replays would differ from one
+# kind of CPU to the next, and one formula that is written twice from itself.
+target_compile_options(fairway_options INTERFACE -ffp-contract=off)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   # Of libstdc++'s own std::stable_sort, which Clang does not take for a system header's.
   target_compile_options(fairway_options INTERFACE -Wno-deprecated-declarations)

@@ -271,7 +271,7 @@ bool Stream::AskTokens(const routing::RequestInput& input, BodyPlace last_piece)
   };
   if (!same) add(BodyType::kRequestBuffered);
   if (last_piece == BodyPlace::kReceived) add(BodyType::kRequestReceived);
-  if (!question->model.empty() && !request::PutModel(body, pending.scanner.fields(), question->model))
+  if (!question->model.empty() && !payload::PutModel(body, pending.scanner.fields(), question->model))
     return false;
   abi::Scheduler scheduler = FAIRWAY_ENVOY(http_filter_scheduler_new)(envoy_);
   if (scheduler == nullptr) return false;
