@@ -181,7 +181,7 @@ class Process::Host {
     parts.log = &process_.log();
     parts.settled = [this](std::string_view pool) { return Settled(pool); };
     parts.post = [this](std::function<void()> task) { picker_->control_loop().Post(std::move(task)); };
-    tokens_ = std::make_unique<request::TokenClient>(picker_->registry());
+    tokens_ = std::make_unique<request::TokenClient>(picker_->registry(), process_.log());
     parts.ask_tokens = [this](request::TokenClient::Question question, request::TokenClient::Answer answer) {
       tokens_->Ask(std::move(question), picker_->control_loop(), std::move(answer));
     };

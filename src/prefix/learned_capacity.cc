@@ -5,18 +5,11 @@
 namespace fairway::prefix {
 
 void LearnedCapacity::SetReported(size_t blocks) {
-  told_ = true;
   if (blocks == reported_) return;
   const double share = reported_ != 0 ? static_cast<double>(blocks_) / static_cast<double>(reported_) : 1;
   reported_ = blocks;
   const auto learned = static_cast<size_t>(share * static_cast<double>(blocks));
-  blocks_ = std::max(std::min(learned, blocks), Floor());
-}
-
-bool LearnedCapacity::IsNew(uint64_t root, base::Nanos now) const {
-  return std::none_of(shrunk_by_.begin(), shrunk_by_.end(), [&](const Miss& miss) {
-    return miss.at != 0 && miss.root == root && now - miss.at < kPauseOfRoot;
-  });
+  blocks_ = std::min(std::max(learned, kLeast), blocks);
 }
 
 LearnedCapacity::Verdict LearnedCapacity::Learn(const CacheTold& told, size_t held, base::Nanos now) {
@@ -32,25 +25,18 @@ LearnedCapacity::Verdict LearnedCapacity::Learn(const CacheTold& told, size_t he
     blocks_ = std::min(blocks_ + blocks_ / 64 + 1, reported_);
     return kGrown;
   }
-  if (told.cached_tokens != 0) full_misses_ = 0;
-  const auto row_end = row_.begin() + std::min(full_misses_, kGoneAfter);
-  const bool in_row = std::find(row_.begin(), row_end, told.root) != row_end;
-  if (told.cached_tokens == 0 && full_misses_ < kGoneAfter && !in_row) {
-    if (full_misses_ == 0) row_began_ = now;
-    row_[static_cast<size_t>(full_misses_++)] = told.root;
-  }
+  full_misses_ = told.cached_tokens == 0 ? full_misses_ + 1 : 0;
+  if (full_misses_ == 1) row_began_ = now;
   if (full_misses_ >= kGoneAfter && now - row_began_ >= kPause) {
     full_misses_ = 0;
     return kGone;
   }
   if (shrunk_at_ != 0 && now - shrunk_at_ < kPause) return kMissed;
-  if (!IsNew(told.root, now)) return kMissed;
   const size_t was = std::min(blocks_, held);
-  const size_t less = std::min(std::max(was - was / 5, Floor()), blocks_);
+  const size_t less = std::min(std::max(was - was / 5, kLeast), blocks_);
   if (less == blocks_) return kMissed;
   blocks_ = less;
   shrunk_at_ = std::max<base::Nanos>(now, 1);
-  shrunk_by_[next_++ % kRoots] = {told.root, shrunk_at_};
   return kShrunk;
 }
 

@@ -18,14 +18,11 @@
 // engine that started anew: all others who ask it miss as well. One client has such misses by itself, as
 // often as it likes (an engine does not look into its cache for who asks for `prompt_logprobs`, nor finds
 // what a `chat_template` changed), and must not make everybody's prefixes forgotten: any prediction that
-// holds meanwhile ends the row, and prompts that begin alike are one miss of it. They shrink the capacity once in
-// kPauseOfRoot, and whoever has many such prompts not below a kMostLearned-th of what the engine itself reports.
+// holds meanwhile ends the row.
 //
 // Owned by one thread at a time.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -38,7 +35,6 @@ struct CacheTold {
   size_t total_blocks = 0;
   uint64_t cached_tokens = 0;  // told in usage, of
   uint64_t prompt_tokens = 0;
-  uint64_t root = 0;  // of the prompt: prompts of one root begin alike
 };
 
 class LearnedCapacity {
@@ -48,8 +44,6 @@ class LearnedCapacity {
   static constexpr int kGoneAfter = 3;
   static constexpr size_t kLeast = 64;  // blocks; so that what an engine does have is found out again
   static constexpr base::Nanos kPause = base::kSecond;
-  static constexpr base::Nanos kPauseOfRoot = 30 * base::kSecond;
-  static constexpr size_t kMostLearned = 16;
 
   enum Verdict { kNothing, kHeldTrue, kMissed, kShrunk, kGrown, kGone };
 
@@ -59,7 +53,7 @@ class LearnedCapacity {
   void Adopt(size_t reported, size_t blocks) {
     if (reported == 0 || blocks == 0 || blocks > reported) return;
     reported_ = reported;
-    blocks_ = std::max(blocks, Floor());
+    blocks_ = blocks;
   }
   // What the page says now; what was learned stays, as a share of it.
   void SetReported(size_t blocks);
@@ -70,24 +64,11 @@ class LearnedCapacity {
   size_t reported() const { return reported_; }
 
  private:
-  static constexpr size_t kRoots = 16;
-  struct Miss {
-    uint64_t root = 0;
-    base::Nanos at = 0;
-  };
-  // What the capacity never falls below.
-  size_t Floor() const { return std::min(std::max(told_ ? reported_ / kMostLearned : 0, kLeast), reported_); }
-  bool IsNew(uint64_t root, base::Nanos now) const;
-
   size_t reported_;
   size_t blocks_;
   base::Nanos shrunk_at_ = 0;
-  int full_misses_ = 0;                     // in a row, of different roots,
-  base::Nanos row_began_ = 0;               // of which the first was then
-  std::array<uint64_t, kGoneAfter> row_{};  // their roots
-  bool told_ = false;                       // the engine itself reported
-  std::array<Miss, kRoots> shrunk_by_{};    // the last ones
-  size_t next_ = 0;                         // of them
+  int full_misses_ = 0;        // in a row,
+  base::Nanos row_began_ = 0;  // of which the first was then
 };
 
 }  // namespace fairway::prefix

@@ -10,10 +10,8 @@ namespace {
 
 using base::kSecond;
 
-// Of a prompt that begins as no other one, unless `root` says so.
-CacheTold Told(size_t predicted, size_t total, uint64_t cached, uint64_t prompt, uint64_t root = 0) {
-  static uint64_t roots = 1'000'000;
-  return {predicted, total, cached, prompt, root != 0 ? root : ++roots};
+CacheTold Told(size_t predicted, size_t total, uint64_t cached, uint64_t prompt) {
+  return {predicted, total, cached, prompt};
 }
 
 TEST(LearnedCapacity, APredictionThatHoldsChangesNothing) {
@@ -68,38 +66,6 @@ TEST(LearnedCapacity, MissesOfOneClientBesideHitsOfOthersForgetNothing) {
   }
 }
 
-// The same where nobody else asks the engine: prompts that begin alike forget nothing, and shrink it slowly.
-TEST(LearnedCapacity, PromptsThatBeginAlikeSayLittle) {
-  LearnedCapacity capacity(10'000);
-  int shrunk = 0;
-  for (int second = 1; second <= 60; ++second) {
-    const auto verdict = capacity.Learn(Told(40, 50, 0, 3300, 7), 10'000, second * kSecond);
-    EXPECT_NE(verdict, LearnedCapacity::kGone) << second;
-    shrunk += verdict == LearnedCapacity::kShrunk ? 1 : 0;
-  }
-  EXPECT_EQ(shrunk, 2);
-  EXPECT_EQ(capacity.blocks(), 6'400U);
-  // Two roots are not three.
-  for (int second = 61; second <= 70; ++second)
-    EXPECT_NE(capacity.Learn(Told(40, 50, 0, 3300, 7 + static_cast<uint64_t>(second % 2)), 10'000,
-                             second * kSecond),
-              LearnedCapacity::kGone);
-  EXPECT_EQ(capacity.Learn(Told(40, 50, 0, 3300, 9), 10'000, 71 * kSecond), LearnedCapacity::kGone);
-}
-
-// Whoever has any number of prompts that miss: what the engine itself reports still says something.
-TEST(LearnedCapacity, NoClientShrinksItToNothing) {
-  LearnedCapacity capacity(7'812);
-  capacity.SetReported(16'000);
-  for (int second = 1; second <= 300; ++second)
-    capacity.Learn(Told(40, 50, 16, 3300), capacity.blocks(), second * kSecond);
-  EXPECT_EQ(capacity.blocks(), 1'000U);
-  capacity.Adopt(16'000, 1);  // nor a peer
-  EXPECT_EQ(capacity.blocks(), 1'000U);
-  for (int i = 0; i < 400; ++i) capacity.Learn(Told(40, 50, 2600, 3300), capacity.blocks(), 400 * kSecond);
-  EXPECT_EQ(capacity.blocks(), 16'000U) << "predictions that hold let it grow again";
-}
-
 TEST(LearnedCapacity, AReportedSizeThatMovesKeepsWhatWasLearned) {
   LearnedCapacity capacity(1000);
   capacity.Learn(Told(40, 50, 16, 3300), 1000, kSecond);
@@ -133,7 +99,7 @@ TEST(LearnedCapacity, FindsWhatAnEngineKeeps) {
     for (const SlotMatch& match : matches) (match.slot == believed ? predicted : cached) = match.blocks;
     const bool wrong = predicted >= 8 && cached * 4 < predicted * 3;
     wrong_at_last += i >= 3000 && wrong ? 1 : 0;
-    switch (capacity.Learn(Told(predicted, 40, cached * 64, 40 * 64, chain[0]), index.held(believed),
+    switch (capacity.Learn(Told(predicted, 40, cached * 64, 40 * 64), index.held(believed),
                            (i + 1) * kSecond / 10)) {
       case LearnedCapacity::kShrunk:
       case LearnedCapacity::kGrown:

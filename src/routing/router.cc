@@ -725,7 +725,6 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     Ticket::State::Extras& extras = state.NeedExtras();
     extras.believed_tokens = outcome.cached_tokens;
     extras.prompt_estimate = request.prompt_tokens;
-    if (!request.prefixes.empty()) extras.prefix_root = static_cast<uint32_t>(request.prefixes.front());
     if (!input.provisional) impl_->CountPrefixes(pool, request, outcome, worker);
   }
   if (!input.provisional) {

@@ -93,8 +93,7 @@ SpareBlocks::~SpareBlocks() {
   const scheduling::CacheTold told{.believed_tokens = extras->believed_tokens,
                                    .prompt_estimate = extras->prompt_estimate,
                                    .cached_tokens = extras->tokens.cached,
-                                   .prompt_tokens = extras->tokens.input,
-                                   .root = extras->prefix_root};
+                                   .prompt_tokens = extras->tokens.input};
   const auto configs = worker->scheduler.configs();
   if (const fleet::PoolSnapshot* pool = worker->reader.Get()->FindPool(request_class->pool_key)) {
     const auto count = [&](size_t i, uint64_t tokens) {

@@ -163,8 +163,7 @@ struct Ticket::State {
     bool tells_cached = false;
     uint32_t believed_tokens = 0;  // cached, of prompt_estimate
     uint32_t prompt_estimate = 0;
-    uint32_t prefix_root = 0;  // of the hash of the prompt's first block
-    Tokens tokens;             // when has_usage
+    Tokens tokens;  // when has_usage
     std::unique_ptr<Rare> rare;
   };
 

@@ -201,7 +201,6 @@ struct CacheTold {
   uint64_t prompt_estimate = 0;
   uint64_t cached_tokens = 0;  // of prompt_tokens
   uint64_t prompt_tokens = 0;
-  uint64_t root = 0;  // of the hash of the prompt's first block: prompts of one root begin alike
 };
 
 // Hears what becomes of requests, on the worker's thread.

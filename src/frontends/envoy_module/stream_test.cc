@@ -475,7 +475,7 @@ TEST_F(StreamTest, RefusalsAreSaidAsExtProcSaysThem) {
     if (!c.reason.empty())
       headers = {{"x-llm-d-request-dropped-reason", c.reason},
                  {"x-fairway-refused-by", "room; plugin=capacity-filter"},
-                 {"retry-after", "6"}};  // 60 requests of others, 100 ms each
+                 {"retry-after", "4"}};  // 60 requests of others, 62.5 ms each
     EXPECT_EQ(envoy.reply->headers, headers);
     EXPECT_EQ(envoy.override_host, "");
     stream.OnResponseHeaders(true);  // Envoy shows its local replies to filters

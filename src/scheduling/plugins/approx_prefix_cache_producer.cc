@@ -317,8 +317,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
                   {.predicted_blocks = told.believed_tokens / kBlockTokens,
                    .total_blocks = std::max<size_t>(told.prompt_estimate / kBlockTokens, 1),
                    .cached_tokens = told.cached_tokens,
-                   .prompt_tokens = told.prompt_tokens,
-                   .root = told.root},
+                   .prompt_tokens = told.prompt_tokens},
                   now);
   }
 

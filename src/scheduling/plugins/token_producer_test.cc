@@ -16,9 +16,9 @@ using testing::IsEmpty;
 
 std::vector<std::string> ProblemsWithUrl(const std::string& url) {
   const std::string parameters = "{vllm: {url: \"" + url + "\"}}";
-  return tests::ProblemsOf(tests::OneProfile(
-      {tests::Parsed("token-producer", "token-producer", parameters), tests::Spec("max-score-picker")},
-      {{"max-score-picker"}}));
+  return tests::ProblemsOf(tests::OneProfile({tests::Parsed("token-producer", "token-producer", parameters),
+                                              tests::Spec("queue-scorer"), tests::Spec("max-score-picker")},
+                                             {{"queue-scorer"}, {"max-score-picker"}}));
 }
 
 TEST(TokenProducer, AUrlIsOneThatCanBeAsked) {
