@@ -91,8 +91,7 @@ routing::AnswerLoad ReadLoad(std::string_view value) {
     double number = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
     if (error != std::errc() || end != text.data() + text.size() || !(number >= 0)) return false;
-    if (name == "num_requests_waiting")
-      load.waiting = static_cast<uint32_t>(std::min(number, 65'535.0));
+    if (name == "num_requests_waiting") load.waiting = static_cast<uint32_t>(std::min(number, 65'535.0));
     if (name == "kv_cache_usage_perc") load.kv_usage = static_cast<float>(std::min(number, 1.0));
     return false;
   });
