@@ -153,7 +153,8 @@ std::string RefusingOf(const Decision& decision) {
 
 std::string WhyOf(const Told& told, const Explanation::Ran& ran) {
   const auto number = static_cast<size_t>(&ran - told.explanation.profiles.data());
-  if (ran.shed) return "shed: no endpoint has room for a request that is not critical" + ShedBy(told, number);
+  if (ran.shed)
+    return std::string(scheduling::ShedText(told.decision.seen.facts.critical)) + ShedBy(told, number);
   if (ran.choices.empty()) return "it chose nobody";
   const uint32_t winner = ran.choices[0];
   const std::string& name = told.decision.Name(winner);

@@ -52,7 +52,7 @@ std::string FirstLine(const Told& told) {
     out += outcome.refusal == scheduling::Refusal::kAdmitter ? "refused by " + std::string(outcome.refused_by)
            : outcome.refusal == scheduling::Refusal::kNotCached
                ? "refused: " + std::string(scheduling::kNothingCached)
-               : "shed: no endpoint has room for a request that is not critical";
+               : std::string(scheduling::ShedText(critical));
   } else {
     out += "no endpoint";
   }

@@ -300,7 +300,7 @@ Choice DecideAll(const Config& config, const Program& program, const SchedulerOp
   if (choice.shed) [[unlikely]] {
     Refuse(choice.refused, context.columns, outcome);
     if (explanation != nullptr)
-      explanation->verdict = "shed: no endpoint has room for a request that is not critical";
+      explanation->verdict = ShedText(context.request.critical);
     return choice;
   }
   if (context.request.only_if_cached && !IsCached(config, context, choice)) [[unlikely]] {

@@ -85,6 +85,11 @@ enum class Refusal : uint8_t {
 inline constexpr size_t kRefusals = 5;
 std::string_view ToString(Refusal refusal);  // "filters", "saturation", "room", "admitter", "not-cached"
 inline constexpr std::string_view kNothingCached = "the first choice has nothing of the prompt cached";
+// Why nobody was left, for people. A critical request is refused by filters of a config's own alone.
+inline constexpr std::string_view ShedText(bool critical) {
+  return critical ? "shed: the filters left no endpoint"
+                  : "shed: no endpoint has room for a request that is not critical";
+}
 
 // A place for a part of the request's work beside its answer: prefill, encode.
 struct Further {
