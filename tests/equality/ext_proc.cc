@@ -86,6 +86,8 @@ struct ExtProc::Impl {
   bool AskRequest(Call& call, const Request& request, Outcome& outcome) {
     pb::ProcessingRequest first;
     first.mutable_protocol_config()->set_request_body_mode(pb::BUFFERED);
+    // As the module sees answers, and the core is told that they are shown.
+    first.mutable_protocol_config()->set_response_body_mode(pb::STREAMED);
     pb::HttpHeaders& headers = *first.mutable_request_headers();
     AddHeader(headers, ":authority", request.authority);
     AddHeader(headers, ":path", request.target);

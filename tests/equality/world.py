@@ -174,6 +174,8 @@ class Gateway(Process):
         assert [f["name"] for f in filters] == (
             ["envoy.filters.http.header_mutation", "envoy.filters.http.ext_proc", router] if self.picker
             else ["fairway", router]), filters
+        if self.picker:  # answers are shown, as they are to the module
+            filters[1]["typed_config"]["processing_mode"]["response_body_mode"] = "STREAMED"
         if not self.picker:
             settings = filters[0]["typed_config"]["filter_config"]["value"]
             assert settings["hostSelection"] == "policy"
