@@ -75,7 +75,8 @@ base::Result<void> CheckOptions(const SchedulerOptions& o) {
         Range{"LoRA exploration share", o.lora_exploration, 1},
         Range{"cost of loading an adapter", o.lora_load_cost, kMany},
         Range{"cost of an open request", o.request_cost, 1e6}, Range{"tolerance", o.tolerance, 1e5},
-        Range{"tolerance of unseen answers", o.unseen_tolerance, 1e5}}) {
+        Range{"tolerance of unseen answers", o.unseen_tolerance, 1e5},
+        Range{"trust in others", o.trust_in_others, 4}}) {
     if (range.value >= 0 && range.value <= range.max) continue;
     return base::Fail(
         base::ErrorCode::kInvalidArgument,
@@ -299,8 +300,7 @@ Choice DecideAll(const Config& config, const Program& program, const SchedulerOp
   outcome.rung = choice.rung;
   if (choice.shed) [[unlikely]] {
     Refuse(choice.refused, context.columns, outcome);
-    if (explanation != nullptr)
-      explanation->verdict = ShedText(context.request.critical);
+    if (explanation != nullptr) explanation->verdict = ShedText(context.request.critical);
     return choice;
   }
   if (context.request.only_if_cached && !IsCached(config, context, choice)) [[unlikely]] {

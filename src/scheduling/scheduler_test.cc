@@ -562,6 +562,7 @@ TEST(Options, AreChecked) {
             "sheddable KV limit must be from 0 to 1, not 1.5");
   EXPECT_FALSE(CheckOptions({.max_choices = 0}));
   EXPECT_FALSE(CheckOptions({.lora_exploration = -1}));
+  EXPECT_FALSE(CheckOptions({.trust_in_others = 9}));
 }
 
 }  // namespace

@@ -553,8 +553,7 @@ void Stream::StopWaiting() {
 
 void Stream::TakeLoad() {
   const std::string_view load = GetHeader(envoy_, HeaderType::kResponse, request::kLoad);
-  if (load.empty()) return;
-  ticket_.OnLoad(request::ReadLoad(load));
+  if (!load.empty()) ticket_.OnLoad(request::ReadLoad(load));
   RemoveHeader(envoy_, HeaderType::kResponse, request::kLoad);
 }
 

@@ -1,5 +1,6 @@
 // The response's half of a session: who served, how it ended, what it used; bodies pass as they are.
 #include <array>
+#include <optional>
 
 #include "base/strings.h"
 #include "frontends/ext_proc/session.h"
@@ -18,7 +19,7 @@ struct ResponseHead {
   bool encoded = false;
   bool by_gateway = false;
   bool has_length = false;
-  std::string_view load;
+  std::optional<std::string_view> load;  // of several the first that says something
 };
 
 // False: they are malformed. `grpc`: an answer of headers alone may say that it failed.
@@ -34,7 +35,7 @@ bool ReadHead(std::string_view header_map, bool grpc, ResponseHead& head) {
     } else if (name == "content-length") {
       head.has_length = true;
     } else if (name == request::kLoad) {
-      head.load = value;
+      if (head.load.value_or("").empty()) head.load = value;
     } else if (name == request::kOverloaded) {
       head.by_gateway = true;
     } else if (name == request::kGrpcStatus && grpc) {
@@ -74,8 +75,8 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   const BodyMode mode = response_mode();
   if (ticket_) {
     ticket_->OnResponseHeaders(head.status, served, head.event_stream, head.by_gateway);
-    if (!ticket_->asks_load()) head.load = {};  // it is for the client
-    if (!head.load.empty()) ticket_->OnLoad(request::ReadLoad(head.load));
+    if (!ticket_->asks_load()) head.load.reset();  // it is for the client
+    if (head.load) ticket_->OnLoad(request::ReadLoad(*head.load));
     const bool body_follows = !message.end_of_stream && mode != BodyMode::kNone;
     if (body_follows && !head.encoded && head.status < 400) {
       usage_.emplace(api_, head.event_stream);
@@ -95,7 +96,7 @@ void Session::OnResponseHeaders(const RequestMessage& message) {
   std::array<std::string_view, 2> remove;
   size_t removes = 0;
   if (renamer_ && response_has_length_ && mode != BodyMode::kBuffered) remove[removes++] = "content-length";
-  if (ticket_ && !head.load.empty()) remove[removes++] = request::kLoad;
+  if (ticket_ && head.load) remove[removes++] = request::kLoad;
   Send({.kind = ReplyKind::kResponseHeaders,
         .set_headers = std::span(set.data(), sets),
         .remove_headers = std::span(remove.data(), removes)});

@@ -1304,7 +1304,9 @@ TEST_F(ResponseTest, AServerIsAskedForItsLoadWhereThatIsWanted) {
       auto told = Set(Give(RequestHeaders(false, more)).at(0).request_headers().response().header_mutation());
       EXPECT_EQ(told["endpoint-load-metrics-format"], asks ? "TEXT" : "");
       const auto replies =
-          Give(ResponseHeaders({{"endpoint-load-metrics", "TEXT named_metrics.num_requests_waiting=9"}}));
+          Give(ResponseHeaders({{"endpoint-load-metrics", ""},
+                                {"endpoint-load-metrics", "TEXT named_metrics.num_requests_waiting=9"},
+                                {"endpoint-load-metrics", ""}}));
       ASSERT_EQ(replies.size(), 1u);
       EXPECT_EQ(Removed(replies[0].response_headers().response().header_mutation()),
                 asks ? std::multiset<std::string>{"endpoint-load-metrics"} : std::multiset<std::string>{})

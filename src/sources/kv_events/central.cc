@@ -68,8 +68,14 @@ void CentralPorts::Set(const std::vector<Engine>& engines) {
 }
 
 std::unique_ptr<ZmtpListener> CentralPorts::Listen(Port& port, const SubscriberOptions& options) {
+  // Of what descriptors there are, an eighth: the rest is for requests and model servers.
+  constexpr size_t kLeast = 16;
+  const size_t share = std::max<size_t>(net::DescriptorLimit() / 8, kLeast);
+  ZmtpListenerOptions limits{.host = options.central_host, .port = options.central_port};
+  limits.most_connections = std::min(limits.most_connections, share);
+  limits.most_of_host = std::min(limits.most_of_host, share);
   return std::make_unique<ZmtpListener>(
-      loop_, ZmtpListenerOptions{.host = options.central_host, .port = options.central_port}, clock_, log_,
+      loop_, limits, clock_, log_,
       ZmtpListener::Handlers{
           .message = [this, &port](uint64_t connection, const std::string& from,
                                    const ZmtpMessage& message) { Receive(port, connection, from, message); },
@@ -80,30 +86,38 @@ std::unique_ptr<ZmtpListener> CentralPorts::Listen(Port& port, const SubscriberO
           .refused = [this] { meters_.refused.Add(); }});
 }
 
-const std::vector<Subscriber*>* CentralPorts::Find(const Port& port, std::string_view topic,
-                                                   const std::string& from) const {
-  std::string_view id = IdOf(topic);
-  if (!id.empty()) {
-    if (const auto named = port.by_name.find(id); named != port.by_name.end()) return &named->second;
-  } else {
-    id = from;
-  }
-  const auto found = port.by_host.find(id);
-  if (found == port.by_host.end()) return nullptr;
-  const auto& there = found->second;
-  // One endpoint may be in several pools.
-  const bool one = std::all_of(there.begin(), there.end(), [&](const Subscriber* engine) {
-    return engine->options().endpoint_port == there.front()->options().endpoint_port;
-  });
-  return one ? &there : nullptr;
+// One endpoint may be in several pools. Of several that are meant, the one is that has the address `from`.
+std::span<Subscriber* const> CentralPorts::OneOf(const std::vector<Subscriber*>& meant,
+                                                 const std::string& from) {
+  const auto are_one = [](std::span<Subscriber* const> engines) {
+    return std::all_of(engines.begin(), engines.end(), [&](const Subscriber* engine) {
+      return engine->options().host == engines.front()->options().host &&
+             engine->options().endpoint_port == engines.front()->options().endpoint_port;
+    });
+  };
+  if (are_one(meant)) return meant;
+  at_sender_.clear();
+  for (Subscriber* engine : meant)
+    if (engine->options().host == from) at_sender_.push_back(engine);
+  return are_one(at_sender_) ? std::span<Subscriber* const>(at_sender_) : std::span<Subscriber* const>();
+}
+
+// An address is one, even where a Pod has it for its name.
+std::span<Subscriber* const> CentralPorts::Find(const Port& port, std::string_view topic,
+                                                const std::string& from) {
+  const std::string_view id = IdOf(topic);
+  const auto by_host = port.by_host.find(id.empty() ? std::string_view(from) : id);
+  if (by_host != port.by_host.end()) return OneOf(by_host->second, from);
+  const auto by_name = port.by_name.find(id);
+  return by_name != port.by_name.end() ? OneOf(by_name->second, from) : std::span<Subscriber* const>();
 }
 
 void CentralPorts::Receive(Port& port, uint64_t connection, const std::string& from,
                            const ZmtpMessage& message) {
   const std::string_view topic = message.parts[0];
-  const auto* engines = Find(port, topic, from);
-  if (engines != nullptr) {
-    for (Subscriber* engine : *engines) engine->Feed(connection, engine->options().host == from, message);
+  const auto engines = Find(port, topic, from);
+  if (!engines.empty()) {
+    for (Subscriber* engine : engines) engine->Feed(connection, engine->options().host == from, message);
     return;
   }
   meters_.received.Add();

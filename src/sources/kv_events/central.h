@@ -1,6 +1,6 @@
 // The ports that engines dial (the reference's `zmqEndpoint`), and which engine a message is of: its topic says
 // so, `kv@ID@MODEL`, ID being the endpoint's address and port, its name, or its address alone where only one
-// endpoint is there. A topic without an ID is that of the address that it comes from. Messages of others are
+// endpoint is there. Of several that one name stands for (Pods in two namespaces), the one that has the sender's address. A topic without an ID is that of the address that it comes from. Messages of others are
 // counted, and the log names one a minute.
 //
 // On the metrics page: fairway_kv_events_listening{address}, fairway_kv_events_connections{address}.
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -56,8 +57,9 @@ class CentralPorts {
     std::map<std::string, std::vector<Subscriber*>, std::less<>> by_host;
   };
   void Receive(Port& port, uint64_t connection, const std::string& from, const ZmtpMessage& message);
-  const std::vector<Subscriber*>* Find(const Port& port, std::string_view topic,
-                                       const std::string& from) const;
+  // Good until the next call of either; empty: nobody, or not clear who.
+  std::span<Subscriber* const> Find(const Port& port, std::string_view topic, const std::string& from);
+  std::span<Subscriber* const> OneOf(const std::vector<Subscriber*>& meant, const std::string& from);
   std::unique_ptr<ZmtpListener> Listen(Port& port, const SubscriberOptions& options);
 
   net::Loop& loop_;
@@ -65,6 +67,7 @@ class CentralPorts {
   const base::Log& log_;
   Meters& meters_;
   Gauges& gauges_;
+  std::vector<Subscriber*> at_sender_;  // of OneOf
   base::LogLimit unknown_{60 * base::kSecond};
   std::map<std::string, std::unique_ptr<Port>> ports_;  // by "ip:port"
 };

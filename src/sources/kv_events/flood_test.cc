@@ -1,6 +1,7 @@
 // Engines that send more than anybody needs, or go on when the process is about to end.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -86,6 +87,37 @@ TEST_F(Flood, MessagesHaveARate) {
   // In each second 20,000, and what was read with the last of them.
   EXPECT_LE(messages, static_cast<size_t>(seconds + 1) * 45'000);
   EXPECT_GE(seconds, 2) << "50,000 are not one second's";
+}
+
+// A long message, and the first byte of another one: what the long one needed is counted, or given back.
+TEST_F(Flood, WhatALongMessageNeededIsNotKept) {
+  constexpr size_t kLong = 8 << 20;
+  RawTcpServer engine([&](RawConnection& c) {
+    c.Send(ZmtpOpening("PUB") + ZmtpFrames({"kv", std::string(kLong, 'x')}) + "\1");
+    c.WaitForEnd();
+  });
+  std::atomic<size_t> most{0}, last{0};
+  std::atomic<bool> came{false};
+  std::unique_ptr<ZmtpSocket> socket;
+  OnLoop([&] {
+    socket = std::make_unique<ZmtpSocket>(
+        thread_.loop(), ZmtpSocketOptions{.host = "127.0.0.1", .port = engine.port()},
+        ZmtpSocket::Handlers{.opened = [] {},
+                             .message = [&](const ZmtpMessage&) { came = true; },
+                             .ended = [](ZmtpSocket::End, const std::string&) {},
+                             .held =
+                                 [&](size_t bytes) {
+                                   most = std::max<size_t>(most, bytes);
+                                   last = bytes;
+                                 }});
+  });
+  for (int i = 0; i < 6000 && !(came && last < kLong); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_TRUE(came);
+  EXPECT_GE(most, kLong) << "while it came it was counted";
+  EXPECT_LT(last, 1u << 20);
+  EXPECT_LT(socket->memory(), 1u << 20) << "and what is counted is what there is";
+  OnLoop([&] { socket.reset(); });
 }
 
 // As many events as fit into one message, all read before the thread looks for anything else.

@@ -44,6 +44,7 @@ struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Imp
     std::unique_ptr<ZmtpSocket> socket;
     base::Nanos active = 0;  // when it last brought a message, or began
     size_t held = 0;
+    bool opened = false;
   };
   using Connections = std::map<uint64_t, Connection>;
 
@@ -151,7 +152,7 @@ struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Imp
                           .open_timeout = options.open_timeout,
                           .max_message = options.max_message},
         ZmtpSocket::Handlers{
-            .opened = [] {},
+            .opened = [this, number] { connections.at(number).opened = true; },
             .message = [this, number](const ZmtpMessage& message) { Receive(number, message); },
             .ended =
                 [this, number](ZmtpSocket::End end, const std::string&) {
@@ -166,16 +167,17 @@ struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Imp
     const auto same = of_host.find(from);
     const bool host_full = same != of_host.end() && same->second >= options.most_of_host;
     if (!host_full && connections.size() < options.most_connections) return;
-    std::string victim_host = from;
-    if (!host_full) {
-      const auto most = std::max_element(of_host.begin(), of_host.end(),
-                                         [](const auto& a, const auto& b) { return a.second < b.second; });
-      victim_host = most->first;
-    }
+    size_t most = 0;
+    for (const auto& [host, count] : of_host) most = std::max(most, count);
+    // Of hosts that have equally many none is meant; who never shook hands goes first.
     auto victim = connections.end();
+    const auto before = [](const Connection& a, const Connection& b) {
+      return a.opened != b.opened ? b.opened : a.active < b.active;
+    };
     for (auto it = connections.begin(); it != connections.end(); ++it) {
-      if (it->second.from != victim_host) continue;
-      if (victim == connections.end() || it->second.active < victim->second.active) victim = it;
+      const std::string& host = it->second.from;
+      if (host_full ? host != from : of_host.at(host) != most) continue;
+      if (victim == connections.end() || before(it->second, victim->second)) victim = it;
     }
     if (victim == connections.end()) return;
     handlers.refused();

@@ -145,9 +145,10 @@ struct ZmtpSocket::Impl final : std::enable_shared_from_this<ZmtpSocket::Impl> {
       Handle(message);
     }
     if (done) return;
-    bytes.erase(0, at);
-    if (bytes.empty()) std::string().swap(bytes);
-    if (std::exchange(told_held, bytes.size()) != bytes.size() && handlers.held) handlers.held(bytes.size());
+    // What a long message needed goes back with it, and what counts is what is kept, not what is used of it.
+    if (at > 0) std::string(bytes, at).swap(bytes);
+    if (std::exchange(told_held, bytes.capacity()) != bytes.capacity() && handlers.held)
+      handlers.held(bytes.capacity());
   }
 
   void Handle(const ZmtpMessage& message) {
@@ -221,5 +222,6 @@ ZmtpSocket::ZmtpSocket(net::Loop& loop, int descriptor, bool ipv6, ZmtpSocketOpt
   impl_->TakeOver(descriptor, ipv6);
 }
 ZmtpSocket::~ZmtpSocket() { impl_->Stop(); }
+size_t ZmtpSocket::memory() const { return impl_->bytes.capacity(); }
 
 }  // namespace fairway::sources::kv_events

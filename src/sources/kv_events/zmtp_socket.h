@@ -39,14 +39,16 @@ class ZmtpSocket {
     std::function<void()> opened;
     std::function<void(const ZmtpMessage&)> message;
     std::function<void(End, const std::string& reason)> ended;
-    // Bytes of a message that is not whole yet, whenever they are others than before. May be empty.
+    // Memory that a message which is not whole yet has, whenever it is another than before. May be empty.
     std::function<void(size_t bytes)> held = {};
   };
 
   ZmtpSocket(net::Loop& loop, ZmtpSocketOptions options, Handlers handlers);
   // Takes over `descriptor`: of somebody who dialled, over IPv6 or not.
   ZmtpSocket(net::Loop& loop, int descriptor, bool ipv6, ZmtpSocketOptions options, Handlers handlers);
-  ~ZmtpSocket();  // closes; no handler is called any more
+  ~ZmtpSocket();
+  // Bytes that it has for what came and was not taken yet. On the loop, or while nothing comes.
+  size_t memory() const;  // closes; no handler is called any more
   ZmtpSocket(const ZmtpSocket&) = delete;
   ZmtpSocket& operator=(const ZmtpSocket&) = delete;
 
