@@ -92,8 +92,15 @@ HttpConnection* Displaced(const HttpCore& core, const std::string& peer) {
     if (by_address[connection->peer()] < most) continue;
     if (victim == nullptr || GoesBefore(*connection, *victim)) victim = connection.get();
   }
-  const bool busy = victim != nullptr && victim->use() == HttpConnection::Use::kBusy;
-  return busy && by_address[peer] == most ? nullptr : victim;
+  const auto is_busy = [](const HttpConnection& c) { return c.use() == HttpConnection::Use::kBusy; };
+  if (victim == nullptr || !is_busy(*victim) || by_address[peer] < most) return victim;
+  // Only the newcomer makes its address the one with most: somebody idle of those that have as many goes.
+  victim = nullptr;
+  for (const auto& connection : core.connections) {
+    if (by_address[connection->peer()] + 1 < most || is_busy(*connection)) continue;
+    if (victim == nullptr || GoesBefore(*connection, *victim)) victim = connection.get();
+  }
+  return victim;
 }
 
 // Who goes where `peer` has its share already. The oldest, where all wait for answers: of a machine that was

@@ -548,6 +548,28 @@ TEST_F(HttpServerTest, WhoIsBusyStaysUnlessItsAddressHasMost) {
   OnLoop([&] { open.clear(); });
 }
 
+// A peer that is heard asks once more, while strangers with one connection each say nothing.
+TEST_F(HttpServerTest, WhoIsBusyMayComeAgainBeforeThoseWhoAreIdle) {
+  std::vector<std::shared_ptr<HttpResponder>> open;
+  std::atomic<size_t> busy{0};
+  Listen(
+      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+        if (request.target == "/honest") return responder->Send({.body = "served"});
+        open.push_back(std::move(responder));
+        ++busy;
+      },
+      {.max_connections = 3});
+  RawClient stream(server_->port(), 0, "127.0.0.2");
+  stream.Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(Await([&] { return busy == 1; }));
+  const RawClient one(server_->port(), 0, "127.0.0.3"), other(server_->port(), 0, "127.0.0.4");
+  ASSERT_TRUE(Await([&] { return server_->stats()->accepted == 3; }));
+  ExpectServed(server_->port(), "127.0.0.2");
+  EXPECT_FALSE(stream.IsClosed());
+  EXPECT_EQ(server_->stats()->displaced, 1u);
+  OnLoop([&] { open.clear(); });
+}
+
 TEST_F(HttpServerTest, AnAddressHasItsShare) {
   std::vector<std::shared_ptr<HttpResponder>> open;
   std::atomic<size_t> busy{0};
