@@ -166,6 +166,9 @@ TEST(Strings, CleanTextIsUtf8WithoutControlsCutBetweenCharacters) {
   const std::string euros = "\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac";
   EXPECT_EQ(CleanText(euros, 9), euros);
   EXPECT_EQ(CleanText(euros, 8), euros.substr(0, 6));
+  EXPECT_EQ(CleanText("a\u202eb\u2028c\u2066d\u2027\u202f", 128),
+            "a\xef\xbf\xbd\x62\xef\xbf\xbd\x63\xef\xbf\xbd\x64\u2027\u202f");
+  EXPECT_EQ(JsonString("\u202e\u2028\u2069\u2065"), "\"\\u202e\\u2028\\u2069\u2065\"");
   EXPECT_EQ(CleanText("\xff\xff", 4), "\xef\xbf\xbd");
   EXPECT_EQ(CleanText("\xed\xa0\x80", 9), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd")
       << "half of a surrogate pair";

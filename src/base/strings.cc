@@ -67,11 +67,15 @@ size_t Utf8Length(std::string_view text) {
   return 0;
 }
 
-// Of the character of `length` bytes at `text`. C1 is two bytes in UTF-8: c2 80 to c2 9f.
+// Of the character of `length` bytes at `text`. C1 is two bytes in UTF-8: c2 80 to c2 9f. What separates lines or
+// turns the direction of what follows, U+2028 to U+202E and U+2066 to U+2069, changes what a terminal shows, too.
 bool IsControl(std::string_view text, size_t length) {
-  const auto first = static_cast<unsigned char>(text[0]);
-  if (length == 1) return first < 0x20 || first == 0x7f;
-  return length == 2 && first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
+  const auto byte = [text](size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (length == 1) return byte(0) < 0x20 || byte(0) == 0x7f;
+  if (length == 2) return byte(0) == 0xc2 && byte(1) < 0xa0;
+  if (length != 3 || byte(0) != 0xe2) return false;
+  return (byte(1) == 0x80 && byte(2) >= 0xa8 && byte(2) <= 0xae) ||
+         (byte(1) == 0x81 && byte(2) >= 0xa6 && byte(2) <= 0xa9);
 }
 
 struct HashKey {
@@ -295,9 +299,10 @@ void AppendJsonString(std::string& out, std::string_view text) {
     } else if (c == '\t') {
       out += "\\t";
     } else if (IsControl(text, length)) {
-      const auto code =
-          static_cast<unsigned char>(text[length - 1]);  // U+0000 to U+009F: the last byte is it
-      out += "\\u00";
+      auto code = static_cast<unsigned char>(text[length - 1]);  // U+0000 to U+009F: the last byte is it
+      if (length == 3)                                           // U+2000 to U+207F
+        code = static_cast<unsigned char>((static_cast<unsigned char>(text[1]) & 1) << 6 | (code & 0x3f));
+      out += length == 3 ? "\\u20" : "\\u00";
       out += kHex[code >> 4];
       out += kHex[code & 15];
     } else {
