@@ -96,14 +96,15 @@ TEST_F(NameLookupTest, ANameIsLookedUpOnceAndAllAreTold) {
 TEST_F(NameLookupTest, WhoseNameHadNoAddressWaitsBehindOthers) {
   std::mutex mutex;
   std::vector<std::string> order;
-  std::promise<void> go;
-  const std::shared_future<void> gone = go.get_future().share();
+  // One thread is free before the others: two would take the names in turn and end in any order.
+  std::promise<void> go, go_too;
+  const std::shared_future<void> gone = go.get_future().share(), gone_too = go_too.get_future().share();
   std::atomic<bool> hold{false};
   std::atomic<size_t> held{0}, told{0};
   const auto resolve = [&](const std::string& name) -> LookupResult {
     if (hold && name.starts_with("busy")) {
       ++held;
-      gone.wait();
+      (name == "busy0" ? gone : gone_too).wait();
     }
     const std::lock_guard lock(mutex);
     order.push_back(name);
@@ -122,6 +123,8 @@ TEST_F(NameLookupTest, WhoseNameHadNoAddressWaitsBehindOthers) {
   while (held != NameLookup::kMostThreads) std::this_thread::yield();
   order.clear();
   go.set_value();
+  while (told != 3) std::this_thread::yield();
+  go_too.set_value();
   while (told != NameLookup::kMostThreads + 2) std::this_thread::yield();
   const auto at = [&](const char* name) {
     return std::find(order.begin(), order.end(), name) - order.begin();

