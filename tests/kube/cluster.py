@@ -193,7 +193,8 @@ class Cluster:
                 return probe.call("GET", "/readyz", timeout=2)[0] == 200
             except (OSError, http.client.HTTPException):
                 return False
-        await_that(ready, lambda: "kube-apiserver is ready\n" + self.server.text())
+        # On a machine that is busy with other things it took more than a minute.
+        await_that(ready, lambda: "kube-apiserver is ready\n" + self.server.text(), timeout=180)
         probe.close()
 
     def kill_server(self):

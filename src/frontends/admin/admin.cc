@@ -14,7 +14,7 @@ namespace fairway::admin {
 
 namespace {
 
-net::HttpResponse Text(int status, std::string body) {
+net::HttpResponse Text(int status, std::string_view body) {
   return {
       .status = status, .content_type = "text/plain; charset=utf-8", .body = base::CleanLines(body) + "\n"};
 }

@@ -96,7 +96,8 @@ class CoreMetricsExtractor : public Plugin, public PageSettings {
 
 class CustomMetrics final : public CoreMetricsExtractor, public Producer {
  public:
-  CustomMetrics(Build& build, std::shared_ptr<const api::EnginePages> pages, std::vector<std::string> keys)
+  CustomMetrics(Build& build, std::shared_ptr<const api::EnginePages> pages,
+                const std::vector<std::string>& keys)
       : CoreMetricsExtractor(std::move(pages)) {
     for (const std::string& key : keys)
       made_.emplace_back(build.Makes(key + "/" + build.name(), Lifetime::kRequest, Unit::kCount),
