@@ -6,8 +6,8 @@
 
 namespace fairway::base {
 
-// CleanText (strings.h) for a text of several lines, as long as it is: newlines and tabs stay, what else a terminal would obey
-// becomes U+FFFD.
+// CleanText (strings.h) for a text of several lines, as long as it is: newlines and tabs stay, what else a
+// terminal would obey becomes U+FFFD.
 std::string CleanLines(std::string_view text);
 
 }  // namespace fairway::base

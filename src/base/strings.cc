@@ -15,8 +15,8 @@ namespace {
 
 char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
-// Letters more, less, others, or two swapped, whatever their case. Beyond `limit` any number above it: where two
-// rows in a row are beyond it no further one is looked at.
+// Letters more, less, others, or two swapped, whatever their case. Beyond `limit` any number above it: where
+// two rows one after the other are beyond it no further one is looked at.
 size_t EditDistance(std::string_view a, std::string_view b, size_t limit) {
   std::vector<size_t> before, last(b.size() + 1), row(b.size() + 1);  // of a's letters up to i - 2, i - 1, i
   for (size_t j = 0; j <= b.size(); ++j) last[j] = j;
@@ -67,8 +67,9 @@ size_t Utf8Length(std::string_view text) {
   return 0;
 }
 
-// Of the character of `length` bytes at `text`. C1 is two bytes in UTF-8: c2 80 to c2 9f. What separates lines or
-// turns the direction of what follows, U+2028 to U+202E and U+2066 to U+2069, changes what a terminal shows, too.
+// Of the character of `length` bytes at `text`. C1 is two bytes in UTF-8: c2 80 to c2 9f. What separates lines
+// or turns the direction of what follows, U+2028 to U+202E and U+2066 to U+2069, changes what a terminal shows,
+// too.
 bool IsControl(std::string_view text, size_t length) {
   const auto byte = [text](size_t i) { return static_cast<unsigned char>(text[i]); };
   if (length == 1) return byte(0) < 0x20 || byte(0) == 0x7f;

@@ -118,15 +118,14 @@ int main(int argc, char** argv) {
     app.parse(Arguments(argc, argv));
   } catch (const CLI::Success& e) {
     return app.exit(e);  // --help, --version
-  } catch (const CLI::ExtrasError&) {
-    // Its own text has them from the last to the first.
-    const std::vector<std::string> extras = app.remaining(true);
-    std::fprintf(stderr, "not expected: %s\nRun with --help for more information.\n",
-                 fairway::base::Join(extras, " ").c_str());
-    if (const std::string hint = Hint(app); !hint.empty()) std::fprintf(stderr, "%s\n", hint.c_str());
-    return fairway::cli::kExitUsage;
   } catch (const CLI::ParseError& e) {
-    app.exit(e);
+    if (dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr) {
+      // Its own text has them from the last to the first.
+      fairway::cli::Show(stderr, "not expected: " + fairway::base::Join(app.remaining(true), " ") +
+                                     "\nRun with --help for more information.\n");
+    } else {
+      app.exit(e);
+    }
     if (const std::string hint = Hint(app); !hint.empty()) fairway::cli::Show(stderr, hint + "\n");
     return fairway::cli::kExitUsage;
   }

@@ -159,7 +159,7 @@ class Process::Host {
   ~Host() {
     for (const uint64_t id : subscriptions_) process_.directory_.Unsubscribe(id);
     if (picker_ != nullptr) {
-      picker::RunOn(picker_->control_loop(), [this] {
+      net::RunOn(picker_->control_loop(), [this] {
         shared_raw_.store(nullptr);
         settle_.reset();
         bodies_.reset();
@@ -197,7 +197,7 @@ class Process::Host {
                                       picker_->SetEndpoints(pool.pool_key, ToEndpoints(pool, hosts));
                                     });
     }
-    picker::RunOn(picker_->control_loop(), [this] {
+    net::RunOn(picker_->control_loop(), [this] {
       began_ = picker_->clock().Now();
       if (AllSettled()) shared_->Settle();
       settle_ = std::make_unique<net::Timer>(picker_->control_loop());

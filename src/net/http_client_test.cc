@@ -205,14 +205,7 @@ class HttpFetcherTest : public ::testing::Test {
     });
     return promise.get_future().get();
   }
-  void OnLoop(const std::function<void()>& task) {
-    std::promise<void> done;
-    thread_.loop().Post([&] {
-      task();
-      done.set_value();
-    });
-    done.get_future().get();
-  }
+  void OnLoop(const std::function<void()>& task) { RunOn(thread_.loop(), task); }
   void Serve(HttpHandler handler, uint16_t port = 0) {
     OnLoop([&] {
       auto server = HttpServer::Listen({.port = port}, thread_.loop(), std::move(handler), log_);

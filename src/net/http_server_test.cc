@@ -118,17 +118,21 @@ class HttpServerTest : public ::testing::Test {
     thread_.Join();
     server_.reset();
   }
-  // Runs `task` on the loop and waits for it.
-  void OnLoop(const std::function<void()>& task) {
-    std::promise<void> done;
-    thread_.loop().Post([&] {
-      task();
-      done.set_value();
-    });
-    done.get_future().get();
+  // Answers /honest alone; the others wait until unanswered_ is cleared.
+  void ListenUnanswered(HttpServerOptions options) {
+    Listen(
+        [this](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+          if (request.target == "/honest") return responder->Send({.body = "served"});
+          unanswered_.push_back(std::move(responder));
+          ++busy_;
+        },
+        std::move(options));
   }
+  void OnLoop(const std::function<void()>& task) { RunOn(thread_.loop(), task); }
 
   base::Log log_{base::LogLevel::kOff, base::LogFormat::kText};
+  std::vector<std::shared_ptr<HttpResponder>> unanswered_;  // of the loop
+  std::atomic<size_t> busy_{0};                             // how many there were
   LoopThread thread_{"http-test"};
   std::unique_ptr<HttpServer> server_;
 };
@@ -524,20 +528,12 @@ TEST_F(HttpServerTest, TheIdleMakeRoomTheOldestFirst) {
 }
 
 TEST_F(HttpServerTest, WhoIsBusyStaysUnlessItsAddressHasMost) {
-  std::vector<std::shared_ptr<HttpResponder>> open;
-  std::atomic<size_t> busy{0};
-  Listen(
-      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-        if (request.target == "/honest") return responder->Send({.body = "served"});
-        open.push_back(std::move(responder));
-        ++busy;
-      },
-      {.max_connections = 3});
+  ListenUnanswered({.max_connections = 3});
   std::vector<std::unique_ptr<RawClient>> flood;
   for (size_t i = 0; i < 3; ++i) {
     flood.push_back(std::make_unique<RawClient>(server_->port()));
     flood.back()->Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
-    ASSERT_TRUE(Await([&] { return busy == i + 1; }));
+    ASSERT_TRUE(Await([&] { return busy_ == i + 1; }));
   }
   RawClient more(server_->port());  // of the address that has them all
   EXPECT_EQ(more.ReadAll(), "");
@@ -545,46 +541,30 @@ TEST_F(HttpServerTest, WhoIsBusyStaysUnlessItsAddressHasMost) {
   ExpectServed(server_->port(), "127.0.0.2");
   EXPECT_EQ(flood[0]->ReadAll(), "");
   EXPECT_FALSE(flood[1]->IsClosed());
-  OnLoop([&] { open.clear(); });
+  OnLoop([&] { unanswered_.clear(); });
 }
 
 // A peer that is heard asks once more, while strangers with one connection each say nothing.
 TEST_F(HttpServerTest, WhoIsBusyMayComeAgainBeforeThoseWhoAreIdle) {
-  std::vector<std::shared_ptr<HttpResponder>> open;
-  std::atomic<size_t> busy{0};
-  Listen(
-      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-        if (request.target == "/honest") return responder->Send({.body = "served"});
-        open.push_back(std::move(responder));
-        ++busy;
-      },
-      {.max_connections = 3});
+  ListenUnanswered({.max_connections = 3});
   RawClient stream(server_->port(), 0, "127.0.0.2");
   stream.Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
-  ASSERT_TRUE(Await([&] { return busy == 1; }));
+  ASSERT_TRUE(Await([&] { return busy_ == 1; }));
   const RawClient one(server_->port(), 0, "127.0.0.3"), other(server_->port(), 0, "127.0.0.4");
   ASSERT_TRUE(Await([&] { return server_->stats()->accepted == 3; }));
   ExpectServed(server_->port(), "127.0.0.2");
   EXPECT_FALSE(stream.IsClosed());
   EXPECT_EQ(server_->stats()->displaced, 1u);
-  OnLoop([&] { open.clear(); });
+  OnLoop([&] { unanswered_.clear(); });
 }
 
 TEST_F(HttpServerTest, AnAddressHasItsShare) {
-  std::vector<std::shared_ptr<HttpResponder>> open;
-  std::atomic<size_t> busy{0};
-  Listen(
-      [&](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-        if (request.target == "/honest") return responder->Send({.body = "served"});
-        open.push_back(std::move(responder));
-        ++busy;
-      },
-      {.max_connections = 100, .max_of_address = 2});
+  ListenUnanswered({.max_connections = 100, .max_of_address = 2});
   std::vector<std::unique_ptr<RawClient>> flood;
   for (size_t i = 0; i < 4; ++i) {
     flood.push_back(std::make_unique<RawClient>(server_->port()));
     flood.back()->Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
-    ASSERT_TRUE(Await([&] { return busy == i + 1; }));
+    ASSERT_TRUE(Await([&] { return busy_ == i + 1; }));
   }
   EXPECT_EQ(flood[0]->ReadAll(), "");
   EXPECT_EQ(flood[1]->ReadAll(), "");
@@ -593,7 +573,7 @@ TEST_F(HttpServerTest, AnAddressHasItsShare) {
   EXPECT_EQ(server_->stats()->displaced, 2u);
   ExpectServed(server_->port(), "127.0.0.2");
   EXPECT_FALSE(flood[2]->IsClosed());
-  OnLoop([&] { open.clear(); });
+  OnLoop([&] { unanswered_.clear(); });
 }
 
 // The answers to requests that are never read must not gather here.

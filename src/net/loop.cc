@@ -9,6 +9,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <cstdint>
+#include <future>
 #include <string>
 #include <thread>
 #include <utility>
@@ -133,6 +134,15 @@ void LoopThread::Join() {
   if (!impl_->thread.joinable()) return;
   impl_->loop.Stop();
   impl_->thread.join();
+}
+
+void RunOn(Loop& loop, const std::function<void()>& task) {
+  std::promise<void> done;
+  loop.Post([&] {
+    task();
+    done.set_value();
+  });
+  done.get_future().wait();
 }
 
 }  // namespace fairway::net

@@ -73,4 +73,7 @@ class LoopThread {
   std::unique_ptr<Impl> impl_;
 };
 
+// Runs `task` on the loop and waits for it. REQUIRES: not called on it.
+void RunOn(Loop& loop, const std::function<void()>& task);
+
 }  // namespace fairway::net

@@ -1,6 +1,6 @@
-// Names to IP addresses by the system's resolver, off the loop. Unlike Asio's, which has one thread that works through all
-// names of a loop and is waited for at the end: a name whose nameserver is silent (5 s and more) makes neither other
-// names nor the process's end wait.
+// Names to IP addresses by the system's resolver, off the loop. Asio's has one thread that works through all
+// names of a loop and is waited for at the end; here a name whose nameserver is silent (5 s and more) makes
+// neither other names nor the process's end wait.
 #pragma once
 
 #include <functional>

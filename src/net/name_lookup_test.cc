@@ -39,14 +39,7 @@ class Nameserver {
 
 class NameLookupTest : public ::testing::Test {
  protected:
-  void OnLoop(const std::function<void()>& task) {
-    std::promise<void> done;
-    thread_.loop().Post([&] {
-      task();
-      done.set_value();
-    });
-    done.get_future().get();
-  }
+  void OnLoop(const std::function<void()>& task) { RunOn(thread_.loop(), task); }
   LookupResult Find(NameLookup& lookup, const std::string& name) {
     std::promise<LookupResult> found;
     OnLoop([&] { lookup.Find(name, [&](const LookupResult& result) { found.set_value(result); }); });

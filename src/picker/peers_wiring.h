@@ -1,6 +1,7 @@
 // Between the replicas' talk (sources/peers) and what it is about: cells of the fleet and the index of prefixes.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>

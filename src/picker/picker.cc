@@ -72,15 +72,6 @@ uint64_t SystemSeed() {
   return seed;
 }
 
-void RunOn(net::Loop& loop, const std::function<void()>& task) {
-  std::promise<void> done;
-  loop.Post([&] {
-    task();
-    done.set_value();
-  });
-  done.get_future().wait();
-}
-
 // Members are destroyed from the last to the first: first who calls, then who is called, the loop's thread
 // having been joined before.
 struct Picker::Impl {

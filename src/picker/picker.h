@@ -123,7 +123,4 @@ class Picker {
 // A seed from the system's entropy, never 0. (std::random_device would make the module need a younger libc.)
 uint64_t SystemSeed();
 
-// Runs `task` on the loop and waits for it. REQUIRES: not called on it.
-void RunOn(net::Loop& loop, const std::function<void()>& task);
-
 }  // namespace fairway::picker

@@ -248,27 +248,38 @@ StoreOutcome ExactIndex::StoreTokens(Source& source, size_t number, const Stored
       outcome.first = key;
       outcome.plain = keys().Next(keys().Root(""), stored.tokens.first(ours), {});
     }
-    const uint64_t name = PartName(stored.blocks[block], i % parts, parts);
-    uint32_t node = source.names.Find(name);
-    if (node != SlotBlocks::kNone && source.known[node].key != key) {  // the name of something else before
-      Drop(source, number, node);
-      node = SlotBlocks::kNone;
-      after = SlotBlocks::kFront;  // nodes have moved
-    }
-    if (node == SlotBlocks::kNone) {
-      if (source.names.size() >= most) break;  // a block that is there twice in what was told
-      node = source.names.Add(name, after, most);
-      if (source.known.size() == source.known.capacity())
-        source.known.reserve(std::min(most, std::max<size_t>(2 * source.known.size(), 64)));
-      source.known.push_back({.key = key});
-      ++outcome.blocks;
-    } else if (node != after) {
-      source.names.Move(node, after);
-    }
+    const auto [node, is_new] = Place(source, number, PartName(stored.blocks[block], i % parts, parts),
+                                      {.key = key}, {}, after, most);
+    if (node == SlotBlocks::kNone) break;
+    outcome.blocks += is_new ? 1 : 0;
     Put(source, number, node, weight);
     after = node;
   }
   return outcome;
+}
+
+// The node of what an engine names so, now behind `after`, and whether it is new; in place of what had the name
+// before. `tokens`: of a part. kNone: there is no room, as for a block that is there twice in what was told.
+std::pair<uint32_t, bool> ExactIndex::Place(Source& source, size_t number, uint64_t name, const Known& known,
+                                            std::span<const uint32_t> tokens, uint32_t after, size_t most) {
+  uint32_t node = source.names.Find(name);
+  if (node != SlotBlocks::kNone &&
+      (source.known[node].key != known.key || source.known[node].part != known.part)) {
+    Drop(source, number, node);
+    node = SlotBlocks::kNone;
+    after = SlotBlocks::kFront;  // nodes have moved
+  }
+  if (node != SlotBlocks::kNone) {
+    if (node != after) source.names.Move(node, after);
+    return {node, false};
+  }
+  if (source.names.size() >= most) return {SlotBlocks::kNone, false};
+  node = source.names.Add(name, after, most);
+  if (source.known.size() == source.known.capacity())
+    source.known.reserve(std::min(most, std::max<size_t>(2 * source.known.size(), 64)));
+  source.known.push_back(known);
+  KeepTokens(source, tokens, most);
+  return {node, true};
 }
 
 // What stands before `stored` of the block of ours that it goes on with. False: it is not known.
@@ -370,24 +381,9 @@ StoreOutcome ExactIndex::StoreParts(Source& source, size_t number, const StoredB
       begun.first = false;
       begun.tokens.clear();
     }
-    uint32_t node = source.names.Find(name);
-    if (node != SlotBlocks::kNone &&
-        (source.known[node].key != known.key || source.known[node].part != part)) {
-      Drop(source, number, node);  // the name of something else before
-      node = SlotBlocks::kNone;
-      after = SlotBlocks::kFront;  // nodes have moved
-    }
-    if (node == SlotBlocks::kNone) {
-      if (source.names.size() >= most) break;  // a block that is there twice in what was told
-      node = source.names.Add(name, after, most);
-      if (source.known.size() == source.known.capacity())
-        source.known.reserve(std::min(most, std::max<size_t>(2 * source.known.size(), 64)));
-      source.known.push_back(known);
-      KeepTokens(source, tokens, most);
-      outcome.blocks += part == 0 ? 1 : 0;
-    } else if (node != after) {
-      source.names.Move(node, after);
-    }
+    const auto [node, is_new] = Place(source, number, name, known, tokens, after, most);
+    if (node == SlotBlocks::kNone) break;
+    outcome.blocks += is_new && part == 0 ? 1 : 0;
     Put(source, number, node, weight);
     after = node;
     before = name;

@@ -14,8 +14,9 @@
 // and the sum of their tiers' weights. Of tiers that weigh alike one is not told from the other.
 //
 // Memory: `bytes` bounds all of it, at most 80 bytes a block at an engine: 44 with the engine, the rest in the
-// table (block_table.h). A part of a block counts as one, and its tokens (4 bytes each) with it. Each engine has an equal share; what was told longest ago falls off. What engines
-// hold is far less than that: 3.3 million blocks of 16 tokens in 256 MiB.
+// table (block_table.h). A part of a block counts as one, and its tokens (4 bytes each) with it. Each engine has
+// an equal share; what was told longest ago falls off. What engines hold is far less than that: 3.3 million
+// blocks of 16 tokens in 256 MiB.
 //
 // Thread-safe. Match takes no lock, and a scratch for each thread. The others take their source's mutex for
 // the time of their work.
@@ -195,6 +196,8 @@ class ExactIndex {
   StoreOutcome StoreParts(Source& source, size_t number, const StoredBlocks& stored);
   bool FindBegun(Source& source, const StoredBlocks& stored) const;
   static void KeepTokens(Source& source, std::span<const uint32_t> tokens, size_t most);
+  std::pair<uint32_t, bool> Place(Source& source, size_t number, uint64_t name, const Known& known,
+                                  std::span<const uint32_t> tokens, uint32_t after, size_t most);
   size_t MostOf(const Source& source) const;
   void SetShare();
   bool Extend(const Holders& holders, uint32_t from, uint32_t to, Scratch& scratch) const;

@@ -41,8 +41,8 @@ void AddRecords(const Workload& workload, const std::vector<Record>& records, st
   double ended = 0, output = 0;
   for (const Record& record : records) {
     if (traffic && record.traffic != *traffic) continue;
-    // What is given while requests come, whenever they were due: in overload less than what is asked for, however
-    // long the rest takes afterwards.
+    // What is given while requests come, whenever they were due: in overload less than what is asked for,
+    // however long the rest takes afterwards.
     const base::Nanos end = record.due + static_cast<base::Nanos>(record.total * 1e9);
     if (record.end == End::kAnswered && end >= workload.warmup && end <= workload.duration) {
       ++ended;

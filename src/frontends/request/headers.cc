@@ -76,7 +76,8 @@ bool IsEncoded(std::string_view content_encoding) {
   });
 }
 
-// "TEXT named_metrics.kv_cache_usage_perc=0.75,named_metrics.num_requests_waiting=3"; some leave out the first word.
+// "TEXT named_metrics.kv_cache_usage_perc=0.75,named_metrics.num_requests_waiting=3"; some leave out the first
+// word.
 routing::AnswerLoad ReadLoad(std::string_view value) {
   constexpr size_t kMaxLength = 4096;
   constexpr std::string_view kPrefix = "named_metrics.";

@@ -145,7 +145,7 @@ std::unique_ptr<Plugin> MakeCoreMetricsExtractor(Build& build) {
     build.Error("engineConfigs", "want at most " + std::to_string(fleet::PageAttributes::kMost) +
                                      " different attributeKeys, got " + std::to_string(keys.size()));
   if (keys.empty()) return std::make_unique<CoreMetricsExtractor>(std::move(pages));
-  return std::make_unique<CustomMetrics>(build, std::move(pages), std::move(keys));
+  return std::make_unique<CustomMetrics>(build, std::move(pages), keys);
 }
 
 }  // namespace fairway::scheduling

@@ -86,7 +86,7 @@ std::unique_ptr<ZmtpListener> CentralPorts::Listen(Port& port, const SubscriberO
           .refused = [this] { meters_.refused.Add(); }});
 }
 
-// One endpoint may be in several pools. Of several that are meant, the one is that has the address `from`.
+// One endpoint may be in several pools. Where several are meant, it is the one at the address `from`.
 std::span<Subscriber* const> CentralPorts::OneOf(const std::vector<Subscriber*>& meant,
                                                  const std::string& from) {
   const auto are_one = [](std::span<Subscriber* const> engines) {

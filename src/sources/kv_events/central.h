@@ -1,6 +1,7 @@
-// The ports that engines dial (the reference's `zmqEndpoint`), and which engine a message is of: its topic says
-// so, `kv@ID@MODEL`, ID being the endpoint's address and port, its name, or its address alone where only one
-// endpoint is there. Of several that one name stands for (Pods in two namespaces), the one that has the sender's address. A topic without an ID is that of the address that it comes from. Messages of others are
+// The ports that engines dial (the reference's `zmqEndpoint`), and which engine a message is of. Its topic says
+// so, `kv@ID@MODEL`: ID is the endpoint's address and port, its name, or its address alone where only one
+// endpoint is there. A topic without an ID is that of the address that it comes from. Where several endpoints
+// are meant (Pods of one name in two namespaces), it is of the one at that address. Messages of others are
 // counted, and the log names one a minute.
 //
 // On the metrics page: fairway_kv_events_listening{address}, fairway_kv_events_connections{address}.

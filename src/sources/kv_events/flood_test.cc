@@ -25,14 +25,7 @@ using test::RawTcpServer;
 
 class Flood : public ::testing::Test {
  protected:
-  void OnLoop(const std::function<void()>& task) {
-    std::promise<void> done;
-    thread_.loop().Post([&] {
-      task();
-      done.set_value();
-    });
-    done.get_future().get();
-  }
+  void OnLoop(const std::function<void()>& task) { net::RunOn(thread_.loop(), task); }
   net::LoopThread thread_{"flood"};
 };
 

@@ -6,8 +6,8 @@
 // restart, where the old process has it until it ends.
 //
 // Bounded, whoever dials: kMostConnections, of them kMostOfHost from one address; further ones take the place
-// of the one that was silent for longest, of the same address or else of those that have most; of connections that
-// did not shake hands yet first. Handshakes have
+// of the one that was silent for longest, of the same address or else of those that have most; connections that
+// did not shake hands yet go first. Handshakes have
 // 5 s. Of messages that are not whole yet kMostHeld bytes are kept: who holds most is closed then.
 #pragma once
 

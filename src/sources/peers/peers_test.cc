@@ -77,14 +77,7 @@ class Replica {
   std::atomic<size_t> parts{3};
 
  private:
-  void OnLoop(const std::function<void()>& task) {
-    std::promise<void> done;
-    thread_.loop().Post([&] {
-      task();
-      done.set_value();
-    });
-    done.get_future().wait();
-  }
+  void OnLoop(const std::function<void()>& task) { net::RunOn(thread_.loop(), task); }
   Content MakeContent() {
     return {.changes =
                 [this](MessageWriter& to) {
