@@ -55,6 +55,10 @@ constexpr bool NamesModel(Api api) {
 constexpr bool IsGrpc(Api api) { return api >= Api::kVllmGrpcGenerate && api <= Api::kVertexRaw; }
 // Inside the messages is JSON, of another API.
 constexpr bool IsWrapped(Api api) { return api == Api::kVertexChat || api == Api::kVertexRaw; }
+// Of that one; of any other itself.
+constexpr Api InnerOf(Api api) {
+  return api == Api::kVertexChat ? Api::kChatCompletions : api == Api::kVertexRaw ? Api::kResponses : api;
+}
 
 struct RequestFields {
   bool has_model = false;  // a string; it may be empty
@@ -186,9 +190,6 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   void OnLiteral(Span span, char first) override;
   bool OnPlainMember(const PlainMember& member) override;
 
-  static constexpr Api InnerOf(Api api) {
-    return api == Api::kVertexChat ? Api::kChatCompletions : api == Api::kVertexRaw ? Api::kResponses : api;
-  }
   void FeedJson(std::string_view chunk);
   void FinishJson();
   void FinishPartialJson();

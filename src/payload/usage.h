@@ -74,10 +74,10 @@ class UsageScanner {
   // `event_stream`: the response's content-type contains text/event-stream.
   UsageScanner(Api api, bool event_stream) : api_(api), event_stream_(event_stream) {
     if (IsWrapped(api)) {
-      wrapped_ =
-          std::make_unique<WrappedUsage>(api == Api::kVertexChat ? Api::kChatCompletions : Api::kResponses);
-    } else if (IsGrpc(api))
+      wrapped_ = std::make_unique<WrappedUsage>(InnerOf(api));
+    } else if (IsGrpc(api)) {
       grpc_ = std::make_unique<GrpcUsage>(api == Api::kVllmGrpcEmbed);
+    }
   }
   void Feed(std::string_view chunk);
   // The response is complete: a JSON body counts only now, an event also without the empty line behind it.

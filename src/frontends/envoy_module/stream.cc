@@ -263,14 +263,7 @@ bool Stream::AskTokens(const routing::RequestInput& input, BodyPlace last_piece)
   if (!question) return false;
   pending.asked_tokens = true;
   std::string body;
-  body.reserve(pending.body_bytes);
-  const bool same =
-      last_piece == BodyPlace::kReceived && FAIRWAY_ENVOY(http_received_buffered_request_body)(envoy_);
-  const auto add = [&](BodyType type) {
-    for (const Buffer& chunk : GetChunks(envoy_, type, worker_->chunks)) body.append(chunk.view());
-  };
-  if (!same) add(BodyType::kRequestBuffered);
-  if (last_piece == BodyPlace::kReceived) add(BodyType::kRequestReceived);
+  CopyBody(last_piece, body, After::kStays);
   if (!question->model.empty() && !payload::PutModel(body, pending.scanner.fields(), question->model))
     return false;
   abi::Scheduler scheduler = FAIRWAY_ENVOY(http_filter_scheduler_new)(envoy_);
@@ -411,20 +404,26 @@ void Stream::RemoveHeaders(const std::vector<std::string_view>& names) {
   }
 }
 
-// Envoy has no way to insert: the body is copied once with the other name, and put in place of the old one.
-void Stream::RewriteBody(BodyPlace last_piece, bool has_content_length) {
-  std::string& body = worker_->body;
+// The whole body, in place of what `body` had: what Envoy holds, and the piece that came last.
+void Stream::CopyBody(BodyPlace last_piece, std::string& body, After after) {
   body.clear();
   body.reserve(pending().body_bytes);
-  const auto take = [&](BodyType type) {
+  const auto copy = [&](BodyType type) {
     for (const Buffer& chunk : GetChunks(envoy_, type, worker_->chunks)) body.append(chunk.view());
+    if (after == After::kStays) return;
     const size_t size = FAIRWAY_ENVOY(http_get_body_size)(envoy_, type);
     if (size > 0) FAIRWAY_ENVOY(http_drain_body)(envoy_, type, size);
   };
   const bool same =
       last_piece == BodyPlace::kReceived && FAIRWAY_ENVOY(http_received_buffered_request_body)(envoy_);
-  if (!same) take(BodyType::kRequestBuffered);
-  if (last_piece == BodyPlace::kReceived) take(BodyType::kRequestReceived);
+  if (!same) copy(BodyType::kRequestBuffered);
+  if (last_piece == BodyPlace::kReceived) copy(BodyType::kRequestReceived);
+}
+
+// Envoy has no way to insert: the body is copied once with the other name, and put in place of the old one.
+void Stream::RewriteBody(BodyPlace last_piece, bool has_content_length) {
+  std::string& body = worker_->body;
+  CopyBody(last_piece, body, After::kGone);
   payload::PutModel(body, pending().scanner.fields(), ticket_.target_model());
   FAIRWAY_ENVOY(http_append_body)(
       envoy_, last_piece == BodyPlace::kReceived ? BodyType::kRequestReceived : BodyType::kRequestBuffered,

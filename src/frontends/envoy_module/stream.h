@@ -55,6 +55,8 @@ class Stream {
   // What is to be done with the request now.
   enum class Verdict { kGoOn, kAnswered, kWaiting };
   enum class BodyPlace { kNone, kReceived, kBuffered };
+  // What becomes of Envoy's bytes that were copied.
+  enum class After { kStays, kGone };
 
   bool IsTunnel(payload::Api api) const;
   bool TakeBody();
@@ -82,6 +84,7 @@ class Stream {
   bool IsEnvoysOwn() const;
   std::string_view Served();
   [[gnu::cold]] void ReportMissingPolicy();
+  void CopyBody(BodyPlace last_piece, std::string& body, After after);
   [[gnu::noinline]] void RewriteBody(BodyPlace last_piece, bool has_content_length);
   [[gnu::cold]] Verdict Refuse(const routing::Rejection& rejection);
   [[gnu::cold]] void StopWaiting();
