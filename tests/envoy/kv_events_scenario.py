@@ -27,13 +27,14 @@ import zmq
 
 from support import RawServer, Scenario, ask, await_that, free_ports, pool
 
-CONFIG = """
+# Put in: how events come.
+PRECISE = """
 apiVersion: llm-d.ai/v1
 kind: EndpointPickerConfig
 plugins:
 - type: precise-prefix-cache-producer
   parameters:
-    kvEventsConfig: {topicFilter: "%s", podDiscoveryConfig: {socketPort: %d, replaySocketPort: %d}}
+    kvEventsConfig: %s
 - type: prefix-cache-scorer
   parameters: {prefixMatchInfoProducerName: precise-prefix-cache-producer}
 - type: max-score-picker
@@ -41,23 +42,10 @@ schedulingProfiles:
 - name: default
   plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
 """
+# The picker dials, and engines dial.
+CONFIG = PRECISE % '{topicFilter: "%s", podDiscoveryConfig: {socketPort: %d, replaySocketPort: %d}}'
+CENTRAL = PRECISE % '{zmqEndpoint: "tcp://127.0.0.1:%d", discoverPods: false, podDiscoveryConfig: {replaySocketPort: %d}}'
 BLOCK = 16
-
-# Engines dial.
-CENTRAL = """
-apiVersion: llm-d.ai/v1
-kind: EndpointPickerConfig
-plugins:
-- type: precise-prefix-cache-producer
-  parameters:
-    kvEventsConfig: {zmqEndpoint: "tcp://127.0.0.1:%d", discoverPods: false, podDiscoveryConfig: {replaySocketPort: %d}}
-- type: prefix-cache-scorer
-  parameters: {prefixMatchInfoProducerName: precise-prefix-cache-producer}
-- type: max-score-picker
-schedulingProfiles:
-- name: default
-  plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]
-"""
 
 EXACT = """
 apiVersion: llm-d.ai/v1
