@@ -31,7 +31,7 @@ void RequestScanner::BeginGrpcInput(Grpc::Input input) {
 
 GrpcSink::Take RequestScanner::OnField(uint32_t field, uint64_t begin, uint64_t length) {
   Grpc& grpc = *grpc_;
-  if (grpc.complete) return Take::kSkip;
+  if (grpc.complete || !ok()) return Take::kSkip;  // the first error counts, however the body is cut
   if (IsWrapped(outer_)) return OnWrappedField(field, begin, length);
   if (grpc.inside == kTokenized) return field == kInputIds ? Take::kNumbers : Take::kSkip;
   if (grpc.inside != 0) return Take::kSkip;
@@ -84,7 +84,7 @@ void RequestScanner::FeedGrpc(std::string_view chunk) {
   if (!ok()) return;
   GrpcScanner& scanner = grpc_->scanner;
   scanner.Feed(chunk, *this);
-  if (scanner.failed()) RefuseGrpc();
+  if (scanner.failed() && ok()) RefuseGrpc();
 }
 
 void RequestScanner::FinishGrpc() {

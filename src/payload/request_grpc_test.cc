@@ -277,6 +277,10 @@ TEST(WrappedRequest, WhatIsWrongIsRefused) {
             "the message's http_body has more than one data");
   EXPECT_EQ(error(Frame(Bytes(2, Bytes(2, "{}")) + Bytes(2, Bytes(1, "a")))),
             "the message has more than one http_body");
+  // Of two mistakes the first is told, also where one piece has both.
+  EXPECT_EQ(error(Frame(Bytes(2, Bytes(2, "{]")) + Bytes(2, Bytes(1, "a")))).substr(0, 21),
+            "error unmarshaling re");
+  EXPECT_EQ(error(Frame(Bytes(2, Bytes(2, "]")) + "\x07")).substr(0, 21), "error unmarshaling re");
   EXPECT_TRUE(Read(Frame("anything", 1), Api::kVertexChat).ok()) << "compressed";
 }
 

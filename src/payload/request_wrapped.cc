@@ -16,8 +16,7 @@ GrpcSink::Take RequestScanner::OnWrappedField(uint32_t field, uint64_t begin, ui
   Grpc& grpc = *grpc_;
   if (grpc.inside == 0 && field == kHttpBody) {
     // Of two the bytes of the last one would count, which the first may have been read of.
-    if (grpc.input == Grpc::Input::kJson && error_.empty())
-      error_ = "the message has more than one http_body";
+    if (grpc.input == Grpc::Input::kJson) error_ = "the message has more than one http_body";
     grpc.inside = kHttpBody;
     fields_.wrap.http_body = {begin, begin + length};
     return Take::kMessage;
