@@ -125,13 +125,14 @@ inline bool BlockTable::Consistently(uint64_t block, const Reading& read) const 
   return false;
 }
 
-void BlockTable::Read(uint64_t block, Holders& out) const {
+void BlockTable::Read(uint64_t block, Holders& out, size_t slots) const {
   block = Key(block);
   const bool read = Consistently(block, [&](uint64_t holders) {
     out.count = static_cast<uint32_t>(Count(holders));
     out.bitmap = IsBitmap(holders);
     if (out.bitmap) {
-      const size_t words = std::min(CellWords(Class(holders)), arena_words_ - Cell(holders));
+      const size_t words =
+          std::min({CellWords(Class(holders)), arena_words_ - Cell(holders), (slots + 63) / 64});
       out.words.resize(words);
       const Word* from = arena_ + Cell(holders);
       for (size_t i = 0; i < words; ++i) out.words[i] = from[i].load(std::memory_order_acquire);

@@ -46,8 +46,8 @@ class BlockTable {
   bool Add(uint64_t block, uint16_t slot);
   void Remove(uint64_t block, uint16_t slot);
 
-  // Who holds it; `out` keeps its memory.
-  void Read(uint64_t block, Holders& out) const;
+  // Who holds it; `out` keeps its memory. Of a bit map at least the slots below `slots` are read.
+  void Read(uint64_t block, Holders& out, size_t slots = kMaxSlots) const;
   // Which of at most 32 slots hold it: bit i for slots[i].
   uint32_t Which(uint64_t block, std::span<const uint16_t> slots) const;
   // Fetches into the cache what Read and Which will look at, in two steps some blocks ahead.

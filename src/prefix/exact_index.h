@@ -133,13 +133,17 @@ class ExactIndex {
   class Scratch {
     friend class ExactIndex;
     struct Run {
-      uint32_t blocks = 0;
+      uint32_t since = 0;  // the first block that is not in `sum` yet
       float sum = 0;
-      float weight = 0;  // of the last ones
+      float weight = 0;  // of a block from there on
+      bool open = false;
+      void Sum(uint32_t to);
     };
     std::array<Holders, 2> holders_;
-    std::vector<Run> runs_;  // by source; zeros between uses
+    std::array<std::vector<uint64_t>, 2> bits_;  // of both, where they are lists
+    std::vector<Run> runs_;                      // by source; zeros between uses
     std::vector<uint16_t> found_;
+    size_t open_ = 0;  // runs
   };
   // Into `matches` those that hold the first block, in no order.
   void Match(std::span<const uint64_t> chain, Scratch& scratch, std::vector<ExactMatch>& matches) const;
@@ -200,7 +204,8 @@ class ExactIndex {
                                   std::span<const uint32_t> tokens, uint32_t after, size_t most);
   size_t MostOf(const Source& source) const;
   void SetShare();
-  bool Extend(const Holders& holders, uint32_t from, uint32_t to, Scratch& scratch) const;
+  void Turn(const Holders& before, const Holders& now, uint32_t block, Scratch& scratch) const;
+  void TurnOf(size_t source, uint32_t block, std::span<const uint64_t> bits, Scratch& scratch) const;
 
   const ExactOptions options_;
   std::vector<float> weights_;  // different ones, then that of what is only believed
