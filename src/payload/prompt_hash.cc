@@ -271,7 +271,7 @@ void PromptHasher::AppendChains(uint64_t root, std::vector<uint64_t>& hashes, st
   if (spoiled_) return;
   bool cut = false;
   const size_t base = hashes.size();
-  for (const Part part : {kTools, kSystem}) {
+  for (const Part part : {kTemplate, kTools, kDocuments, kSystem}) {
     const Range& range = parts_[part];
     for (uint32_t i = range.begin; i != range.end && !cut; ++i) {
       root = Extend(root, hashes_[i]);

@@ -10,8 +10,9 @@
 // and depends on nothing else, so model and salt may come after the prompt. AppendChains then makes hashes of
 // prefixes of them, which say the same when the root and all blocks up to there are the same.
 //
-// A prompt is what a chat template makes of a body: tools, then the system text, then messages, wherever they
-// stand in the JSON. Tools and system end with a shorter block of their own. What is one thing (an image's
+// A prompt is what a chat template makes of a body: the template itself where the body has one, tools, documents,
+// then the system text, then messages, wherever they stand in the JSON. All but messages end with a shorter block of
+// their own. What is one thing (an image's
 // URL or data) is one block, and the text before it ends with a shorter one. Of several prompts in one body
 // each is a chain of its own.
 //
@@ -55,7 +56,7 @@ class PromptHasher {
   static constexpr size_t kBlockBytes = 256;  // 64 tokens of 4 bytes, the reference's least
   static constexpr size_t kMaxBlocks = 8192;
   // In the order of the template.
-  enum Part : uint8_t { kTools, kSystem, kMain };
+  enum Part : uint8_t { kTemplate, kTools, kDocuments, kSystem, kMain };
 
   PromptHasher();
   void Reset();
@@ -75,7 +76,7 @@ class PromptHasher {
   void EndOne();
   void Add(std::string_view text);
   void AddToken(uint32_t token);  // four bytes, little-endian
-  // What was added is not what the engine will see: there are no chains.
+  // What was added is not what the engine will see, or the engine does not look into its cache: there are no chains.
   void Spoil() { spoiled_ = true; }
 
   // The prompts' prefixes, to hashes that may be there already. `partial`: with a hash of the last block
@@ -111,7 +112,7 @@ class PromptHasher {
   void (*kernel_)(const char*, size_t, uint64_t*);
   std::vector<uint64_t> hashes_;  // of blocks, in the order of the body
   std::vector<PromptEnd> prompts_;
-  std::array<Range, 3> parts_;
+  std::array<Range, 5> parts_;
   Part part_ = kMain;
   std::unique_ptr<PromptTokens> tokens_;  // null: they are not wanted
   bool in_part_ = false;

@@ -179,6 +179,51 @@ TEST(PromptHasher, ToolsAndSystemComeFirstWhereverTheyStand) {
   EXPECT_EQ(Common(chat, Scan(Api::kChatCompletions, "{" + messages + "}")), 0U);
 }
 
+TEST(PromptHasher, AnotherTemplateOrOtherDocumentsAreAnotherPrompt) {
+  const std::string messages = R"("messages":[{"role":"user","content":")" + Text(700, 'm') + "\"}]";
+  const auto with = [&](const std::string& member) {
+    const Chains chains = Scan(Api::kChatCompletions, "{" + member + "," + messages + "}");
+    EXPECT_EQ(chains, Scan(Api::kChatCompletions, "{" + messages + "," + member + "}")) << member;
+    return chains;
+  };
+  const Chains plain = Scan(Api::kChatCompletions, "{" + messages + "}");
+  for (const std::string key : {"chat_template", "documents"}) {
+    const bool list = key == "documents";
+    const Chains one = with("\"" + key + "\":" + (list ? R"([{"text":"one"}])" : R"("one")"));
+    const Chains two = with("\"" + key + "\":" + (list ? R"([{"text":"two"}])" : R"("two")"));
+    EXPECT_EQ(one.hashes.size(), plain.hashes.size() + 1) << key;
+    EXPECT_EQ(Common(one, two), 0U) << key;
+    EXPECT_EQ(Common(one, plain), 0U) << key;
+    EXPECT_EQ(with("\"" + key + "\":null"), plain) << key;
+  }
+}
+
+// Else who sends such requests teaches that an engine lost what it has.
+TEST(PromptHasher, WhatAnEngineDoesNotLookUpHasNoChains) {
+  const std::string chat = R"("messages":[{"role":"user","content":")" + Text(700) + "\"}]";
+  const std::string text = R"("prompt":")" + Text(700) + "\"";
+  const struct {
+    Api api;
+    std::string prompt;
+    std::string member;
+    bool chains;
+  } cases[] = {
+      {Api::kChatCompletions, chat, R"("prompt_logprobs":0)", false},
+      {Api::kChatCompletions, chat, R"("prompt_logprobs":-1)", false},
+      {Api::kChatCompletions, chat, R"("prompt_logprobs":null)", true},
+      {Api::kChatCompletions, chat, R"("echo":true)", true},
+      {Api::kCompletions, text, R"("prompt_logprobs":5)", false},
+      {Api::kCompletions, text, R"("echo":true)", false},
+      {Api::kCompletions, text, R"("echo":false)", true},
+      {Api::kSglangGenerate, "\"text\":\"" + Text(700) + "\"", R"("logprob_start_len":0)", false},
+      {Api::kSglangGenerate, "\"text\":\"" + Text(700) + "\"", R"("logprob_start_len":-1)", true},
+  };
+  for (const auto& it : cases) {
+    EXPECT_EQ(!Scan(it.api, "{" + it.member + "," + it.prompt + "}").hashes.empty(), it.chains) << it.member;
+    EXPECT_EQ(!Scan(it.api, "{" + it.prompt + "," + it.member + "}").hashes.empty(), it.chains) << it.member;
+  }
+}
+
 TEST(PromptHasher, AnImageIsOneBlockOfItsOwn) {
   const auto chat = [](const std::string& part) {
     return Scan(Api::kChatCompletions,
@@ -293,10 +338,11 @@ TEST(PromptHasher, AnyBodyInAnyPiecesSaysTheSame) {
   size_t hashed = 0;
   RequestScanner again(Api::kUnknown);
   again.HashPrompt(true);
-  for (int round = 0; round < 6000; ++round) {
+  for (int round = 0; round < 8000; ++round) {
     const Api api = kApis[maker.random().Below(6)];
     std::string body = "{";
-    for (const char* key : {"messages", "prompt", "input", "system", "tools"}) {
+    for (const char* key : {"messages", "prompt", "input", "system", "tools", "documents", "echo",
+                            "chat_template", "prompt_logprobs"}) {
       if (maker.random().Below(3) == 0) continue;
       body += (body.size() == 1 ? "\"" : ",\"") + std::string(key) + "\":" + maker.Value(6);
     }

@@ -235,6 +235,8 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
                                                                  : in(Api::kResponses, Place::kInstead);
       if (key == "system") return in(Api::kMessages, Place::kSide);
       return Place::kIgnored;
+    case 4:
+      return key == "echo" ? in(Api::kCompletions, Place::kUncached) : Place::kIgnored;
     case 8:
       if (key == "messages")
         return api_ == Api::kChatCompletions || api_ == Api::kEmbeddings ? Place::kMain
@@ -259,6 +261,7 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
       break;
     case 15:
       if (key == "sampling_params") return in(Api::kVllmGenerate, Place::kSampling);
+      if (key == "prompt_logprobs") return Place::kUncached;
       break;
     case 17:
       if (key == "max_output_tokens") return in(Api::kResponses, Place::kLimit);
@@ -293,6 +296,7 @@ bool RequestScanner::IsMedia(std::string_view key) {
   if (key == "stream") return Place::kStream;
   if (key == "extra_key") return Place::kSalt;
   if (key == "sampling_params") return Place::kSampling;
+  if (key == "logprob_start_len") return Place::kUncached;
   if (key == "image_data" || key == "audio_data" || key == "video_data") return Place::kMedia;
   return key == "model" ? Place::kModel : Place::kIgnored;
 }
@@ -628,6 +632,10 @@ void RequestScanner::OnNumber(Span span, std::string_view text) {
       if ((api_ == Api::kCompletions || api_ == Api::kVllmGenerate) && !base::ParseInteger<uint32_t>(text))
         main_bad_ = true;
       break;
+    case Place::kUncached:
+      // SGLang's -1 is none, vLLM's is all that there are.
+      if (hasher_ != nullptr && (api_ != Api::kSglangGenerate || text[0] != '-')) hasher_->Spoil();
+      break;
     default:
       break;
   }
@@ -643,6 +651,7 @@ void RequestScanner::OnLiteral(Span span, char first) {
   BeginValue(place, first == 'n' ? Type::kNull : Type::kBool);
   if (place == Place::kModel) fields_.model_span = span;
   if (place == Place::kStream) fields_.stream = first == 't';
+  if (place == Place::kUncached && first == 't' && hasher_ != nullptr) hasher_->Spoil();
   EndValue(place);
 }
 

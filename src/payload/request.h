@@ -155,6 +155,7 @@ class RequestScanner final : private MemberSink, private GrpcSink {
     kPromptItem,  // element of prompt, or of embeddings' input
     kToken,
     kTools,     // up to kFile only where the prompt is hashed: tools of the body,
+    kUncached,  // what makes an engine leave its prefix cache unread,
     kWhole,     // all bytes of the value,
     kOne,       // the value as one block; also without hashing: an image and the like
     kFile,      // the value as one block
@@ -232,12 +233,12 @@ class RequestScanner final : private MemberSink, private GrpcSink {
   Part* PartOf(Place place) { return place < Place::kRoot ? &parts_[static_cast<size_t>(place)] : nullptr; }
   void Drop(Place gone, Place sibling);
   void AddPrompt(Span text);
-  // Of prompts that are hashed (request_hash.cc). REQUIRES: hasher_ != nullptr, for these eight.
+  // Of prompts that are hashed (request_hash.cc). REQUIRES: hasher_ != nullptr, for these.
   void FeedAndHash(std::string_view chunk);
   Place HashedMember(Place object, std::string_view key) const;
   static bool IsMedia(std::string_view key);
   static Place SglangMember(std::string_view key);
-  bool IsTools(Place place) const;
+  std::optional<PromptHasher::Part> HashedPart(Place place) const;
   void BeginHashed(Place place, uint64_t begin, bool string);
   void EndHashed(Place place, uint64_t end);
   void HashPlain(Place place, std::string_view text);

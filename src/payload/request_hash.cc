@@ -46,24 +46,36 @@ RequestScanner::Place RequestScanner::HashedMember(Place object, std::string_vie
   return std::ranges::find(kFileKeys, key) != kFileKeys.end() ? Place::kFile : Place::kIgnored;
 }
 
-bool RequestScanner::IsTools(Place place) const {
-  return place == Place::kTools ||
-         (place == Place::kTyped && kTypedMembers[typed_].key == "tools" && api_ == Api::kChatCompletions);
+// Of members of the body.
+std::optional<PromptHasher::Part> RequestScanner::HashedPart(Place place) const {
+  switch (place) {
+    case Place::kMain:
+      return PromptHasher::kMain;
+    case Place::kSide:
+      return PromptHasher::kSystem;
+    case Place::kTools:
+      return PromptHasher::kTools;
+    case Place::kTyped:
+      break;
+    default:
+      return std::nullopt;
+  }
+  const std::string_view key = kTypedMembers[typed_].key;  // a chat's alone
+  if (key == "tools") return PromptHasher::kTools;
+  if (key == "documents") return PromptHasher::kDocuments;
+  if (key == "chat_template") return PromptHasher::kTemplate;
+  return std::nullopt;
 }
 
 // `begin`: of the bytes that count, which are those inside of a string's quotes.
 void RequestScanner::BeginHashed(Place place, uint64_t begin, bool string) {
-  if (place == Place::kMain) {
-    hasher_->BeginPart(PromptHasher::kMain);
-  } else if (place == Place::kSide) {
-    hasher_->BeginPart(PromptHasher::kSystem);
-  } else if (IsTools(place)) {
-    hasher_->BeginPart(PromptHasher::kTools);
-  }
+  const auto part = HashedPart(place);
+  if (part) hasher_->BeginPart(*part);
   const bool one = IsOneBlock(place);
   if (one) hasher_->BeginOne();
   const bool text = string && (place == Place::kRole || IsPrompt(place));
-  hashing_ = text || one || place == Place::kWhole || IsTools(place);
+  hashing_ =
+      text || one || place == Place::kWhole || (part && place != Place::kMain && place != Place::kSide);
   hash_from_ = begin;
 }
 
@@ -74,7 +86,7 @@ void RequestScanner::EndHashed(Place place, uint64_t end) {
     hasher_->EndOne();
   } else if (place == Place::kPromptItem) {
     hasher_->NextPrompt();
-  } else if (place == Place::kMain || place == Place::kSide || IsTools(place)) {
+  } else if (HashedPart(place)) {
     hasher_->EndPart();
   }
 }

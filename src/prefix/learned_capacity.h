@@ -15,10 +15,10 @@
 // shrinks (by a fifth, of what is held where that is less), once in kPause, as requests under way at the same
 // time tell of the same eviction. Predictions that hold while the endpoint is nearly full let it grow again,
 // slowly, up to what is reported. Full misses in a row, kGoneAfter of them over kPause or more, are an
-// engine that started anew: all others who ask it miss as well. One client has such misses by itself, as
-// often as it likes (an engine does not look into its cache for who asks for `prompt_logprobs`, nor finds
-// what a `chat_template` changed), and must not make everybody's prefixes forgotten: any prediction that
-// holds meanwhile ends the row.
+// engine that started anew: all others who ask it miss as well. One client may have such misses by itself, as
+// often as it likes (what `chat_template_kwargs` make of its messages is not hashed; of requests that engines
+// do not look up, `prompt_logprobs` and the like, nothing is predicted), and must not make everybody's
+// prefixes forgotten: any prediction that holds meanwhile ends the row.
 //
 // Owned by one thread at a time.
 #pragma once
