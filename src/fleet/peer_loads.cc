@@ -49,9 +49,24 @@ PeerLoads::~PeerLoads() {
   while (!replicas_.empty()) Forget(replicas_.begin()->first);
 }
 
+void PeerLoads::Give(Told& told, std::string_view pool, std::string_view address) const {
+  const auto cell = FindCell(*fleet_, pool, address);
+  if (cell == nullptr) return;
+  told.cell = cell;
+  told.tally = fleet_->pools.find(pool)->second->tally;
+  Replace(told, {}, told.load);
+}
+
+void PeerLoads::Replace(Told& told, const OpenLoad& before, const OpenLoad& now) {
+  if (told.tally == nullptr) return;
+  told.tally->told_requests.fetch_add(int64_t{now.requests} - before.requests, std::memory_order_relaxed);
+  if (const auto cell = told.cell.lock()) cell->ReplaceTold(before, now);
+}
+
 void PeerLoads::TakeBack(Told& told) {
-  if (const auto cell = told.cell.lock()) cell->ReplaceTold(told.load, {});
+  Replace(told, told.load, {});
   told.cell.reset();
+  told.tally.reset();
 }
 
 bool PeerLoads::Hear(uint64_t replica, std::string_view pool, std::string_view address,
@@ -63,11 +78,12 @@ bool PeerLoads::Hear(uint64_t replica, std::string_view pool, std::string_view a
   if (found == known.end()) {
     if (load == OpenLoad{}) return true;
     if (known.size() >= kMostEndpoints) return false;
-    found = known.emplace(name_, Told{.cell = FindCell(*fleet_, pool, address), .load = {}}).first;
+    found = known.emplace(name_, Told{}).first;
+    Give(found->second, pool, address);
   }
   const OpenLoad bounded{.requests = std::min(load.requests, Ledger::kMost), .tokens = load.tokens};
   Told& told = found->second;
-  if (const auto cell = told.cell.lock()) cell->ReplaceTold(told.load, bounded);
+  Replace(told, told.load, bounded);
   told.load = bounded;
   if (bounded == OpenLoad{}) known.erase(found);
   return true;
@@ -87,12 +103,12 @@ void PeerLoads::Refresh() {
   for (auto& [replica, known] : replicas_) {
     for (auto& [name, told] : known) {
       const size_t end = name.find('\n');
-      const auto cell =
-          FindCell(*fleet_, std::string_view(name).substr(0, end), std::string_view(name).substr(end + 1));
+      const auto pool = std::string_view(name).substr(0, end),
+                 address = std::string_view(name).substr(end + 1);
+      const auto cell = FindCell(*fleet_, pool, address);
       if (cell != nullptr && cell == told.cell.lock()) continue;
       TakeBack(told);
-      if (cell != nullptr) cell->ReplaceTold({}, told.load);
-      told.cell = cell;
+      Give(told, pool, address);
     }
   }
 }

@@ -77,11 +77,14 @@ class PeerLoads {
 
  private:
   struct Told {
-    std::weak_ptr<EndpointCell> cell;  // that has `load`
+    std::weak_ptr<EndpointCell> cell;  // that has `load`, and
+    std::shared_ptr<PoolTally> tally;  // its pool's
     OpenLoad load;
   };
   // By pool, "\n" and address.
   using OfReplica = std::unordered_map<std::string, Told, base::StringHash, std::equal_to<>>;
+  void Give(Told& told, std::string_view pool, std::string_view address) const;
+  static void Replace(Told& told, const OpenLoad& before, const OpenLoad& now);
   static void TakeBack(Told& told);
 
   std::shared_ptr<const Snapshot> fleet_;

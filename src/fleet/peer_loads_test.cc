@@ -161,6 +161,7 @@ TEST(PeerLoads, ARandomWalkAgreesWithAPlainSum) {
           replica.peers.Hear(who, replica.Key(), host + ":8000", load);
         }
       }
+      int64_t of_pool = 0;
       for (const std::string& one : all) {
         const auto cell = replica.Cell(one);
         if (cell == nullptr) continue;
@@ -169,7 +170,9 @@ TEST(PeerLoads, ARandomWalkAgreesWithAPlainSum) {
           if (of.second == one) sum = {sum.requests + load.requests, sum.tokens + load.tokens};
         ASSERT_EQ(cell->others(), sum.requests);
         ASSERT_EQ(cell->load().own_work().tokens, sum.tokens);
+        of_pool += sum.requests;
       }
+      ASSERT_EQ(replica.fleet.published().Load()->pools.begin()->second->tally->told_requests, of_pool);
     }
   }
 }

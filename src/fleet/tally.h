@@ -80,6 +80,8 @@ struct PoolTally {
   // Of those whose answers tell: the same, then cached and not as the answers have it, in the engine's
   // tokens.
   std::array<std::atomic<uint64_t>, 4> told{};
+  // Open requests at its endpoints that other replicas of this picker told.
+  std::atomic<int64_t> told_requests{0};
 };
 
 }  // namespace fairway::fleet

@@ -33,11 +33,16 @@ class PlainTime final : public Plugin, public Scorer {
         load_cost_(build.Float("loadCost", 1000, 0, 1e9)) {}
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
     const Columns& columns = context.columns;
+    float least = 0;
+    if (!context.request.shows_end) {
+      least = columns[kPrefill][in[0]];
+      for (const uint32_t at : in) least = std::min(least, columns[kPrefill][at]);
+    }
     for (size_t i = 0; i < in.size(); ++i) {
       const uint32_t at = in[i];
       const float scale = 1.0f / 600'000;
       const float own = columns[kPrefill][at];
-      const float held = context.request.shows_end ? 0.1f * own : 0;
+      const float held = 0.1f * (own - least);
       const float time = columns[kWork][at] + own + columns[kRequests][at] * (request_cost_ + held);
       out[i] = 1 - time * scale;
       const unsigned adapter = AdapterBits(columns[kAdapter][at]);

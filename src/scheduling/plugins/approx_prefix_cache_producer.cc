@@ -190,7 +190,11 @@ struct Lookup {
   // Over the last requests: which share of those that are open other pickers sent, and which share of their
   // prompts we knew.
   float others = 0;
-  float known = 0;
+  // From the start as if half of each prompt were known, and rising faster than it falls: so pickers that start
+  // together place what many prompts begin with at one endpoint, and do not fill all caches with copies of it.
+  // (Replays, 4 pickers: 150 tenants, 15 requests a second, 11,763 ms from 0 on with steps of 1/64, 259 so; unique
+  // prompts 278 and 285, until a picker has found out that they share nothing.)
+  float known = 0.5f;
   // Who is to learn the rest of the last request's prompts.
   std::array<prefix::EndpointSlot, kMostPutOff> put_off;
   size_t num_put_off = 0;
@@ -408,14 +412,19 @@ class ApproxPrefixCacheProducer final : public Plugin,
       all += requests[i];
       own += static_cast<float>(context.own[i]);
     }
-    if (all > 0) lookup.others += (1 - own / all - lookup.others) / 32;
+    // Replicas that tell where they placed what are no others: what they did is known.
+    if (context.pool != nullptr)
+      own += static_cast<float>(context.pool->tally->told_requests.load(std::memory_order_relaxed));
+    if (all > 0) lookup.others += (1 - std::min(own / all, 1.0f) - lookup.others) / 32;
     const float* cached = made[cached_.id];
     float* likely = made[likely_.id];
     std::copy_n(cached, n, likely);
     const float most = *std::max_element(cached, cached + n);
     const auto deepest = static_cast<size_t>(std::count(cached, cached + n, most));
-    if (context.request.prompt_tokens > 0)
-      lookup.known += (most / static_cast<float>(context.request.prompt_tokens) - lookup.known) / 64;
+    if (context.request.prompt_tokens > 0) {
+      const float share = most / static_cast<float>(context.request.prompt_tokens);
+      lookup.known += (share - lookup.known) / (share > lookup.known ? 8 : 24);
+    }
     const float left = static_cast<float>(context.request.prompt_tokens) - most;
     const size_t at = std::min<size_t>(static_cast<size_t>(most) / kBlockTokens, total - 1);
     size_t home = 0;

@@ -137,12 +137,14 @@ TEST(TimeToFirstTokenScorer, AddsWhatHasToHappenBefore) {
   f["prefill"] = {50, 25, 50, 50};
   f["requests"] = {2, 1, 0, 0};
   f["adapter"] = {kAdapterRunning, kAdapterResident, kAdapterRoom, 0};
-  // Of 600,000 ms. Each open request is held up by a tenth of the own time, which counts where its end will be seen.
+  // Of 600,000 ms. Each open request is held up by a tenth of the own time; where its end will not be seen, of what
+  // that is more than the least.
   const std::vector<float> scores = f.Scores("time-to-first-token-scorer");
   for (const auto& [i, ms] : {std::pair{0, 60 + 10.0}, {1, 130 + 2.5}, {2, 1050}, {3, 2050}})
     EXPECT_NEAR(scores[static_cast<size_t>(i)], 1 - ms / 600'000.0, 1e-7) << i;
   f.request.shows_end = false;
-  EXPECT_NEAR(f.Scores("time-to-first-token-scorer")[0], 1 - 60 / 600'000.0, 1e-7);
+  EXPECT_NEAR(f.Scores("time-to-first-token-scorer")[0], 1 - (60 + 5) / 600'000.0, 1e-7);
+  EXPECT_NEAR(f.Scores("time-to-first-token-scorer")[1], 1 - 130 / 600'000.0, 1e-7);
 }
 
 TEST(TimeToFirstTokenScorer, LeavesAPromptWhereItIsCachedTheMoreRequestsItWouldHoldUpElsewhere) {
