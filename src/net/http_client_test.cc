@@ -63,6 +63,41 @@ TEST(HttpResponseReaderTest, GivesTheSameBodyHoweverTheBytesAreCut) {
   }
 }
 
+TEST(HttpResponseReaderTest, GivesABodyAwayPieceByPiece) {
+  for (const std::string head :
+       {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n0123\r\n6\r\n456789\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n0123456789"}) {
+    for (size_t size = 1; size <= head.size(); ++size) {
+      std::string taken;
+      const HttpResponseReader::Piece take = [&](std::string_view piece) {
+        taken += piece;
+        return true;
+      };
+      HttpResponseReader reader(10);
+      reader.Reset({}, &take);
+      HttpParse parsed = HttpParse::kMore;
+      for (size_t at = 0; at < head.size(); at += size)
+        parsed = reader.Feed(std::string_view(head).substr(at, size));
+      if (parsed == HttpParse::kMore) parsed = reader.FeedEnd();
+      EXPECT_EQ(parsed, HttpParse::kDone) << reader.error();
+      EXPECT_EQ(taken, "0123456789");
+      EXPECT_EQ(reader.body(), "");
+      HttpResponseReader small(9);
+      taken.clear();
+      small.Reset({}, &take);
+      EXPECT_EQ(small.Feed(head), HttpParse::kBad);
+      EXPECT_TRUE(small.too_large());
+      EXPECT_LE(taken.size(), 9u);
+    }
+    HttpResponseReader reader(1000);
+    const HttpResponseReader::Piece refuse = [](std::string_view) { return false; };
+    reader.Reset({}, &refuse);
+    EXPECT_EQ(reader.Feed(head), HttpParse::kBad);
+    EXPECT_FALSE(reader.too_large());
+  }
+}
+
 TEST(HttpResponseReaderTest, RefusesWhatIsNoAnswer) {
   const std::pair<std::string, std::string> bad[] = {
       {"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP/1.1"},
