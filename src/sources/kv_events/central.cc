@@ -77,6 +77,7 @@ std::unique_ptr<ZmtpListener> CentralPorts::Listen(Port& port, const SubscriberO
   return std::make_unique<ZmtpListener>(
       loop_, limits, clock_, log_,
       ZmtpListener::Handlers{
+          .known = [&port](const std::string& from) { return port.by_host.contains(from); },
           .message = [this, &port](uint64_t connection, const std::string& from,
                                    const ZmtpMessage& message) { Receive(port, connection, from, message); },
           .ended =
