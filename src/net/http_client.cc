@@ -405,7 +405,8 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
            reader.error());
       return false;
     }
-    if (n == 0 || !reader.keep_alive()) {
+    // What is answered before all of it was sent is not sent on: the next request would be taken for its rest.
+    if (n == 0 || !reader.keep_alive() || sent < request.size()) {
       CloseSocket();
     } else {
       WaitReadable();

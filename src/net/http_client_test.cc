@@ -487,6 +487,31 @@ TEST_F(HttpFetcherTest, AsksForAnotherPathWhenTold) {
   EXPECT_EQ(Fetch().failure, HttpFailure::kOptions);
 }
 
+TEST_F(HttpFetcherTest, WhatIsAnsweredBeforeItIsSentIsNotSentOn) {
+  std::atomic<int> whole{0};
+  std::promise<void> answered;
+  RawTcpServer server([&](RawConnection& c) {
+    while (c.ReadRequest()) {
+      if (c.request().starts_with("GET /next HTTP/1.1\r\n")) ++whole;
+      c.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+      if (c.number() != 0) continue;
+      answered.get_future().wait();
+      return c.WaitForEnd();  // reads on, and finds no request
+    }
+  });
+  Make(server.port());
+  OnLoop([&] { fetcher_->SetPost("/first", std::string(64 << 20, 'x')); });
+  EXPECT_EQ(Fetch().body, "ok");
+  answered.set_value();
+  OnLoop([&] { fetcher_->SetTarget("/next"); });
+  EXPECT_EQ(Fetch().body, "ok");
+  EXPECT_EQ(whole, 1);
+  EXPECT_EQ(server.connections(), 2);
+  OnLoop([&] { fetcher_->SetTarget("/next"); });
+  EXPECT_EQ(Fetch().body, "ok");
+  EXPECT_EQ(server.connections(), 2) << "what was sent is kept alive";
+}
+
 TEST_F(HttpFetcherTest, FetchesOverTls) {
   const test::SelfSigned identity("IP:127.0.0.1,DNS:gpu.example"), other("IP:127.0.0.1");
   std::atomic<int> answered{0};
