@@ -25,9 +25,9 @@ using Tokens = std::shared_ptr<const payload::PromptTokens>;
 
 constexpr size_t kMaxIdle = 16;  // connections that are kept to one server
 
-size_t MostAnswer(const TokenClient::Question& question) {
-  if (question.media) return TokenClient::kMaxAnswer;
-  return std::min(TokenClient::kMaxAnswer, TokenClient::AnswerBytes(question.body.size()));
+size_t MostAnswer(size_t question, bool media) {
+  return media ? TokenClient::kMaxAnswer
+               : std::min(TokenClient::kMaxAnswer, TokenClient::AnswerBytes(question));
 }
 
 }  // namespace
@@ -46,7 +46,8 @@ struct TokenClient::Impl {
     Answer answer;
     base::Nanos ends_at = 0;
     Server* server = nullptr;
-    std::string name;  // path and body
+    std::string name;  // path, an end of line and the body, which is nowhere else
+    size_t bytes = 0;  // of the body
     std::unique_ptr<net::HttpFetcher> fetcher;
     base::Nanos begun = 0;
     CircuitBreaker::Ask asked = CircuitBreaker::Ask::kYes;
@@ -101,7 +102,7 @@ struct TokenClient::Impl {
   }
 
   void Begin(const std::shared_ptr<Open>& open) {
-    open->name = open->question.path + "\n" + open->question.body;
+    open->name = open->question.path + "\n" + std::exchange(open->question.body, {});
     if (const auto found = by_question.find(open->name); found != by_question.end()) {
       kept_answers.Add();
       kept.splice(kept.begin(), kept, found->second);
@@ -129,8 +130,10 @@ struct TokenClient::Impl {
       open.fetcher = std::move(idle.back());
       idle.pop_back();
     }
-    open.fetcher->SetPost(open.question.path, open.question.body);
-    open.fetcher->SetLimits(std::max<base::Nanos>(open.ends_at - open.begun, 0), MostAnswer(open.question));
+    const size_t body = open.question.path.size() + 1;
+    open.fetcher->SetPost(open.question.path, std::string_view(open.name).substr(body));
+    open.fetcher->SetLimits(std::max<base::Nanos>(open.ends_at - open.begun, 0),
+                            MostAnswer(open.bytes, open.question.media));
   }
 
   bool Read(Open& open, std::string_view piece) {
@@ -158,7 +161,9 @@ struct TokenClient::Impl {
     // Not from within its own call.
     thread->loop().Post([open] {
       auto& idle = open->server->idle;
-      if (idle.size() < kMaxIdle) idle.push_back(std::move(open->fetcher));
+      if (idle.size() >= kMaxIdle) return;
+      open->fetcher->SetPost(open->question.path, "");  // it would keep the body
+      idle.push_back(std::move(open->fetcher));
     });
   }
 
@@ -198,7 +203,7 @@ struct TokenClient::Impl {
 
   void End(Open& open, Tokens tokens) {
     num_open.fetch_sub(1, std::memory_order_relaxed);
-    open_bytes.fetch_sub(open.question.body.size(), std::memory_order_relaxed);
+    open_bytes.fetch_sub(open.bytes, std::memory_order_relaxed);
     Give(*open.back, std::move(open.answer), std::move(tokens));
   }
 
@@ -268,6 +273,7 @@ void TokenClient::Ask(Question question, net::Loop& back, Answer answer) {
   open->question = std::move(question);
   open->back = &back;
   open->answer = std::move(answer);
+  open->bytes = bytes;
   open->ends_at = impl.clock.Now() + open->question.timeout;
   impl.loop().Post([impl = impl_.get(), open = std::move(open)] { impl->Begin(open); });
 }

@@ -2,8 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <future>
 #include <mutex>
@@ -201,6 +205,42 @@ TEST_F(TokenClientTest, AServerThatSaysNoIsAskedAgain) {
   });
   for (int i = 0; i < 10; ++i) EXPECT_EQ(Ask(To(server.port(), "{}")), nullptr);
   EXPECT_EQ(requests, 10);
+}
+
+// 16 connections are kept, which the largest bodies may have been sent over one after the other.
+TEST_F(TokenClientTest, ConnectionsThatAreKeptHoldNoBodies) {
+  constexpr size_t kAtOnce = 8;
+  constexpr size_t kBody = 6 << 20;
+  std::atomic<size_t> requests{0}, told{0};
+  test::RawTcpServer server([&](test::RawConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    for (size_t left = kBody - (connection.request().size() - connection.request().find("\r\n\r\n") - 4);
+         left > 0;) {
+      char piece[65536];
+      const ssize_t n = ::recv(connection.fd(), piece, std::min(left, sizeof piece), 0);
+      if (n <= 0) return;
+      left -= static_cast<size_t>(n);
+    }
+    ++requests;
+    while (requests < kAtOnce) std::this_thread::yield();
+    connection.Send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    connection.WaitForEnd();
+  });
+  const auto held = [] {
+    const auto info = ::mallinfo2();
+    return info.uordblks + info.hblkhd;
+  };
+  const size_t before = held();
+  for (size_t i = 0; i < kAtOnce; ++i)
+    client->Ask(To(server.port(), std::string(kBody, 'x'), 600 * base::kSecond), back.loop(),
+                [&told](const Tokens&) { ++told; });
+  while (told < kAtOnce) std::this_thread::yield();
+  // The last one's connection is kept by what is done after it is told.
+  for (int i = 0; i < 3000 && held() > before + kBody; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_LE(held(), before + kBody);
+  EXPECT_EQ(server.connections(), static_cast<int>(kAtOnce));
+  EXPECT_EQ(server.closed(), 0) << "all are kept";
 }
 
 TEST_F(TokenClientTest, BodiesAreBounded) {
