@@ -1,13 +1,27 @@
-// Any bytes as a render server's answer: no crash, and what comes out fits together.
+// Any bytes as a render server's answer, cut anywhere: no crash, and what comes out fits together.
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "base/result.h"
 #include "payload/render_answer.h"
 
+namespace {
+
+std::optional<fairway::payload::PromptTokens> Read(std::string_view text, size_t first) {
+  fairway::payload::RenderAnswerReader reader;
+  reader.Feed(text.substr(0, first));
+  reader.Feed(text.substr(first));
+  return reader.Finish();
+}
+
+}  // namespace
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto tokens = fairway::payload::ReadRenderAnswer({reinterpret_cast<const char*>(data), size});
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  const auto tokens = Read(text, size);
+  FAIRWAY_CHECK(Read(text, size == 0 ? 0 : data[size - 1] % size) == tokens);
   if (!tokens) return 0;
   FAIRWAY_CHECK(!tokens->ends.empty() && tokens->ends.back() == tokens->tokens.size());
   FAIRWAY_CHECK(tokens->tokens.size() <= size);

@@ -110,9 +110,22 @@ PeerAddress PeerAddressOf(const sockaddr_storage& address) {
     out[10] = out[11] = 0xff;
     std::memcpy(out.data() + 12, &reinterpret_cast<const sockaddr_in&>(address).sin_addr, 4);
   } else if (address.ss_family == AF_INET6) {
-    std::memcpy(out.data(), &reinterpret_cast<const sockaddr_in6&>(address).sin6_addr, 16);
+    const in6_addr& v6 = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
+    std::memcpy(out.data(), &v6, IN6_IS_ADDR_V4MAPPED(&v6) ? 16 : 8);
   }
   return out;
+}
+
+std::string PeerShareOf(std::string_view ip) {
+  const std::string text(ip.substr(0, ip.find('%')));  // an address of a link says which
+  sockaddr_storage address{};
+  char out[INET6_ADDRSTRLEN] = "";
+  if (inet_pton(AF_INET6, text.c_str(), &reinterpret_cast<sockaddr_in6&>(address).sin6_addr) != 1)
+    return std::string(ip);
+  address.ss_family = AF_INET6;
+  const PeerAddress share = PeerAddressOf(address);
+  if (share[11] != 0) return inet_ntop(AF_INET, share.data() + 12, out, sizeof out);
+  return inet_ntop(AF_INET6, share.data(), out, sizeof out) + std::string("/64");
 }
 
 std::vector<std::string> OwnAddresses() {

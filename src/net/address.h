@@ -28,10 +28,13 @@ std::string FormatHostPort(std::string_view host, uint16_t port);
 
 bool IsIpLiteral(std::string_view host);
 
-// An IPv4 or IPv6 address without its port, to be counted by; IPv4 as IPv6 has it (::ffff:a.b.c.d), so that
-// both ways to listen agree. All zero for a socket without one.
+// Whom a connection is counted as, where each has a share: an IPv4 address as IPv6 has it (::ffff:a.b.c.d), so that
+// both ways to listen agree; of an IPv6 address its network of 64 bits, as who has one address of that has them all.
+// All zero for a socket without one.
 using PeerAddress = std::array<uint8_t, 16>;
 PeerAddress PeerAddressOf(const sockaddr_storage& address);
+// The same of an address as text, as text: "10.0.0.1", "fd00:1:2:3::/64". What is none stays as it is.
+std::string PeerShareOf(std::string_view ip);
 
 // The addresses of this machine's (or Pod's) interfaces but those of a link alone; at most 64.
 std::vector<std::string> OwnAddresses();

@@ -1,8 +1,13 @@
 #include "net/address.h"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 
+#include <algorithm>
+#include <cstring>
 #include <string>
+#include <utility>
 
 namespace fairway::net {
 namespace {
@@ -64,6 +69,30 @@ TEST(AddressTest, WritesAddresses) {
   EXPECT_EQ(FormatHostPort("fd00::1", 80), "[fd00::1]:80");
   EXPECT_EQ(FormatHostPort("[fd00::1]", 80), "[fd00::1]:80");
   EXPECT_EQ(FormatHostPort("name", 0), "name:0");
+}
+
+TEST(AddressTest, CountsIpv6ByItsNetwork) {
+  const std::pair<const char*, const char*> shares[] = {{"10.0.0.1", "10.0.0.1"},
+                                                        {"::ffff:10.0.0.1", "10.0.0.1"},
+                                                        {"::ffff:a00:2", "10.0.0.2"},
+                                                        {"fd00:1:2:3::1", "fd00:1:2:3::/64"},
+                                                        {"fd00:1:2:3:ffff:0:10.0.0.1", "fd00:1:2:3::/64"},
+                                                        {"fd00:1:2:4::1", "fd00:1:2:4::/64"},
+                                                        {"fe80::1%eth0", "fe80::/64"},
+                                                        {"::1", "::/64"},
+                                                        {"", ""},
+                                                        {"name", "name"}};
+  for (const auto& [ip, share] : shares) {
+    EXPECT_EQ(PeerShareOf(ip), share) << ip;
+    sockaddr_storage address{};
+    auto& v6 = reinterpret_cast<sockaddr_in6&>(address);
+    if (::inet_pton(AF_INET6, ip, &v6.sin6_addr) != 1) continue;
+    address.ss_family = AF_INET6;
+    PeerAddress whole{};
+    std::memcpy(whole.data(), &v6.sin6_addr, 16);
+    if (std::string_view(ip).find("ffff:") != 2) std::fill(whole.begin() + 8, whole.end(), 0);
+    EXPECT_EQ(PeerAddressOf(address), whole) << ip;
+  }
 }
 
 TEST(AddressTest, KnowsIpLiterals) {

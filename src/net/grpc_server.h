@@ -42,7 +42,7 @@ struct GrpcServerOptions {
   // Of these, calls that were not answered anything yet: the one that was silent for longest makes room (see
   // OnMemoryShort).
   uint32_t max_unanswered = 1000;
-  // When there are as many, or as many as that of one address (0: a quarter), the one (of that address) that
+  // When there are as many, or as many as that of one address (PeerAddressOf; 0: a quarter), the one (of that address) that
   // had no call for longest makes room; without one the new connection is closed.
   uint32_t max_connections = 10'000;
   uint32_t max_connections_per_address = 0;

@@ -131,6 +131,7 @@ class FetchHub final : public asio::execution_context::service {
 struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetcher::Impl> {
   Impl(Loop& l, HttpFetchOptions o)
       : options(std::move(o)),
+        timeout(options.timeout),
         loop(l),
         io(l.io()),
         hub(asio::use_service<FetchHub>(io)),
@@ -167,15 +168,16 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     request += *json;
   }
 
-  void Begin(Done what) {
+  void Begin(Done what, Piece of_body) {
     FAIRWAY_CHECK(!busy);
     busy = true;
     done = std::move(what);
+    piece = std::move(of_body);
     ++fetch;
     retried = false;
     got_bytes = false;
     refused = false;
-    deadline = base::SystemClock().Now() + options.timeout;
+    deadline = base::SystemClock().Now() + timeout;
     hub.Add(this);
     beginning = true;
     if (!invalid.empty()) {
@@ -193,6 +195,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     if (busy) hub.Remove(this);
     busy = false;
     done = nullptr;
+    piece = nullptr;
     lookup.reset();  // what waits in the loop may keep this beyond it
     CloseSocket();
   }
@@ -390,7 +393,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
         return false;
       }
       got_bytes = true;
-      reader.Reset(hub.TakeSpare());
+      reader.Reset(hub.TakeSpare(), piece ? &piece : nullptr);
     }
     const HttpParse parsed = n == 0 ? reader.FeedEnd() : reader.Feed({hub.receive(), n});
     if (parsed == HttpParse::kMore) return true;
@@ -402,7 +405,8 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
            reader.error());
       return false;
     }
-    if (n == 0 || !reader.keep_alive()) {
+    // What is answered before all of it was sent is not sent on: the next request would be taken for its rest.
+    if (n == 0 || !reader.keep_alive() || sent < request.size()) {
       CloseSocket();
     } else {
       WaitReadable();
@@ -478,12 +482,14 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
     busy = false;
     const Done what = std::move(done);
     done = nullptr;
+    piece = nullptr;
     what(outcome);
     // Done may have begun the next fetch, but that one has not read anything yet.
     hub.GiveSpare(reader.TakeStorage());
   }
 
   const HttpFetchOptions options;
+  base::Nanos timeout;
   Loop& loop;
   asio::io_context& io;
   FetchHub& hub;
@@ -497,6 +503,7 @@ struct HttpFetcher::Impl final : Watched, std::enable_shared_from_this<HttpFetch
   size_t next_address = 0;
   size_t sent = 0;
   Done done;
+  Piece piece;  // null: the body is kept
   const char* phase = "";
   uint64_t connection = 0;
   uint64_t fetch = 0;
@@ -516,13 +523,18 @@ HttpFetcher::HttpFetcher(Loop& loop, HttpFetchOptions options)
 
 HttpFetcher::~HttpFetcher() { impl_->Drop(); }
 
-void HttpFetcher::Fetch(Done done) { impl_->Begin(std::move(done)); }
+void HttpFetcher::Fetch(Done done, Piece piece) { impl_->Begin(std::move(done), std::move(piece)); }
 
 bool HttpFetcher::busy() const { return impl_->busy; }
 
 void HttpFetcher::SetTarget(const std::string& target) { impl_->MakeRequest(target); }
 void HttpFetcher::SetPost(const std::string& target, std::string_view json) {
   impl_->MakeRequest(target, json);
+}
+void HttpFetcher::SetLimits(base::Nanos timeout, size_t max_body) {
+  FAIRWAY_CHECK(!impl_->busy);
+  impl_->timeout = timeout;
+  impl_->reader.SetMaxBody(max_body);
 }
 
 }  // namespace fairway::net

@@ -57,6 +57,9 @@ class HttpFetcher {
     bool refused = false;
   };
   using Done = std::function<void(const Outcome&)>;
+  // Takes a piece of a 200's body as it comes, 256 KiB at most, on the loop; then nothing of it is kept and
+  // Outcome::body is empty. False: the fetch fails, as no more of it is wanted. It may not end the fetcher.
+  using Piece = std::function<bool(std::string_view)>;
 
   HttpFetcher(Loop& loop, HttpFetchOptions options);
   ~HttpFetcher();  // an open fetch is dropped, its Done never called
@@ -64,12 +67,14 @@ class HttpFetcher {
   HttpFetcher& operator=(const HttpFetcher&) = delete;
 
   // REQUIRES: no fetch under way. Done runs on the loop, never inside Fetch.
-  void Fetch(Done done);
+  void Fetch(Done done, Piece piece = nullptr);
   bool busy() const;
   // What further fetches ask for. REQUIRES: no fetch under way; inside Done there is none.
   void SetTarget(const std::string& target);
   // The same, by POST with a body in JSON.
   void SetPost(const std::string& target, std::string_view json);
+  // Of further fetches, in place of the options'.
+  void SetLimits(base::Nanos timeout, size_t max_body);
 
  private:
   struct Impl;

@@ -63,6 +63,41 @@ TEST(HttpResponseReaderTest, GivesTheSameBodyHoweverTheBytesAreCut) {
   }
 }
 
+TEST(HttpResponseReaderTest, GivesABodyAwayPieceByPiece) {
+  for (const std::string head :
+       {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n0123\r\n6\r\n456789\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n0123456789"}) {
+    for (size_t size = 1; size <= head.size(); ++size) {
+      std::string taken;
+      const HttpResponseReader::Piece take = [&](std::string_view piece) {
+        taken += piece;
+        return true;
+      };
+      HttpResponseReader reader(10);
+      reader.Reset({}, &take);
+      HttpParse parsed = HttpParse::kMore;
+      for (size_t at = 0; at < head.size(); at += size)
+        parsed = reader.Feed(std::string_view(head).substr(at, size));
+      if (parsed == HttpParse::kMore) parsed = reader.FeedEnd();
+      EXPECT_EQ(parsed, HttpParse::kDone) << reader.error();
+      EXPECT_EQ(taken, "0123456789");
+      EXPECT_EQ(reader.body(), "");
+      HttpResponseReader small(9);
+      taken.clear();
+      small.Reset({}, &take);
+      EXPECT_EQ(small.Feed(head), HttpParse::kBad);
+      EXPECT_TRUE(small.too_large());
+      EXPECT_LE(taken.size(), 9u);
+    }
+    HttpResponseReader reader(1000);
+    const HttpResponseReader::Piece refuse = [](std::string_view) { return false; };
+    reader.Reset({}, &refuse);
+    EXPECT_EQ(reader.Feed(head), HttpParse::kBad);
+    EXPECT_FALSE(reader.too_large());
+  }
+}
+
 TEST(HttpResponseReaderTest, RefusesWhatIsNoAnswer) {
   const std::pair<std::string, std::string> bad[] = {
       {"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP/1.1"},
@@ -450,6 +485,31 @@ TEST_F(HttpFetcherTest, AsksForAnotherPathWhenTold) {
   EXPECT_EQ(server.connections(), 1);
   OnLoop([&] { fetcher_->SetTarget("no path"); });
   EXPECT_EQ(Fetch().failure, HttpFailure::kOptions);
+}
+
+TEST_F(HttpFetcherTest, WhatIsAnsweredBeforeItIsSentIsNotSentOn) {
+  std::atomic<int> whole{0};
+  std::promise<void> answered;
+  RawTcpServer server([&](RawConnection& c) {
+    while (c.ReadRequest()) {
+      if (c.request().starts_with("GET /next HTTP/1.1\r\n")) ++whole;
+      c.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+      if (c.number() != 0) continue;
+      answered.get_future().wait();
+      return c.WaitForEnd();  // reads on, and finds no request
+    }
+  });
+  Make(server.port());
+  OnLoop([&] { fetcher_->SetPost("/first", std::string(64 << 20, 'x')); });
+  EXPECT_EQ(Fetch().body, "ok");
+  answered.set_value();
+  OnLoop([&] { fetcher_->SetTarget("/next"); });
+  EXPECT_EQ(Fetch().body, "ok");
+  EXPECT_EQ(whole, 1);
+  EXPECT_EQ(server.connections(), 2);
+  OnLoop([&] { fetcher_->SetTarget("/next"); });
+  EXPECT_EQ(Fetch().body, "ok");
+  EXPECT_EQ(server.connections(), 2) << "what was sent is kept alive";
 }
 
 TEST_F(HttpFetcherTest, FetchesOverTls) {

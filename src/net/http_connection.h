@@ -61,7 +61,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   base::Nanos active_at() const { return activity_; }
   base::Nanos unsent_since() const { return unsent_since_; }
   size_t unsent() const { return unsent_; }
-  const std::string& peer() const { return peer_; }  // IP address
+  const std::string& peer() const { return peer_; }  // whom it is counted as
 
   // Of the responder of exchange `number`; false or nothing when that one is over.
   void Send(uint64_t number, HttpResponse response);

@@ -122,9 +122,11 @@ HttpParse HttpHeadParser::Parse(std::string_view bytes, std::string_view& error)
   return HttpParse::kDone;
 }
 
-void HttpResponseReader::Reset(std::string storage) {
+void HttpResponseReader::Reset(std::string storage, const Piece* piece) {
   held_ = std::move(storage);
   held_.clear();
+  piece_ = piece;
+  taken_ = 0;
   head_ = {};
   head_parser_ = {};
   interim_ = 0;
@@ -156,10 +158,15 @@ HttpParse HttpResponseReader::Done(std::string_view body, bool extra_bytes) {
   return HttpParse::kDone;
 }
 
-bool HttpResponseReader::Append(std::string_view bytes) {
-  if (bytes.size() > max_body_ - held_.size()) return false;
-  held_ += bytes;
-  return true;
+HttpParse HttpResponseReader::Append(std::string_view bytes) {
+  if (bytes.size() > max_body_ - taken_) return TooLarge();
+  taken_ += bytes.size();
+  if (keeps_body()) {
+    held_ += bytes;
+  } else if (!(*piece_)(bytes)) {
+    return Bad("the answer is not what was asked for");
+  }
+  return HttpParse::kMore;
 }
 
 HttpParse HttpResponseReader::Feed(std::string_view bytes) {
@@ -213,10 +220,10 @@ HttpParse HttpResponseReader::FeedHead(std::string_view bytes) {
   } else if (head_.content_length) {
     const uint64_t length = *head_.content_length;
     if (length > max_body_) return TooLarge();
-    if (bytes.size() >= length && split.empty()) {
+    if (bytes.size() >= length && split.empty() && keeps_body()) {
       return Done(bytes.substr(0, length), bytes.size() > length);  // the usual case: nothing is copied
     }
-    held_.reserve(length);
+    if (keeps_body()) held_.reserve(length);
     phase_ = Phase::kLength;
   } else {
     phase_ = Phase::kToEnd;
@@ -227,13 +234,11 @@ HttpParse HttpResponseReader::FeedHead(std::string_view bytes) {
 
 HttpParse HttpResponseReader::FeedBody(std::string_view bytes) {
   if (phase_ == Phase::kLength) {
-    const size_t missing = static_cast<size_t>(*head_.content_length) - held_.size();
-    held_ += bytes.substr(0, missing);
+    const auto missing = static_cast<size_t>(*head_.content_length - taken_);
+    if (Append(bytes.substr(0, missing)) == HttpParse::kBad) return HttpParse::kBad;
     return bytes.size() < missing ? HttpParse::kMore : Done(held_, bytes.size() > missing);
   }
-  if (phase_ == Phase::kToEnd) {
-    return Append(bytes) ? HttpParse::kMore : TooLarge();
-  }
+  if (phase_ == Phase::kToEnd) return Append(bytes);
   return FeedChunks(bytes);
 }
 
@@ -241,7 +246,7 @@ HttpParse HttpResponseReader::FeedChunks(std::string_view bytes) {
   while (!bytes.empty()) {
     if (phase_ == Phase::kChunkData) {
       const size_t take = static_cast<size_t>(std::min<uint64_t>(left_, bytes.size()));
-      if (!Append(bytes.substr(0, take))) return TooLarge();
+      if (Append(bytes.substr(0, take)) == HttpParse::kBad) return HttpParse::kBad;
       bytes.remove_prefix(take);
       left_ -= take;
       if (left_ == 0) phase_ = Phase::kChunkEnd;

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -52,11 +53,17 @@ class HttpHeadParser {
 // Takes one answer after the other. Owned by one thread.
 class HttpResponseReader {
  public:
+  // Takes a piece of a body; false: no more of it is wanted.
+  using Piece = std::function<bool(std::string_view)>;
+
   explicit HttpResponseReader(size_t max_body) : max_body_(max_body) {}
 
   // Begins a new answer. `storage` is used for answers that come in more than one piece; TakeStorage gives it
-  // back.
-  void Reset(std::string storage = {});
+  // back. With `piece`, which lives as long as the answer, nothing of a 200's body is kept: it gets what
+  // comes, and body() is empty.
+  void Reset(std::string storage = {}, const Piece* piece = nullptr);
+  // Of answers that begin from now on.
+  void SetMaxBody(size_t max_body) { max_body_ = max_body; }
   std::string TakeStorage() { return std::move(held_); }
 
   // The next bytes. At kDone body() is valid as long as `bytes` and until the next Reset or TakeStorage; at
@@ -83,15 +90,18 @@ class HttpResponseReader {
   HttpParse FeedBody(std::string_view bytes);
   HttpParse FeedChunks(std::string_view bytes);
   HttpParse Done(std::string_view body, bool extra_bytes);
-  bool Append(std::string_view bytes);
+  HttpParse Append(std::string_view bytes);
+  bool keeps_body() const { return piece_ == nullptr || head_.status != 200; }
 
   size_t max_body_;
+  const Piece* piece_ = nullptr;
   HttpHeadParser head_parser_;
   size_t interim_ = 0;  // bytes of interim answers
   HttpResponseHead head_;
   std::string location_;
   std::string content_encoding_;
-  std::string held_;  // the head until it is whole, then the body so far
+  std::string held_;    // the head until it is whole, then the body so far
+  uint64_t taken_ = 0;  // of the body
   std::string_view body_;
   std::string error_;
   uint64_t left_ = 0;     // of the chunk's data

@@ -93,14 +93,14 @@ HttpConnection* Displaced(const HttpCore& core, const std::string& peer) {
     if (victim == nullptr || GoesBefore(*connection, *victim)) victim = connection.get();
   }
   const auto is_busy = [](const HttpConnection& c) { return c.use() == HttpConnection::Use::kBusy; };
-  if (victim == nullptr || !is_busy(*victim) || by_address[peer] < most) return victim;
-  // Only the newcomer makes its address the one with most: somebody idle of those that have as many goes.
-  victim = nullptr;
+  if (victim == nullptr || !is_busy(*victim)) return victim;
+  // Before somebody busy goes somebody who is not, of those that have no fewer than the newcomer's address had.
+  HttpConnection* idle = nullptr;
   for (const auto& connection : core.connections) {
-    if (by_address[connection->peer()] + 1 < most || is_busy(*connection)) continue;
-    if (victim == nullptr || GoesBefore(*connection, *victim)) victim = connection.get();
+    if (by_address[connection->peer()] + 1 < by_address[peer] || is_busy(*connection)) continue;
+    if (idle == nullptr || GoesBefore(*connection, *idle)) idle = connection.get();
   }
-  return victim;
+  return idle != nullptr || by_address[peer] == most ? idle : victim;
 }
 
 // Who goes where `peer` has its share already. The oldest, where all wait for answers: of a machine that was
@@ -169,6 +169,7 @@ void Admit(const std::shared_ptr<HttpCore>& core, int fd) {
   const auto remote = socket.remote_endpoint(error);
   if (error) return;  // gone already
   std::string peer = remote.address().to_string();
+  if (!core->options.counts_alone || !core->options.counts_alone(peer)) peer = PeerShareOf(peer);
   if (core->options.max_of_address != 0) {
     if (HttpConnection* const victim = DisplacedOfAddress(*core, peer); victim != nullptr)
       victim->CloseFor(core->stats->displaced);

@@ -74,9 +74,11 @@ struct HttpServerOptions {
   // or else reads slowest. Where that address has none of these the newcomer is closed if it is from there,
   // too, else the oldest.
   size_t max_connections = 4096;
-  // Of one IP address: a further one takes the place of another of that address, as above; 0: as many as there
-  // are.
+  // Of one address (PeerShareOf): a further one takes the place of another of that address, as above; 0: as
+  // many as there are.
   size_t max_of_address = 0;
+  // IP addresses, as sockets say them, that count each for itself, whatever network they are of; null: none.
+  std::function<bool(const std::string& ip)> counts_alone = nullptr;
   size_t max_unsent = 16u << 20;  // of a Start/Write answer whose client does not read: then it is gone
   size_t max_held = 256u << 20;   // of unsent answers together: then the connection that holds most is closed
   // Silence between requests, a head that does not end, silence within a body, a client that takes no bytes.

@@ -558,6 +558,36 @@ TEST_F(HttpServerTest, WhoIsBusyMayComeAgainBeforeThoseWhoAreIdle) {
   OnLoop([&] { unanswered_.clear(); });
 }
 
+// Nobody who is answered makes room for strangers with one connection each, of whom others say nothing.
+TEST_F(HttpServerTest, WhoIsBusyStaysWhileOthersAreIdle) {
+  ListenUnanswered({.max_connections = 3});
+  std::vector<std::unique_ptr<RawClient>> streams;
+  for (size_t i = 0; i < 2; ++i) {
+    streams.push_back(std::make_unique<RawClient>(server_->port(), 0, "127.0.0.2"));
+    streams.back()->Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    ASSERT_TRUE(Await([&] { return busy_ == i + 1; }));
+  }
+  RawClient stranger(server_->port(), 0, "127.0.0.3");
+  ASSERT_TRUE(Await([&] { return server_->stats()->accepted == 3; }));
+  ExpectServed(server_->port(), "127.0.0.4");
+  EXPECT_EQ(stranger.ReadAll(), "");
+  for (const auto& stream : streams) EXPECT_FALSE(stream->IsClosed());
+  OnLoop([&] { unanswered_.clear(); });
+}
+
+// Those of whom it is known may be many in one network.
+TEST_F(HttpServerTest, AnAddressThatIsKnownHasAShareOfItsOwn) {
+  std::vector<std::string> seen;
+  ListenUnanswered(
+      {.host = "::", .max_connections = 100, .max_of_address = 2, .counts_alone = [&](const std::string& ip) {
+         seen.push_back(ip);
+         return true;
+       }});
+  RawClient client(server_->port());
+  ASSERT_TRUE(Await([&] { return server_->stats()->accepted == 1; }));
+  OnLoop([&] { EXPECT_EQ(seen, std::vector<std::string>{"::ffff:127.0.0.1"}); });
+}
+
 TEST_F(HttpServerTest, AnAddressHasItsShare) {
   ListenUnanswered({.max_connections = 100, .max_of_address = 2});
   std::vector<std::unique_ptr<RawClient>> flood;

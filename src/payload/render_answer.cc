@@ -13,7 +13,11 @@ namespace {
 class RenderAnswer final : public JsonSink {
  public:
   PromptTokens tokens;
-  bool ok() const { return ok_ && answers_ != 0; }
+  bool ok() const { return ok_; }
+  bool any() const { return answers_ != 0; }
+  size_t bytes() const {
+    return (tokens.tokens.capacity() + tokens.ends.capacity()) * sizeof(uint32_t) + media_ * kMediaCost;
+  }
 
   bool OnObject(uint64_t) override {
     Place next = Place::kIgnored;
@@ -51,7 +55,10 @@ class RenderAnswer final : public JsonSink {
   void OnClose(uint64_t) override {
     const Place place = Current();
     stack_.pop_back();
-    if (place == Place::kRange) ranges_[kind_].push_back(range_);
+    if (place == Place::kRange) {
+      ok_ = ok_ && CountMedia();
+      if (ok_) ranges_[kind_].push_back(range_);
+    }
     if (place == Place::kAnswer) EndAnswer();
   }
   void OnKey(std::string_view key) override { key_ = key; }
@@ -75,7 +82,6 @@ class RenderAnswer final : public JsonSink {
       range_.first = *number;
     } else if (key_ == "length") {
       range_.second = *number;
-      ok_ = CountMedia();
     }
   }
   void OnLiteral(Span, char) override { ok_ = ok_ && Current() != Place::kTokens; }
@@ -94,12 +100,15 @@ class RenderAnswer final : public JsonSink {
     kIgnored
   };
   static constexpr size_t kMaxHash = 256;
+  // Of a hash or a range: with its kind, where each has another one.
+  static constexpr size_t kMediaCost = kMaxHash + 256;
 
   Place Current() const { return stack_.empty() ? Place::kIgnored : stack_.back(); }
   bool Enter(Place place) {
     stack_.push_back(place);
     return place != Place::kIgnored;
   }
+  // A hash or a range, each once.
   bool CountMedia() { return ++media_ <= 2 * kMaxRenderedMedia; }
 
   void EndAnswer() {
@@ -138,12 +147,26 @@ class RenderAnswer final : public JsonSink {
 
 }  // namespace
 
-std::optional<PromptTokens> ReadRenderAnswer(std::string_view json) {
+struct RenderAnswerReader::Impl {
   JsonScanner scanner;
   RenderAnswer answer;
-  scanner.Feed(json, answer);
-  if (!scanner.Finish(answer) || !answer.ok()) return std::nullopt;
-  return std::move(answer.tokens);
+};
+
+RenderAnswerReader::RenderAnswerReader() : impl_(std::make_unique<Impl>()) {}
+RenderAnswerReader::~RenderAnswerReader() = default;
+
+bool RenderAnswerReader::Feed(std::string_view piece) {
+  if (!impl_->answer.ok()) return false;
+  impl_->scanner.Feed(piece, impl_->answer);
+  return !impl_->scanner.failed() && impl_->answer.ok();
+}
+
+size_t RenderAnswerReader::bytes() const { return impl_->answer.bytes(); }
+
+std::optional<PromptTokens> RenderAnswerReader::Finish() {
+  if (!impl_->scanner.Finish(impl_->answer) || !impl_->answer.ok() || !impl_->answer.any())
+    return std::nullopt;
+  return std::move(impl_->answer.tokens);
 }
 
 }  // namespace fairway::payload

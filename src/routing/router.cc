@@ -607,7 +607,8 @@ std::optional<TokenQuestion> Router::AskForTokens(Worker& worker_handle, const R
                        .port = where.port,
                        .path = where.path + (chat ? "/v1/chat/completions/render" : "/v1/completions/render"),
                        .model = where.model,
-                       .timeout = body->fields().has_media ? where.media_timeout : where.timeout};
+                       .timeout = body->fields().has_media ? where.media_timeout : where.timeout,
+                       .media = body->fields().has_media};
 }
 
 bool Router::knew_a_pool() const { return impl_->fleet.Load()->knew_a_pool; }

@@ -80,6 +80,7 @@ struct TokenQuestion {
   std::string path;
   std::string model;        // that the body has to name; "": as it is
   base::Nanos timeout = 0;  // what it is worth to wait
+  bool media = false;       // the prompt has images or the like
 };
 
 // A request that gets no endpoint; codes and texts as the reference's.

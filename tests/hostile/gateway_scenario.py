@@ -8,7 +8,8 @@ import threading
 import time
 import unittest
 
-from attack import REQUEST_HEAD, ThroughEnvoy, support
+import sources_scenario
+from attack import REQUEST_HEAD, RawServer, ThroughEnvoy, support
 
 
 class Gateway(ThroughEnvoy):
@@ -68,6 +69,16 @@ class Gateway(ThroughEnvoy):
         with self.beside(up, ("gateway", up.port, "llama"), pids=up.pids, peak=300, after=200):
             for shape in shapes:
                 self.post(up, shape)
+
+    def test_a_render_server_that_is_silent(self):
+        """It is left alone after three requests that waited for it, and one waits now and then to see whether it is back."""
+        server = self.start(RawServer(sources_scenario.RENDERED["silence"]))
+        up = self.gateway("--config-file", self.write("config.yaml", sources_scenario.TOKENS % server.port))
+        with self.beside(up, ("gateway", up.port), pids=up.pids, peak=60, after=40):
+            time.sleep(2.5)
+        page = support.ask(up.admin, "GET", "/metrics").body.decode()
+        self.assertIn("\nfairway_token_circuits_open 1\n", page)
+        self.assertEqual(len(up.logged("the render server keeps requests waiting")), 1)
 
     def test_clients_that_leave(self):
         up = self.gateway()

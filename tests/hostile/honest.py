@@ -7,6 +7,7 @@ ext_proc_new  each over a connection of its own
 health        Check with the name ARGUMENT, as a probe: a connection each
 page          GET ARGUMENT, a connection each
 gateway       completions of the model ARGUMENT, over a connection that is kept
+told          the next that a peer is told, over one connection; ARGUMENT: a folder with its certificate
 """
 
 import contextlib
@@ -14,6 +15,8 @@ import http.client
 import json
 import pathlib
 import select
+import socket
+import ssl
 import sys
 import time
 
@@ -88,7 +91,26 @@ class Gateway(Page):
             raise wire.Closed(answer.status)
 
 
-KINDS = {"ext_proc": ExtProc, "ext_proc_new": ExtProcNew, "health": Health, "page": Page, "gateway": Gateway}
+class Told(Page):
+    def __init__(self, port, folder):
+        super().__init__(port, folder)
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.tls.check_hostname = False
+        self.tls.verify_mode = ssl.CERT_NONE
+        if folder:
+            self.tls.load_cert_chain(folder + "/tls.crt", folder + "/tls.key")
+
+    def ask(self):
+        if self.connection is None:
+            self.connection = self.tls.wrap_socket(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE))
+            self.connection.sendall(b"GET /fairway.peers.v1/told HTTP/1.1\r\nHost: x\r\n\r\n")
+            if not self.connection.recv(1 << 20).startswith(b"HTTP/1.1 200 "):
+                raise wire.Closed("not told")
+        if not self.connection.recv(1 << 20):
+            raise wire.Closed("the end")
+
+
+KINDS = {"told": Told, "ext_proc": ExtProc, "ext_proc_new": ExtProcNew, "health": Health, "page": Page, "gateway": Gateway}
 
 
 def run_delays(pids):

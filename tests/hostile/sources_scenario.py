@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import struct
 import time
 import unittest
@@ -79,6 +80,48 @@ class Pages(Attacked):
                 time.sleep(0.05)
         self.assertLess(max(seen), 2000)
         self.assertLess(len(epp.err), 2000)
+
+
+TOKENS = """apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- {type: token-producer, parameters: {modelName: llama, vllm: {url: 'http://127.0.0.1:%d', timeout: 400ms}}}
+- {type: precise-prefix-cache-producer, parameters: {kvEventsConfig: {discoverPods: true}}}
+- {type: prefix-cache-scorer, parameters: {prefixMatchInfoProducerName: precise-prefix-cache-producer}}
+- type: max-score-picker
+schedulingProfiles: [{name: default, plugins: [{pluginRef: prefix-cache-scorer}, {pluginRef: max-score-picker}]}]
+"""
+LARGE = 14_000_000
+
+
+def rendered(begin, piece):
+    text = begin + piece * ((LARGE - len(begin)) // len(piece))
+    return lambda c: answered(c, sized(text), text)
+
+
+RENDERED = {
+    "silence": lambda c: read_head(c) and c.recv(1) and c.recv(1),
+    "drip": lambda c: answered(c, b"Content-Length: 100000", pieces=forever(b" ", 0.05)),
+    "tokens": rendered(b'{"token_ids":[1', b",1"),
+    "media without a length": rendered(b'{"token_ids":[1],"features":{"mm_placeholders":{"image":[{}', b",{}"),
+    "arrays": rendered(b'{"token_ids":[1],"x":[', b"[[],1.5e9,\"\\u00e9\"],"),
+    "chunks": lambda c: answered(c, b"Transfer-Encoding: chunked", pieces=forever(b"1\r\n \r\n" * 10_000)),
+    "noise": lambda c: [c.sendall(os.urandom(4096)) for _ in iter(lambda: read_head(c), "")],
+}
+
+
+class RenderServers(Attacked):
+    def test_bad_answers(self):
+        """Who asks for tokens waits for them a few times at most, and is decided without."""
+        for name, talk in RENDERED.items():
+            server = self.start(RawServer(talk))
+            epp = self.epp("--config-file", self.write("config.yaml", TOKENS % server.port))
+            with self.subTest(name), self.beside(epp, ("ext_proc", epp.grpc), ("ext_proc_new", epp.grpc), peak=60, after=40):
+                time.sleep(2.5)
+                page = support.ask(epp.admin, "GET", "/metrics").body.decode()
+                asked = sum(int(n) for n in re.findall(r'^fairway_token_questions_total\{outcome="\w+"\} (\d+)', page, re.M))
+                self.assertGreater(asked, 25, "of 400 ms each both would ask 12 or so")
+            epp.close()
 
 
 class Files(Attacked):

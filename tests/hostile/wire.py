@@ -69,10 +69,10 @@ class Closed(Exception):
 
 class Connection:
     """A client's connection whose settings and windows are what the attack wants. `flow=False`: windows of the other side are
-    not heeded, which it may take as an error."""
+    not heeded, which it may take as an error. `at`: a socket that is connected already."""
 
-    def __init__(self, port, window=(1 << 31) - 1, ack=True, receive_buffer=None, timeout=20):
-        self.socket = socket.socket()
+    def __init__(self, port, window=(1 << 31) - 1, ack=True, receive_buffer=None, timeout=20, at=None):
+        self.socket = at or socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)
@@ -83,7 +83,8 @@ class Connection:
         self.rooms = {}  # of streams
         self.next = 1
         try:
-            self.socket.connect(("127.0.0.1", port))
+            if at is None:
+                self.socket.connect(("127.0.0.1", port))
             self.socket.sendall(PREFACE + settings(window=window) + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", (1 << 30))))
         except OSError as error:
             self.socket.close()

@@ -190,7 +190,7 @@ void Serve(const net::HttpRequest& request, const std::shared_ptr<net::HttpRespo
   }
   const std::string token = BearerToken(request.header("authorization"));
   if (token.empty()) return responder->Send(Refusal(401));
-  content->authorize(token, std::string(request.path()), std::string(HostOf(request.peer_address)),
+  content->authorize(token, std::string(request.path()), net::PeerShareOf(HostOf(request.peer_address)),
                      [request, responder, content](int status) {
                        responder->Send(status == 200 ? Answer(request, *content) : Refusal(status));
                      });

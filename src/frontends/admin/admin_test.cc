@@ -152,7 +152,7 @@ TEST(Admin, WhoComesFromElsewhereIsAskedForAToken) {
     EXPECT_EQ(waiting->sent[0].status, status);
   }
   EXPECT_EQ(asked.size(), 4u);
-  EXPECT_EQ(asked[0], "t0ken /metrics fd00::1");
+  EXPECT_EQ(asked[0], "t0ken /metrics fd00::/64");
   serve("/debug/fleet", "10.0.0.1:4000", "Bearer t");
   EXPECT_EQ(asked.back(), "t /debug/fleet 10.0.0.1");
 

@@ -273,7 +273,7 @@ bool Stream::AskTokens(const routing::RequestInput& input, BodyPlace last_piece)
   phase_ = Phase::kWait;
   filter_.picker->ask_tokens()(
       {std::move(question->host), question->port, std::move(question->path), std::move(body),
-       question->timeout},
+       question->timeout, question->media},
       [wait = pending.token_wait](const TokenWait::Tokens& tokens) { wait->Answer(tokens); });
   return true;
 }

@@ -412,7 +412,7 @@ bool Session::AskTokens(const routing::RequestInput& input, End end) {
   // It is told of the end of its time by the answer; this is for one that never comes.
   deadline_ = message_at_ + question->timeout + base::kSecond;
   shared_.ask_tokens({std::move(question->host), question->port, std::move(question->path), std::move(body),
-                      question->timeout},
+                      question->timeout, question->media},
                      [waiting = std::weak_ptr<Session*>(waiting_)](
                          const std::shared_ptr<const payload::PromptTokens>& tokens) {
                        const auto session = waiting.lock();

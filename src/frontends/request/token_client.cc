@@ -1,17 +1,19 @@
 #include "frontends/request/token_client.h"
 
+#include <algorithm>
 #include <atomic>
 #include <future>
 #include <list>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string_view>
-#include <tuple>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "base/strings.h"
+#include "frontends/request/circuit_breaker.h"
 #include "net/address.h"
 #include "net/http_client.h"
 #include "payload/render_answer.h"
@@ -21,20 +23,36 @@ namespace {
 
 using Tokens = std::shared_ptr<const payload::PromptTokens>;
 
-constexpr size_t kMaxIdle = 16;           // connections that are kept to one server
-constexpr size_t kMaxAnswer = 16u << 20;  // times kMaxOpen: what all of them can hold
+constexpr size_t kMaxIdle = 16;  // connections that are kept to one server
+
+size_t MostAnswer(size_t question, bool media) {
+  return media ? TokenClient::kMaxAnswer
+               : std::min(TokenClient::kMaxAnswer, TokenClient::AnswerBytes(question));
+}
 
 }  // namespace
 
 struct TokenClient::Impl {
-  // Server and time limit: what an HttpFetcher is made for.
-  using Key = std::tuple<std::string, uint16_t, base::Nanos>;
+  // One of few, which configs name.
+  struct Server {
+    std::string name;
+    std::vector<std::unique_ptr<net::HttpFetcher>> idle;
+    CircuitBreaker breaker;
+    bool silent = false;  // that it gives none was told
+  };
   struct Open {
     Question question;
     net::Loop* back = nullptr;
     Answer answer;
+    base::Nanos ends_at = 0;
+    Server* server = nullptr;
+    std::string name;  // path, an end of line and the body, which is nowhere else
+    size_t bytes = 0;  // of the body
     std::unique_ptr<net::HttpFetcher> fetcher;
     base::Nanos begun = 0;
+    CircuitBreaker::Ask asked = CircuitBreaker::Ask::kYes;
+    payload::RenderAnswerReader reader;
+    size_t read = 0;  // of answer_bytes
   };
   struct Kept {
     std::string question;  // path and body
@@ -47,12 +65,18 @@ struct TokenClient::Impl {
         outcomes(
             registry.AddCounter({.name = "fairway_token_questions_total",
                                  .help = "Prompts whose tokens a render server was asked for, by outcome: "
-                                         "answered, kept, failed, full.",
+                                         "answered, kept, failed, full, circuit_open.",
                                  .labels = {"outcome"}})),
         answered(outcomes.With({"answered"})),
         kept_answers(outcomes.With({"kept"})),
         failed(outcomes.With({"failed"})),
         full(outcomes.With({"full"})),
+        left_alone(outcomes.With({"circuit_open"})),
+        circuits_open(registry
+                          .AddGauge({.name = "fairway_token_circuits_open",
+                                     .help = "Render servers that are left alone for now, as they kept "
+                                             "requests waiting for nothing."})
+                          .With({})),
         duration(registry
                      .AddHistogram({.name = "fairway_token_answer_duration_seconds",
                                     .help = "How long render servers took to answer.",
@@ -71,70 +95,115 @@ struct TokenClient::Impl {
   }
 
   // ---- On the thread.
+  Server& ServerOf(const Question& question) {
+    Server& server = servers[{question.host, question.port}];
+    if (server.name.empty()) server.name = net::FormatHostPort(question.host, question.port);
+    return server;
+  }
+
   void Begin(const std::shared_ptr<Open>& open) {
-    const std::string name = open->question.path + "\n" + open->question.body;
-    if (const auto found = by_question.find(name); found != by_question.end()) {
+    open->name = open->question.path + "\n" + std::exchange(open->question.body, {});
+    if (const auto found = by_question.find(open->name); found != by_question.end()) {
       kept_answers.Add();
       kept.splice(kept.begin(), kept, found->second);
       return End(*open, found->second->tokens);
     }
-    const Key key{open->question.host, open->question.port, open->question.timeout};
-    auto& free = idle[key];
-    if (free.empty()) {
-      open->fetcher = std::make_unique<net::HttpFetcher>(
-          thread->loop(), net::HttpFetchOptions{.host = open->question.host,
-                                                .port = open->question.port,
-                                                .target = open->question.path,
-                                                .timeout = open->question.timeout,
-                                                .max_body = kMaxAnswer});
-    } else {
-      open->fetcher = std::move(free.back());
-      free.pop_back();
-    }
+    open->server = &ServerOf(open->question);
     open->begun = clock.Now();
-    net::HttpFetcher& fetcher = *open->fetcher;
-    fetcher.SetPost(open->question.path, open->question.body);
+    open->asked = open->server->breaker.MayAsk(open->begun);
+    if (open->asked == CircuitBreaker::Ask::kNo) {
+      left_alone.Add();
+      return End(*open, nullptr);
+    }
+    TakeFetcher(*open);
     asked.push_back(open);
-    fetcher.Fetch([this, open, name](const net::HttpFetcher::Outcome& outcome) {
-      Tokens tokens;
-      if (outcome.ok) {
-        if (auto read = payload::ReadRenderAnswer(outcome.body))
-          tokens = std::make_shared<const payload::PromptTokens>(std::move(*read));
-      }
-      duration.Observe(base::ToSeconds(clock.Now() - open->begun));
-      (tokens != nullptr ? answered : failed).Add();
-      Note(open->question, tokens != nullptr, outcome.ok ? "no answer of a render server" : outcome.error);
-      if (tokens != nullptr) Keep(name, tokens);
-      asked.remove(open);
-      End(*open, std::move(tokens));
-      // Not from within its own call.
-      thread->loop().Post([this, open] {
-        const Key of{open->question.host, open->question.port, open->question.timeout};
-        auto& free_ones = idle[of];
-        if (free_ones.size() < kMaxIdle) free_ones.push_back(std::move(open->fetcher));
-      });
+    open->fetcher->Fetch([this, open](const net::HttpFetcher::Outcome& outcome) { Done(open, outcome); },
+                         [this, open = open.get()](std::string_view piece) { return Read(*open, piece); });
+  }
+
+  void TakeFetcher(Open& open) {
+    auto& idle = open.server->idle;
+    if (idle.empty()) {
+      open.fetcher = std::make_unique<net::HttpFetcher>(
+          thread->loop(), net::HttpFetchOptions{.host = open.question.host, .port = open.question.port});
+    } else {
+      open.fetcher = std::move(idle.back());
+      idle.pop_back();
+    }
+    const size_t body = open.question.path.size() + 1;
+    open.fetcher->SetPost(open.question.path, std::string_view(open.name).substr(body));
+    open.fetcher->SetLimits(std::max<base::Nanos>(open.ends_at - open.begun, 0),
+                            MostAnswer(open.bytes, open.question.media));
+  }
+
+  bool Read(Open& open, std::string_view piece) {
+    const bool good = open.reader.Feed(piece);
+    Count(open, open.reader.bytes());
+    return good && answer_bytes <= kMaxAnswerBytes;
+  }
+  void Count(Open& open, size_t bytes) { answer_bytes += bytes - std::exchange(open.read, bytes); }
+
+  void Done(const std::shared_ptr<Open>& open, const net::HttpFetcher::Outcome& outcome) {
+    Tokens tokens;
+    if (outcome.ok) {
+      if (auto read = open->reader.Finish())
+        tokens = std::make_shared<const payload::PromptTokens>(std::move(*read));
+    }
+    Count(*open, 0);
+    const base::Nanos took = clock.Now() - open->begun;
+    duration.Observe(base::ToSeconds(took));
+    (tokens != nullptr ? answered : failed).Add();
+    Judge(*open, tokens != nullptr, took);
+    Note(*open, tokens != nullptr, outcome.ok ? "no answer of a render server" : outcome.error);
+    if (tokens != nullptr) Keep(open->name, tokens);
+    asked.remove(open);
+    End(*open, std::move(tokens));
+    // Not from within its own call.
+    thread->loop().Post([open] {
+      auto& idle = open->server->idle;
+      if (idle.size() >= kMaxIdle) return;
+      open->fetcher->SetPost(open->question.path, "");  // it would keep the body
+      idle.push_back(std::move(open->fetcher));
     });
   }
 
+  // What took most of its time and brought nothing was not worth it, whatever the reason; a refusal costs none.
+  void Judge(const Open& open, bool good, base::Nanos took) {
+    CircuitBreaker& breaker = open.server->breaker;
+    if (good || took < open.question.timeout / 2) {
+      if (breaker.Answered()) circuits_open.Add(-1);
+      return;
+    }
+    if (!breaker.Waited(open.asked, clock.Now())) return;
+    circuits_open.Add(1);
+    if (!alone_limit.Allow(clock.Now())) return;
+    open.server->silent = true;  // so that its end is told, too
+    log.Warn(
+        "the render server keeps requests waiting and is left alone for a while; prompts are compared by "
+        "their text meanwhile",
+        {{"server", open.server->name},
+         {"first_pause_s", std::to_string(breaker.pause() / base::kSecond)},
+         {"longest_pause_s", std::to_string(CircuitBreaker::kMostPause / base::kSecond)}});
+  }
+
   // Of requests there are many, of servers one.
-  void Note(const Question& question, bool good, std::string_view error) {
-    const std::string server = net::FormatHostPort(question.host, question.port);
-    bool& told = silent[server];  // one of few, which configs name
+  void Note(const Open& open, bool good, std::string_view error) {
+    bool& told = open.server->silent;
     if (told == !good) return;
     if (!good) {
       if (!limit.Allow(clock.Now())) return;  // one that comes and goes
       told = true;
       log.Warn("no tokens from the render server; prompts are compared by their text",
-               {{"server", server}, {"path", question.path}, {"error", std::string(error)}});
+               {{"server", open.server->name}, {"path", open.question.path}, {"error", std::string(error)}});
     } else {
       told = false;
-      log.Info("the render server gives tokens again", {{"server", server}});
+      log.Info("the render server gives tokens again", {{"server", open.server->name}});
     }
   }
 
   void End(Open& open, Tokens tokens) {
     num_open.fetch_sub(1, std::memory_order_relaxed);
-    open_bytes.fetch_sub(open.question.body.size(), std::memory_order_relaxed);
+    open_bytes.fetch_sub(open.bytes, std::memory_order_relaxed);
     Give(*open.back, std::move(open.answer), std::move(tokens));
   }
 
@@ -157,7 +226,7 @@ struct TokenClient::Impl {
     thread->loop().Post([&] {
       for (const auto& open : asked) open->fetcher.reset();
       asked.clear();
-      idle.clear();
+      for (auto& [at, server] : servers) server.idle.clear();  // what is posted knows their places
       done.set_value();
     });
     done.get_future().wait();
@@ -167,21 +236,22 @@ struct TokenClient::Impl {
   const base::SystemClock clock;
   const base::Log log;
   base::CounterFamily& outcomes;
-  base::Counter &answered, &kept_answers, &failed, &full;
+  base::Counter &answered, &kept_answers, &failed, &full, &left_alone;
+  base::Gauge& circuits_open;
   base::Histogram& duration;
   std::atomic<size_t> num_open{0}, open_bytes{0};
   std::mutex mutex;
   std::unique_ptr<net::LoopThread> thread;  // null: nobody asked
   // The thread's.
-  std::map<Key, std::vector<std::unique_ptr<net::HttpFetcher>>> idle;
+  std::map<std::pair<std::string, uint16_t>, Server> servers;
   std::list<std::shared_ptr<Open>> asked;
   std::list<Kept> kept;  // the one used last first
   // By what clients write: under a hash that they cannot make collide.
   std::unordered_map<std::string_view, std::list<Kept>::iterator, base::StringHash, std::equal_to<>>
       by_question;
   size_t kept_bytes = 0;
-  std::map<std::string, bool> silent;  // by server: that it gave none was told
-  base::LogLimit limit{30 * base::kSecond};
+  size_t answer_bytes = 0;  // of answers under way
+  base::LogLimit limit{30 * base::kSecond}, alone_limit{30 * base::kSecond};
 };
 
 TokenClient::TokenClient(base::Registry& registry, const base::Log& log)
@@ -203,6 +273,8 @@ void TokenClient::Ask(Question question, net::Loop& back, Answer answer) {
   open->question = std::move(question);
   open->back = &back;
   open->answer = std::move(answer);
+  open->bytes = bytes;
+  open->ends_at = impl.clock.Now() + open->question.timeout;
   impl.loop().Post([impl = impl_.get(), open = std::move(open)] { impl->Begin(open); });
 }
 

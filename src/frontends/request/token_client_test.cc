@@ -2,13 +2,20 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cstdio>
 #include <future>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "frontends/request/circuit_breaker.h"
 #include "tests/support/raw_tcp_server.h"
 
 namespace fairway::request {
@@ -110,6 +117,130 @@ TEST_F(TokenClientTest, WhoComesWhenItIsFullIsToldAtOnce) {
   EXPECT_EQ(Counted("full"), "1");
   client.reset();  // ends what is open, and nobody is told of it
   EXPECT_EQ(told, 0);
+}
+
+TEST_F(TokenClientTest, AnAnswerIsReadAsItComesAndNoLongerThanItMayBe) {
+  const std::string head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const auto chunk = [](const std::string& text) {
+    char length[16];
+    std::snprintf(length, sizeof length, "%zx\r\n", text.size());
+    return length + text + "\r\n";
+  };
+  // The rest does not come: whatever is decided is decided by what did.
+  test::RawTcpServer wrong([&](test::RawConnection& connection) {
+    if (connection.ReadRequest() && connection.Send(head + chunk(R"({"token_ids":["x",)")))
+      connection.WaitForEnd();
+  });
+  EXPECT_EQ(Ask(To(wrong.port(), "{}", 600 * base::kSecond)), nullptr);
+  const std::string blanks(TokenClient::AnswerBytes(2), ' ');
+  test::RawTcpServer server([&](test::RawConnection& connection) {
+    while (connection.ReadRequest()) {
+      const bool good = connection.Send(head + chunk(blanks) + chunk(R"({"token_ids":[1]})"));
+      if (!good || (connection.number() == 1 && !connection.Send("0\r\n\r\n"))) return;
+    }
+  });
+  EXPECT_EQ(Ask(To(server.port(), "{}", 600 * base::kSecond)), nullptr)
+      << "longer than two bytes of text can be";
+  auto with_media = To(server.port(), "{}");
+  with_media.media = true;
+  EXPECT_NE(Ask(with_media), nullptr);
+}
+
+TEST_F(TokenClientTest, WhatIsReadOfAllAnswersIsBounded) {
+  std::string tokens = "HTTP/1.1 200 OK\r\nContent-Length: 16000000\r\n\r\n{\"token_ids\":[1";
+  while (tokens.size() < (8u << 20)) tokens += ",1";
+  test::RawTcpServer server([&](test::RawConnection& connection) {
+    if (connection.ReadRequest() && connection.Send(tokens)) connection.WaitForEnd();
+  });
+  constexpr size_t kAtOnce = TokenClient::kMaxAnswerBytes / (16u << 20);  // that hold so much
+  std::atomic<size_t> told{0};
+  for (size_t i = 0; i < kAtOnce + 2; ++i) {
+    auto question = To(server.port(), "{}", 600 * base::kSecond);
+    question.media = true;
+    client->Ask(question, back.loop(), [&told](const Tokens&) { ++told; });
+  }
+  while (told < 2) std::this_thread::yield();
+  EXPECT_EQ(Counted("failed"), "2");
+  client.reset();
+}
+
+TEST_F(TokenClientTest, AServerThatKeepsAllWaitingIsLeftAloneForAWhile) {
+  std::atomic<bool> good{false};
+  std::atomic<int> requests{0};
+  test::RawTcpServer server([&](test::RawConnection& connection) {
+    while (connection.ReadRequest()) {
+      ++requests;
+      if (!good) return connection.WaitForEnd();
+      connection.Send("HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"token_ids\":[1,2]}");
+    }
+  });
+  for (int i = 0; i < CircuitBreaker::kMostInARow; ++i)
+    EXPECT_EQ(Ask(To(server.port(), "{}", 50 * base::kMillisecond)), nullptr);
+  EXPECT_EQ(Counted("failed"), std::to_string(CircuitBreaker::kMostInARow));
+  // As long as the probe waits, others go at once; it is the first question after the pause.
+  while (requests == CircuitBreaker::kMostInARow)
+    client->Ask(To(server.port(), "{}", 2 * base::kSecond), back.loop(), [](const Tokens&) {});
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Ask(To(server.port(), "{}", 600 * base::kSecond)), nullptr);
+  EXPECT_EQ(requests, CircuitBreaker::kMostInARow + 1);
+  EXPECT_NE(Counted("circuit_open"), "0");
+  EXPECT_THAT(registry.Render(), HasSubstr("fairway_token_circuits_open 1\n"));
+  good = true;
+  while (Ask(To(server.port(), "{}", 600 * base::kSecond)) == nullptr) std::this_thread::yield();
+  EXPECT_NE(Ask(To(server.port(), "[]")), nullptr);
+  EXPECT_THAT(registry.Render(), HasSubstr("fairway_token_circuits_open 0\n"));
+  const std::lock_guard lock(mutex);
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_THAT(lines[0], HasSubstr("WARN  no tokens from the render server"));
+  EXPECT_THAT(lines[1], HasSubstr("WARN  the render server keeps requests waiting and is left alone"));
+  EXPECT_THAT(lines[2], HasSubstr("INFO  the render server gives tokens again"));
+}
+
+TEST_F(TokenClientTest, AServerThatSaysNoIsAskedAgain) {
+  std::atomic<int> requests{0};
+  test::RawTcpServer server([&](test::RawConnection& connection) {
+    while (connection.ReadRequest()) {
+      ++requests;
+      connection.Send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    }
+  });
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(Ask(To(server.port(), "{}")), nullptr);
+  EXPECT_EQ(requests, 10);
+}
+
+// 16 connections are kept, which the largest bodies may have been sent over one after the other.
+TEST_F(TokenClientTest, ConnectionsThatAreKeptHoldNoBodies) {
+  constexpr size_t kAtOnce = 8;
+  constexpr size_t kBody = 6 << 20;
+  std::atomic<size_t> requests{0}, told{0};
+  test::RawTcpServer server([&](test::RawConnection& connection) {
+    if (!connection.ReadRequest()) return;
+    for (size_t left = kBody - (connection.request().size() - connection.request().find("\r\n\r\n") - 4);
+         left > 0;) {
+      char piece[65536];
+      const ssize_t n = ::recv(connection.fd(), piece, std::min(left, sizeof piece), 0);
+      if (n <= 0) return;
+      left -= static_cast<size_t>(n);
+    }
+    ++requests;
+    while (requests < kAtOnce) std::this_thread::yield();
+    connection.Send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    connection.WaitForEnd();
+  });
+  const auto held = [] {
+    const auto info = ::mallinfo2();
+    return info.uordblks + info.hblkhd;
+  };
+  const size_t before = held();
+  for (size_t i = 0; i < kAtOnce; ++i)
+    client->Ask(To(server.port(), std::string(kBody, 'x'), 600 * base::kSecond), back.loop(),
+                [&told](const Tokens&) { ++told; });
+  while (told < kAtOnce) std::this_thread::yield();
+  // The last one's connection is kept by what is done after it is told.
+  for (int i = 0; i < 3000 && held() > before + kBody; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_LE(held(), before + kBody);
+  EXPECT_EQ(server.connections(), static_cast<int>(kAtOnce));
+  EXPECT_EQ(server.closed(), 0) << "all are kept";
 }
 
 TEST_F(TokenClientTest, BodiesAreBounded) {

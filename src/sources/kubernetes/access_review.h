@@ -49,7 +49,7 @@ class AccessReview {
   AccessReview(const AccessReview&) = delete;
   AccessReview& operator=(const AccessReview&) = delete;
 
-  // Answers once, on the loop; at once when it is known. `from`: the asker's IP address.
+  // Answers once, on the loop; at once when it is known. `from`: the asker's share (net::PeerShareOf).
   void MayGet(const std::string& token, const std::string& path, const std::string& from, Done done);
 
  private:

@@ -38,20 +38,25 @@ CentralPorts::~CentralPorts() { Set({}); }
 void CentralPorts::Set(const std::vector<Engine>& engines) {
   for (const auto& [place, port] : ports_) {
     port->engines.clear();
+    port->by_address.clear();
     port->by_name.clear();
-    port->by_host.clear();
+    port->hosts.clear();
   }
+  const auto add = [](Port::Index& to, const std::vector<std::string>& texts, Subscriber* engine) {
+    for (const std::string& text : texts) {
+      auto& of_text = to[text];
+      if (of_text.empty() || of_text.back() != engine) of_text.push_back(engine);
+    }
+  };
   for (const Engine& engine : engines) {
     const SubscriberOptions& options = engine.subscriber->options();
     if (options.central_port == 0) continue;
     auto& port = ports_[PlaceOf(options)];
     if (port == nullptr) port = std::make_unique<Port>();
     port->engines.push_back(engine.subscriber);
-    for (const std::string& name : engine.names) {
-      auto& of_name = port->by_name[name];
-      if (of_name.empty() || of_name.back() != engine.subscriber) of_name.push_back(engine.subscriber);
-    }
-    port->by_host[options.host].push_back(engine.subscriber);
+    add(port->by_address, engine.addresses, engine.subscriber);
+    add(port->by_name, engine.names, engine.subscriber);
+    port->hosts.insert(options.host);
   }
   for (auto it = ports_.begin(); it != ports_.end();) {
     Port& port = *it->second;
@@ -77,6 +82,7 @@ std::unique_ptr<ZmtpListener> CentralPorts::Listen(Port& port, const SubscriberO
   return std::make_unique<ZmtpListener>(
       loop_, limits, clock_, log_,
       ZmtpListener::Handlers{
+          .known = [&port](const std::string& from) { return port.hosts.contains(from); },
           .message = [this, &port](uint64_t connection, const std::string& from,
                                    const ZmtpMessage& message) { Receive(port, connection, from, message); },
           .ended =
@@ -102,12 +108,11 @@ std::span<Subscriber* const> CentralPorts::OneOf(const std::vector<Subscriber*>&
   return are_one(at_sender_) ? std::span<Subscriber* const>(at_sender_) : std::span<Subscriber* const>();
 }
 
-// An address is one, even where a Pod has it for its name.
 std::span<Subscriber* const> CentralPorts::Find(const Port& port, std::string_view topic,
                                                 const std::string& from) {
   const std::string_view id = IdOf(topic);
-  const auto by_host = port.by_host.find(id.empty() ? std::string_view(from) : id);
-  if (by_host != port.by_host.end()) return OneOf(by_host->second, from);
+  const auto by_address = port.by_address.find(id.empty() ? std::string_view(from) : id);
+  if (by_address != port.by_address.end()) return OneOf(by_address->second, from);
   const auto by_name = port.by_name.find(id);
   return by_name != port.by_name.end() ? OneOf(by_name->second, from) : std::span<Subscriber* const>();
 }

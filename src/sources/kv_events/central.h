@@ -1,7 +1,8 @@
 // The ports that engines dial (the reference's `zmqEndpoint`), and which engine a message is of. Its topic says
 // so, `kv@ID@MODEL`: ID is the endpoint's address and port, its name, or its address alone where only one
-// endpoint is there. A topic without an ID is that of the address that it comes from. Where several endpoints
-// are meant (Pods of one name in two namespaces), it is of the one at that address. Messages of others are
+// endpoint is there. A topic without an ID is that of the address that it comes from. What is an address of one is
+// nobody else's name. Where several endpoints are meant (Pods of one name in two namespaces, an IPv6 address with a
+// port but without brackets), it is of the one at that address. Messages of others are
 // counted, and the log names one a minute.
 //
 // On the metrics page: fairway_kv_events_listening{address}, fairway_kv_events_connections{address}.
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,7 +31,8 @@ namespace fairway::sources::kv_events {
 class CentralPorts {
  public:
   struct Engine {
-    std::vector<std::string> names;  // any of which a topic may have for it
+    // Any of which a topic may have for it.
+    std::vector<std::string> addresses, names;
     Subscriber* subscriber = nullptr;
   };
   // The families are registered once for a registry.
@@ -54,8 +57,9 @@ class CentralPorts {
   struct Port {
     std::unique_ptr<ZmtpListener> listener;
     std::vector<Subscriber*> engines;
-    std::map<std::string, std::vector<Subscriber*>, std::less<>> by_name;
-    std::map<std::string, std::vector<Subscriber*>, std::less<>> by_host;
+    using Index = std::map<std::string, std::vector<Subscriber*>, std::less<>>;
+    Index by_address, by_name;
+    std::set<std::string, std::less<>> hosts;
   };
   void Receive(Port& port, uint64_t connection, const std::string& from, const ZmtpMessage& message);
   // Good until the next call of either; empty: nobody, or not clear who.

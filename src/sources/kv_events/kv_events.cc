@@ -83,11 +83,13 @@ void AddBoard(base::Registry& registry, const std::shared_ptr<Board>& board) {
                        [board] { return std::make_unique<BoardReader>(board->list(), true); });
 }
 
-// What engines that dial may call themselves in their topics.
-std::vector<std::string> NamesOf(const Publisher& publisher) {
+// With what engines that dial may call themselves in their topics; `$(POD_IP):8000` has no brackets.
+CentralPorts::Engine Dialling(const Publisher& publisher, Subscriber* subscriber) {
   const SubscriberOptions& options = publisher.options;
   const std::string port = std::to_string(options.endpoint_port);
-  return {publisher.address, publisher.name, publisher.endpoint, options.host + ":" + port};
+  return {.addresses = {publisher.address, options.host, options.host + ":" + port},
+          .names = {publisher.name, publisher.endpoint},
+          .subscriber = subscriber};
 }
 
 uint64_t Requests(const fleet::PickTally& picks) {
@@ -123,7 +125,7 @@ struct KvEvents::Impl {
     }
     std::vector<CentralPorts::Engine> engines;
     engines.reserve(next.size());
-    for (const auto& [key, one] : next) engines.push_back({NamesOf(one->publisher), one->subscriber.get()});
+    for (const auto& [key, one] : next) engines.push_back(Dialling(one->publisher, one->subscriber.get()));
     central->Set(engines);
     followed = std::move(next);
     Board::List list;

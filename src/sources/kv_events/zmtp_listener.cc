@@ -41,6 +41,7 @@ std::string AddressOf(const tcp::endpoint& peer) {
 struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Impl> {
   struct Connection {
     std::string from;
+    std::string share;  // of whose share it is
     std::unique_ptr<ZmtpSocket> socket;
     base::Nanos active = 0;  // when it last brought a message, or began
     size_t held = 0;
@@ -139,12 +140,14 @@ struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Imp
       peer.resize(size);
     }
     std::string from = AddressOf(peer);
-    MakeRoom(from);
+    std::string share = handlers.known(from) ? from : net::PeerShareOf(from);
+    MakeRoom(share);
     const uint64_t number = ++last_number;
     Connection& connection = connections[number];
     connection.from = std::move(from);
+    connection.share = std::move(share);
     connection.active = clock.Now();
-    ++of_host[connection.from];
+    ++of_host[connection.share];
     connection.socket = std::make_unique<ZmtpSocket>(
         loop, descriptor, peer.protocol() == tcp::v6(),
         ZmtpSocketOptions{.type = "SUB",
@@ -162,9 +165,9 @@ struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Imp
             .held = [this, number](size_t bytes) { Hold(number, bytes); }});
   }
 
-  // So that one from there has a place.
-  void MakeRoom(const std::string& from) {
-    const auto same = of_host.find(from);
+  // So that one of that share has a place.
+  void MakeRoom(const std::string& share) {
+    const auto same = of_host.find(share);
     const bool host_full = same != of_host.end() && same->second >= options.most_of_host;
     if (!host_full && connections.size() < options.most_connections) return;
     size_t most = 0;
@@ -175,8 +178,8 @@ struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Imp
       return a.opened != b.opened ? b.opened : a.active < b.active;
     };
     for (auto it = connections.begin(); it != connections.end(); ++it) {
-      const std::string& host = it->second.from;
-      if (host_full ? host != from : of_host.at(host) != most) continue;
+      const std::string& host = it->second.share;
+      if (host_full ? host != share : of_host.at(host) != most) continue;
       if (victim == connections.end() || before(it->second, victim->second)) victim = it;
     }
     if (victim == connections.end()) return;
@@ -209,7 +212,7 @@ struct ZmtpListener::Impl final : std::enable_shared_from_this<ZmtpListener::Imp
     const Connection gone = std::move(found->second);
     connections.erase(found);
     held -= gone.held;
-    if (const auto of = of_host.find(gone.from); --of->second == 0) of_host.erase(of);
+    if (const auto of = of_host.find(gone.share); --of->second == 0) of_host.erase(of);
     handlers.ended(number);
   }
 

@@ -5,7 +5,8 @@
 // One process can have a port. Who finds it taken says so once and tries each second, as in Envoy's hot
 // restart, where the old process has it until it ends.
 //
-// Bounded, whoever dials: kMostConnections, of them kMostOfHost from one address; further ones take the place
+// Bounded, whoever dials: kMostConnections, of them kMostOfHost from one address (that of an engine by itself,
+// others by net::PeerShareOf); further ones take the place
 // of the one that was silent for longest, of the same address or else of those that have most; connections that
 // did not shake hands yet go first. Handshakes have
 // 5 s. Of messages that are not whole yet kMostHeld bytes are kept: who holds most is closed then.
@@ -40,6 +41,8 @@ class ZmtpListener {
   // On the loop; none may destroy the listener. `connection` is a number of its own for each, that rises;
   // `from` the address it comes from.
   struct Handlers {
+    // Whether an engine has that address.
+    std::function<bool(const std::string& from)> known;
     std::function<void(uint64_t connection, const std::string& from, const ZmtpMessage&)> message;
     std::function<void(uint64_t connection)> ended;
     std::function<void()> refused;  // a connection that was closed on its peer, for one of the bounds

@@ -245,6 +245,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
          .get_only = true,
          .max_connections = 4 * kMostPeers,
          .max_of_address = kMostOfHost,
+         .counts_alone = [this](const std::string& ip) { return hosts.contains(HostOf({ip, 0})); },
          .max_unsent = kMostUnsent,
          .max_held = 16 * kMostUnsent,
          .request_timeout = 5 * base::kSecond,

@@ -6,7 +6,7 @@
 //
 // Whatever a peer does or does not do: connecting takes 2 s at most, a stream that is silent for `silence` has
 // ended, messages have kMostMessage, bytes and messages a rate, a snapshot its bytes and seconds, one address
-// kMostOfHost connections, and there are kMostPeers. A peer whose
+// kMostOfHost connections (that of a peer by itself, others by net::PeerShareOf), and there are kMostPeers. A peer whose
 // stream ended, or that no name leads to any more, is gone (Content::gone) and is tried again each second.
 #pragma once
 
