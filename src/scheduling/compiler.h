@@ -49,6 +49,8 @@ class Compiler {
   void Error(int line, std::string object, std::string field, std::string message);
   const PluginType* FindType(std::string_view type) const;
   void CheckStability(const PluginSpec& spec, const PluginType& type);
+  void Construct(const PluginSpec& spec, const PluginType& type, Config::Instance& instance);
+  void AddRoles(Config::Instance& instance);
   void MakeMissing();
   void NobodyMakes(size_t id);
   void OrderProducers();
