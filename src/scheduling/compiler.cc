@@ -232,19 +232,16 @@ std::shared_ptr<void> Compiler::Remember(const std::string& key,
   return options_.states != nullptr ? options_.states->Get(key, make) : make();
 }
 
-Header Compiler::WantsHeader(std::string_view header, const api::Node& at) {
+std::string Compiler::WantsHeader(std::string_view header, const api::Node& at) {
   constexpr size_t kMaxHeaders = 64;
-  const std::string name = base::ToLower(header);
+  std::string name = base::ToLower(header);
   auto& headers = config_->headers;
-  const auto found = std::find(headers.begin(), headers.end(), name);
-  const auto id = static_cast<uint16_t>(found - headers.begin());
-  if (found != headers.end()) return {id};
-  if (headers.size() == kMaxHeaders) {
+  if (std::find(headers.begin(), headers.end(), name) != headers.end()) return name;
+  if (headers.size() == kMaxHeaders)
     at.Error("a config can read at most " + std::to_string(kMaxHeaders) + " headers");
-    return {};
-  }
-  headers.push_back(name);
-  return {id};
+  else
+    headers.push_back(name);
+  return name;
 }
 
 // ---- Columns.
