@@ -135,7 +135,7 @@ void PromptHasher::Reset() {
   hashes_.clear();
   prompts_.clear();
   parts_ = {};
-  if (tokens_ != nullptr) *tokens_ = {};
+  KeepTokens(tokens_ != nullptr);
   in_part_ = one_ = spoiled_ = false;
   bytes_ = 0;
   rest_size_ = 0;
@@ -260,10 +260,10 @@ void PromptHasher::AddToken(uint32_t token) {
     tokens_->tokens.push_back(token);
 }
 
-const PromptTokens* PromptHasher::tokens() const {
+std::shared_ptr<const PromptTokens> PromptHasher::tokens() const {
   const bool all = !spoiled_ && !parts_[kMain].cut && tokens_ != nullptr && !tokens_->ends.empty() &&
                    bytes_ == tokens_->tokens.size() * sizeof(uint32_t);
-  return all ? tokens_.get() : nullptr;
+  return all ? tokens_ : nullptr;
 }
 
 void PromptHasher::AppendChains(uint64_t root, std::vector<uint64_t>& hashes, std::vector<PromptEnd>& ends,

@@ -61,7 +61,7 @@ class PromptHasher {
   PromptHasher();
   void Reset();
   // From the next body on tokens that are added are kept, 4 bytes each.
-  void KeepTokens(bool on) { tokens_ = on ? std::make_unique<PromptTokens>() : nullptr; }
+  void KeepTokens(bool on) { tokens_ = on ? std::make_shared<PromptTokens>() : nullptr; }
 
   // Parts come one after the other, in any order, each once: of a body where one comes again there are no
   // chains.
@@ -85,8 +85,8 @@ class PromptHasher {
                     bool partial = false) const;
   bool keeps_tokens() const { return tokens_ != nullptr; }
   // What the prompts are made of, where that is tokens alone, they were kept, and all of them are here. Else
-  // null. Until the next Reset.
-  const PromptTokens* tokens() const;
+  // null. REQUIRES: nothing is added after it.
+  std::shared_ptr<const PromptTokens> tokens() const;
   // Blocks so far, of all parts, and what they were made of.
   size_t blocks() const { return hashes_.size(); }
   uint64_t bytes() const { return bytes_; }
@@ -114,7 +114,7 @@ class PromptHasher {
   std::vector<PromptEnd> prompts_;
   std::array<Range, 5> parts_;
   Part part_ = kMain;
-  std::unique_ptr<PromptTokens> tokens_;  // null: they are not wanted
+  std::shared_ptr<PromptTokens> tokens_;  // null: they are not wanted
   bool in_part_ = false;
   bool one_ = false;
   bool spoiled_ = false;

@@ -275,7 +275,8 @@ TEST(PromptHasher, TokensAreKeptWhereAllPromptsAreTokens) {
     scanner.Reset(api);
     for (size_t i = 0; i < body.size(); i += 3) scanner.Feed(body.substr(i, 3));
     scanner.Finish();
-    const PromptTokens* tokens = scanner.prompt_hashes()->tokens();
+    const auto tokens = scanner.prompt_hashes()->tokens();
+    scanner.Reset(api);  // they belong to who asked for them
     if (tokens == nullptr) return std::nullopt;
     return *tokens;
   };

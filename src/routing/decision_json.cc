@@ -186,7 +186,7 @@ void WritePrefixes(const Told& told, JsonWriter& json) {
 namespace {
 
 void WriteRequest(const Decision& d, JsonWriter& json) {
-  const scheduling::Recording::Facts& facts = d.seen.facts;
+  const scheduling::Facts& facts = d.seen.facts;
   json.Key("request").BeginObject();
   json.TextMember("targetModel", facts.target_model, scheduling::Recording::kMaxText);
   json.Key("adapter");
@@ -198,8 +198,9 @@ void WriteRequest(const Decision& d, JsonWriter& json) {
   if (facts.only_if_cached) json.Member("onlyIfCached", true);
   json.Member("maxTokens", facts.max_tokens);
   json.Key("headers").BeginObject();
-  for (const auto& [name, value] : facts.headers)
-    json.TextMember(name, value, scheduling::Recording::kMaxText);
+  for (const auto& [name, value] : facts.headers) {
+    if (!value.empty()) json.TextMember(name, value, scheduling::Recording::kMaxText);
+  }
   json.EndObject().EndObject();
 }
 

@@ -280,6 +280,55 @@ TEST(Shadow, LearnsWhereRequestsReallyWent) {
   }
 }
 
+class LastDecision final : public DecisionSink {
+ public:
+  void Add(const std::shared_ptr<const Decision>& decision) override { last = decision; }
+  std::shared_ptr<const Decision> last;
+};
+
+// What is kept of a request is its facts: with headers that the shadow alone reads, texts cut, and without the
+// prompt, however long. Nor does the worker keep its tokens.
+TEST(Shadow, ReadsHeadersOfItsOwn) {
+  tests::TestPool pool({{"A"}, {"B"}});
+  const base::ManualClock clock(kSecond + 20 * kMillisecond);
+  base::Registry registry;
+  LastDecision record;
+  Router router(pool.fleet().published(), clock, registry, {.record = &record});
+  router.SwapShadow(tests::Compiled(
+      tests::OneProfile({tests::Spec("header-based-testing-filter"), tests::Spec("max-score-picker")},
+                        {{"header-based-testing-filter"}, {"max-score-picker"}}),
+      {.more_types = {}, .states = nullptr, .allow_experimental = true}));
+  const auto worker = router.NewWorker(1);
+  payload::RequestScanner scanner(payload::Api::kUnknown);
+  scanner.HashPrompt(true);
+  scanner.Reset(payload::Api::kCompletions);
+  scanner.Feed(R"({"model":"m","prompt":")" + std::string(2000, 'x') + R"("})");
+  scanner.Finish();
+  const std::string many = "10.0.0.2:8000" + std::string(1000, ',');
+  const std::vector<std::pair<std::string_view, std::string_view>> headers{
+      {"test-epp-endpoint-selection", "10.0.0.1:8000"}, {"test-epp-endpoint-selection", many}, {"x", "y"}};
+  const auto tokens = std::make_shared<const payload::PromptTokens>(
+      payload::PromptTokens{.tokens = std::vector<uint32_t>(500), .ends = {500}});
+  for (const bool said : {true, false}) {
+    RequestInput input{.body = &scanner, .tokens = tokens};
+    if (said) input.headers = headers;
+    (void)router.Begin(*worker, input);
+    EXPECT_EQ(tokens.use_count(), 2) << "ours and the input's";
+    const scheduling::Facts& facts = record.last->seen.facts;
+    EXPECT_EQ(facts.header("test-epp-endpoint-selection"),
+              said ? many.substr(0, scheduling::Recording::kMaxText) : "");
+    EXPECT_EQ(facts.header("x"), "");
+    EXPECT_EQ(facts.prompts.prefixes.capacity() + facts.prompts.ends.capacity(), 0u);
+    EXPECT_EQ(facts.prompt_tokens, 500u);
+    ASSERT_TRUE(record.last->shadow);
+    const scheduling::Outcome& shadow = record.last->shadow->outcome;
+    EXPECT_EQ(shadow.num_choices, said ? 1u : 0u);
+    if (said) {
+      EXPECT_EQ(record.last->Address(shadow.choices[0]), "10.0.0.2:8000") << "of two the last";
+    }
+  }
+}
+
 // A shadow alone, without a log: as on any picker that nobody looks at.
 TEST(Shadow, DrawsTheSameRandomNumbersAndChangesNoneOfThem) {
   std::vector<std::string> runs[2];

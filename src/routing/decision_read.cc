@@ -115,7 +115,7 @@ void ReadRefusing(const Node& node, ReadDecision& out) {
   out.decision.names = std::move(names);
 }
 
-void ReadRequest(const Node& node, Recording::Facts& facts) {
+void ReadRequest(const Node& node, scheduling::Facts& facts) {
   if (!node.present()) return;
   ObjectReader reader(node);
   if (!reader.valid()) return;

@@ -173,6 +173,8 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
   for (uint32_t number = fleet::PickTally::kNumbers - 1; number > 0; --number)
     free_targets_.push_back(number);
   AddPoolGauges(registry);
+  AddEndpointSeries(registry);
+  AddTallies(registry);
 }
 
 // ---- Which series a request has.

@@ -99,7 +99,8 @@ class RouterMetrics {
   void ForEachShown(const std::shared_ptr<RequestSeries>& series, const Visit& visit);
 
   void AddPoolGauges(base::Registry& registry);
-  void AddShadow(base::Registry& registry);
+  void AddEndpointSeries(base::Registry& registry);
+  void AddTallies(base::Registry& registry);
   std::shared_ptr<const Pools> pools() const;
 
   base::Registry& registry_;

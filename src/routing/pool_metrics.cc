@@ -191,10 +191,9 @@ class RouterMetrics::AttemptsReader final : public base::SeriesReader {
 };
 
 void RouterMetrics::AddPoolGauges(base::Registry& registry) {
-  using base::MetricType;
   // By pool; `value` says what of it.
-  const auto add_pool_gauge = [&](base::MetricOptions options, auto value) {
-    registry.AddComputed(std::move(options), MetricType::kGauge, [this, value] {
+  const auto add = [&](base::MetricOptions options, auto value) {
+    registry.AddComputed(std::move(options), base::MetricType::kGauge, [this, value] {
       return MakeReader([pools = this->pools(), value](size_t i, base::Series& out) {
         if (pools == nullptr || i >= pools->pools.size()) return Step::kEnd;
         const Pools::Pool& pool = pools->pools[i];
@@ -214,15 +213,17 @@ void RouterMetrics::AddPoolGauges(base::Registry& registry) {
   for (size_t i = 0; i < kSignals.size(); ++i) {
     const std::string name = kSignals[i].name;
     const std::string help = std::string(kSignals[i].help) + " over the pool's ready endpoints.";
-    add_pool_gauge(PoolFamily("average_" + name, "Average of " + help, "inference_pool_average_" + name),
-                   [i](const Pools::Pool& pool) { return pool.average[i]; });
-    add_pool_gauge(PoolFamily("std_dev_" + name, "Standard deviation of " + help, ""),
-                   [i](const Pools::Pool& pool) { return pool.deviation[i]; });
+    add(PoolFamily("average_" + name, "Average of " + help, "inference_pool_average_" + name),
+        [i](const Pools::Pool& pool) { return pool.average[i]; });
+    add(PoolFamily("std_dev_" + name, "Standard deviation of " + help, ""),
+        [i](const Pools::Pool& pool) { return pool.deviation[i]; });
   }
-  add_pool_gauge(
-      PoolFamily("ready_endpoints", "Endpoints of the pool with fresh metrics.", "inference_pool_ready_pods"),
+  add(PoolFamily("ready_endpoints", "Endpoints of the pool with fresh metrics.", "inference_pool_ready_pods"),
       [](const Pools::Pool& pool) { return static_cast<double>(pool.ready); });
-  registry.AddComputed(QueueFamily(), MetricType::kGauge, [this] {
+}
+
+void RouterMetrics::AddEndpointSeries(base::Registry& registry) {
+  registry.AddComputed(QueueFamily(), base::MetricType::kGauge, [this] {
     return MakeReader([pools = this->pools()](size_t i, base::Series& out) {
       if (pools == nullptr || i >= pools->endpoints->size()) return Step::kEnd;
       const auto& [pool, endpoint] = (*pools->endpoints)[i];
@@ -231,69 +232,50 @@ void RouterMetrics::AddPoolGauges(base::Registry& registry) {
       return Step::kSeries;
     });
   });
-  registry.AddComputed(AttemptsFamily(), MetricType::kCounter,
+  registry.AddComputed(AttemptsFamily(), base::MetricType::kCounter,
                        [this] { return std::make_unique<AttemptsReader>(*this); });
-  registry.AddComputed(
-      {.name = "fairway_decisions_total",
-       .help = "Picks by the rung of the degradation ladder that they were made on.",
-       .labels = {"pool", "rung"}},
-      MetricType::kCounter, [this] {
-        return MakeReader([pools = this->pools()](size_t i, base::Series& out) {
-          const size_t number = i / scheduling::kRungs;
-          if (pools == nullptr || number >= pools->pools.size()) return Step::kEnd;
-          const fleet::PoolSnapshot& pool = *pools->pools[number].pool;
-          const size_t rung = i % scheduling::kRungs;
-          const uint64_t value = pool.tally->decisions[rung].load(std::memory_order_relaxed);
-          out.labels = {pool.key, std::string(scheduling::ToString(static_cast<scheduling::Rung>(rung)))};
-          out.value = static_cast<double>(value);
-          return value > 0 ? Step::kSeries : Step::kNothing;
-        });
-      });
-  AddShadow(registry);
-  registry.AddComputed({.name = "fairway_served_elsewhere_total",
-                        .help = "Requests that another endpoint answered than the one picked first.",
-                        .labels = {"pool"}},
-                       MetricType::kCounter, [this] {
-                         return MakeReader([pools = this->pools()](size_t i, base::Series& out) {
-                           if (pools == nullptr || i >= pools->pools.size()) return Step::kEnd;
-                           const fleet::PoolSnapshot& pool = *pools->pools[i].pool;
-                           const uint64_t value =
-                               pool.tally->served_elsewhere.load(std::memory_order_relaxed);
-                           out.labels = {pool.key};
-                           out.value = static_cast<double>(value);
-                           return value > 0 ? Step::kSeries : Step::kNothing;
-                         });
-                       });
 }
 
-// Nothing but where a second config is asked. One look at a pool for each of its series.
-void RouterMetrics::AddShadow(base::Registry& registry) {
+// What pools count themselves. A number that is 0 has no series: without a second config nothing of it is
+// shown.
+void RouterMetrics::AddTallies(base::Registry& registry) {
   static_assert(kShadowOutcomes == std::tuple_size_v<decltype(fleet::PoolTally::shadow)>);
+  // `count` series of each pool; `read` says what `label` is of one of them, and its number.
   const auto add = [&](const char* name, const char* help, const char* label, size_t count, auto read) {
+    std::vector<std::string> labels{"pool"};
+    if (label != nullptr) labels.emplace_back(label);
     registry.AddComputed(
-        {.name = name, .help = help, .labels = {"pool", label}}, base::MetricType::kCounter,
-        [this, count, read] {
-          return MakeReader([pools = this->pools(), count, read](size_t i, base::Series& out) {
+        {.name = name, .help = help, .labels = std::move(labels)}, base::MetricType::kCounter,
+        [this, label, count, read] {
+          return MakeReader([pools = this->pools(), label, count, read](size_t i, base::Series& out) {
             if (pools == nullptr || i / count >= pools->pools.size()) return Step::kEnd;
             const fleet::PoolSnapshot& pool = *pools->pools[i / count].pool;
-            const auto [text, value] = read(*pool.tally, i % count);
-            out.labels = {pool.key, std::string(text)};
+            const auto& [text, number] = read(*pool.tally, i % count);
+            const uint64_t value = number.load(std::memory_order_relaxed);
+            out.labels = {pool.key};
+            if (label != nullptr) out.labels.emplace_back(text);
             out.value = static_cast<double>(value);
             return value > 0 ? Step::kSeries : Step::kNothing;
           });
         });
   };
-  using Read = std::pair<std::string_view, uint64_t>;
+  using fleet::PoolTally;
+  using Read = std::pair<std::string_view, const std::atomic<uint64_t>&>;
+  add("fairway_decisions_total", "Picks by the rung of the degradation ladder that they were made on.",
+      "rung", scheduling::kRungs, [](const PoolTally& tally, size_t i) {
+        return Read{scheduling::ToString(static_cast<scheduling::Rung>(i)), tally.decisions[i]};
+      });
   add("fairway_shadow_decisions_total", "Decisions that a second config made, too, by what came of it.",
-      "outcome", kShadowOutcomes, [](const fleet::PoolTally& tally, size_t i) {
-        return Read{ToString(static_cast<ShadowOutcome>(i)), tally.shadow[i].load(std::memory_order_relaxed)};
+      "outcome", kShadowOutcomes, [](const PoolTally& tally, size_t i) {
+        return Read{ToString(static_cast<ShadowOutcome>(i)), tally.shadow[i]};
       });
   add("fairway_shadow_wait_milliseconds_total",
       "Estimated time to first token, summed up: of the second config's choices and of the real ones.",
-      "choice", 2, [](const fleet::PoolTally& tally, size_t i) {
-        return i == 0 ? Read{"shadow", tally.shadow_wait.load(std::memory_order_relaxed)}
-                      : Read{"live", tally.live_wait.load(std::memory_order_relaxed)};
+      "choice", 2, [](const PoolTally& tally, size_t i) {
+        return i == 0 ? Read{"shadow", tally.shadow_wait} : Read{"live", tally.live_wait};
       });
+  add("fairway_served_elsewhere_total", "Requests that another endpoint answered than the one picked first.",
+      nullptr, 1, [](const PoolTally& tally, size_t) { return Read{"", tally.served_elsewhere}; });
 }
 
 }  // namespace fairway::routing

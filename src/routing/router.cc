@@ -148,6 +148,17 @@ class PickedPlaces {
   const fleet::PoolSnapshot& pool_;
 };
 
+// What is known of a request on its way to a ticket, beside the facts of its decision.
+struct Asked {
+  const RequestInput& input;
+  Route* route = nullptr;
+  RouteTarget* target = nullptr;
+  std::string_view model;  // "": not known
+  bool unnamed = false;    // it asks for a model, and says none
+  base::Nanos start = 0;
+  base::Nanos took = 0;  // by the scheduler
+};
+
 // The destinations at the one port that stands for all of a server's.
 [[gnu::noinline, gnu::cold]] void MoveToPort(const fleet::PoolSnapshot& pool,
                                              const scheduling::Outcome& outcome, std::span<std::string> texts,
@@ -159,12 +170,8 @@ class PickedPlaces {
   }
 }
 
-const payload::PromptTokens* TokensOf(const payload::RequestScanner& body) {
+std::shared_ptr<const payload::PromptTokens> TokensOf(const payload::RequestScanner& body) {
   return body.prompt_hashes() != nullptr ? body.prompt_hashes()->tokens() : nullptr;
-}
-
-uint32_t MaxTokens(const payload::RequestFields& fields) {
-  return static_cast<uint32_t>(std::clamp<int64_t>(fields.max_tokens.value_or(0), 0, UINT32_MAX));
 }
 
 }  // namespace
@@ -248,37 +255,24 @@ struct Router::Impl {
   Begun Refuse(Worker::Impl& worker, const RequestInput& input, Rejection rejection);
   Begun RefuseUnpicked(const scheduling::Outcome& outcome, const fleet::PoolSnapshot& pool,
                        RequestSeries& series, Worker::Impl& worker);
-  std::span<const std::string_view> HeadersFor(const fleet::PoolSnapshot& pool, const RequestInput& input,
-                                               Worker::Impl& worker) const;
-  // As the request says it, else as a plugin does that names agents.
-  std::string_view FairnessId(const fleet::PoolSnapshot& pool, const RequestInput& input,
-                              Worker::Impl& worker) const {
-    const std::string_view said = CutFairnessId(input);
-    const scheduling::RequestText* flow = scheduler.ConfigOf(pool, worker.scratch).flow;
-    if (flow == nullptr || !said.empty()) [[likely]]
-      return said;
-    return flow->TextOf({.headers = HeadersFor(pool, input, worker)}).substr(0, kMaxFairnessId);
-  }
   static bool Keeps(const RouterOptions& o) {
     return o.explain || o.decisions != nullptr || o.record != nullptr;
   }
   // Where the next decision is kept.
   static scheduling::Recording& Recording(Worker::Impl& worker);
+  // The steps of Begin, in their order. FindRoute gives nothing where `asked` has a route then.
+  std::optional<Rejection> FindRoute(Asked& asked, Worker::Impl& worker) const;
+  const RequestClassPointer& ClassOf(const Asked& asked, const scheduling::RequestText* flow,
+                                     Worker::Impl& worker);
+  Ticket Issue(const Asked& asked, const RequestClassPointer& request_class,
+               const scheduling::Outcome& outcome, PickedPlaces& places, Worker::Impl& worker);
   // It was decided: who wants to know is told.
-  struct Asked {
-    const RequestInput& input;
-    const Route& route;
-    const RouteTarget& target;
-    std::string_view model;
-    base::Nanos start;
-    base::Nanos took;
-  };
   void Tell(const Asked& asked, Worker::Impl& worker);
-  void DecideShadow(const Asked& asked, Worker::Impl& worker, Decision& decision) const;
+  void DecideShadow(const fleet::PoolSnapshot& pool, Worker::Impl& worker, Decision& decision) const;
 
   // Of a request whose prompt was looked up.
-  void CountPrefixes(const fleet::PoolSnapshot& pool, const scheduling::Request& request,
-                     const scheduling::Outcome& outcome, Worker::Impl& worker);
+  void CountPrefixes(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome,
+                     Worker::Impl& worker);
 
   RouterMetrics metrics;
   PrefixMetrics prefixes;
@@ -334,10 +328,10 @@ struct Router::Impl {
 }
 
 [[gnu::noinline]] void Router::Impl::CountPrefixes(const fleet::PoolSnapshot& pool,
-                                                   const scheduling::Request& request,
                                                    const scheduling::Outcome& outcome, Worker::Impl& worker) {
   const scheduling::Config& config = scheduler.ConfigOf(pool, worker.scratch);
-  if (!config.cached || request.prompt_tokens == 0) return;
+  const uint32_t prompt = worker.facts.prompt_tokens;
+  if (!config.cached || prompt == 0) return;
   if (worker.prefix_generation != config.generation) {
     for (const auto& instance : config.plugins) {
       const auto makes = [&](const scheduling::Column& column) { return column.id == config.cached->id; };
@@ -348,12 +342,12 @@ struct Router::Impl {
   }
   const uint32_t cached = outcome.cached_tokens;
   const PrefixMetrics::Series& series = worker.prefix_series;
-  series.hit_ratio->Observe(static_cast<double>(cached) / request.prompt_tokens);
+  series.hit_ratio->Observe(static_cast<double>(cached) / prompt);
   series.hit_bytes->Observe(4.0 * cached);
   series.predicted_tokens->Observe(cached);
-  series.prompt_tokens->Observe(request.prompt_tokens);
+  series.prompt_tokens->Observe(prompt);
   pool.tally->predicted[0].fetch_add(cached, std::memory_order_relaxed);
-  pool.tally->predicted[1].fetch_add(request.prompt_tokens - cached, std::memory_order_relaxed);
+  pool.tally->predicted[1].fetch_add(prompt - cached, std::memory_order_relaxed);
 }
 
 [[gnu::noinline]] scheduling::Recording& Router::Impl::Recording(Worker::Impl& worker) {
@@ -363,7 +357,8 @@ struct Router::Impl {
 
 [[gnu::noinline]] void Router::Impl::Tell(const Asked& asked, Worker::Impl& worker) {
   Decision& d = *worker.decision;
-  const fleet::PoolSnapshot& pool = *asked.route.pool;
+  const Route& route = *asked.route;
+  const fleet::PoolSnapshot& pool = *route.pool;
   const auto put = [](std::string& to, std::string_view text) {
     to.assign(text.substr(0, Decision::kMaxText));
   };
@@ -372,17 +367,18 @@ struct Router::Impl {
   put(d.request_id, asked.input.request_id);
   put(d.pool, pool.key);
   put(d.model, asked.model);
-  put(d.target_model, asked.target.name);
-  put(d.rewrite, asked.route.rewrite);
-  put(d.objective, asked.route.objective);
-  put(d.priority, asked.route.priority_text);
-  d.declared = asked.route.declared;
+  put(d.target_model, asked.target->name);
+  put(d.rewrite, route.rewrite);
+  put(d.objective, route.objective);
+  put(d.priority, route.priority_text);
+  d.declared = route.declared;
   d.built_in = built_in != nullptr && d.seen.config == built_in->common.get();
   d.options = options.scheduling;
-  d.seen.facts.critical = asked.route.critical;
+  d.seen.facts.critical = route.critical;
   if (d.names == nullptr || d.names->content != pool.content->number) d.names = worker.NamesOf(pool);
   d.shadow.reset();
-  DecideShadow(asked, worker, d);
+  DecideShadow(pool, worker, d);
+  d.seen.facts.prompts = {};
   if (options.explain) {
     if (d.seen.outcome.kind == scheduling::OutcomeKind::kNoCandidates) worker.explanation = {};
     options.explain(ToText({d, worker.explanation}));
@@ -395,34 +391,21 @@ struct Router::Impl {
   }
 }
 
-void Router::Impl::DecideShadow(const Asked& asked, Worker::Impl& worker, Decision& d) const {
+void Router::Impl::DecideShadow(const fleet::PoolSnapshot& pool, Worker::Impl& worker, Decision& d) const {
   const std::shared_ptr<const scheduling::Config>& second = worker.shadow.Get();
   if (second == nullptr || d.seen.num_candidates == 0) return;
-  const fleet::PoolSnapshot& pool = *asked.route.pool;
   const auto count = [&pool](ShadowOutcome outcome) {
     pool.tally->shadow[static_cast<size_t>(outcome)].fetch_add(1, std::memory_order_relaxed);
   };
   if (!d.seen.has_picture) return count(ShadowOutcome::kNotCompared);
-  for (const std::string& wanted : second->headers) {
-    auto& kept = d.seen.facts.headers;
-    const auto named = [&wanted](const auto& header) { return header.first == wanted; };
-    const auto given = std::find_if(asked.input.headers.begin(), asked.input.headers.end(), named);
-    if (given == asked.input.headers.end() || std::any_of(kept.begin(), kept.end(), named)) continue;
-    kept.emplace_back(wanted, given->second.substr(0, scheduling::Recording::kMaxText));
-  }
   if (worker.more_scratch == nullptr) worker.more_scratch = std::make_unique<scheduling::Scratch>();
   ShadowChoice& shadow = d.shadow.emplace();
   shadow.config = second;
   shadow.live = d.seen.outcome;
   shadow.live_wait = d.seen.Wait();
-  shadow.outcome = scheduling::DecideAgain(d.seen, *second,
-                                           {.options = options.scheduling,
-                                            .pool = &pool,
-                                            .prefixes = worker.prefixes,
-                                            .prefix_ends = worker.prefix_ends,
-                                            .wait = &shadow.wait,
-                                            .hears = true},
-                                           *worker.more_scratch);
+  shadow.outcome = scheduling::DecideAgain(
+      d.seen, *second, {.options = options.scheduling, .pool = &pool, .wait = &shadow.wait, .hears = true},
+      *worker.more_scratch);
   count(shadow.Compare());
   const auto add = [](std::atomic<uint64_t>& sum, float ms) {
     if (ms > 0 && ms < 1e9f) sum.fetch_add(static_cast<uint64_t>(std::lround(ms)), std::memory_order_relaxed);
@@ -443,48 +426,74 @@ void Router::Impl::DecideShadow(const Asked& asked, Worker::Impl& worker, Decisi
   return names.emplace_back(EndpointNames::Of(pool));
 }
 
-// The headers that the pool's config reads, by scheduling::Header::id.
-std::span<const std::string_view> Router::Impl::HeadersFor(const fleet::PoolSnapshot& pool,
-                                                           const RequestInput& input,
-                                                           Worker::Impl& worker) const {
-  const std::vector<std::string>& wanted = scheduler.ConfigOf(pool, worker.scratch).headers;
-  if (wanted.empty()) [[likely]]
-    return {};
-  worker.headers.assign(wanted.size(), {});
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    for (const auto& [name, value] : input.headers) {
-      if (name == wanted[i]) worker.headers[i] = value;
+[[gnu::noinline]] void Worker::Impl::KeepHeaders(const RequestInput& input,
+                                                 const std::vector<std::string>& wanted, bool by_shadow) {
+  size_t kept = 0;
+  const auto keep = [&](const std::vector<std::string>& names) {
+    for (const std::string& name : names) {
+      const auto named = [&name](const auto& header) { return header.first == name; };
+      const auto end = facts.headers.begin() + static_cast<std::ptrdiff_t>(kept);
+      if (std::any_of(facts.headers.begin(), end, named)) continue;
+      if (kept == facts.headers.size()) facts.headers.emplace_back();
+      auto& [to, value] = facts.headers[kept++];
+      to = name;
+      const auto last = std::find_if(input.headers.rbegin(), input.headers.rend(), named);
+      value = last != input.headers.rend() ? last->second : std::string_view();
     }
-  }
-  return worker.headers;
+  };
+  keep(wanted);
+  if (const auto* second = by_shadow ? shadow.Get().get() : nullptr) keep(second->headers);
+  facts.headers.resize(kept);
 }
 
-void Worker::Impl::FindPrefixes(const RequestInput& input, std::string_view target) {
+[[gnu::hot]] void Worker::Impl::MakeFacts(const RequestInput& input, const Route& route,
+                                          const RouteTarget& target, const std::vector<std::string>& wanted,
+                                          bool by_shadow) {
+  const payload::RequestScanner* body = input.body;
+  const payload::RequestFields& fields = body != nullptr ? body->fields() : no_fields;
+  // About 4 bytes a token, and the last one may have fewer.
+  uint64_t tokens = body != nullptr ? (fields.prompt_bytes + input.unseen_prompt_bytes + 3) / 4 : 0;
+  if (input.tokens != nullptr) [[unlikely]]
+    tokens = input.tokens->tokens.size();
+  facts.target_model = target.name;
+  facts.adapter = target.adapter;
+  facts.critical = route.critical;
+  facts.prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX));
+  facts.shows_first_token = fields.stream && input.shows_answer;  // others' answers begin when they are whole
+  facts.shows_end = input.shows_answer;
+  facts.priority = route.priority;
+  facts.streaming = fields.stream;
+  facts.has_media = fields.has_media;
+  facts.only_if_cached = input.if_available && body != nullptr;
+  facts.max_tokens = static_cast<uint32_t>(std::clamp<int64_t>(fields.max_tokens.value_or(0), 0, UINT32_MAX));
+  facts.prompts.cache_salt = fields.cache_salt;
+  facts.prompts.tokens = input.tokens == nullptr && body != nullptr ? TokensOf(*body) : input.tokens;
+  FindPrefixes(input);
+  if (!wanted.empty() || by_shadow || !facts.headers.empty()) [[unlikely]]
+    KeepHeaders(input, wanted, by_shadow);
+}
+
+void Worker::Impl::FindPrefixes(const RequestInput& input) {
+  auto& [prefixes, ends, tokens, salt] = facts.prompts;
   prefixes.clear();
-  prefix_ends.clear();
+  ends.clear();
   const payload::PromptHasher* hasher = input.unseen_prompt;
   if (hasher == nullptr && input.body != nullptr) hasher = input.body->prompt_hashes();
   if (hasher == nullptr) return;
-  const std::string_view salt =
-      input.body != nullptr ? std::string_view(input.body->fields().cache_salt) : std::string_view();
-  hasher->AppendChains(payload::PrefixRoot(target, salt), prefixes, prefix_ends, true);
-  DropShortest();
-}
-
-// A prompt that is shorter than a block is met by the same one alone, and costs less than a place in an
-// index.
-void Worker::Impl::DropShortest() {
+  hasher->AppendChains(payload::PrefixRoot(facts.target_model, salt), prefixes, ends, true);
+  // A prompt that is shorter than a block is met by the same one alone, and costs less than a place in an
+  // index.
   uint32_t begin = 0;
   size_t kept = 0, kept_ends = 0;
-  for (const auto [end, partial] : prefix_ends) {
+  for (const auto [end, partial] : ends) {
     if (!partial || end - begin > 1) {
       for (uint32_t i = begin; i < end; ++i) prefixes[kept++] = prefixes[i];
-      prefix_ends[kept_ends++] = {static_cast<uint32_t>(kept), partial};
+      ends[kept_ends++] = {static_cast<uint32_t>(kept), partial};
     }
     begin = end;
   }
   prefixes.resize(kept);
-  prefix_ends.resize(kept_ends);
+  ends.resize(kept_ends);
 }
 
 void Worker::Impl::CountRefusal(std::string_view pool, const scheduling::Outcome& outcome) {
@@ -563,8 +572,7 @@ bool Router::HasPutOff(Worker& worker) noexcept {
 
 [[gnu::noinline, gnu::cold]] std::function<void()> Router::TakePutOff(Worker& worker) {
   auto& impl = static_cast<Worker::Impl&>(worker);
-  return scheduling::Scheduler::TakePutOff(impl.scratch,
-                                           {std::move(impl.prefixes), std::move(impl.prefix_ends)});
+  return scheduling::Scheduler::TakePutOff(impl.scratch, std::move(impl.facts.prompts));
 }
 
 void Router::RunPutOff(Worker& worker) noexcept {
@@ -618,93 +626,53 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   impl_->CountRejection(static_cast<Worker::Impl&>(worker), input, rejection);
 }
 
-[[gnu::hot]] std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle,
-                                                           const RequestInput& input) const {
-  Worker::Impl& worker = static_cast<Worker::Impl&>(worker_handle);
-  if (HasPutOff(worker)) [[unlikely]]
-    RunPutOff(worker);
-  const payload::RequestScanner* body = input.body;
-  std::string_view model;  // "": not known
+[[gnu::hot]] std::optional<Rejection> Router::Impl::FindRoute(Asked& asked, Worker::Impl& worker) const {
+  const RequestInput& input = asked.input;
   bool known_api = false;
-  bool stream = false;
-  bool unnamed = false;  // it asks for a model, and says none
-  uint64_t tokens = 0;
-  if (body != nullptr) {
-    if (!body->ok()) return impl_->Refuse(worker, input, BadRequest(body->error()));
-    const payload::RequestFields& fields = body->fields();
+  if (const payload::RequestScanner* body = input.body) {
+    if (!body->ok()) return BadRequest(body->error());
     known_api = payload::NamesModel(body->api());
-    if (fields.has_model) model = fields.model;
-    unnamed = known_api && model.empty() && input.body_complete;
-    stream = fields.stream;
-    // About 4 bytes a token, and the last one may have fewer.
-    tokens = (fields.prompt_bytes + input.unseen_prompt_bytes + 3) / 4;
+    if (body->fields().has_model) asked.model = body->fields().model;
+    asked.unnamed = known_api && asked.model.empty() && input.body_complete;
   }
-
   // One picture of the fleet for the whole decision. The reader keeps it alive until it is asked again.
-  const fleet::Snapshot& snapshot = *worker.reader.Get();
-  Route& route =
-      worker.routes.Find(snapshot, {{input.pool_key, model, input.model_rewrite, input.objective}, unnamed});
-  if (route.pool == nullptr) return impl_->Refuse(worker, input, NoEndpoint());
-  const fleet::PoolSnapshot& pool = *route.pool;
-  RouteTarget& target = route.Draw(worker.random);
-  if (route.unknown_model && known_api) return impl_->Refuse(worker, input, UnknownModel(pool, model));
-  if (unnamed) [[unlikely]] {
-    if (target.name.empty())
-      return impl_->Refuse(worker, input, BadRequest("model not found in request body"));
-    model = target.name;  // what it is counted as
-  }
-  const base::Nanos start = impl_->clock.Now();
+  Route& route = worker.routes.Find(
+      *worker.reader.Get(),
+      {{input.pool_key, asked.model, input.model_rewrite, input.objective}, asked.unnamed});
+  if (route.pool == nullptr) return NoEndpoint();
+  asked.route = &route;
+  asked.target = &route.Draw(worker.random);
+  if (route.unknown_model && known_api) return UnknownModel(*route.pool, asked.model);
+  if (!asked.unnamed) [[likely]]
+    return std::nullopt;
+  if (asked.target->name.empty()) return BadRequest("model not found in request body");
+  asked.model = asked.target->name;  // what it is counted as
+  return std::nullopt;
+}
+
+// What it is counted as: by the fairness id that it says, else by what a plugin says that names agents.
+[[gnu::hot]] const RequestClassPointer& Router::Impl::ClassOf(const Asked& asked,
+                                                              const scheduling::RequestText* flow,
+                                                              Worker::Impl& worker) {
+  std::string_view fairness_id = CutFairnessId(asked.input);
+  if (flow != nullptr && fairness_id.empty()) [[unlikely]]
+    fairness_id = flow->TextOf(worker.facts).substr(0, kMaxFairnessId);
   const RequestClassPointer& request_class =
-      worker.ClassOf(route, target, model, impl_->FairnessId(pool, input, worker), start);
+      worker.ClassOf(*asked.route, *asked.target, asked.model, fairness_id, asked.start);
   RequestSeries& series = *request_class->series;
-  series.last_used.store(start, std::memory_order_relaxed);
-  if (!route.rewrite.empty()) impl_->metrics.Rewrites(series, route.rewrite).Add();
+  series.last_used.store(asked.start, std::memory_order_relaxed);
+  if (!asked.route->rewrite.empty()) metrics.Rewrites(series, asked.route->rewrite).Add();
+  return request_class;
+}
 
-  std::optional<std::span<const uint32_t>> candidates;
-  if (input.subset != nullptr && impl_->uses_subset_hint) {
-    SelectSubset(pool, *input.subset, worker.candidates);
-    candidates = worker.candidates;
-  }
-  worker.FindPrefixes(input, target.name);
-  const payload::PromptTokens* known_tokens = input.tokens;
-  if (known_tokens != nullptr) [[unlikely]] {
-    tokens = known_tokens->tokens.size();
-  } else if (body != nullptr) {
-    known_tokens = TokensOf(*body);
-  }
-  const scheduling::Request request{
-      .target_model = target.name,
-      .adapter = target.adapter,
-      .critical = route.critical,
-      .prompt_tokens = static_cast<uint32_t>(std::min<uint64_t>(tokens, UINT32_MAX)),
-      .shows_first_token = stream && input.shows_answer,  // others' answers begin when they are complete
-      .shows_end = input.shows_answer,
-      .priority = route.priority,
-      .streaming = stream,
-      .has_media = body != nullptr && body->fields().has_media,
-      .only_if_cached = input.if_available && body != nullptr,
-      .max_tokens = body != nullptr ? MaxTokens(body->fields()) : 0,
-      .prefixes = worker.prefixes,
-      .prefix_ends = worker.prefix_ends,
-      .tokens = known_tokens,
-      .cache_salt = body != nullptr ? std::string_view(body->fields().cache_salt) : std::string_view(),
-      .headers = impl_->HeadersFor(pool, input, worker),
-  };
-  const bool keeps = impl_->keeps.load(std::memory_order_relaxed);
-  const scheduling::Outcome outcome = impl_->scheduler.Pick(
-      pool, request, candidates, start, worker.scratch, worker.random,
-      impl_->explains ? &worker.explanation : nullptr, keeps ? &Impl::Recording(worker) : nullptr);
-  PickedPlaces places(outcome, pool);
-  const base::Nanos took = impl_->clock.Now() - start;
-  impl_->scheduler_duration.Observe(base::ToSeconds(took));
-  if (keeps) [[unlikely]]
-    impl_->Tell({input, route, target, model, start, took}, worker);
-  if (outcome.kind != scheduling::OutcomeKind::kPicked) {
-    return impl_->RefuseUnpicked(outcome, pool, series, worker);
-  }
-
+[[gnu::hot]] Ticket Router::Impl::Issue(const Asked& asked, const RequestClassPointer& request_class,
+                                        const scheduling::Outcome& outcome, PickedPlaces& places,
+                                        Worker::Impl& worker) {
+  const RequestInput& input = asked.input;
+  const fleet::PoolSnapshot& pool = *asked.route->pool;
+  RequestSeries& series = *request_class->series;
   if (series.state.load(std::memory_order_relaxed) == RequestSeries::kNew) [[unlikely]]
-    impl_->metrics.Show(request_class->series);
+    metrics.Show(request_class->series);
   const fleet::Endpoint& first = pool.endpoints[outcome.choices[0]];
   std::array<std::string_view, scheduling::kMaxChoices> addresses;
   for (uint32_t i = 0; i < outcome.num_choices; ++i) {
@@ -715,18 +683,18 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     MoveToPort(pool, outcome, moved, addresses);
   Ticket ticket(Ticket::State::Make(worker, request_class, std::span(addresses).first(outcome.num_choices)));
   Ticket::State& state = *ticket.state_;
-  state.streaming = stream;
-  state.inserts_model = unnamed;
+  state.streaming = worker.facts.streaming;
+  state.inserts_model = asked.unnamed;
   state.cell = first.cell;
-  state.asks_load = impl_->options.ask_load && !input.asks_load;
+  state.asks_load = options.ask_load && !input.asks_load;
   state.reservation = outcome.reservation;
   places.Keep();
-  state.received_at = input.received_at != 0 ? input.received_at : start;
-  if (!worker.prefixes.empty()) {
+  state.received_at = input.received_at != 0 ? input.received_at : asked.start;
+  if (!worker.facts.prompts.prefixes.empty()) {
     Ticket::State::Extras& extras = state.NeedExtras();
     extras.believed_tokens = outcome.cached_tokens;
-    extras.prompt_estimate = request.prompt_tokens;
-    if (!input.provisional) impl_->CountPrefixes(pool, request, outcome, worker);
+    extras.prompt_estimate = worker.facts.prompt_tokens;
+    if (!input.provisional) CountPrefixes(pool, outcome, worker);
   }
   if (!input.provisional) {
     series.requests.Add();
@@ -734,16 +702,49 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     first.picks->Add(series.target);
     pool.tally->decisions[static_cast<size_t>(outcome.rung)].fetch_add(1, std::memory_order_relaxed);
   }
-  if (!model.empty()) series.running.Add(1);
+  if (!asked.model.empty()) series.running.Add(1);
   if (outcome.num_further != 0 || outcome.destination_port != 0) [[unlikely]]
     state.KeepFurther(pool, outcome);
   if (outcome.num_session_headers != 0) [[unlikely]]
     state.KeepSessions(pool, outcome);
-  if (impl_->scheduler.ConfigOf(pool, worker.scratch).tells_served) [[unlikely]]
+  if (scheduler.ConfigOf(pool, worker.scratch).tells_served) [[unlikely]]
     state.KeepServed();
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
-  if (impl_->keeps_scores) state.KeepScores(pool, worker.explanation);
+  if (keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;
+}
+
+[[gnu::hot]] std::variant<Ticket, Rejection> Router::Begin(Worker& worker_handle,
+                                                           const RequestInput& input) const {
+  Worker::Impl& worker = static_cast<Worker::Impl&>(worker_handle);
+  if (HasPutOff(worker)) [[unlikely]]
+    RunPutOff(worker);
+  Asked asked{.input = input};
+  if (auto refused = impl_->FindRoute(asked, worker)) [[unlikely]]
+    return impl_->Refuse(worker, input, *std::move(refused));
+  asked.start = impl_->clock.Now();
+  const fleet::PoolSnapshot& pool = *asked.route->pool;
+  const scheduling::Config& config = impl_->scheduler.ConfigOf(pool, worker.scratch);
+  const bool keeps = impl_->keeps.load(std::memory_order_relaxed);
+  worker.MakeFacts(input, *asked.route, *asked.target, config.headers, keeps);
+  const RequestClassPointer& request_class = impl_->ClassOf(asked, config.flow, worker);
+  std::optional<std::span<const uint32_t>> candidates;
+  if (input.subset != nullptr && impl_->uses_subset_hint) {
+    SelectSubset(pool, *input.subset, worker.candidates);
+    candidates = worker.candidates;
+  }
+  const scheduling::Outcome outcome = impl_->scheduler.Pick(
+      pool, worker.facts, candidates, asked.start, worker.scratch, worker.random,
+      impl_->explains ? &worker.explanation : nullptr, keeps ? &Impl::Recording(worker) : nullptr);
+  PickedPlaces places(outcome, pool);
+  asked.took = impl_->clock.Now() - asked.start;
+  impl_->scheduler_duration.Observe(base::ToSeconds(asked.took));
+  if (keeps) [[unlikely]]
+    impl_->Tell(asked, worker);
+  worker.facts.prompts.tokens = nullptr;  // they may be many
+  if (outcome.kind != scheduling::OutcomeKind::kPicked)
+    return impl_->RefuseUnpicked(outcome, pool, *request_class->series, worker);
+  return impl_->Issue(asked, request_class, outcome, places, worker);
 }
 
 }  // namespace fairway::routing

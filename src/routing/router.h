@@ -53,7 +53,7 @@ struct RequestInput {
   const payload::PromptHasher* unseen_prompt = nullptr;  // its blocks, instead of those of `body`
   // The prompts' tokens, as somebody else has made them (Router::AskForTokens). Null: those of the body, if it
   // has any.
-  const payload::PromptTokens* tokens = nullptr;
+  std::shared_ptr<const payload::PromptTokens> tokens;
   bool body_complete = true;  // false: decided before the end of the body (BUFFERED_PARTIAL, STREAMED)
   // The body comes later, and Begin is called again with it: this call counts no request, the second does.
   bool provisional = false;

@@ -99,9 +99,12 @@ struct Worker::Impl final : Worker {
     std::string by;
     base::Counter* counter;
   };
-  // Of a request that goes to `target`.
-  void FindPrefixes(const RequestInput& input, std::string_view target);
-  void DropShortest();
+  // `facts` of a request that goes to `target`. `wanted`: headers of which its config wants to know; with
+  // `by_shadow` the shadow's, too.
+  void MakeFacts(const RequestInput& input, const Route& route, const RouteTarget& target,
+                 const std::vector<std::string>& wanted, bool by_shadow);
+  void KeepHeaders(const RequestInput& input, const std::vector<std::string>& wanted, bool by_shadow);
+  void FindPrefixes(const RequestInput& input);
   void FindClass(const Route& route, RouteTarget& target, std::string_view model,
                  std::string_view fairness_id, base::Nanos now);
 
@@ -116,10 +119,8 @@ struct Worker::Impl final : Worker {
   RouteCache routes;
   RouterMetrics::View series;
   scheduling::Scratch scratch;
-  std::vector<uint32_t> candidates;       // of a subset hint
-  std::vector<std::string_view> headers;  // that the config reads
-  std::vector<uint64_t> prefixes;         // of the request under way
-  std::vector<payload::PromptEnd> prefix_ends;
+  std::vector<uint32_t> candidates;     // of a subset hint
+  scheduling::Facts facts;              // of the request under way
   uint64_t prefix_generation = 0;       // Config::generation of
   PrefixMetrics::Series prefix_series;  // which these are
   scheduling::Explanation explanation;
@@ -128,6 +129,7 @@ struct Worker::Impl final : Worker {
   std::shared_ptr<const EndpointNames> NamesOf(const fleet::PoolSnapshot& pool);
   std::unique_ptr<scheduling::Scratch> more_scratch;  // of the shadow
   std::vector<RefusalCounter> refusals;               // found once, since a look-up takes a mutex
+  const payload::RequestFields no_fields;
   const Ticket::Scores no_scores;
   const Ticket::Headers no_headers;
 };

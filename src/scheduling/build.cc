@@ -182,7 +182,9 @@ Column Build::ReadsOptional(std::string_view column, bool by_default, float abse
 Column Build::Makes(std::string_view column, Lifetime lifetime, Unit unit) {
   return compiler_.Makes(column, lifetime, unit, reader_.node());
 }
-Header Build::WantsHeader(std::string_view header) { return compiler_.WantsHeader(header, reader_.node()); }
+std::string Build::WantsHeader(std::string_view header) {
+  return compiler_.WantsHeader(header, reader_.node());
+}
 
 std::optional<size_t> Build::Profile(std::string_view name) const { return compiler_.ProfileNumber(name); }
 

@@ -89,7 +89,8 @@ class Build {
   Column Makes(std::string_view column, Lifetime lifetime, Unit unit);
   // A name for a column of this instance alone.
   std::string Own(std::string_view column) const { return name() + "/" + std::string(column); }
-  Header WantsHeader(std::string_view header);
+  // The header's name for Facts::header, which has it from now on.
+  std::string WantsHeader(std::string_view header);
   // The instance of that name in its role; it is made first. Null, and an error of `parameter`, where there
   // is none, or none of that role. It lives as long as this plugin.
   template <typename Role>

@@ -114,11 +114,10 @@ void Compiler::CheckStability(const PluginSpec& spec, const PluginType& type) {
 }
 
 Config::Instance* Compiler::Make(const PluginSpec& spec) {
-  const std::string object = "plugin " + spec.name;
   const PluginType* type = FindType(spec.type);
   if (type == nullptr) {
     const std::string_view why = WhyLeftOut(spec.type);
-    Error(spec.line, object, "type",
+    Error(spec.line, "plugin " + spec.name, "type",
           why.empty()
               ? "there is no plugin type " + api::Quote(spec.type) + api::DidYouMean(spec.type, Names(types_))
               : "plugin type " + api::Quote(spec.type) + " is not offered: " + std::string(why));
@@ -129,6 +128,16 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
   instance.type = spec.type;
   instance.name = spec.name;
   instances_[spec.name] = &instance;
+  Construct(spec, *type, instance);
+  if (instance.plugin == nullptr) {
+    instances_.erase(spec.name);
+    return nullptr;
+  }
+  AddRoles(instance);
+  return &instance;
+}
+
+void Compiler::Construct(const PluginSpec& spec, const PluginType& type, Config::Instance& instance) {
   const Saved<Config::Instance*> current(current_, &instance);
   const Saved<int> line(current_line_, spec.line);
   being_made_.push_back(spec.name);
@@ -136,22 +145,23 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
   api::ProblemList problems(problems_.file(), found);
   Build build(*this, spec, problems);
   try {
-    instance.plugin = type->make(build);
+    instance.plugin = type.make(build);
     instance.parameters = build.Finish();
   } catch (const std::bad_alloc&) {
     // A changed file may ask for more than there is, which must not end what is serving.
-    problems.Add(api::Severity::kError, spec.line, object, "parameters", "there is not enough memory for it");
+    problems.Add(api::Severity::kError, spec.line, "plugin " + spec.name, "parameters",
+                 "there is not enough memory for it");
   }
   being_made_.pop_back();
   for (const api::Problem& problem : found) {
     failed_ |= problem.severity == api::Severity::kError;
     problems_.Add(problem.severity, problem.where.line, problem.object, problem.field, problem.message);
   }
+}
+
+// What it is for the profiles that name it, and for all decisions.
+void Compiler::AddRoles(Config::Instance& instance) {
   const Plugin* plugin = instance.plugin.get();
-  if (plugin == nullptr) {
-    instances_.erase(spec.name);
-    return nullptr;
-  }
   instance.filter = dynamic_cast<const Filter*>(plugin);
   instance.scorer = dynamic_cast<const Scorer*>(plugin);
   instance.picker = dynamic_cast<const Picker*>(plugin);
@@ -176,7 +186,6 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
     config_->profile_tellers.push_back(of_profiles);
   const auto* teller = dynamic_cast<const SessionTeller*>(plugin);
   if (teller != nullptr && !teller->TokenHeader().empty()) config_->session_tellers.push_back(teller);
-  return &instance;
 }
 
 const Plugin* Compiler::Refer(std::string_view instance, const api::Node& at) {
@@ -223,19 +232,16 @@ std::shared_ptr<void> Compiler::Remember(const std::string& key,
   return options_.states != nullptr ? options_.states->Get(key, make) : make();
 }
 
-Header Compiler::WantsHeader(std::string_view header, const api::Node& at) {
+std::string Compiler::WantsHeader(std::string_view header, const api::Node& at) {
   constexpr size_t kMaxHeaders = 64;
-  const std::string name = base::ToLower(header);
+  std::string name = base::ToLower(header);
   auto& headers = config_->headers;
-  const auto found = std::find(headers.begin(), headers.end(), name);
-  const auto id = static_cast<uint16_t>(found - headers.begin());
-  if (found != headers.end()) return {id};
-  if (headers.size() == kMaxHeaders) {
+  if (std::find(headers.begin(), headers.end(), name) != headers.end()) return name;
+  if (headers.size() == kMaxHeaders)
     at.Error("a config can read at most " + std::to_string(kMaxHeaders) + " headers");
-    return {};
-  }
-  headers.push_back(name);
-  return {id};
+  else
+    headers.push_back(name);
+  return name;
 }
 
 // ---- Columns.

@@ -24,7 +24,7 @@ class Compiler {
   Column Reads(std::string_view column, const api::Node& at);
   Column ReadsOptional(std::string_view column, bool by_default, float absent, const api::Node& at);
   Column Makes(std::string_view column, Lifetime lifetime, Unit unit, const api::Node& at);
-  Header WantsHeader(std::string_view header, const api::Node& at);
+  std::string WantsHeader(std::string_view header, const api::Node& at);
   const Plugin* Refer(std::string_view instance, const api::Node& at);
   std::optional<size_t> ProfileNumber(std::string_view name) const;
   std::vector<std::string> Profiles() const;
@@ -49,6 +49,8 @@ class Compiler {
   void Error(int line, std::string object, std::string field, std::string message);
   const PluginType* FindType(std::string_view type) const;
   void CheckStability(const PluginSpec& spec, const PluginType& type);
+  void Construct(const PluginSpec& spec, const PluginType& type, Config::Instance& instance);
+  void AddRoles(Config::Instance& instance);
   void MakeMissing();
   void NobodyMakes(size_t id);
   void OrderProducers();

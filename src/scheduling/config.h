@@ -156,9 +156,9 @@ struct Config {
   const RequestText* flow = nullptr;        // RequestText::names_flow; null: none does
   const ProfileHandler* handler = nullptr;  // null: ProgramOf the pool decides alone
   payload::Parsers parsers = payload::Parsers::Default();
-  std::vector<std::string> headers;           // by Header::id, in lower case
-  bool wants_prefixes = false;                // Request::prefixes
-  bool wants_tokens = false;                  // Request::tokens
+  std::vector<std::string> headers;           // in lower case
+  bool wants_prefixes = false;                // Prompts::prefixes
+  bool wants_tokens = false;                  // Prompts::tokens
   bool tells_served = false;                  // a plugin is a ServedTeller
   const TokenSource* token_source = nullptr;  // where they are got, of bodies without them; null: nowhere
   std::vector<std::shared_ptr<void> (*)()> per_worker;

@@ -356,7 +356,7 @@ std::shared_ptr<const EndpointColumns> ComputeEndpointColumns(const Config& conf
 }
 
 [[gnu::hot]] Picture Gather(const SchedulerOptions& options, const Config& config,
-                            const Candidates& candidates, const Request& request, base::Nanos now,
+                            const Candidates& candidates, const Facts& request, base::Nanos now,
                             uint32_t reads, Scratch::Impl& s) noexcept {
   const fleet::PoolSnapshot& pool = *candidates.pool;
   const size_t n = candidates.size();

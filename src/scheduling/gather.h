@@ -139,7 +139,7 @@ std::optional<std::span<const uint32_t>> LeaveOutRefusing(const fleet::PoolSnaps
 // Fills the live columns for `request`, and the snapshot columns of `config`. `reads`: live columns that
 // somebody will read, a bit per Column::id.
 Picture Gather(const SchedulerOptions& options, const Config& config, const Candidates& candidates,
-               const Request& request, base::Nanos now, uint32_t reads, Scratch::Impl& s) noexcept;
+               const Facts& request, base::Nanos now, uint32_t reads, Scratch::Impl& s) noexcept;
 
 // Fills the snapshot columns of `config`.
 void GatherEndpointColumns(const Config& config, const Candidates& candidates, Scratch::Impl& s);

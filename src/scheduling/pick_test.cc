@@ -68,7 +68,7 @@ TEST(Race, WhoLosesEachTimeTakesAPlaceInTheEnd) {
   EXPECT_EQ(pool.pool()->endpoints[0].cell->own(), static_cast<uint32_t>(1000 - faster) + 1);
 }
 
-Outcome Once(TestPool& pool, const Request& request, base::Nanos now = kNow) {
+Outcome Once(TestPool& pool, const Facts& request, base::Nanos now = kNow) {
   const Scheduler scheduler({.lora_exploration = 0, .tolerance = 0}, 0);
   Scratch scratch;
   base::Random random(1);

@@ -203,8 +203,8 @@ Averages PlainAverages(const fleet::PoolSnapshot& pool, const std::vector<uint32
   return averages;
 }
 
-Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t number,
-                                      const Request& request, const Averages& averages, base::Nanos now) {
+Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t number, const Facts& request,
+                                      const Averages& averages, base::Nanos now) {
   const fleet::EndpointCell& cell = *pool.cells[number];
   Explanation::Candidate candidate{.endpoint = number, .fresh = Fresh(cell, now)};
   candidate.own = static_cast<float>(cell.own());
@@ -265,11 +265,11 @@ TEST_P(Plain, SeesAndDecidesTheSame) {
       const auto pool_a = a.pool.pool();
       const auto pool_b = b.pool.pool();
       const std::string model = "lora-" + std::to_string(random.Below(6));
-      const Request request{.target_model = model,
-                            .adapter = random.Below(2) == 0 ? pool_a->AdapterId(model) : fleet::kNoAdapter,
-                            .critical = random.Below(3) != 0,
-                            .prompt_tokens = 10,
-                            .shows_first_token = random.Below(2) == 0};
+      const Facts request{.target_model = model,
+                          .adapter = random.Below(2) == 0 ? pool_a->AdapterId(model) : fleet::kNoAdapter,
+                          .critical = random.Below(3) != 0,
+                          .prompt_tokens = 10,
+                          .shows_first_token = random.Below(2) == 0};
       std::vector<uint32_t> subset = a.all;
       const bool narrowed = random.Below(3) == 0;
       if (narrowed) std::erase_if(subset, [&](uint32_t) { return random.Below(2) == 0; });
@@ -365,7 +365,7 @@ TEST(Pickers, MaxScoreChoosesAsThePlainOneDoes) {
           std::vector<float> scores(n);
           for (float& score : scores) score = static_cast<float>(values.Below(different)) / 8;
           base::Random random_a(n), random_b(n);
-          const Request request;
+          const Facts request;
           std::vector<uint32_t> got(wanted), want(wanted);
           const auto pick = [&](size_t plugin, base::Random& random, std::vector<uint32_t>& out) {
             return config->plugins[plugin]->picker->Pick({columns, request, random}, all, scores, out);
@@ -386,7 +386,7 @@ TEST(Pickers, MaxScoreTakesTheMostOfWhatIsANumber) {
   constexpr float kInfinite = std::numeric_limits<float>::infinity();
   const std::vector<uint32_t> all{0, 1, 2, 3, 4, 5};
   const Columns columns(all, nullptr);
-  const Request request;
+  const Facts request;
   base::Random random(1);
   const std::vector<std::pair<std::vector<float>, std::optional<uint32_t>>> cases{
       {std::vector<float>(6, kNan), std::nullopt},

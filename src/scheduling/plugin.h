@@ -53,7 +53,7 @@ struct LookupTimes {
 
 struct Context {
   const Columns& columns;
-  const Request& request;
+  const Facts& request;
   base::Random& random;
   // Requests that may not be shed came lately: there is somebody to protect from those that may.
   bool critical_traffic = true;
@@ -394,7 +394,7 @@ class BodyParser {
 class RequestText {
  public:
   virtual ~RequestText() = default;
-  virtual std::string_view TextOf(const Request& request) const noexcept = 0;  // "": it has none
+  virtual std::string_view TextOf(const Facts& request) const noexcept = 0;  // "": it has none
   // It is the fairness id of requests that have none.
   virtual bool names_flow() const noexcept { return false; }
 };

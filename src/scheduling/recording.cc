@@ -13,6 +13,11 @@ namespace {
 
 void Copy(const float* from, size_t n, float* to) { std::memcpy(to, from, n * sizeof(float)); }
 
+// With its memory.
+void Cut(std::string& text) {
+  if (text.size() > Recording::kMaxText) text = text.substr(0, Recording::kMaxText);
+}
+
 }  // namespace
 
 const float* Recording::FindColumn(std::string_view name) const {
@@ -78,23 +83,10 @@ void Recording::Keep(const Picture& picture, const Context& context, const fleet
   asks_admitters = first_round;
   now = context.now;
 
-  const Request& request = context.request;
-  facts.target_model.assign(request.target_model.substr(0, kMaxText));
-  facts.adapter = request.adapter;
-  facts.critical = request.critical;
-  facts.prompt_tokens = request.prompt_tokens;
-  facts.shows_first_token = request.shows_first_token;
-  facts.shows_end = request.shows_end;
-  facts.priority = request.priority;
-  facts.streaming = request.streaming;
-  facts.has_media = request.has_media;
-  facts.only_if_cached = request.only_if_cached;
-  facts.max_tokens = request.max_tokens;
-  facts.headers.clear();
-  for (size_t i = 0; i < request.headers.size(); ++i) {
-    if (!request.headers[i].empty())
-      facts.headers.emplace_back(config->headers[i], request.headers[i].substr(0, kMaxText));
-  }
+  facts = context.request;
+  facts.prompts.tokens = nullptr;  // a shadow is not asked by them: nobody takes what it would put off
+  Cut(facts.target_model);
+  for (auto& [name, value] : facts.headers) Cut(value);
 }
 
 void Recording::KeepMade(const Context& context, const Scratch::Impl& s) {
@@ -149,16 +141,6 @@ class Again {
       if (Usable(id)) Copy(Recorded(id), n_, s_.made[id]);
     }
     SubtractCached(config_, context, s_);
-  }
-
-  std::vector<std::string_view> Headers() const {
-    std::vector<std::string_view> headers(config_.headers.size());
-    for (size_t i = 0; i < headers.size(); ++i) {
-      for (const auto& [name, value] : recording_.facts.headers) {
-        if (name == config_.headers[i]) headers[i] = value;
-      }
-    }
-    return headers;
   }
 
  private:
@@ -237,29 +219,13 @@ Outcome DecideAgain(const Recording& recording, const Config& config, const Agai
   Scratch::Impl& s = scratch.impl();
   Again again(recording, config, how, s);
   const Picture picture = again.Restore();
-  const Recording::Facts& facts = recording.facts;
-  const std::vector<std::string_view> headers = again.Headers();
-  const Request request{.target_model = facts.target_model,
-                        .adapter = facts.adapter,
-                        .critical = facts.critical,
-                        .prompt_tokens = facts.prompt_tokens,
-                        .shows_first_token = facts.shows_first_token,
-                        .shows_end = facts.shows_end,
-                        .priority = facts.priority,
-                        .streaming = facts.streaming,
-                        .has_media = facts.has_media,
-                        .only_if_cached = facts.only_if_cached,
-                        .max_tokens = facts.max_tokens,
-                        .prefixes = how.prefixes,
-                        .prefix_ends = how.prefix_ends,
-                        .headers = headers};
   base::Random random = recording.random;
   const size_t profile = recording.with_models ? config.with_models : config.without_models;
   const Program& program = config.programs[profile];
   const std::span<const uint32_t> own(s.own, recording.size());
   const auto memory = s.MemoryOf(config);
   const Context context{.columns = picture.columns,
-                        .request = request,
+                        .request = recording.facts,
                         .random = random,
                         .critical_traffic = recording.critical_traffic,
                         .own = own,
@@ -275,7 +241,7 @@ Outcome DecideAgain(const Recording& recording, const Config& config, const Agai
                                   outcome, explanation);
   if (config.cached && choice.count > 0) {
     const float cached = s.table[config.cached->id][choice.positions[0]];
-    const auto prompt = static_cast<float>(facts.prompt_tokens);
+    const auto prompt = static_cast<float>(recording.facts.prompt_tokens);
     if (cached > 0) outcome.cached_tokens = static_cast<uint32_t>(std::min(cached, prompt));
   }
   if (how.wait != nullptr) {

@@ -18,7 +18,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -38,21 +37,6 @@ struct Recording {
   // Of more than so many candidates no picture is kept: it would cost more than the decision.
   static constexpr size_t kMaxCandidates = 4096;
   static constexpr size_t kMaxText = 512;  // of what clients write
-
-  struct Facts {
-    std::string target_model;
-    uint32_t adapter = fleet::kNoAdapter;
-    bool critical = true;
-    uint32_t prompt_tokens = 0;
-    bool shows_first_token = true;
-    bool shows_end = true;
-    int32_t priority = 0;
-    bool streaming = false;
-    bool has_media = false;
-    bool only_if_cached = false;
-    uint32_t max_tokens = 0;
-    std::vector<std::pair<std::string, std::string>> headers;  // those that the config reads and it has
-  };
 
   // Who decided, kept alive. Null where it was read from a file.
   std::shared_ptr<const ConfigSet> configs;
@@ -80,7 +64,7 @@ struct Recording {
   bool asks_admitters = true;  // they were asked on this picture, and not on one before it
   base::Nanos now = 0;
 
-  Facts facts;
+  Facts facts;             // texts cut, without tokens; who keeps it for long drops the prompts
   base::Random random{0};  // before the first filter
   Outcome outcome;         // its reservations are none
 
@@ -108,9 +92,6 @@ struct AgainOptions {
   // Where snapshot columns come from, and a sign that producers shall run: for a decision of this moment.
   // Null: both kinds of columns are as recorded.
   const fleet::PoolSnapshot* pool = nullptr;
-  // Of the request, for producers.
-  std::span<const uint64_t> prefixes = {};
-  std::span<const payload::PromptEnd> prefix_ends = {};
   // Instead of it, for snapshot columns that were not recorded: by candidate. Empty: they are 0.
   std::span<const fleet::Endpoint> endpoints = {};
   // Gets the columns that neither were recorded nor could be made.

@@ -31,7 +31,7 @@ tests::TestPool RandomPool(base::Random& random, bool with_models) {
   return tests::TestPool(std::move(servers), std::move(models));
 }
 
-Request RandomRequest(base::Random& random, const fleet::PoolSnapshot& pool) {
+Facts RandomRequest(base::Random& random, const fleet::PoolSnapshot& pool) {
   const bool adapter = random.Below(2) == 0;
   return {.target_model = adapter ? "lora-1" : "base",
           .adapter = adapter ? pool.AdapterId("lora-1") : fleet::kNoAdapter,
@@ -59,7 +59,7 @@ TEST(Recording, DecidesTheSameWhenItIsAskedAgain) {
       endpoint.cell->ApplyScrape({.waiting = static_cast<uint32_t>(random.Below(9))}, now);
     }
     const Scheduler scheduler(options, 0);
-    const Request request = RandomRequest(random, *snapshot);
+    const Facts request = RandomRequest(random, *snapshot);
     Recording recording;
     Explanation live, again;
     const Outcome outcome =
@@ -135,7 +135,7 @@ struct Asked {
   Explanation explanation;
 };
 
-Asked Ask(tests::TestPool& pool, std::shared_ptr<const Config> config, const Request& request = {}) {
+Asked Ask(tests::TestPool& pool, std::shared_ptr<const Config> config, const Facts& request = {}) {
   const Scheduler scheduler({}, 0, std::move(config));
   Scratch scratch;
   base::Random random(1);

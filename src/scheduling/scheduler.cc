@@ -130,7 +130,7 @@ namespace {
 using Place = fleet::Reservation::Place;
 
 // Uncached prompt tokens of the request at a position.
-uint32_t TokensAt(const Config& config, const Picture& picture, const Request& request, uint32_t position) {
+uint32_t TokensAt(const Config& config, const Picture& picture, const Facts& request, uint32_t position) {
   if (!config.cached) [[likely]]
     return request.prompt_tokens;
   const auto cached = static_cast<uint32_t>(picture.columns[*config.cached][position]);
@@ -139,7 +139,7 @@ uint32_t TokensAt(const Config& config, const Picture& picture, const Request& r
 
 // Takes the places of an outcome whose choices stand. False: somebody else took one on the first choice since
 // we looked, and `insist` is false.
-bool Commit(const Config& config, const fleet::PoolSnapshot& pool, const Request& request,
+bool Commit(const Config& config, const fleet::PoolSnapshot& pool, const Facts& request,
             const Picture& picture, const Choice& choice, base::Nanos now, bool insist, Scratch::Impl& s,
             Outcome& outcome) {
   fleet::EndpointCell& cell = *pool.endpoints[outcome.choices[0]].cell;
@@ -371,7 +371,7 @@ std::function<void()> Scheduler::TakePutOff(Scratch& scratch, Prompts prompts) {
   };
 }
 
-[[gnu::hot]] Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Request& request,
+[[gnu::hot]] Outcome Scheduler::Pick(const fleet::PoolSnapshot& pool, const Facts& request,
                                      std::optional<std::span<const uint32_t>> candidates, base::Nanos now,
                                      Scratch& scratch, base::Random& random, Explanation* explanation,
                                      Recording* recording) const noexcept {

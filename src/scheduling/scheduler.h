@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -33,14 +34,19 @@ enum class Rung { kFresh, kLedger, kPowerOfTwo, kAnyReady };
 inline constexpr size_t kRungs = 4;
 std::string_view ToString(Rung rung);  // "fresh", "ledger", "power-of-two", "any-ready"
 
-// A header of requests that a config reads: Request::header(it).
-struct Header {
-  uint16_t id = UINT16_MAX;
+// The prompts of a request, as far as plugins want them and they are known.
+struct Prompts {
+  // Prefixes in blocks (payload/prompt_hash.h), one prompt after the other.
+  std::vector<uint64_t> prefixes;
+  std::vector<payload::PromptEnd> ends;
+  std::shared_ptr<const payload::PromptTokens> tokens;  // null: they are not known
+  std::string cache_salt;
 };
 
-// Views are valid while the request is decided.
-struct Request {
-  std::string_view target_model;
+// What a decision needs to know of a request. It owns its bytes, so that it may wait and be kept; who decides
+// often uses its memory again.
+struct Facts {
+  std::string target_model;
   uint32_t adapter = fleet::kNoAdapter;  // PoolSnapshot::AdapterId(target_model)
   bool critical = true;                  // false: may be shed
   uint32_t prompt_tokens = 0;            // estimate; what the reservation holds
@@ -51,25 +57,16 @@ struct Request {
   bool has_media = false;       // images, sound or video beside text
   bool only_if_cached = false;  // refused where the first choice has nothing of the prompt cached
   uint32_t max_tokens = 0;      // of the answer, as the request limits it; 0: it does not
-  // The prompts' prefixes in blocks (payload/prompt_hash.h), one prompt after the other; empty where no
-  // plugin wants them, or they are not known.
-  std::span<const uint64_t> prefixes;
-  std::span<const payload::PromptEnd> prefix_ends;
-  // The prompts' tokens; null: they are not known.
-  const payload::PromptTokens* tokens = nullptr;
-  std::string_view cache_salt;
-  // What plugins asked for (Build::WantsHeader), by Header::id; "" where the request does not have it, and
-  // beyond the end.
-  std::span<const std::string_view> headers;
-  std::string_view header(Header header) const {
-    return header.id < headers.size() ? headers[header.id] : std::string_view();
-  }
-};
+  // What plugins asked for (Build::WantsHeader): name and value; "" where the request does not have it.
+  std::vector<std::pair<std::string, std::string>> headers;
+  Prompts prompts;
 
-// The prompts of a request, kept beyond its decision.
-struct Prompts {
-  std::vector<uint64_t> prefixes;
-  std::vector<payload::PromptEnd> ends;
+  std::string_view header(std::string_view name) const {
+    for (const auto& [known, value] : headers) {
+      if (known == name) return value;
+    }
+    return {};
+  }
 };
 
 enum class OutcomeKind { kPicked, kShed, kNoCandidates };
@@ -80,7 +77,7 @@ enum class Refusal : uint8_t {
   kSaturation,  // the pool is full for what may be shed
   kRoom,        // nobody has room for what may be shed
   kAdmitter,
-  kNotCached,  // Request::only_if_cached
+  kNotCached,  // Facts::only_if_cached
 };
 inline constexpr size_t kRefusals = 5;
 std::string_view ToString(Refusal refusal);  // "filters", "saturation", "room", "admitter", "not-cached"
@@ -286,7 +283,7 @@ class Scheduler {
   // Picks and reserves in one step. `candidates`: numbers of the endpoints that may be chosen (a subset
   // hint); nullopt is all. REQUIRES: this scheduler outlives `scratch`, or the scratch is not used again.
   // What is null is not made, and costs nothing.
-  Outcome Pick(const fleet::PoolSnapshot& pool, const Request& request,
+  Outcome Pick(const fleet::PoolSnapshot& pool, const Facts& request,
                std::optional<std::span<const uint32_t>> candidates, base::Nanos now, Scratch& scratch,
                base::Random& random, Explanation* explanation = nullptr,
                Recording* recording = nullptr) const noexcept;

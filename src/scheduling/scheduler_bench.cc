@@ -42,7 +42,8 @@ void Decide(benchmark::State& state, bool with_models, bool critical, std::strin
   const Scheduler scheduler({}, 0);
   Scratch scratch;
   base::Random random(1);
-  const Request request{.target_model = model, .adapter = snapshot->AdapterId(model), .critical = critical};
+  const Facts request{
+      .target_model = std::string(model), .adapter = snapshot->AdapterId(model), .critical = critical};
   Recording recording;
   for (auto _ : state) {
     const Outcome outcome = scheduler.Pick(*snapshot, request, std::nullopt, base::kSecond, scratch, random,
@@ -69,19 +70,17 @@ void LongPrompt(benchmark::State& state, bool behind) {
   const Scheduler scheduler({}, 0);
   Scratch scratch;
   base::Random random(1);
-  Prompts prompts{std::vector<uint64_t>(2000), {{2000, false}}};
+  Facts request{.target_model = "m",
+                .prompt_tokens = 128'000,
+                .prompts = {.prefixes = std::vector<uint64_t>(2000), .ends = {{2000, false}}}};
   const auto decide = [&] {
-    for (uint64_t& block : prompts.prefixes) block = random.Next();
-    const Request request{.target_model = "m",
-                          .prompt_tokens = 128'000,
-                          .prefixes = prompts.prefixes,
-                          .prefix_ends = prompts.ends};
+    for (uint64_t& block : request.prompts.prefixes) block = random.Next();
     if (!behind) state.ResumeTiming();
     const Outcome outcome = scheduler.Pick(*snapshot, request, std::nullopt, base::kSecond, scratch, random);
     if (!behind) state.PauseTiming();
     snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,
                                                           base::kSecond);
-    const auto learn = Scheduler::TakePutOff(scratch, prompts);
+    const auto learn = Scheduler::TakePutOff(scratch, request.prompts);
     if (behind) state.ResumeTiming();
     learn();
     if (behind) state.PauseTiming();

@@ -45,9 +45,11 @@ class Picks {
     endpoint.cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded, now);
     return endpoint.name;
   }
-  static Request Ask(const fleet::PoolSnapshot& pool, bool critical, std::string_view model) {
-    return {
-        .target_model = model, .adapter = pool.AdapterId(model), .critical = critical, .prompt_tokens = 10};
+  static Facts Ask(const fleet::PoolSnapshot& pool, bool critical, std::string_view model) {
+    return {.target_model = std::string(model),
+            .adapter = pool.AdapterId(model),
+            .critical = critical,
+            .prompt_tokens = 10};
   }
 
   Scheduler scheduler_;
@@ -309,7 +311,7 @@ TEST(DefaultProfile, WhoIsWithinTheToleranceIsDrawnAmong) {
     Picks picks(SchedulerOptions{});
     std::map<uint32_t, int> seen;
     for (int i = 0; i < 2000; ++i) {
-      Request request = Picks::Ask(*snapshot, true, "");
+      Facts request = Picks::Ask(*snapshot, true, "");
       request.shows_end = shown;
       const Outcome outcome =
           picks.scheduler_.Pick(*snapshot, request, std::nullopt, kNow, picks.scratch_, picks.random_);
@@ -482,7 +484,7 @@ TEST(Ladder, WhatASubsetShowsSaysNothingOfTheOthers) {
   Scratch scratch;
   base::Random random(1);
   const std::vector<uint32_t> subset{1, 0};
-  const Request request = Picks::Ask(*snapshot, true, "");
+  const Facts request = Picks::Ask(*snapshot, true, "");
   const Outcome narrow = scheduler.Pick(*snapshot, request, subset, later, scratch, random);
   EXPECT_EQ(narrow.choices[0], 0u);
   EXPECT_EQ(narrow.rung, Rung::kFresh);

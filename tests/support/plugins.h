@@ -96,10 +96,8 @@ class Candidates {
     std::vector<const float*> table;
     for (const auto& column : made) table.push_back(column.data());
     scheduling::Columns columns(all, table.data());
-    scheduling::Request asked = request;
-    std::vector<std::string_view> values;
-    for (const std::string& header : config->headers) values.emplace_back(headers[header]);
-    asked.headers = values;
+    scheduling::Facts asked = request;
+    asked.headers.assign(headers.begin(), headers.end());
     const auto instance = std::find_if(config->plugins.begin(), config->plugins.end(),
                                        [&](const auto& plugin) { return plugin->name == spec.name; });
     std::vector<std::shared_ptr<void>> worker;
@@ -137,7 +135,7 @@ class Candidates {
   }
 
   std::vector<uint32_t> all;
-  scheduling::Request request;
+  scheduling::Facts request;
   base::Random random{5};
   bool critical_traffic = true;
   base::Nanos now = base::kSecond;

@@ -249,7 +249,7 @@ void Stream::OnTokens() {
   if (phase_ != Phase::kWait || pending().token_wait == nullptr) return;
   const auto tokens = pending().token_wait->Take();
   std::exchange(pending().token_wait, nullptr)->End();
-  const Verdict verdict = Decide(BodyPlace::kBuffered, tokens.get());
+  const Verdict verdict = Decide(BodyPlace::kBuffered, tokens);
   if (verdict == Verdict::kGoOn) FAIRWAY_ENVOY(http_filter_continue_decoding)(envoy_);
 }
 
@@ -298,7 +298,7 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   }
 }
 
-[[gnu::hot]] Stream::Verdict Stream::Decide(BodyPlace last_piece, const payload::PromptTokens* tokens) {
+[[gnu::hot]] Stream::Verdict Stream::Decide(BodyPlace last_piece, const TokenWait::Tokens& tokens) {
   Pending& pending = this->pending();
   if (pending.has_body && phase_ == Phase::kCollect) pending.scanner.Finish();
   const base::Nanos now = phase_ == Phase::kWait ? filter_.picker->clock().Now() : pending.received_at;

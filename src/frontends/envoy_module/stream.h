@@ -68,7 +68,7 @@ class Stream {
   [[gnu::cold]] void OnOverdue();
   [[gnu::cold]] void RemoveHeaders(const std::vector<std::string_view>& names);
   [[gnu::cold]] void OnTokens();
-  Verdict Decide(BodyPlace last_piece, const payload::PromptTokens* tokens = nullptr);
+  Verdict Decide(BodyPlace last_piece, const TokenWait::Tokens& tokens = nullptr);
   [[gnu::cold]] bool AskTokens(const routing::RequestInput& input, BodyPlace last_piece);
   [[gnu::cold]] Verdict LetGo();
   bool Wait();

@@ -158,7 +158,7 @@ class Session {
   enum class End { kBody, kTrailers, kPartial };
   void FinishRequest(End end);
   bool AskTokens(const routing::RequestInput& input, End end);
-  void OnTokens(const payload::PromptTokens* tokens);
+  void OnTokens(const std::shared_ptr<const payload::PromptTokens>& tokens);
   void FinishDecided(const routing::RequestInput& input, End end);
   void PassChunk(bool end_of_stream);
   bool SettleModel(bool complete);

@@ -418,13 +418,13 @@ bool Session::AskTokens(const routing::RequestInput& input, End end) {
                        const auto session = waiting.lock();
                        if (session == nullptr) return;
                        Session& self = **session;
-                       self.sink_.Run([&] { self.OnTokens(tokens.get()); });
+                       self.sink_.Run([&] { self.OnTokens(tokens); });
                      });
   return true;
 }
 
 // Null: it is decided by what else is known.
-void Session::OnTokens(const payload::PromptTokens* tokens) {
+void Session::OnTokens(const std::shared_ptr<const payload::PromptTokens>& tokens) {
   if (request_ != RequestPhase::kWaiting || finished_) return;
   waiting_.reset();
   message_at_ = shared_.clock.Now();

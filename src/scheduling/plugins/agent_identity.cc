@@ -18,8 +18,8 @@ class AgentIdentity final : public Plugin, public RequestText {
     for (const char* header : {"x-claude-code-session-id", "x-session-affinity", "session-id", "session_id"})
       headers_.push_back(build.WantsHeader(header));
   }
-  std::string_view TextOf(const Request& request) const noexcept override {
-    for (const Header header : headers_) {
+  std::string_view TextOf(const Facts& request) const noexcept override {
+    for (const std::string& header : headers_) {
       if (const std::string_view text = request.header(header); !text.empty()) return text;
     }
     return {};
@@ -27,7 +27,7 @@ class AgentIdentity final : public Plugin, public RequestText {
   bool names_flow() const noexcept override { return true; }
 
  private:
-  std::vector<Header> headers_;
+  std::vector<std::string> headers_;
 };
 
 }  // namespace

@@ -240,14 +240,14 @@ class ApproxPrefixCacheProducer final : public Plugin,
   }
 
   void Make(const Context& context, float* const* made) const noexcept override {
-    const Request& request = context.request;
-    if (request.prefixes.empty()) return;
+    const Prompts& prompts = context.request.prompts;
+    if (prompts.prefixes.empty()) return;
     Lookup& lookup = lookup_.Get(context.worker);
     lookup.num_put_off = 0;
     size_t total = 0;
     uint32_t begin = 0;
-    for (const payload::PromptEnd& prompt : request.prefix_ends) {
-      const auto chain = Chain(request.prefixes, begin, prompt.end, max_blocks_);
+    for (const payload::PromptEnd& prompt : prompts.ends) {
+      const auto chain = Chain(prompts.prefixes, begin, prompt.end, max_blocks_);
       cache_->index.Match(chain, lookup.scratch, lookup.matches);
       for (const prefix::SlotMatch& match : lookup.matches) {
         if (lookup.blocks[match.slot.index] == 0) lookup.found.push_back(match.slot.index);
@@ -258,7 +258,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
     }
     if (total == 0 || (lookup.found.empty() && trust_ == 0)) return;
     const float* slots = context.columns[slot_];
-    const auto prompt_tokens = static_cast<float>(request.prompt_tokens);
+    const auto prompt_tokens = static_cast<float>(context.request.prompt_tokens);
     const float share = 1 / static_cast<float>(total);
     for (size_t i = 0; i < context.columns.size(); ++i) {
       if (slots[i] < 0) continue;
@@ -273,16 +273,16 @@ class ApproxPrefixCacheProducer final : public Plugin,
 
   void Picked(const Context& context, uint32_t position,
               const fleet::Endpoint& endpoint) const noexcept override {
-    const Request& request = context.request;
+    const Prompts& prompts = context.request.prompts;
     const float column = context.columns[slot_][position];
-    if (request.prefixes.empty() || column < 0) return;
+    if (prompts.prefixes.empty() || column < 0) return;
     const prefix::EndpointSlot slot = cache_->Slot(column);
     if (auto_tune_) cache_->Report(*endpoint.cell, slot);
     size_t room = kLearnedAtOnce;
     bool all = true;
     uint32_t begin = 0;
-    for (const payload::PromptEnd& prompt : request.prefix_ends) {
-      const auto chain = Chain(request.prefixes, begin, prompt.end, max_blocks_);
+    for (const payload::PromptEnd& prompt : prompts.ends) {
+      const auto chain = Chain(prompts.prefixes, begin, prompt.end, max_blocks_);
       const auto first = chain.first(std::min(chain.size(), room));
       if (!first.empty()) cache_->index.Insert(slot, first);
       room -= first.size();
@@ -434,7 +434,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
       const float* names = context.columns[name_];
       uint64_t best = 0;
       for (size_t i = 0; i < n; ++i) {
-        const uint64_t weight = Mix(context.request.prefixes[at] + static_cast<uint64_t>(names[i]));
+        const uint64_t weight = Mix(context.request.prompts.prefixes[at] + static_cast<uint64_t>(names[i]));
         if (weight >= best) {
           best = weight;
           home = i;

@@ -26,16 +26,14 @@ class Prompt {
     for (const char block : blocks) hasher.Add(std::string(payload::PromptHasher::kBlockBytes, block));
     hasher.EndPart();
     hasher.Finish(false);
-    hasher.AppendChains(payload::PrefixRoot(model, ""), prefixes_, ends_);
-    tokens_ = static_cast<uint32_t>(blocks.size() * payload::PromptHasher::kBlockBytes / 4);
+    hasher.AppendChains(payload::PrefixRoot(model, ""), facts_.prompts.prefixes, facts_.prompts.ends);
+    facts_.prompt_tokens = static_cast<uint32_t>(blocks.size() * payload::PromptHasher::kBlockBytes / 4);
   }
-  Prompts prompts() const { return {prefixes_, ends_}; }
-  Request request() const { return {.prompt_tokens = tokens_, .prefixes = prefixes_, .prefix_ends = ends_}; }
+  const Prompts& prompts() const { return facts_.prompts; }
+  const Facts& request() const { return facts_; }
 
  private:
-  std::vector<uint64_t> prefixes_;
-  std::vector<payload::PromptEnd> ends_;
-  uint32_t tokens_ = 0;
+  Facts facts_;
 };
 
 class PrefixCache : public testing::Test {
@@ -205,7 +203,7 @@ TEST_F(PrefixCache, AConfigThatIsSwappedStaysUntilWhatItPutOffIsTaken) {
 TEST_F(PrefixCache, OfSeveralPromptsTheRestIsLearnedToo) {
   Use();
   const auto tokens = [&](const Prompts& prompts) {
-    const Request request{.prompt_tokens = 8000, .prefixes = prompts.prefixes, .prefix_ends = prompts.ends};
+    const Facts request{.prompt_tokens = 8000, .prompts = prompts};
     const auto snapshot = pool.pool();
     const Outcome outcome = scheduler->Pick(*snapshot, request, std::nullopt, kSecond, *scratch, random);
     snapshot->endpoints[outcome.choices[0]].cell->Release(outcome.reservation, fleet::ReleaseKind::kEnded,

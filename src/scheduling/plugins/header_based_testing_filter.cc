@@ -43,7 +43,7 @@ class HeaderBasedTestingFilter final : public Plugin, public Filter, public Endp
     return false;
   }
 
-  Header header_;
+  std::string header_;
   KeyColumns host_, address_;
 };
 

@@ -32,7 +32,7 @@ class HeaderLabelAffinityScorer final : public Plugin, public Scorer, public End
  private:
   std::string label_;
   KeyColumns value_;
-  Header header_;
+  std::string header_;
 };
 
 }  // namespace

@@ -38,7 +38,7 @@ class HeaderProfileHandler final : public Plugin, public ProfileHandler {
   }
 
  private:
-  Header header_;
+  std::string header_;
   std::string default_;
   std::vector<std::string> profiles_;
 };

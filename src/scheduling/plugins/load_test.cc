@@ -200,7 +200,7 @@ TEST(ProbabilisticAdmitter, TheSchedulerTellsWhoRefused) {
   Scratch scratch;
   base::Random random(1);
   Explanation why;
-  Request request{.critical = false};
+  Facts request{.critical = false};
   const Outcome refused =
       scheduler.Pick(*pool.pool(), request, std::nullopt, base::kSecond, scratch, random, &why);
   EXPECT_EQ(refused.kind, OutcomeKind::kShed);
@@ -222,7 +222,7 @@ TEST(MaxSaturationDetector, ShedsWhatItsDetectorsCount) {
   const Scheduler scheduler({}, 0, tests::Compiled(spec));
   Scratch scratch;
   base::Random random(1);
-  const Request sheddable{.critical = false};
+  const Facts sheddable{.critical = false};
   const auto pick = [&] {
     return scheduler.Pick(*pool.pool(), sheddable, std::nullopt, base::kSecond, scratch, random);
   };

@@ -114,8 +114,8 @@ class PrecisePrefixCache : public Plugin,
     ExactLookup& lookup = lookup_.Get(context.worker);
     lookup.chain.clear();
     lookup.ends.clear();
-    const Request& request = context.request;
-    if (request.tokens == nullptr || request.tokens->ends.empty()) return;
+    const Facts& request = context.request;
+    if (request.prompts.tokens == nullptr || request.prompts.tokens->ends.empty()) return;
     MakeChains(request, lookup);
     if (lookup.chain.empty()) return;
     const LookupTimes* times = context.lookup_times;
@@ -225,11 +225,12 @@ class PrecisePrefixCache : public Plugin,
     return text;
   }
 
-  void MakeChains(const Request& request, ExactLookup& lookup) const {
+  void MakeChains(const Facts& request, ExactLookup& lookup) const {
     const prefix::BlockKeys& keys = caches_->index.keys();
     const bool adapter = request.adapter != fleet::kNoAdapter || caches_->IsAdapter(request.target_model);
     const uint64_t root = keys.Root(adapter ? request.target_model : std::string_view());
-    const payload::PromptTokens& prompts = *request.tokens;
+    const payload::PromptTokens& prompts = *request.prompts.tokens;
+    const std::string& salt = request.prompts.cache_salt;
     const std::span<const uint32_t> tokens = prompts.tokens;
     uint32_t begin = 0;
     auto media = prompts.media.begin();
@@ -240,9 +241,9 @@ class PrecisePrefixCache : public Plugin,
         lookup.media.push_back({media->hash, media->begin, media->end});
       const size_t before = lookup.chain.size();
       const auto of_prompt = tokens.subspan(begin, end - begin);
-      prefix::AppendKeys(keys, root, of_prompt, lookup.media, request.cache_salt, lookup.chain);
+      prefix::AppendKeys(keys, root, of_prompt, lookup.media, salt, lookup.chain);
       if (before == 0 && !lookup.chain.empty()) {
-        const bool plain = !adapter && request.cache_salt.empty() && lookup.media.empty();
+        const bool plain = !adapter && salt.empty() && lookup.media.empty();
         lookup.plain_key =
             plain ? lookup.chain.front() : keys.Next(keys.Root(""), of_prompt.first(keys.block_tokens()), {});
       }

@@ -152,11 +152,11 @@ class ExactCache : public testing::Test {
   std::string Pick(const payload::PromptTokens& prompt, std::string_view salt = "",
                    std::string_view model = "m") {
     const auto snapshot = pool.pool();
-    const Request request{.target_model = model,
-                          .adapter = snapshot->AdapterId(model),
-                          .prompt_tokens = static_cast<uint32_t>(prompt.tokens.size()),
-                          .tokens = &prompt,
-                          .cache_salt = salt};
+    const Facts request{.target_model = std::string(model),
+                        .adapter = snapshot->AdapterId(model),
+                        .prompt_tokens = static_cast<uint32_t>(prompt.tokens.size()),
+                        .prompts = {.tokens = std::make_shared<const payload::PromptTokens>(prompt),
+                                    .cache_salt = std::string(salt)}};
     const Outcome outcome = scheduler->Pick(*snapshot, request, {}, kNow, *scratch, random, nullptr);
     cached = outcome.cached_tokens;
     const fleet::Endpoint& endpoint = snapshot->endpoints[outcome.choices[0]];

@@ -83,7 +83,7 @@ struct Decided {
 
 class Handlers : public testing::Test {
  protected:
-  Decided Decide(const ConfigSpec& spec, const Request& request = {.prompt_tokens = 100}) {
+  Decided Decide(const ConfigSpec& spec, const Facts& request = {.prompt_tokens = 100}) {
     Texts deprecated;
     const Scheduler scheduler({}, 0, tests::Compiled(spec, WithQueueIs(), &deprecated));
     Scratch scratch;
@@ -206,10 +206,8 @@ TEST_F(Handlers, TheDeprecatedOneNamesItsOwnFields) {
 TEST_F(Handlers, AHeaderNamesTheProfile) {
   const ConfigSpec spec = ThreeStages("header-profile-handler", "{}");
   EXPECT_EQ(Decide(spec).first, "D");
-  const std::string_view prefill[] = {"prefill"};
-  EXPECT_EQ(Decide(spec, {.headers = prefill}).first, "P");
-  const std::string_view unknown[] = {"nothing"};
-  EXPECT_EQ(Decide(spec, {.headers = unknown}).kind, OutcomeKind::kShed);
+  EXPECT_EQ(Decide(spec, {.headers = {{"epp-profile", "prefill"}}}).first, "P");
+  EXPECT_EQ(Decide(spec, {.headers = {{"epp-profile", "nothing"}}}).kind, OutcomeKind::kShed);
 }
 
 TEST_F(Handlers, RanksAreReachedByTheFirstPort) {

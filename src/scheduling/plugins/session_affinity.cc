@@ -57,7 +57,7 @@ class SessionAffinity : public Plugin, public EndpointProducer, public RequestHo
     if (by_id_) {
       sessions_ = build.Remember<Sessions>([] { return std::make_shared<Sessions>(); });
     } else {
-      token_ = build.WantsHeader(token_header_);
+      build.WantsHeader(token_header_);
     }
   }
   float Value(Column column, const fleet::Endpoint& endpoint) const override {
@@ -86,7 +86,7 @@ class SessionAffinity : public Plugin, public EndpointProducer, public RequestHo
     }
     constexpr size_t kLongestName = 512;
     std::array<char, kLongestName> memory;
-    return KeyOf(ReadSessionToken(context.request.header(token_), memory));
+    return KeyOf(ReadSessionToken(context.request.header(token_header_), memory));
   }
   bool Is(const Columns& columns, uint32_t position, uint64_t bound) const noexcept {
     return bound != 0 && (port_.At(columns, position) == bound || name_.At(columns, position) == bound);
@@ -94,7 +94,7 @@ class SessionAffinity : public Plugin, public EndpointProducer, public RequestHo
 
  private:
   struct Source {
-    Header header;
+    std::string header;
     const RequestText* text = nullptr;  // null: the header
   };
 
@@ -137,7 +137,7 @@ class SessionAffinity : public Plugin, public EndpointProducer, public RequestHo
     }
   }
 
-  std::string_view IdOf(const Request& request) const noexcept {
+  std::string_view IdOf(const Facts& request) const noexcept {
     for (const Source& source : headers_) {
       const std::string_view id =
           source.text != nullptr ? source.text->TextOf(request) : base::Trim(request.header(source.header));
@@ -162,7 +162,6 @@ class SessionAffinity : public Plugin, public EndpointProducer, public RequestHo
   bool by_id_;
   std::string profile_;
   std::string token_header_ = "x-session-token";
-  Header token_;
   std::vector<Source> headers_;
   base::Nanos ttl_ = 300 * base::kSecond;
   std::shared_ptr<Sessions> sessions_;

@@ -18,7 +18,7 @@ class SessionIdProducer final : public Plugin, public RequestText {
       header_ = build.WantsHeader(header.empty() ? "cookie" : header);
     }
   }
-  std::string_view TextOf(const Request& request) const noexcept override {
+  std::string_view TextOf(const Facts& request) const noexcept override {
     const std::string_view text = request.header(header_);
     return base::Trim(cookie_.empty() ? text : CookieOf(text));
   }
@@ -37,7 +37,7 @@ class SessionIdProducer final : public Plugin, public RequestText {
   }
 
   std::string cookie_;
-  Header header_;
+  std::string header_;
 };
 
 }  // namespace

@@ -30,11 +30,8 @@ class Service {
     // Its pages are of the first second, and still count.
     scheduler_.emplace(SchedulerOptions{.ledger_trust = 3600 * kSecond}, 0, config_);
   }
-  Outcome Pick(std::map<std::string, std::string> headers, std::optional<List> among = std::nullopt) {
-    std::vector<std::string_view> values;
-    for (const std::string& header : config_->headers) values.emplace_back(headers[header]);
-    Request request;
-    request.headers = values;
+  Outcome Pick(const std::map<std::string, std::string>& headers, std::optional<List> among = std::nullopt) {
+    const Facts request{.headers = {headers.begin(), headers.end()}};
     return scheduler_->Pick(*pool.pool(), request, among, now, scratch_, random_);
   }
 
