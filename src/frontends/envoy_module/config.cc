@@ -274,6 +274,12 @@ std::vector<api::Setting> SettingsOf(ModuleConfig& config) {
   all.push_back({.field = "logManifests",
                  .value = &config.picker.log_manifests,
                  .help = "Problems and changes of manifests in Envoy's log"});
+  all.push_back({.field = "logFormat",
+                 .value = api::Word(config.picker.log_format),
+                 .words = {"text", "json"},
+                 .help =
+                     "What follows \"fairway: \" in Envoy's log: text, or an object with time, level, msg "
+                     "and fields"});
   return all;
 }
 

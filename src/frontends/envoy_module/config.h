@@ -17,6 +17,7 @@
 #include "api/manifests.h"
 #include "api/picker_settings.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/result.h"
 
 namespace fairway::envoy_module {
@@ -75,8 +76,9 @@ struct PickerConfig : api::PickerSettings {
   // How long after the start requests wait for a pool's first endpoints rather than being refused.
   base::Nanos startup_wait = 5 * base::kSecond;
   bool use_subset_hint = true;
-  bool log_manifests = true;  // problems and changes of manifests in Envoy's log
-  std::string identity;       // equal exactly when all of the above was written the same
+  bool log_manifests = true;                            // problems and changes of manifests in Envoy's log
+  base::LogFormat log_format = base::LogFormat::kText;  // of the picker's lines in Envoy's log
+  std::string identity;  // equal exactly when all of the above was written the same
 };
 
 // Of one filter.
