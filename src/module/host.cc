@@ -102,7 +102,11 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
                      .secure = config.peers->tls,
                      .cert_path = config.peers->cert_dir,
                      .ca_file = config.peers->ca_file,
-                     .interval = config.peers->interval};
+                     .interval = config.peers->interval,
+                     .names = {.peers = config.peers->where + "addresses",
+                               .port = config.peers->where + "port",
+                               .cert_path = config.peers->where + "certDir",
+                               .ca_file = config.peers->where + "caFile"}};
   }
   options.router.use_subset_hint = config.use_subset_hint;
   if (config.explain) options.router.explain = PrintsExplanations();

@@ -136,6 +136,7 @@ api::InferencePool MakePool(const std::string& key) {
 PeerConfig ReadPeers(const Node& node) {
   ObjectReader reader(node);
   PeerConfig peers;
+  peers.where = std::string(kSource) + ":" + std::to_string(node.line()) + ": peers.";
   const Node addresses = reader.Require("addresses");
   peers.addresses = ReadTexts(addresses, CheckText);
   if (addresses.present() && peers.addresses.empty())

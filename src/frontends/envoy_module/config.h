@@ -52,6 +52,7 @@ struct ClusterApi {
 // Other Envoys with the module, and whoever else runs a picker for the same pools: each tells the others what it
 // has sent where (docs/high-availability.md).
 struct PeerConfig {
+  std::string where;                   // of these settings, before a field's name: "filter_config:12: peers."
   std::vector<std::string> addresses;  // "host", "host:port" or "ip"; a name stands for all its addresses
   std::string host = "::";             // to listen on
   uint16_t port = 9004;
