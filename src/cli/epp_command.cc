@@ -18,6 +18,7 @@
 #include "cli/picker.h"
 #include "net/address.h"
 #include "net/small_file.h"
+#include "net/tls.h"
 
 namespace fairway::cli {
 namespace {
@@ -264,6 +265,13 @@ int Epp(const EppFlags& f) {
   server.tls.min_version = f.tls_min_version;
   server.tls.cipher_suites = f.cipher_suites;
   std::erase(server.tls.cipher_suites, "");  // "--tls-cipher-suites=" is an empty list
+  // What can be judged without files is a wrong flag, before anything runs.
+  if (const auto made = net::SelfSignedTlsServer(
+          {.min_version = server.tls.min_version, .cipher_suites = server.tls.cipher_suites, .alpn = {"h2"}});
+      f.secure_serving && !made) {
+    console.PrintError("fairway epp: --tls-min-version, --tls-cipher-suites: " + made.error().message + "\n");
+    return kExitUsage;
+  }
   server.service.stream_metrics = f.stream_metrics;
   server.service.session.body_timeout = Duration(f.body_timeout);
   if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0) {

@@ -192,6 +192,8 @@ class CliTest(unittest.TestCase):
         for args, wanted in ((["--max-endpoints", "9"], "--max-endpoints: want a number from 1 to 8, got \"9\""),
                              (["--load-source", "pages"], "--load-source: want ledger or page"),
                              (["--refresh-metrics-interval", "fast"], "want a duration like 50ms"),
+                             (["--tls-min-version", "TLS1.3"], "--tls-min-version, --tls-cipher-suites: unknown TLS version \"TLS1.3\""),
+                             (["--tls-cipher-suites", "nosuch"], "--tls-min-version, --tls-cipher-suites: "),
                              (["--record-max-bytes", "1"], "want a size from 1048576 to 1099511627776 bytes, such as 64Mi"),
                              (["--model-server-metrics-path", "x"], "want a path such as /metrics")):
             done = run("epp", "-f", "x", *args)
