@@ -250,7 +250,8 @@ std::optional<size_t> ReadChoice(const Node& node, std::initializer_list<std::st
   if (!text) return std::nullopt;
   const auto* found = std::find(choices.begin(), choices.end(), *text);
   if (found != choices.end()) return static_cast<size_t>(found - choices.begin());
-  const std::vector<std::string> names(choices.begin(), choices.end());
+  std::vector<std::string> names(choices.begin(), choices.end());
+  std::erase(names, "");  // as good as not given, and nothing to ask for
   node.Error((names.size() == 1 ? "want " : "want one of ") + base::Join(names, ", ") + ", got " +
              Quote(*text) + DidYouMean(*text, names));
   return std::nullopt;

@@ -191,6 +191,7 @@ bool ReadKind(const Node& node) {
   } else {
     const std::vector<std::string> right{std::string(kEndpointPickerConfig)};
     hint = DidYouMean(*kind, right);
+    if (hint.empty()) hint = "; manifests are given by -f";
   }
   node.Error("want " + std::string(kEndpointPickerConfig) + ", got " + Quote(*kind) + hint);
   return false;
@@ -200,8 +201,9 @@ void ReadConfig(const Node& root, const EndpointPickerConfigOptions& options, Co
   if (!root.Is(Value::Kind::kMap)) return root.WrongType("an EndpointPickerConfig");
   ObjectReader reader(root);
   config.where = root.where();
-  ReadVersion(reader.Require("apiVersion"), config);
-  if (!ReadKind(reader.Require("kind"))) return;
+  const Node version = reader.Require("apiVersion");
+  if (!ReadKind(reader.Require("kind"))) return;  // whose versions are others
+  ReadVersion(version, config);
   config.feature_gates = ReadGates(reader.Get("featureGates"), options);
   config.plugins = ReadPlugins(reader.Get("plugins"));
   config.profiles = ReadProfiles(reader.Get("schedulingProfiles"));

@@ -568,6 +568,10 @@ TEST(EndpointPickerConfigDocument, WrongKindsAndVersions) {
       problems("apiVersion: llm-d.ai/v1\nkind: ConfigMap\ndata: {}\n"),
       ElementsAre("c:2: EndpointPickerConfig: kind: want EndpointPickerConfig, got \"ConfigMap\"; the "
                   "config is what stands under a name in its data"));
+  EXPECT_THAT(
+      problems("apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\n"),
+      ElementsAre("c:2: EndpointPickerConfig: kind: want EndpointPickerConfig, got \"InferencePool\"; "
+                  "manifests are given by -f"));
   EXPECT_THAT(problems("plugins: []\n"), ElementsAre("c:1: EndpointPickerConfig: apiVersion: is required",
                                                      "c:1: EndpointPickerConfig: kind: is required"));
   EXPECT_THAT(problems("- a\n"),

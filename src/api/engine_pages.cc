@@ -1,5 +1,7 @@
 #include "api/engine_pages.h"
 
+#include <algorithm>
+
 #include "base/strings.h"
 
 namespace fairway::api {
@@ -33,6 +35,34 @@ base::Result<MetricSpec> ParseMetricSpec(std::string_view text) {
     spec.labels.emplace_back(name, value);
   }
   return spec;
+}
+
+std::string ToString(const MetricSpec& spec) {
+  if (spec.labels.empty()) return spec.name;
+  std::vector<std::string> labels;
+  labels.reserve(spec.labels.size());
+  for (const auto& [name, value] : spec.labels) labels.push_back(name + "=" + value);
+  return spec.name + "{" + base::Join(labels, ",") + "}";
+}
+
+std::vector<std::string> AttributesOf(const EnginePages& pages) {
+  std::vector<std::string> keys;
+  for (const EnginePage& engine : pages.engines) {
+    for (const auto& custom : engine.custom) {
+      if (std::find(keys.begin(), keys.end(), custom.key) == keys.end()) keys.push_back(custom.key);
+    }
+  }
+  return keys;
+}
+
+std::string MetricsOf(const EnginePages& pages, std::string_view attribute) {
+  std::vector<std::string> metrics;
+  for (const EnginePage& engine : pages.engines) {
+    for (const auto& custom : engine.custom) {
+      if (custom.key == attribute) metrics.push_back(ToString(custom.metric) + " (" + engine.name + ")");
+    }
+  }
+  return base::Join(metrics, ", ");
 }
 
 }  // namespace fairway::api

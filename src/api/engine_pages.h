@@ -44,11 +44,19 @@ struct EnginePage {
   bool operator==(const EnginePage&) const = default;
 };
 
+// As ParseMetricSpec reads it.
+std::string ToString(const MetricSpec& spec);
+
 struct EnginePages {
   std::string label;           // of an endpoint, that names its engine
   std::string default_engine;  // of endpoints without it
   std::vector<EnginePage> engines;
   bool operator==(const EnginePages&) const = default;
 };
+
+// Keys of all engines' custom metrics, different ones, in their order.
+std::vector<std::string> AttributesOf(const EnginePages& pages);
+// The custom metrics of this key: "heat{gpu=0} (vllm), my_heat (mine)".
+std::string MetricsOf(const EnginePages& pages, std::string_view attribute);
 
 }  // namespace fairway::api

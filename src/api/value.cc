@@ -74,8 +74,13 @@ bool CheckText(std::string_view text, ParsedText& out) {
     const size_t length = SequenceLength(text.substr(i, 4));
     const bool control = c < 0x20 && c != '\t' && c != '\n' && c != '\r';
     if (length == 0 || control || c == 0x7f) {
-      out.problems.push_back({line, std::string("not UTF-8 text: byte 0x") + kHex[c >> 4] + kHex[c & 15] +
-                                        "; save the file as UTF-8 YAML or JSON"});
+      const std::string byte = std::string("0x") + kHex[c >> 4] + kHex[c & 15];
+      out.problems.push_back(
+          {line, length == 0 || c == 0
+                     ? "not UTF-8 text: byte " + byte + "; save the file as UTF-8 YAML or JSON"
+                     : "the control character " + byte +
+                           " cannot stand in YAML or JSON; take it out, or write it as \\u00" +
+                           byte.substr(2) + " in a text in double quotes"});
       return false;
     }
     if (c == '\n') ++line;

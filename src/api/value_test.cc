@@ -144,11 +144,19 @@ INSTANTIATE_TEST_SUITE_P(
                    "1: a key must be a text, not a list or map; is a [ or { not closed, or a {{ }} of a "
                    "template left?"},
         SyntaxCase{"a: !Ref b\n", "1: the tag \"!Ref\" means nothing in a manifest; leave it out"},
-        SyntaxCase{"a: b\nc: \x01\n", "2: not UTF-8 text: byte 0x01; save the file as UTF-8 YAML or JSON"},
+        SyntaxCase{"a: b\nc: \x01\n",
+                   "2: the control character 0x01 cannot stand in YAML or JSON; take it out, or write it as "
+                   "\\u0001 in a "
+                   "text in double quotes"},
         SyntaxCase{"a: b\nc: \xff\n", "2: not UTF-8 text: byte 0xff; save the file as UTF-8 YAML or JSON"},
         SyntaxCase{"\xff\xfe"
                    "a",
                    "1: not UTF-8 text: byte 0xff; save the file as UTF-8 YAML or JSON"}));
+
+TEST(Yaml, AZeroByteIsOfAnotherEncoding) {
+  EXPECT_THAT(Problems(std::string_view("a: \0", 4)),
+              ElementsAre("1: not UTF-8 text: byte 0x00; save the file as UTF-8 YAML or JSON"));
+}
 
 TEST(Yaml, AfterASyntaxErrorTheNextDocumentIsRead) {
   const std::string text = "a: 1\n---\nb: [\n---\nc: 3\n---\nd: }\n---\ne: 5\n";

@@ -67,7 +67,7 @@ void WriteToStandardError(std::string_view line) {
 Log::Log(LogLevel level, LogFormat format, Sink sink)
     : level_(level), format_(format), sink_(std::move(sink)) {}
 
-void Log::Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const {
+void Log::Write(LogLevel level, std::string_view message, std::span<const LogField> fields) const {
   if (!Enabled(level) || level == LogLevel::kOff) return;
   static constexpr std::array<std::string_view, 4> kUpper{"DEBUG", "INFO ", "WARN ", "ERROR"};
   static constexpr std::array<std::string_view, 4> kLower{"debug", "info", "warn", "error"};

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -38,22 +39,22 @@ class Log {
   Log(LogLevel level, LogFormat format, Sink sink = {});
 
   void Debug(std::string_view message, std::initializer_list<LogField> fields = {}) const {
-    Write(LogLevel::kDebug, message, fields);
+    Write(LogLevel::kDebug, message, std::span(fields.begin(), fields.size()));
   }
   void Info(std::string_view message, std::initializer_list<LogField> fields = {}) const {
-    Write(LogLevel::kInfo, message, fields);
+    Write(LogLevel::kInfo, message, std::span(fields.begin(), fields.size()));
   }
   void Warn(std::string_view message, std::initializer_list<LogField> fields = {}) const {
-    Write(LogLevel::kWarn, message, fields);
+    Write(LogLevel::kWarn, message, std::span(fields.begin(), fields.size()));
   }
   void Error(std::string_view message, std::initializer_list<LogField> fields = {}) const {
-    Write(LogLevel::kError, message, fields);
+    Write(LogLevel::kError, message, std::span(fields.begin(), fields.size()));
   }
+  // For levels and fields that are known at run time.
+  void Write(LogLevel level, std::string_view message, std::span<const LogField> fields) const;
   bool Enabled(LogLevel level) const { return level >= level_; }
 
  private:
-  void Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const;
-
   LogLevel level_ = LogLevel::kInfo;
   LogFormat format_ = LogFormat::kText;
   Sink sink_;

@@ -18,6 +18,7 @@
 #include "cli/picker.h"
 #include "net/address.h"
 #include "net/small_file.h"
+#include "net/tls.h"
 
 namespace fairway::cli {
 namespace {
@@ -182,9 +183,9 @@ base::Result<void> UsePeers(const EppFlags& f, PickerOptions& options) {
   if (f.peers.empty()) return {};
   const auto bad = [](const char* what) { return base::Fail(base::ErrorCode::kInvalidArgument, what); };
   for (const std::string& peer : f.peers) {
-    if (peer.find('/') != std::string::npos)
-      return base::Fail(base::ErrorCode::kInvalidArgument,
-                        "--peers: \"" + peer + "\": want HOST or HOST:PORT, without a scheme or a path");
+    // A free port of ours is none that a peer can be asked at.
+    if (const auto parsed = sources::peers::ParsePeer(peer, std::max<uint16_t>(f.peer_port, 1)); !parsed)
+      return base::Fail(base::ErrorCode::kInvalidArgument, "--peers: " + parsed.error().message);
   }
   if (f.leader_election)
     return bad("--peers is for replicas that all serve: leave out --ha-enable-leader-election");
@@ -264,6 +265,13 @@ int Epp(const EppFlags& f) {
   server.tls.min_version = f.tls_min_version;
   server.tls.cipher_suites = f.cipher_suites;
   std::erase(server.tls.cipher_suites, "");  // "--tls-cipher-suites=" is an empty list
+  // What can be judged without files is a wrong flag, before anything runs.
+  if (const auto made = net::SelfSignedTlsServer(
+          {.min_version = server.tls.min_version, .cipher_suites = server.tls.cipher_suites, .alpn = {"h2"}});
+      f.secure_serving && !made) {
+    console.PrintError("fairway epp: --tls-min-version, --tls-cipher-suites: " + made.error().message + "\n");
+    return kExitUsage;
+  }
   server.service.stream_metrics = f.stream_metrics;
   server.service.session.body_timeout = Duration(f.body_timeout);
   if (const auto bytes = base::ParseQuantity(f.max_receive); bytes && *bytes > 0) {

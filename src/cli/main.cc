@@ -56,6 +56,8 @@ std::string AdviceFor(const std::string& command, const std::string& argument) {
     return "say what " + argument + " is: --workload " + argument + " runs it, --from-decisions " + argument +
            " asks recorded decisions again";
   if (command == "explain") return "say what " + argument + " is: --fleet " + argument + " asks it again";
+  if (command == "print" || (command == "config" && argument.find_first_of("./") != std::string::npos))
+    return "a config is printed by: config print --config-file " + argument;
   if (command == "epp" || command == "up") return "manifests are given by -f: -f " + argument;
   return "";
 }

@@ -85,7 +85,7 @@ void PrintMarkdown(const std::vector<std::pair<std::string, Reference>>& command
     for (const api::Parameter& flag : flags) out += Row(flag);
   }
   out +=
-      "\n## The module inside Envoy\n\nBeside these: `manifests`, `objects`, `pools`, `kubernetes`, "
+      "\n## The module inside Envoy\n\nBeside these: `manifests`, `objects`, `pools`, `kubernetes`, `peers`, "
       "`admin`.\n\n";
   out += kHead;
   envoy_module::ModuleConfig module;

@@ -178,6 +178,8 @@ int RunDecisions(const ReplayFlags& flags) {
   const replay::DecisionReplay done = replay::ReplayDecisions(flags.from_decisions, how, problems);
   if (told > kMostTold) std::printf("... and %llu more\n", static_cast<unsigned long long>(told - kMostTold));
   if (!problems.empty()) Show(stderr, replay::ToText(problems) + "\n");
+  if (done.same + done.differing + done.left_out + done.broken == 0 && api::HasErrors(problems))
+    return kExitInput;  // there was nothing to read
   std::printf("%llu decisions are the same, %llu differ, %llu were left out\n",
               static_cast<unsigned long long>(done.same), static_cast<unsigned long long>(done.differing),
               static_cast<unsigned long long>(done.left_out));
@@ -189,7 +191,10 @@ int RunDecisions(const ReplayFlags& flags) {
 bool AddConfigs(const std::vector<std::string>& paths, std::vector<replay::Policy>& policies,
                 std::vector<api::Problem>& problems) {
   for (const std::string& path : paths) {
-    const bool good = ReadConfigFile(path, problems) != nullptr;
+    const auto config = ReadConfigFile(path, problems);
+    const bool good = config != nullptr;
+    if (const std::string lacks = good ? replay::WithoutData(*config) : ""; !lacks.empty())
+      problems.push_back({api::Severity::kWarning, {path, 0}, "", "", "a replay has " + lacks});
     if (!problems.empty()) Show(stderr, replay::ToText(problems) + "\n");
     problems.clear();
     if (!good) return false;

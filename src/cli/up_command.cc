@@ -113,6 +113,7 @@ std::string ModuleConfig(const UpFlags& f, const PickerOptions& options) {
   json.Member("failureMode", "FailClose");
   json.Member("maxBodyBytes", local::EnvoyOptions().module_max_body_bytes);
   json.Member("logManifests", false);  // we say it
+  json.Member("logFormat", "json");    // so that its fields are fields of our log's lines
   api::PickerSettings given = f.common;
   api::PickerSettings defaults;
   const std::vector<api::Setting> otherwise = api::SettingsOf(defaults);

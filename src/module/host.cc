@@ -31,21 +31,29 @@ constexpr base::Nanos kBodyTick = 250 * base::kMillisecond;
 // How often requests that wait look again: for hosts that their worker has not heard of yet.
 constexpr base::Nanos kStartTick = 20 * base::kMillisecond;
 
-// Our lines become Envoy's: without our time and level, which Envoy's have, too.
-void LogToEnvoy(std::string_view line) {
+// `word`: a level as base::Log writes it, of either format.
+void LogToEnvoy(std::string_view word, std::string_view line) {
   using envoy_module::abi::LogLevel;
-  line = base::Trim(line);
   LogLevel level = LogLevel::kInfo;
-  if (const size_t time = line.find(' '); time != std::string_view::npos) {
-    line.remove_prefix(time + 1);
-    const std::string_view word = line.substr(0, line.find(' '));
-    if (word == "DEBUG") level = LogLevel::kDebug;
-    if (word == "WARN") level = LogLevel::kWarn;
-    if (word == "ERROR") level = LogLevel::kError;
-    line.remove_prefix(word.size());
-  }
+  if (word == "DEBUG" || word == "debug") level = LogLevel::kDebug;
+  if (word == "WARN" || word == "warn") level = LogLevel::kWarn;
+  if (word == "ERROR" || word == "error") level = LogLevel::kError;
   const std::string text = "fairway: " + std::string(base::Trim(line));
   FAIRWAY_ENVOY(log)(level, envoy_module::abi::ToBuffer(text));
+}
+
+// Our lines become Envoy's: without our time and level, which Envoy's have, too.
+void TextToEnvoy(std::string_view line) {
+  line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
+  const std::string_view word = line.substr(0, line.find(' '));
+  LogToEnvoy(word, line.substr(word.size()));
+}
+
+// Whole, for who reads Envoy's log and takes the fields apart.
+void JsonToEnvoy(std::string_view line) {
+  constexpr std::string_view kLevel = R"("level":")";
+  const size_t begin = line.find(kLevel) + kLevel.size();
+  LogToEnvoy(line.substr(begin, line.find('"', begin) - begin), line);
 }
 
 // Explanations go to standard output, whole and marked, so that who reads Envoy's output can tell them from
@@ -94,7 +102,11 @@ base::Result<picker::Options> MakeOptions(const PickerConfig& config) {
                      .secure = config.peers->tls,
                      .cert_path = config.peers->cert_dir,
                      .ca_file = config.peers->ca_file,
-                     .interval = config.peers->interval};
+                     .interval = config.peers->interval,
+                     .names = {.peers = config.peers->where + "addresses",
+                               .port = config.peers->where + "port",
+                               .cert_path = config.peers->where + "certDir",
+                               .ca_file = config.peers->where + "caFile"}};
   }
   options.router.use_subset_hint = config.use_subset_hint;
   if (config.explain) options.router.explain = PrintsExplanations();
@@ -133,20 +145,20 @@ class Process::Host {
  public:
   static base::Result<std::unique_ptr<Host>> Make(Process& process, const PickerConfig& config) {
     auto host = std::make_unique<Host>(process, config);
+    Host* const raw = host.get();
     std::string errors;
     auto options = MakeOptions(config);
     if (!options) return tl::make_unexpected(options.error());
     auto started = picker::Picker::Start(
-        std::move(*options), process.log(),
+        std::move(*options), host->log_,
         [&](const std::vector<api::Problem>& problems) {
           errors += Joined(problems);
           for (const auto& problem : problems) {
             if (config.log_manifests && problem.severity == api::Severity::kWarning)
-              process.log().Warn(api::ToString(problem));
+              raw->log_.Warn(api::ToString(problem));
           }
         },
-        [raw = host.get()](const api::Manifests& manifests,
-                           const sources::NameResolver::Addresses& addresses) {
+        [raw](const api::Manifests& manifests, const sources::NameResolver::Addresses& addresses) {
           raw->OnFleet(manifests, addresses);
         });
     if (!started) return base::Fail(started.error().code, started.error().message + errors);
@@ -154,7 +166,11 @@ class Process::Host {
     return host;
   }
 
-  Host(Process& process, const PickerConfig& config) : process_(process), config_(config) {}
+  Host(Process& process, const PickerConfig& config)
+      : process_(process),
+        config_(config),
+        log_(base::LogLevel::kDebug, config.log_format,
+             config.log_format == base::LogFormat::kJson ? JsonToEnvoy : TextToEnvoy) {}
 
   ~Host() {
     for (const uint64_t id : subscriptions_) process_.directory_.Unsubscribe(id);
@@ -178,10 +194,10 @@ class Process::Host {
     SharedPicker::Parts parts;
     parts.router = &picker_->router();
     parts.clock = &picker_->clock();
-    parts.log = &process_.log();
+    parts.log = &log_;
     parts.settled = [this](std::string_view pool) { return Settled(pool); };
     parts.post = [this](std::function<void()> task) { picker_->control_loop().Post(std::move(task)); };
-    tokens_ = std::make_unique<request::TokenClient>(picker_->registry(), process_.log());
+    tokens_ = std::make_unique<request::TokenClient>(picker_->registry(), log_);
     parts.ask_tokens = [this](request::TokenClient::Question question, request::TokenClient::Answer answer) {
       tokens_->Ask(std::move(question), picker_->control_loop(), std::move(answer));
     };
@@ -247,6 +263,7 @@ class Process::Host {
 
   Process& process_;
   const PickerConfig config_;
+  const base::Log log_;
   std::unique_ptr<picker::Picker> picker_;
   std::unique_ptr<request::TokenClient> tokens_;
   std::unique_ptr<SharedPicker> shared_;
@@ -257,9 +274,7 @@ class Process::Host {
   std::vector<uint64_t> subscriptions_;
 };
 
-Process::Process()
-    : log_(base::LogLevel::kDebug, base::LogFormat::kText, LogToEnvoy),
-      main_thread_(std::this_thread::get_id()) {}
+Process::Process() : main_thread_(std::this_thread::get_id()) {}
 
 base::Result<std::shared_ptr<SharedPicker>> Process::PickerFor(const PickerConfig& config) {
   const std::lock_guard lock(mutex_);

@@ -8,7 +8,6 @@
 #include <string>
 #include <thread>
 
-#include "base/log.h"
 #include "base/result.h"
 #include "frontends/envoy_module/balancer.h"
 #include "frontends/envoy_module/config.h"
@@ -23,7 +22,6 @@ class Process {
   Process();
 
   envoy_module::ClusterDirectory& directory() { return directory_; }
-  const base::Log& log() const { return log_; }
 
   // The picker for this configuration, a running one when there is one. When it returns requests can be
   // decided. The error is for the user. Main thread.
@@ -38,7 +36,6 @@ class Process {
   // Destroys it without making Envoy wait: on a worker thread by a thread of its own, as taking down joins.
   void Retire(Host* host);
 
-  const base::Log log_;
   const std::thread::id main_thread_;
   envoy_module::ClusterDirectory directory_;
   std::mutex mutex_;

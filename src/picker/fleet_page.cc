@@ -9,8 +9,21 @@ namespace {
 
 constexpr size_t kPiece = 64u << 10;
 
-void WriteEndpoint(const fleet::Endpoint& endpoint, const fleet::PoolSnapshot& pool, base::Nanos now,
-                   base::JsonWriter& json) {
+// null: its page does not say it.
+void WriteAttributes(const fleet::EndpointCell& cell, const std::vector<std::string>& attributes,
+                     base::JsonWriter& json) {
+  if (attributes.empty()) return;
+  const fleet::PageAttributes* said = cell.attributes();
+  json.Key("attributes").BeginObject();
+  for (const std::string& name : attributes) {
+    json.Key(name);
+    said != nullptr ? json.Value(said->Get(fleet::PageAttributes::KeyOf(name))) : json.Null();
+  }
+  json.EndObject();
+}
+
+void WriteEndpoint(const fleet::Endpoint& endpoint, const fleet::PoolSnapshot& pool,
+                   const std::vector<std::string>& attributes, base::Nanos now, base::JsonWriter& json) {
   const fleet::EndpointCell& cell = *endpoint.cell;
   json.BeginObject();
   json.Member("name", endpoint.name).Member("address", endpoint.address);
@@ -22,14 +35,19 @@ void WriteEndpoint(const fleet::Endpoint& endpoint, const fleet::PoolSnapshot& p
   for (const auto& [name, id] : pool.adapters) {
     if (cell.adapter_running(id)) json.Value(name);
   }
-  json.EndList().EndObject();
+  json.EndList();
+  WriteAttributes(cell, attributes, json);
+  json.EndObject();
 }
 
 // Where in the snapshot the next piece begins.
 class Pages {
  public:
-  Pages(std::shared_ptr<const fleet::Snapshot> snapshot, base::Nanos now)
-      : snapshot_(std::move(snapshot)), now_(now), pool_(snapshot_->pools.begin()) {}
+  Pages(std::shared_ptr<const fleet::Snapshot> snapshot, base::Nanos now, AttributesOfPool attributes)
+      : snapshot_(std::move(snapshot)),
+        now_(now),
+        attributes_of_(std::move(attributes)),
+        pool_(snapshot_->pools.begin()) {}
 
   std::string Next() {
     std::string out;
@@ -53,12 +71,13 @@ class Pages {
       json.BeginObject().Member("name", key).Key("models").BeginList();
       for (const auto& [name, model] : pool.models) json.Value(name);
       json.EndList().Key("endpoints").BeginList();
+      attributes_ = attributes_of_(key);
     }
     for (; endpoint_ < pool.endpoints.size(); ++endpoint_) {
       if (out.size() >= kPiece) return;
       if (endpoint_ > 0) out += ',';
       base::JsonWriter json(out);
-      WriteEndpoint(pool.endpoints[endpoint_], pool, now_, json);
+      WriteEndpoint(pool.endpoints[endpoint_], pool, attributes_, now_, json);
     }
     out += "]}";
     ++pool_;
@@ -68,6 +87,8 @@ class Pages {
 
   const std::shared_ptr<const fleet::Snapshot> snapshot_;
   const base::Nanos now_;
+  const AttributesOfPool attributes_of_;
+  std::vector<std::string> attributes_;  // of the pool that is being written
   decltype(fleet::Snapshot::pools)::const_iterator pool_;
   size_t endpoint_ = 0;
   bool in_pool_ = false;
@@ -77,8 +98,11 @@ class Pages {
 
 }  // namespace
 
-std::function<std::string()> FleetPage(std::shared_ptr<const fleet::Snapshot> snapshot, base::Nanos now) {
-  return [pages = std::make_shared<Pages>(std::move(snapshot), now)] { return pages->Next(); };
+std::function<std::string()> FleetPage(std::shared_ptr<const fleet::Snapshot> snapshot, base::Nanos now,
+                                       AttributesOfPool attributes) {
+  return [pages = std::make_shared<Pages>(std::move(snapshot), now, std::move(attributes))] {
+    return pages->Next();
+  };
 }
 
 }  // namespace fairway::picker

@@ -47,11 +47,7 @@ constexpr base::Nanos kAdminAgain = base::kSecond;
 
 // What the config says of engines' pages; null: nothing.
 std::shared_ptr<const api::EnginePages> PagesOf(const scheduling::Config& config) {
-  for (const auto& instance : config.plugins) {
-    const auto* settings = dynamic_cast<const scheduling::PageSettings*>(instance->plugin.get());
-    if (settings != nullptr) return settings->pages();
-  }
-  return nullptr;
+  return config.page_settings != nullptr ? config.page_settings->pages() : nullptr;
 }
 
 std::vector<std::string> HostNames(const api::Manifests& manifests) {
@@ -138,7 +134,15 @@ struct Picker::Impl {
     admin::Content content{
         .registry = &registry,
         .ready = [this] { return router->ready(); },
-        .fleet = [this] { return FleetPage(fleet.published().Load(), clock.Now()); },
+        .fleet =
+            [this] {
+              return FleetPage(fleet.published().Load(), clock.Now(),
+                               [configs = router->configs()](const std::string& pool) {
+                                 const auto pages = PagesOf(configs->Of(pool));
+                                 return pages != nullptr ? api::AttributesOf(*pages)
+                                                         : std::vector<std::string>();
+                               });
+            },
         .engines = [this] { return kv_events != nullptr ? kv_events->Page() : admin::Content::Pages(); }};
     if (options.admin_auth && options.kubernetes) {
       if (reviews == nullptr) {

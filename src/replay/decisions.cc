@@ -31,8 +31,7 @@ class Run {
     if (!parsed.problems.empty() || parsed.documents.size() != 1)
       return Broken(number,
                     parsed.problems.empty() ? "want one JSON object a line" : parsed.problems[0].message);
-    const api::ObjectContext context{
-        .problems = &problems_, .name = "line " + std::to_string(number), .allow_unknown = true};
+    const api::ObjectContext context{.problems = &problems_, .name = "", .allow_unknown = true};
     const api::Node node(&context, parsed.documents[0].get(), "", number);
     if (node.Child("fairway").present()) return Header(node);
     if (!options_) return Broken(number, "the first line does not say by which options was decided");
@@ -57,7 +56,7 @@ class Run {
  private:
   void Broken(int number, std::string what) {
     ++result.broken;
-    problems_.Add(api::Severity::kError, number, "line " + std::to_string(number), "", std::move(what));
+    problems_.Add(api::Severity::kError, number, "", "", std::move(what));
   }
 
   void Header(const api::Node& node) {
@@ -98,7 +97,7 @@ class Run {
     scheduling::Explanation explanation;
     const scheduling::Outcome now = scheduling::DecideAgain(
         d.seen, *config_, {.options = *options_, .endpoints = read.endpoints}, scratch_, &explanation);
-    std::string out = "line " + std::to_string(number) + ": request " +
+    std::string out = problems_.file() + ":" + std::to_string(number) + ": request " +
                       (d.request_id.empty() ? "-" : base::CleanText(d.request_id, 120)) + ": was " +
                       Choices(d, d.seen.outcome) + ", now " + Choices(d, now);
     if (explanation.primary < explanation.profiles.size())

@@ -274,6 +274,30 @@ class Production final : public Picker {
 
 }  // namespace
 
+std::string WithoutData(const scheduling::Config& config) {
+  std::set<uint16_t> of_pages;  // columns of custom metrics
+  std::vector<std::string> by_events;
+  for (const auto& instance : config.plugins) {
+    const auto* plugin = instance->plugin.get();
+    if (dynamic_cast<const scheduling::PageSettings*>(plugin) != nullptr)
+      for (const scheduling::Column made : instance->makes) of_pages.insert(made.id);
+    if (dynamic_cast<const scheduling::KvEventsReader*>(plugin) != nullptr)
+      by_events.push_back(instance->name);
+  }
+  std::vector<std::string> by_pages;
+  for (const auto& instance : config.plugins) {
+    if (std::any_of(instance->reads.begin(), instance->reads.end(),
+                    [&](const scheduling::Column read) { return of_pages.contains(read.id); }))
+      by_pages.push_back(instance->name);
+  }
+  std::string text;
+  if (!by_pages.empty()) text += "no custom metrics (read by " + base::Join(by_pages, ", ") + ")";
+  if (!by_events.empty())
+    text += std::string(text.empty() ? "" : ", ") + "no KV events and no tokens (read by " +
+            base::Join(by_events, ", ") + ": prompts are compared by their text)";
+  return text;
+}
+
 std::unique_ptr<Picker> MakeProduction(const Policy& policy, const PickerSetup& setup) {
   return std::make_unique<Production>(policy, setup);
 }

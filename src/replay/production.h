@@ -2,6 +2,8 @@
 // virtual time.
 #pragma once
 
+#include <string>
+
 #include "replay/picker.h"
 #include "scheduling/scheduler.h"
 
@@ -9,5 +11,9 @@ namespace fairway::replay {
 
 // A policy's parameters into the scheduler's options. REQUIRES: from Policy::Find.
 void SetParameters(const Policy& policy, scheduling::SchedulerOptions& options);
+
+// What plugins of the config read that no replay has, and who: "no custom metrics (read by heat-filter)". "":
+// nothing.
+std::string WithoutData(const scheduling::Config& config);
 
 }  // namespace fairway::replay

@@ -2,18 +2,21 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 
 namespace fairway::routing {
-namespace {
-
-using Explanation = scheduling::Explanation;
 
 std::string Short(double value) {
+  if (std::isnan(value)) return "unknown";
   std::array<char, 48> out{};
   std::snprintf(out.data(), out.size(), "%.6g", value);
   return out.data();
 }
+
+namespace {
+
+using Explanation = scheduling::Explanation;
 
 // What is cached of the prompt saved the winner more than it has to do beforehand, compared with the other.
 bool CachedDecided(const scheduling::Recording& seen, size_t winner, size_t other) {
@@ -45,6 +48,7 @@ std::string Compared(const Told& told, const std::string& plugin, uint32_t winne
   for (const std::string& column : columns) {
     const float* values = seen.FindColumn(column);
     if (values == nullptr || values[at(winner)] == values[at(other)]) continue;
+    if (std::isnan(values[at(winner)]) && std::isnan(values[at(other)])) continue;
     out += (out.empty() ? "" : ", ") + column + " " + Short(values[at(winner)]) + " against " +
            Short(values[at(other)]);
   }

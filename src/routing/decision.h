@@ -121,4 +121,7 @@ std::string ToText(const Told& told);
 // Which candidates a list shows, by position: all, or of too many those that were chosen and the first ones.
 std::vector<size_t> Shown(const Told& told, size_t most);
 
+// A number for people, of six digits; "unknown" where it is none.
+std::string Short(double value);
+
 }  // namespace fairway::routing

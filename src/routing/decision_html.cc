@@ -178,7 +178,7 @@ void AddCandidates(const Told& told, std::string& out) {
          c.scraped ? Format("%.0f ms", static_cast<double>(c.age) / 1e6) + (c.fresh ? "" : " (stale)")
                    : "never",
          c.fresh ? "td class=n" : "td class=stale");
-    for (const Explanation::Made& made : e.columns) Cell(out, Format("%.6g", made.values[i]), "td class=n");
+    for (const Explanation::Made& made : e.columns) Cell(out, Short(made.values[i]), "td class=n");
     out += "</tr>\n";
   }
   out += "</table>\n";

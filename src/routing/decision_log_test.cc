@@ -104,6 +104,30 @@ TEST(DecisionLog, ManyThreadsAddWhileOneReads) {
   for (auto& thread : threads) thread.join();
 }
 
+TEST(DecisionLog, AttributesOfPagesAreShownAndWhatIsMissingIsNoNumber) {
+  tests::TestPool pool({{"A", 1}, {"B", 2}});
+  pool.pool()->endpoints[0].cell->SetAttribute(fleet::PageAttributes::KeyOf("Heat"), 71.5f);
+  const auto config = tests::Compiled(
+      tests::OneProfile(
+          {tests::Parsed(
+               "core-metrics-extractor", "pages",
+               "{engineConfigs: [{name: vllm, customMetrics: [{attributeKey: Heat, metricSpec: h}]}]}"),
+           tests::Parsed("endpoint-attribute-scorer", "cool",
+                         "{attributeKey: Heat, producer: pages, algorithm: {type: linear_lower_is_better}}"),
+           tests::Spec("max-score-picker")},
+          {{"cool"}, {"max-score-picker"}}),
+      {.more_types = {}, .states = nullptr, .allow_experimental = true});
+  const base::ManualClock clock(kSecond + 20 * kMillisecond);
+  base::Registry registry;
+  std::string text;
+  const Router router(pool.fleet().published(), clock, registry,
+                      {.config = config, .explain = [&text](std::string_view said) { text += said; }});
+  const auto worker = router.NewWorker(1);
+  EXPECT_TRUE(std::holds_alternative<Ticket>(router.Begin(*worker, {})));
+  EXPECT_THAT(text, HasSubstr("  column Heat/pages: A 71.5 B unknown\n"));
+  EXPECT_EQ(text.find("nan"), std::string::npos) << text;
+}
+
 TEST(DecisionLog, ADecisionSaysWhatWasAskedWhoWasLookedAtAndWhy) {
   tests::TestPool pool(
       {{"A", 10, 0.30f, {"lora-x"}, {}, 2}, {"B", 5, 0.70f, {}, {}, 2}, {"C", 1, 0.9f, {}, {}, 2}});

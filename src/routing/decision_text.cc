@@ -93,7 +93,7 @@ void AddCandidates(const Told& told, std::string& out) {
   for (const Explanation::Made& made : told.explanation.columns) {
     out += "  column " + made.name + ":";
     for (const size_t i : shown)
-      out += " " + told.decision.Name(candidates[i].endpoint) + " " + Format("%.6g", made.values[i]);
+      out += " " + told.decision.Name(candidates[i].endpoint) + " " + Short(made.values[i]);
     out += candidates.size() > shown.size() ? " ...\n" : "\n";
   }
 }

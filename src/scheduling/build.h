@@ -5,6 +5,7 @@
 // A Build lives while its plugin is made. Single-threaded.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -52,6 +53,10 @@ class Build {
               std::string_view help = "") {
     return static_cast<float>(Number(parameter, otherwise, min, max, help));
   }
+  // A default that is a float already would be printed with all the digits of its double.
+  template <std::same_as<float> T>
+  float Float(std::string_view parameter, T otherwise, double min, double max,
+              std::string_view help = "") = delete;
   int64_t Integer(std::string_view parameter, int64_t otherwise, int64_t min, int64_t max,
                   std::string_view help = "");
   bool Flag(std::string_view parameter, bool otherwise, std::string_view help = "");

@@ -87,6 +87,7 @@ std::unique_ptr<Config> Compiler::Run() {
       Error(0, "config", "", "plugin " + spec_.handler + " is no profile handler");
   }
   AddParsers();
+  WarnOfMissingTokens();
   config_->with_models = spec_.with_models;
   config_->without_models = spec_.without_models;
   config_->profiles = std::move(spec_.profiles);
@@ -172,6 +173,7 @@ void Compiler::AddRoles(Config::Instance& instance) {
   instance.hook = dynamic_cast<const RequestHook*>(plugin);
   instance.admitter = dynamic_cast<const Admitter*>(plugin);
   instance.parser = dynamic_cast<const BodyParser*>(plugin);
+  TakePageSettings(instance, spec);
   const auto* source = dynamic_cast<const TokenSource*>(plugin);
   if (source != nullptr && source->token_source() != nullptr) config_->token_source = source;
   if (instance.hook != nullptr) config_->hooks.push_back(instance.hook);
@@ -186,6 +188,30 @@ void Compiler::AddRoles(Config::Instance& instance) {
     config_->profile_tellers.push_back(of_profiles);
   const auto* teller = dynamic_cast<const SessionTeller*>(plugin);
   if (teller != nullptr && !teller->TokenHeader().empty()) config_->session_tellers.push_back(teller);
+}
+
+// The first one's count for all endpoints of the pool: a page has one reader.
+void Compiler::TakePageSettings(const Config::Instance& instance, const PluginSpec& spec) {
+  const auto* settings = dynamic_cast<const PageSettings*>(instance.plugin.get());
+  if (settings == nullptr) return;
+  if (config_->page_settings == nullptr) {
+    config_->page_settings = settings;
+    page_settings_by_ = instance.name;
+    return;
+  }
+  problems_.Add(api::Severity::kWarning, spec.line, "plugin " + instance.name, "",
+                "has no effect: plugin " + page_settings_by_ +
+                    " says how pages are read already; put all engineConfigs into one");
+}
+
+// Without tokens what engines tell says nothing of a prompt that comes as text.
+void Compiler::WarnOfMissingTokens() {
+  if (failed_ || tokens_wanted_by_.empty() || config_->token_source != nullptr) return;
+  problems_.Add(
+      api::Severity::kWarning, tokens_wanted_line_, "plugin " + tokens_wanted_by_, "",
+      "knows no tokens of prompts that come as text, so these are only compared by their text: add a "
+      "token-producer with parameters {modelName: MODEL, vllm: {url: http://HOST:PORT}}, where `vllm launch "
+      "render` runs");
 }
 
 const Plugin* Compiler::Refer(std::string_view instance, const api::Node& at) {
@@ -290,6 +316,7 @@ Column Compiler::Makes(std::string_view column, Lifetime lifetime, Unit unit, co
   made = {current_, current_line_};
   config_->columns[id.id].lifetime = lifetime;
   config_->columns[id.id].unit = unit;
+  config_->columns[id.id].own = column.starts_with(current_->name + "/");
   current_->makes.push_back(id);
   return id;
 }

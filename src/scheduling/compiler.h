@@ -29,7 +29,10 @@ class Compiler {
   std::optional<size_t> ProfileNumber(std::string_view name) const;
   std::vector<std::string> Profiles() const;
   void WantsPrefixes() { config_->wants_prefixes = true; }
-  void WantsTokens() { config_->wants_tokens = true; }
+  void WantsTokens() {
+    config_->wants_tokens = true;
+    if (tokens_wanted_by_.empty()) tokens_wanted_by_ = current_->name, tokens_wanted_line_ = current_line_;
+  }
   size_t PerWorker(std::shared_ptr<void> (*make)());
   std::shared_ptr<void> Remember(const std::string& key, const std::function<std::shared_ptr<void>()>& make);
 
@@ -51,6 +54,8 @@ class Compiler {
   void CheckStability(const PluginSpec& spec, const PluginType& type);
   void Construct(const PluginSpec& spec, const PluginType& type, Config::Instance& instance);
   void AddRoles(Config::Instance& instance);
+  void TakePageSettings(const Config::Instance& instance, const PluginSpec& spec);
+  void WarnOfMissingTokens();
   void MakeMissing();
   void NobodyMakes(size_t id);
   void OrderProducers();
@@ -74,6 +79,9 @@ class Compiler {
   std::vector<std::string> being_made_;  // one refers to the next
   Config::Instance* current_ = nullptr;  // whose constructor runs
   int current_line_ = 0;
+  std::string tokens_wanted_by_;  // the first that did; "": nobody
+  int tokens_wanted_line_ = 0;
+  std::string page_settings_by_;
   std::vector<Made> made_;  // by Column::id
   std::vector<Read> read_;  // the same: who read it first
   std::vector<std::unique_ptr<PluginSpec>> default_specs_;

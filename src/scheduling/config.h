@@ -98,6 +98,7 @@ struct ColumnInfo {
   std::string name;
   Lifetime lifetime = Lifetime::kLive;
   Unit unit = Unit::kCount;
+  bool own = false;  // of the plugin that makes it, for itself (Build::Own): it says nothing to people
 };
 
 struct Config {
@@ -156,11 +157,12 @@ struct Config {
   const RequestText* flow = nullptr;        // RequestText::names_flow; null: none does
   const ProfileHandler* handler = nullptr;  // null: ProgramOf the pool decides alone
   payload::Parsers parsers = payload::Parsers::Default();
-  std::vector<std::string> headers;           // in lower case
-  bool wants_prefixes = false;                // Prompts::prefixes
-  bool wants_tokens = false;                  // Prompts::tokens
-  bool tells_served = false;                  // a plugin is a ServedTeller
-  const TokenSource* token_source = nullptr;  // where they are got, of bodies without them; null: nowhere
+  std::vector<std::string> headers;             // in lower case
+  bool wants_prefixes = false;                  // Prompts::prefixes
+  bool wants_tokens = false;                    // Prompts::tokens
+  bool tells_served = false;                    // a plugin is a ServedTeller
+  const TokenSource* token_source = nullptr;    // where they are got, of bodies without them; null: nowhere
+  const PageSettings* page_settings = nullptr;  // how engines' pages are read; null: as they are known
   std::vector<std::shared_ptr<void> (*)()> per_worker;
   std::optional<Column> likely_cached;  // "likely-cached-tokens", the same
   std::optional<Column> cached;         // "cached-tokens", where a plugin makes it

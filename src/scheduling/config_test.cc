@@ -342,17 +342,23 @@ TEST(Config, AlphaTypesNeedAFlag) {
 
 TEST(Config, WhatIsDeprecatedOrLeftOutIsSaidSo) {
   EXPECT_EQ(
-      ProblemsOf({.plugins = {Spec("by-label-selector"), Spec("latency-scorer"),
-                              Spec("metrics-data-source", {{"port", 1}}), Spec("fcfs-ordering-policy")}}),
+      ProblemsOf(
+          {.plugins = {Spec("by-label-selector"), Spec("latency-scorer"), Spec("latency-observation-scorer"),
+                       Spec("metrics-data-source", {{"port", 1}}), Spec("fcfs-ordering-policy")}}),
       (Texts{"test.yaml:1: warning: plugin by-label-selector: type: plugin type \"by-label-selector\" is "
              "deprecated; use "
              "\"label-selector-filter\"; llm-d removes it in v0.11.0",
              "test.yaml:1: plugin latency-scorer: type: plugin type \"latency-scorer\" is not offered: "
              "predicted "
              "latency needs a service beside the picker",
+             "test.yaml:1: plugin latency-observation-scorer: type: plugin type "
+             "\"latency-observation-scorer\" is "
+             "not offered: first tokens seen so far are learned as a rate, which time-to-first-token-scorer "
+             "goes "
+             "by",
              "test.yaml: warning: plugin metrics-data-source: parameters.port: has no effect here: pages are "
              "read as "
-             "endpoints and flags say",
+             "endpoints and --model-server-metrics-* say",
              "test.yaml:1: warning: plugin fcfs-ordering-policy: parameters: has no effect: requests do not "
              "wait in "
              "queues here"}));

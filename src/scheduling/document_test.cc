@@ -381,6 +381,17 @@ TEST(Documents, ADefaultIsMarkedAndAGivenValueIsNot) {
   EXPECT_NE(printed.find("- type: max-score-picker  # filled in\n"), std::string::npos) << printed;
 }
 
+TEST(Documents, ADefaultThatFollowsAnotherIsPrintedAsThatOneIs) {
+  Texts errors;
+  const auto [config, printed] = Printed(
+      "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n"
+      "plugins: [{type: max-score-picker, parameters: {tolerance: 0.00000833}}, {type: queue-scorer}]\n",
+      &errors);
+  ASSERT_NE(config, nullptr) << ::testing::PrintToString(errors);
+  EXPECT_NE(printed.find("    unseenTolerance: 0.00000833  # default, 0 to 1\n"), std::string::npos)
+      << printed;
+}
+
 // docs/reference.md is made of them.
 TEST(Plugins, DescribeTheirParameters) {
   for (const PluginType& type : BuiltinPlugins()) {

@@ -58,8 +58,7 @@ std::string_view AdapterWord(unsigned bits) {
 // The columns that its plugins made.
 void TellMade(const Config& config, const Columns& columns, Explanation& explanation) {
   for (size_t id = kLiveColumns.size(); id < config.columns.size(); ++id) {
-    // A column of a plugin's own (Build::Own) says nothing to people.
-    if (config.columns[id].name.find('/') != std::string::npos) continue;
+    if (config.columns[id].own) continue;
     const float* values = columns[{static_cast<uint16_t>(id)}];
     explanation.columns.push_back(
         {config.columns[id].name, config.columns[id].unit, {values, values + columns.size()}});

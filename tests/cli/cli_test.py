@@ -182,7 +182,8 @@ class CliTest(unittest.TestCase):
     def test_what_is_not_expected_is_told_in_its_order_and_with_its_flag(self):
         for args, said in ((["epp", "a", "b", "c"], "not expected: a b c\n"), (["epp", "pool.yaml"], "-f pool.yaml"),
                            (["replay", "w.yaml"], "--workload w.yaml runs it, --from-decisions w.yaml asks recorded decisions again"),
-                           (["explain", "r.jsonl"], "--fleet r.jsonl")):
+                           (["explain", "r.jsonl"], "--fleet r.jsonl"),
+                           (["config", "print", "c.yaml"], "config print --config-file c.yaml"), (["config", "c.yaml"], "config print --config-file c.yaml")):
             done = run(*args)
             self.assertEqual(done.returncode, 2, done)
             self.assertIn(said, done.stderr, args)
@@ -191,6 +192,8 @@ class CliTest(unittest.TestCase):
         for args, wanted in ((["--max-endpoints", "9"], "--max-endpoints: want a number from 1 to 8, got \"9\""),
                              (["--load-source", "pages"], "--load-source: want ledger or page"),
                              (["--refresh-metrics-interval", "fast"], "want a duration like 50ms"),
+                             (["--tls-min-version", "TLS1.3"], "--tls-min-version, --tls-cipher-suites: unknown TLS version \"TLS1.3\""),
+                             (["--tls-cipher-suites", "nosuch"], "--tls-min-version, --tls-cipher-suites: "),
                              (["--record-max-bytes", "1"], "want a size from 1048576 to 1099511627776 bytes, such as 64Mi"),
                              (["--model-server-metrics-path", "x"], "want a path such as /metrics")):
             done = run("epp", "-f", "x", *args)
@@ -666,6 +669,32 @@ class Explaining(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("want one JSON object a line", done.stderr + "want one JSON object a line" * ("not valid JSON" in done.stderr))
         self.assertEqual(run("replay").returncode, 2)
+        done = run("replay", "--from-decisions", "/nowhere.jsonl")
+        self.assertEqual((done.returncode, done.stdout), (1, ""), "nothing was compared")
+        self.assertIn("/nowhere.jsonl: ", done.stderr)
+
+    def test_a_replay_says_what_a_config_reads_that_it_has_not(self):
+        text = """apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- type: core-metrics-extractor
+  parameters: {engineConfigs: [{name: vllm, customMetrics: [{attributeKey: Heat, metricSpec: heat}]}]}
+- type: endpoint-attribute-scorer
+  name: cool
+  parameters: {attributeKey: Heat, algorithm: {type: linear_lower_is_better}}
+- type: precise-prefix-cache-producer
+- type: prefix-cache-scorer
+  parameters: {prefixMatchInfoProducerName: precise-prefix-cache-producer}
+- {type: token-producer, parameters: {vllm: {}}}
+schedulingProfiles: [{name: default, plugins: [{pluginRef: cool}, {pluginRef: prefix-cache-scorer}]}]
+"""
+        workload = ["--workload", os.path.join(EXAMPLES, "workloads", "unique.yaml"), "--requests", "100", "--policy", "fairway"]
+        done = run("replay", *workload, "--config", self.write("heat.yaml", text))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr, r"(?m)heat\.yaml: warning: a replay has no custom metrics \(read by cool\), no KV events and no "
+                                      r"tokens \(read by precise-prefix-cache-producer: prompts are compared by their text\)$")
+        done = run("replay", *workload, "--config", self.write("queue.yaml", CONFIG))
+        self.assertNotIn("a replay has no", done.stderr)
 
     def test_a_workload_is_replayed_by_configs(self):
         workload = ["--workload", os.path.join(EXAMPLES, "workloads", "unique.yaml"), "--requests", "300", "--policy", "fairway"]

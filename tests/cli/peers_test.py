@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -207,6 +208,15 @@ class Peers(unittest.TestCase):
             self.assertEqual(connection.getresponse().status, status, source)
             connection.close()
         self.assertIsNone(replica.process.poll())
+
+    def test_a_wrong_peer_is_a_wrong_flag_and_a_taken_port_names_its_flag(self):
+        taken = socket.create_server(("", free_port()), family=socket.AF_INET6, dualstack_ipv6=True)
+        self.addCleanup(taken.close)
+        for args, code, what in ((("--peers", "nosuch:99999"), 2, "--peers: "),
+                                 (("--peers", "a", "--peer-port", str(taken.getsockname()[1])), 3, "--peer-port: cannot listen on ")):
+            with Epp(*args, "--secure-serving=true") as epp:
+                self.assertEqual(epp.process.wait(PATIENCE), code, epp.log())
+                self.assertIn(what, epp.log())
 
     def test_what_makes_no_sense_is_refused(self):
         for args, what in ((("--peers", "a:b"), "a:b"), (("--peers", "http://x:1"), "want HOST or HOST:PORT, without a scheme or a path"),

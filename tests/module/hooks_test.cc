@@ -184,6 +184,24 @@ TEST(ModuleHooks, AMistakeIsSaidInTheLogAndRefused) {
   EXPECT_THAT(all, HasSubstr("namespace/name"));
 }
 
+TEST(ModuleHooks, LinesAreTextOrObjects) {
+  const auto said = [](const std::string& format) {
+    TheFakeEnvoy().log.clear();
+    const std::string some = Endpoints(1);
+    const Config config = NewConfig(
+        some.substr(0, some.size() - 1) +
+        R"(,"configText":"apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig")" + format + "}");
+    EXPECT_NE(config, nullptr);
+    std::string all;
+    for (const auto& line : TheFakeEnvoy().log) all += line + "\n";
+    return all;
+  };
+  EXPECT_THAT(said(""), HasSubstr("fairway: --config-text:1: warning: "));
+  EXPECT_THAT(said(R"(,"logFormat":"json")"),
+              testing::ContainsRegex(
+                  R"re(fairway: \{"time":"[^"]+","level":"warn","msg":"--config-text:1: warning: )re"));
+}
+
 TEST(ModuleHooks, ValidatingChecksAndStartsNothing) {
   TheFakeEnvoy().validating = true;
   const size_t before = Threads();

@@ -290,6 +290,17 @@ class Values(unittest.TestCase):
         standalone = render(STANDALONE, on)["NetworkPolicy", EPP]["spec"]["ingress"]
         self.assertEqual((ports(standalone[-1]), standalone[-1].get("from")), ([8081], None))
 
+    def test_the_port_that_engines_dial_is_opened_as_the_page_says(self):
+        page = (SOURCE / "docs/kubernetes.md").read_text()
+        container_ports, service_ports, ingress = (
+            yaml.safe_load(re.search(rf"\.{name}: (\[[^`]*\])`", page)[1]) for name in ("extraContainerPorts", "extraServicePorts", "extraIngress"))
+        objects = render(GATEWAY, {"inferenceExtension": {"extraContainerPorts": container_ports, "extraServicePorts": service_ports,
+                                                          "networkPolicy": {"enabled": True, "extraIngress": ingress}}})
+        self.assertIn({"name": "kv-events", "containerPort": 5557}, container(objects)["ports"])
+        self.assertIn({"name": "kv-events", "port": 5557}, objects["Service", EPP]["spec"]["ports"])
+        rule = objects["NetworkPolicy", EPP]["spec"]["ingress"][-1]
+        self.assertEqual((rule["ports"], list(rule["from"][0])), ([{"port": 5557}], ["podSelector"]))
+
     def test_istio(self):
         on = values("provider.name", "istio")
         rule = render(GATEWAY, on)["DestinationRule", EPP]["spec"]

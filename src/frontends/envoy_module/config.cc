@@ -136,6 +136,7 @@ api::InferencePool MakePool(const std::string& key) {
 PeerConfig ReadPeers(const Node& node) {
   ObjectReader reader(node);
   PeerConfig peers;
+  peers.where = std::string(kSource) + ":" + std::to_string(node.line()) + ": peers.";
   const Node addresses = reader.Require("addresses");
   peers.addresses = ReadTexts(addresses, CheckText);
   if (addresses.present() && peers.addresses.empty())
@@ -274,6 +275,12 @@ std::vector<api::Setting> SettingsOf(ModuleConfig& config) {
   all.push_back({.field = "logManifests",
                  .value = &config.picker.log_manifests,
                  .help = "Problems and changes of manifests in Envoy's log"});
+  all.push_back({.field = "logFormat",
+                 .value = api::Word(config.picker.log_format),
+                 .words = {"text", "json"},
+                 .help =
+                     "What follows \"fairway: \" in Envoy's log: text, or an object with time, level, msg "
+                     "and fields"});
   return all;
 }
 

@@ -17,6 +17,7 @@
 #include "api/manifests.h"
 #include "api/picker_settings.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/result.h"
 
 namespace fairway::envoy_module {
@@ -51,6 +52,7 @@ struct ClusterApi {
 // Other Envoys with the module, and whoever else runs a picker for the same pools: each tells the others what it
 // has sent where (docs/high-availability.md).
 struct PeerConfig {
+  std::string where;                   // of these settings, before a field's name: "filter_config:12: peers."
   std::vector<std::string> addresses;  // "host", "host:port" or "ip"; a name stands for all its addresses
   std::string host = "::";             // to listen on
   uint16_t port = 9004;
@@ -75,8 +77,9 @@ struct PickerConfig : api::PickerSettings {
   // How long after the start requests wait for a pool's first endpoints rather than being refused.
   base::Nanos startup_wait = 5 * base::kSecond;
   bool use_subset_hint = true;
-  bool log_manifests = true;  // problems and changes of manifests in Envoy's log
-  std::string identity;       // equal exactly when all of the above was written the same
+  bool log_manifests = true;                            // problems and changes of manifests in Envoy's log
+  base::LogFormat log_format = base::LogFormat::kText;  // of the picker's lines in Envoy's log
+  std::string identity;  // equal exactly when all of the above was written the same
 };
 
 // Of one filter.

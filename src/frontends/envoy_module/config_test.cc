@@ -51,6 +51,7 @@ peers:
   ASSERT_TRUE(config->picker.peers);
   EXPECT_THAT(config->picker.peers->addresses, ElementsAre("envoys.gateway.svc", "10.0.0.1:9104"));
   EXPECT_EQ(config->picker.peers->port, 9104);
+  EXPECT_THAT(config->picker.peers->where, ::testing::MatchesRegex("filter_config:[1-9]: peers\\."));
   EXPECT_EQ(config->picker.peers->interval, 50 * base::kMillisecond);
   EXPECT_EQ(config->picker.peers->ca_file, "/etc/fairway/peers/ca.crt");
   const auto plain = ParseConfig(R"({"manifests":["/a"],"peers":{"addresses":["a"]}})");

@@ -16,7 +16,9 @@
 #include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "api/value.h"
 #include "base/strings.h"
 #include "frontends/local/child.h"
 #include "frontends/local/envoy_admin.h"
@@ -31,11 +33,35 @@ namespace {
 constexpr std::string_view kExplanation = "fairway-explain: ";
 constexpr std::string_view kOurs = "fairway: ";
 constexpr std::string_view kLogFormat = "%l|%n|%s:%#|%v";
-constexpr size_t kMaxLine = 4096;
+constexpr size_t kMaxLine = 16384;
 constexpr size_t kTailLines = 8;
 constexpr size_t kMaxKinds = 100;  // of log lines that are limited each for itself
 constexpr base::Nanos kLineInterval = 5 * base::kSecond;
 constexpr base::Nanos kReadyPoll = 30 * base::kMillisecond;
+
+// What --log-format-escaped made of a message: C's escapes, of three octal digits where there is no letter.
+std::string Unescaped(std::string_view text) {
+  std::string out;
+  const auto octal = [&text](size_t at) {
+    const bool all = at + 3 <= text.size() && text[at] >= '0' && text[at] <= '3' &&
+                     std::all_of(text.begin() + at + 1, text.begin() + at + 3,
+                                 [](char c) { return c >= '0' && c <= '7'; });
+    return all ? std::optional((text[at] - '0') * 64 + (text[at + 1] - '0') * 8 + (text[at + 2] - '0'))
+               : std::nullopt;
+  };
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\\' || i + 1 == text.size()) {
+      out += text[i];
+    } else if (const auto byte = octal(i + 1)) {
+      out += static_cast<char>(*byte);
+      i += 3;
+    } else {
+      const char c = text[++i];
+      out += c == 'n' ? '\n' : c == 'r' ? '\r' : c == 't' ? '\t' : c;
+    }
+  }
+  return out;
+}
 
 // One line in kLogFormat; other lines (a crash, the dynamic linker) have only a message.
 struct EnvoyLine {
@@ -132,9 +158,12 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
       if (events.on_explanation) events.on_explanation(std::string_view(text).substr(kExplanation.size()));
       return;
     }
-    const EnvoyLine line = ParseLine(text);
+    EnvoyLine line = ParseLine(text);
     if (line.message.empty()) return;
+    std::string message = line.component.empty() ? std::string(line.message) : Unescaped(line.message);
+    line.message = message;
     if (line.message.starts_with(kOurs)) return TakeOurLine(line);
+    std::replace(message.begin(), message.end(), '\n', ' ');
     if (line.level == "info") return;  // of what loads the module
     tail.emplace_back(line.message);
     if (tail.size() > kTailLines) tail.pop_front();
@@ -158,12 +187,28 @@ struct EnvoyProcess::Impl : std::enable_shared_from_this<Impl> {
 
   // Of the picker inside Envoy, which limits what repeats by itself.
   void TakeOurLine(const EnvoyLine& line) {
-    const std::string what(line.message.substr(kOurs.size()));
-    if (line.level == "info") return log.Info(what);
-    tail.emplace_back(what);
-    if (tail.size() > kTailLines) tail.pop_front();
-    if (line.level == "warning") return log.Warn(what);
-    log.Error(what);
+    const auto level = line.level == "info"      ? base::LogLevel::kInfo
+                       : line.level == "warning" ? base::LogLevel::kWarn
+                                                 : base::LogLevel::kError;
+    std::string what(line.message.substr(kOurs.size()));
+    std::vector<base::LogField> fields;
+    const api::ParsedText parsed = what.starts_with('{') ? api::ParseJson(what) : api::ParsedText{};
+    if (parsed.problems.empty() && parsed.documents.size() == 1) {
+      for (const auto& entry : parsed.documents[0]->entries) {
+        if (entry.key == "msg") {
+          what = entry.value->text;
+        } else if (entry.key != "time" && entry.key != "level") {  // which ours have, too
+          fields.push_back({entry.key, entry.value->text});
+        }
+      }
+    }
+    if (level != base::LogLevel::kInfo) {
+      tail.emplace_back(what);
+      for (const base::LogField& field : fields)
+        tail.back() += " " + std::string(field.key) + "=" + field.value;
+      if (tail.size() > kTailLines) tail.pop_front();
+    }
+    log.Write(level, what, fields);
   }
 
   void PollReady() {

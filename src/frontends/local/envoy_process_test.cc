@@ -193,6 +193,21 @@ TEST_F(EnvoyProcessTest, LinesOfOneKindDoNotFlood) {
   EXPECT_LT(std::count(lines.begin(), lines.end(), '\n'), 6);
 }
 
+// As Envoy writes what the module logs: in C's escapes.
+TEST_F(EnvoyProcessTest, ThePickersLinesKeepTheirFields) {
+  Make(FakeEnvoy(R"sh(cat >&2 <<'LINES'
+warning|dynamic_modules|abi.cc:1|fairway: {\"time\":\"t\",\"level\":\"warn\",\"msg\":\"a page failed\",\"url\":\"http://a/m\",\"why\":\"it\'s \\\"no\\\" caf\303\251\"}
+info|dynamic_modules|abi.cc:1|fairway: version 1 \"x\"
+error|config|x.cc:1|no \"a\"\nno b
+LINES
+exec sleep 1000)sh"));
+  ASSERT_TRUE(Await([&] { return Logged().find("no b") != std::string::npos; }));
+  const std::string lines = Logged();
+  EXPECT_THAT(lines, HasSubstr("WARN  a page failed url=http://a/m why=\"it's \\\"no\\\" caf\xc3\xa9\"\n"));
+  EXPECT_THAT(lines, HasSubstr("INFO  version 1 \"x\"\n"));
+  EXPECT_THAT(lines, HasSubstr("ERROR Envoy: no \"a\" no b component=config\n"));
+}
+
 TEST_F(EnvoyProcessTest, DiesWithTheThreadThatStartedIt) {
   auto other = std::make_unique<net::LoopThread>("short-lived");
   std::promise<pid_t> started;

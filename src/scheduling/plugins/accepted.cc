@@ -22,7 +22,7 @@ struct AcceptedType {
 };
 
 constexpr std::string_view kFlowControl = "requests do not wait in queues here";
-constexpr std::string_view kPages = "pages are read as endpoints and flags say";
+constexpr std::string_view kPages = "pages are read as endpoints and --model-server-metrics-* say";
 
 constexpr std::array kAccepted{
     AcceptedType{"metrics-data-source",
@@ -131,12 +131,16 @@ struct LeftOutType {
   std::string_view why;
 };
 constexpr std::string_view kPredictor = "predicted latency needs a service beside the picker";
+constexpr std::string_view kObserved =
+    "first tokens seen so far are learned as a rate, which time-to-first-token-scorer goes by";
 constexpr std::string_view kMultiCluster = "endpoints of other clusters are not known";
 constexpr std::array kLeftOut{
     LeftOutType{"predicted-latency-producer", kPredictor},
     LeftOutType{"latency-scorer", kPredictor},
     LeftOutType{"latency-slo-admitter", kPredictor},
     LeftOutType{"slo-headroom-tier-filter", kPredictor},
+    LeftOutType{"latency-observer-producer", kObserved},
+    LeftOutType{"latency-observation-scorer", kObserved},
     LeftOutType{"multicluster-queue-scorer", kMultiCluster},
     LeftOutType{"multicluster-kv-cache-utilization-scorer", kMultiCluster},
     LeftOutType{"multicluster-prefix-cache-scorer", kMultiCluster},

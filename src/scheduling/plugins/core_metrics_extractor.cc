@@ -39,7 +39,10 @@ void ReadCustom(const api::Node& node, api::EnginePage& engine) {
     api::ObjectReader reader(item);
     const api::Node key = reader.Require("attributeKey");
     const auto name = key.Text();
-    auto metric = ReadSpec(reader.Require("metricSpec"));
+    const api::Node spec = reader.Require("metricSpec");
+    auto metric = ReadSpec(spec);
+    if (spec.Is(api::Value::Kind::kString) && spec.value().text.empty())
+      spec.Error("want a metric, as name or name{label=value,...}");
     reader.Finish();
     if (!name || !metric) continue;
     if (name->empty() || name->find('/') != std::string::npos) {
@@ -124,20 +127,31 @@ std::unique_ptr<Plugin> MakeCoreMetricsExtractor(Build& build) {
   pages->label =
       build.Text("engineLabelKey", "llm-d.ai/engine-type", "Label that names an endpoint's engine");
   pages->default_engine = build.Text("defaultEngine", "vllm", "Engine of endpoints without the label");
-  std::vector<std::string> names(api::kKnownEngines.begin(), api::kKnownEngines.end());
-  std::vector<std::string> keys;
+  const std::vector<std::string> known(api::kKnownEngines.begin(), api::kKnownEngines.end());
+  std::vector<std::string> names = known;
   const api::Node configs =
-      build.Object("engineConfigs", "Names of engines' metrics, beside those that are known");
+      build.Object("engineConfigs",
+                   "Names of engines' metrics, beside those that are known: [{name, queuedRequestsSpec, "
+                   "runningRequestsSpec, kvUsageSpec, loraSpec, cacheInfoSpec, cacheBlockSizeLabelName, "
+                   "cacheNumBlocksLabelName, cacheBlockSizeSpec, cacheNumBlocksSpec, customMetrics: "
+                   "[{attributeKey, metricSpec}]}]. A spec is NAME or NAME{label=value,...}; only name is "
+                   "required, such as [{name: vllm, customMetrics: [{attributeKey: Heat, metricSpec: "
+                   "\"gpu_temperature{gpu=0}\"}]}]");
   for (const api::Node& item : configs.Items(0, kMaxEngines)) {
     const api::EnginePage& engine = pages->engines.emplace_back(ReadEngine(item));
     const auto is_it = [&](const api::EnginePage& e) { return e.name == engine.name; };
     if (std::count_if(pages->engines.begin(), pages->engines.end(), is_it) > 1)
       item.Child("name").Error(api::Quote(engine.name) + " is there twice");
     names.push_back(engine.name);
-    for (const auto& custom : engine.custom) {
-      if (std::find(keys.begin(), keys.end(), custom.key) == keys.end()) keys.push_back(custom.key);
-    }
+    // What is mistyped is no error: it is an engine of the user's, which no endpoint may have.
+    const bool is_known = std::find(known.begin(), known.end(), engine.name) != known.end();
+    if (const std::string near = api::DidYouMean(engine.name, known);
+        !is_known && engine.name != pages->default_engine && !near.empty())
+      item.Child("name").Warn(api::Quote(engine.name) +
+                              " is an engine that is not known: of endpoints that carry this name in label " +
+                              pages->label + near);
   }
+  const std::vector<std::string> keys = api::AttributesOf(*pages);
   if (std::find(names.begin(), names.end(), pages->default_engine) == names.end())
     build.Error("defaultEngine", "there is no engine " + api::Quote(pages->default_engine) +
                                      api::DidYouMean(pages->default_engine, names));

@@ -65,6 +65,15 @@ TEST(CoreMetricsExtractor, SaysWhatIsWrong) {
       "parameters.engineConfigs[0].customMetrics[0].attributeKey: want a name without a \"/\", got \"x/y\"");
   EXPECT_EQ(problem("{engineConfigs: [{name: a, customMetrics: [{attributeKey: x}]}]}"),
             "parameters.engineConfigs[0].customMetrics[0].metricSpec: is required");
+  EXPECT_EQ(problem("{engineConfigs: [{name: a, customMetrics: [{attributeKey: x, metricSpec: \"\"}]}]}"),
+            "parameters.engineConfigs[0].customMetrics[0].metricSpec: want a metric, as name or "
+            "name{label=value,...}");
+  EXPECT_EQ(
+      problem("{engineConfigs: [{name: vlm}]}"),
+      "parameters.engineConfigs[0].name: \"vlm\" is an engine that is not known: of endpoints that carry "
+      "this name in label llm-d.ai/engine-type; did you mean \"vllm\"?");
+  EXPECT_EQ(problem("{engineConfigs: [{name: vlm}], defaultEngine: vlm}"), "none") << "it is meant";
+  EXPECT_EQ(problem("{engineConfigs: [{name: mine, queuedRequestsSpec: \"\"}]}"), "none");
   EXPECT_THAT(problem("{engineConfigs: [{name: a, customMetric: []}]}"),
               HasSubstr("did you mean \"customMetrics\""));
   std::string many;
@@ -75,8 +84,20 @@ TEST(CoreMetricsExtractor, SaysWhatIsWrong) {
             "parameters.engineConfigs: want at most 16 different attributeKeys, got 17");
 }
 
-// The endpoints' scores by an attribute.
-std::vector<float> ScoresBy(const std::string& attribute, tests::TestPool& pool) {
+TEST(CoreMetricsExtractor, OneOfThemReadsPages) {
+  std::vector<std::string> warnings;
+  const auto config = tests::Compiled({.plugins = {tests::Parsed("core-metrics-extractor", "e", kTwo),
+                                                   tests::Parsed("core-metrics-extractor", "f", "{}")}},
+                                      {}, &warnings);
+  EXPECT_EQ(warnings, (std::vector<std::string>{
+                          "test.yaml:1: warning: plugin f: has no effect: plugin e says how pages are read "
+                          "already; put all engineConfigs into one"}));
+  ASSERT_NE(config->page_settings, nullptr);
+  EXPECT_EQ(config->page_settings->pages()->default_engine, "mine");
+}
+
+// Why the pool's endpoints are chosen among as they are, by an attribute.
+Explanation WhyBy(const std::string& attribute, tests::TestPool& pool) {
   const auto config = tests::Compiled(
       tests::OneProfile(
           {tests::Parsed("core-metrics-extractor", "core-metrics-extractor", kTwo),
@@ -90,9 +111,24 @@ std::vector<float> ScoresBy(const std::string& attribute, tests::TestPool& pool)
   base::Random random(1);
   Explanation why;
   scheduler.Pick(*pool.pool(), {}, std::nullopt, base::kSecond, scratch, random, &why);
+  return why;
+}
+
+// The endpoints' scores by it.
+std::vector<float> ScoresBy(const std::string& attribute, tests::TestPool& pool) {
   std::vector<float> scores;
+  const Explanation why = WhyBy(attribute, pool);
   for (const auto& [endpoint, score] : why.steps.at(0).scores) scores.push_back(score);
   return scores;
+}
+
+// What an explanation shows of a column.
+std::vector<float> Told(const std::string& column, tests::TestPool& pool) {
+  const Explanation why = WhyBy("Heat", pool);
+  for (const auto& made : why.columns) {
+    if (made.name == column) return made.values;
+  }
+  return {};
 }
 
 TEST(CoreMetricsExtractor, ItsNumbersDecide) {
@@ -107,6 +143,8 @@ TEST(CoreMetricsExtractor, ItsNumbersDecide) {
   set(1, "Heat", 80);
   set(2, "Heat", 40);
   EXPECT_EQ(ScoresBy("Heat", pool), (std::vector<float>{0, 1, 0.2f}));
+  EXPECT_EQ(Told("Heat/core-metrics-extractor", pool), (std::vector<float>{30, 80, 40}));
+  EXPECT_TRUE(Told("core-metrics-extractor/Heat", pool).empty());
   set(1, "Heat", std::numeric_limits<float>::quiet_NaN());
   EXPECT_EQ(ScoresBy("Heat", pool), (std::vector<float>{0, 0, 1}));
   // The config's own attribute, not Fairway's of that name.

@@ -15,12 +15,15 @@ namespace {
 
 class MaxScorePicker final : public Plugin, public Picker {
  public:
-  explicit MaxScorePicker(Build& build)
-      : tolerance_(build.Float("tolerance", 0, 0, 1, "Scores that close to the best are drawn among")),
-        unseen_tolerance_(
-            build.Float("unseenTolerance", tolerance_, 0, 1,
-                        "The same for requests whose answers are not shown; as tolerance where not given")),
-        max_choices_(ReadMaxChoices(build)) {}
+  explicit MaxScorePicker(Build& build) {
+    const double tolerance =
+        build.Number("tolerance", 0, 0, 1, "Scores that close to the best are drawn among");
+    tolerance_ = static_cast<float>(tolerance);
+    unseen_tolerance_ =
+        build.Float("unseenTolerance", tolerance, 0, 1,
+                    "The same for requests whose answers are not shown; as tolerance where not given");
+    max_choices_ = ReadMaxChoices(build);
+  }
   uint32_t max_choices() const noexcept override { return max_choices_; }
 
   [[gnu::hot]] size_t Pick(const Context& context, std::span<const uint32_t> in,
@@ -60,9 +63,9 @@ class MaxScorePicker final : public Plugin, public Picker {
   }
 
  private:
-  float tolerance_;
-  float unseen_tolerance_;
-  uint32_t max_choices_;
+  float tolerance_ = 0;
+  float unseen_tolerance_ = 0;
+  uint32_t max_choices_ = 1;
 };
 
 }  // namespace

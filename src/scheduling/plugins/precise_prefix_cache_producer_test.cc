@@ -24,11 +24,12 @@ using testing::IsEmpty;
 constexpr std::string_view kType = "precise-prefix-cache-producer";
 
 ConfigSpec WithPrecise(std::string_view parameters) {
-  return tests::OneProfile({tests::Parsed(kType, kType, parameters),
-                            tests::Parsed("prefix-cache-scorer", "prefix-cache-scorer",
-                                          "{prefixMatchInfoProducerName: precise-prefix-cache-producer}"),
-                            tests::Spec("max-score-picker")},
-                           {{"prefix-cache-scorer"}, {"max-score-picker"}});
+  return tests::OneProfile(
+      {tests::Parsed(kType, kType, parameters),
+       tests::Parsed("prefix-cache-scorer", "prefix-cache-scorer",
+                     "{prefixMatchInfoProducerName: precise-prefix-cache-producer}"),
+       tests::Parsed("token-producer", "token-producer", "{vllm: {}}"), tests::Spec("max-score-picker")},
+      {{"prefix-cache-scorer"}, {"max-score-picker"}});
 }
 
 const KvEventsReader::Where* WhereOf(const Config& config) {
@@ -50,6 +51,27 @@ TEST(PrecisePrefixCacheProducer, ReadsEventsWhereTheReferenceDoes) {
   EXPECT_THAT(where->labels, IsEmpty());
   EXPECT_THAT(warnings, IsEmpty());
   EXPECT_TRUE(config->cached) << "there is a belief to correct";
+}
+
+TEST(PrecisePrefixCacheProducer, WantsTokensOfSomebody) {
+  const auto problems = [](const char* tokens) {
+    ConfigSpec spec = WithPrecise("{}");
+    spec.plugins[2] = tests::Parsed("token-producer", "token-producer", tokens);
+    return tests::ProblemsOf(spec);
+  };
+  EXPECT_THAT(
+      problems("{estimate: {}}"),
+      ElementsAre(HasSubstr("estimate"),
+                  HasSubstr("test.yaml:1: warning: plugin precise-prefix-cache-producer: knows no tokens of "
+                            "prompts that come as text")));
+  EXPECT_THAT(problems("{}"),
+              ElementsAre(HasSubstr("add a token-producer with parameters {modelName: MODEL, vllm:")));
+  EXPECT_THAT(problems("{modelName: m}"), IsEmpty());
+  ConfigSpec none = WithPrecise("{}");
+  none.plugins.erase(none.plugins.begin() + 2);
+  EXPECT_THAT(tests::ProblemsOf(none), ElementsAre(HasSubstr("knows no tokens")));
+  EXPECT_THAT(problems("{vllm: {url: x}}"), ElementsAre(HasSubstr("must be http://HOST")))
+      << "one problem at a time";
 }
 
 TEST(PrecisePrefixCacheProducer, TakesTheParametersOfTheReference) {
@@ -112,6 +134,9 @@ TEST(PrecisePrefixCacheProducer, RefusesWhatCannotBe) {
   EXPECT_THAT(problem("{kvEventsConfig: {podDiscoveryConfig: {podLabelSelector: 'a in (b)'}}}"),
               ElementsAre(HasSubstr("key=value")));
   EXPECT_THAT(problem("{kvEventsConfig: {engineType: tgi}}"), ElementsAre(HasSubstr("vllm or sglang")));
+  EXPECT_THAT(problem("{tokenProcessorConfig: {hashAlgorithm: sha256}}"),
+              ElementsAre(HasSubstr("want one of cbor-fnv, xxh64, got \"sha256\"")));
+  EXPECT_THAT(problem("{tokenProcessorConfig: {hashAlgorithm: ''}}"), IsEmpty());
   EXPECT_THAT(problem("{kvEventsConfig: {topicFilters: x}}"), ElementsAre(HasSubstr("topicFilter")));
   EXPECT_THAT(problem("{kvEventsConfig: {discoverPods: 1}}"), ElementsAre(HasSubstr("true or false")));
   EXPECT_THAT(problem("{tokenProcessorConfig: {blockSizeTokens: -1}}"),

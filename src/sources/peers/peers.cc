@@ -107,6 +107,10 @@ std::string Canonical(std::string_view address) {
   return parsed ? net::FormatHostPort(HostOf(*parsed), parsed->port) : std::string();
 }
 
+tl::unexpected<base::Error> ErrorOf(const std::string& setting, const base::Error& error) {
+  return base::Fail(error.code, setting + ": " + error.message);
+}
+
 // Whether both links lead to one replica, by the word of both. Whoever took another's number has that one's word
 // against him, which came over a connection to that one's address.
 bool AreOne(const Link& a, const Link& b) {
@@ -155,20 +159,11 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
 
   base::Result<void> ReadNames() {
     for (const std::string& text : options.peers) {
+      auto parsed = ParsePeer(text, options.port);
+      if (!parsed) return ErrorOf(options.names.peers, parsed.error());
       Named& named = names.emplace_back();
-      if (net::IsIpLiteral(text) || text.find(':') == std::string::npos) {
-        named.host = text;
-        named.port = options.port;
-      } else {
-        auto parsed = net::ParseHostPort(text);
-        if (!parsed)
-          return base::Fail(base::ErrorCode::kInvalidArgument, "--peers: " + parsed.error().message);
-        named.host = parsed->host;
-        named.port = parsed->port;
-      }
-      if (named.host.empty() || named.port == 0)
-        return base::Fail(base::ErrorCode::kInvalidArgument,
-                          "--peers: \"" + text + "\": want HOST or HOST:PORT");
+      named.host = parsed->host;
+      named.port = parsed->port;
     }
     return {};
   }
@@ -179,16 +174,22 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
     const net::TlsOptions tls{.client_ca_file = options.ca_file};
     if (options.cert_path.empty()) {
       auto made = net::SelfSignedTlsServer(tls);
-      if (!made) return tl::make_unexpected(made.error());
+      if (!made) return ErrorOf(options.names.ca_file, made.error());
       server_tls = *made;
     } else {
       const std::string cert = options.cert_path + "/tls.crt", key = options.cert_path + "/tls.key";
       auto loaded = net::TlsFiles::Load(cert, key, tls);
-      if (!loaded) return tl::make_unexpected(loaded.error());
+      if (!loaded) {
+        // Read together; the error names the file that is wrong.
+        const bool is_authority =
+            !options.ca_file.empty() && loaded.error().message.find(options.ca_file) != std::string::npos;
+        return ErrorOf(is_authority ? options.names.ca_file : options.names.cert_path, loaded.error());
+      }
       certificates = std::move(*loaded);
       server_tls = certificates->context();
     }
-    return MakeClient();
+    if (auto ok = MakeClient(); !ok) return ErrorOf(options.names.cert_path, ok.error());
+    return {};
   }
   // As of now: certificates are renewed.
   base::Result<void> MakeClient() {
@@ -256,7 +257,7 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
           Answer(request, responder);
         },
         log);
-    if (!listening) return tl::make_unexpected(listening.error());
+    if (!listening) return ErrorOf(options.names.port, listening.error());
     server = std::move(*listening);
     return {};
   }
@@ -601,6 +602,16 @@ struct Peers::Impl : std::enable_shared_from_this<Impl> {
   std::unique_ptr<net::TlsFiles> certificates;
   std::unique_ptr<net::HttpServer> server;
 };
+
+base::Result<net::HostPort> ParsePeer(const std::string& text, uint16_t port) {
+  const bool is_url = text.find('/') != std::string::npos;
+  if (!is_url && !net::IsIpLiteral(text) && text.find(':') != std::string::npos)
+    return net::ParseHostPort(text);
+  if (is_url || text.empty() || port == 0)
+    return base::Fail(base::ErrorCode::kInvalidArgument,
+                      "\"" + text + "\": want HOST or HOST:PORT, without a scheme or a path");
+  return net::HostPort{text, port};
+}
 
 base::Result<std::unique_ptr<Peers>> Peers::Start(Options options, Content content, net::Loop& loop,
                                                   const base::Clock& clock, const base::Log& log,

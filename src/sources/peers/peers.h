@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "net/address.h"
 #include "net/loop.h"
 #include "sources/peers/messages.h"
 
@@ -30,8 +31,16 @@ namespace fairway::sources::peers {
 inline constexpr size_t kMostPeers = 32;
 inline constexpr size_t kMostOfHost = 16;  // connections of one address, to what others ask
 
+// What the settings are called where they were given: errors begin with it.
+struct SettingNames {
+  std::string peers = "--peers";
+  std::string port = "--peer-port";
+  std::string cert_path = "--cert-path";
+  std::string ca_file = "--peer-ca-file";
+};
+
 struct Options {
-  // "host:port", "host" or "ip": a name stands for all its addresses, and may lead to this replica, too.
+  // As ParsePeer reads them: a name stands for all its addresses, and may lead to this replica, too.
   std::vector<std::string> peers;
   std::string host = "::";    // to listen on
   uint16_t port = 9004;       // 0: a free one; also of peers that name none
@@ -47,8 +56,12 @@ struct Options {
   size_t messages_a_second = 1000;          // of a peer; it needs one for each `interval` and 256 KiB
   size_t snapshot_bytes = 64 << 20;
   base::Nanos snapshot_time = 10 * base::kSecond;
+  SettingNames names;
   uint64_t replica = 0;  // a number of this one's own; REQUIRES: not 0
 };
+
+// "host:port", "host" or "ip"; `port`: of those that name none. The error says what would be right.
+base::Result<net::HostPort> ParsePeer(const std::string& text, uint16_t port);
 
 // What is told and what is done with what is heard. All on the loop.
 struct Content {
@@ -74,7 +87,7 @@ class Peers {
  public:
   static constexpr int kSnapshotTries = 3;
 
-  // The error names the flag or the address and the reason.
+  // The error names the setting and the reason.
   static base::Result<std::unique_ptr<Peers>> Start(Options options, Content content, net::Loop& loop,
                                                     const base::Clock& clock, const base::Log& log,
                                                     base::Registry& registry);

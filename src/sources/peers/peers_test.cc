@@ -379,7 +379,7 @@ TEST(Peers, FlagsThatMakeNoSenseAreAnError) {
     std::promise<std::string> said;
     base::Registry registry;
     options.replica = 1;
-    options.host = "127.0.0.1";
+    if (options.host == "::") options.host = "127.0.0.1";
     options.port = 0;
     thread.loop().Post([&] {
       auto started = Peers::Start(options, {}, thread.loop(), clock, {}, registry);
@@ -389,8 +389,14 @@ TEST(Peers, FlagsThatMakeNoSenseAreAnError) {
   };
   EXPECT_NE(error({.peers = {"host:port"}}).find("host:port"), std::string::npos);
   EXPECT_NE(error({.peers = {"a"}}).find("--peers"), std::string::npos) << "a port of 0";
-  EXPECT_NE(error({.ca_file = "/nowhere/ca.pem"}).find("/nowhere/ca.pem"), std::string::npos);
-  EXPECT_NE(error({.cert_path = "/nowhere"}).find("/nowhere"), std::string::npos);
+  EXPECT_NE(error({.peers = {"nosuch:99999"}}).find("--peers: "), std::string::npos);
+  EXPECT_EQ(error({.ca_file = "/nowhere/ca.pem"}).find("--peer-ca-file: cannot read /nowhere/ca.pem"), 0u);
+  EXPECT_EQ(error({.cert_path = "/nowhere"}).find("--cert-path: cannot read /nowhere/tls.crt"), 0u);
+  EXPECT_EQ(error({.cert_path = "/nowhere", .names = {.cert_path = "filter_config:3: peers.certDir"}})
+                .find("filter_config:3: peers.certDir: cannot read /nowhere/tls.crt"),
+            0u);
+  // Nobody can listen there.
+  EXPECT_EQ(error({.host = "192.0.2.1"}).find("--peer-port: cannot listen on 192.0.2.1:0"), 0u);
 }
 
 }  // namespace

@@ -31,6 +31,9 @@ constexpr base::Nanos kAdaptersFullPause = base::kSecond;
 
 constexpr base::Nanos kLogAgain = 30 * base::kSecond;
 
+// Pages of each endpoint, on average, before the log tells what none of them says.
+constexpr size_t kPagesUntilTold = 4;
+
 // An engine whose version does not tell its waiting tokens will not begin to soon; what fails may be back.
 constexpr base::Nanos kAskUnknownAgain = 60 * base::kSecond;
 constexpr base::Nanos kAskFailedAgain = 5 * base::kSecond;
@@ -133,6 +136,8 @@ struct PoolState {
   std::shared_ptr<const fleet::PoolContent> content;  // whose endpoints are scraped
   std::shared_ptr<const api::EnginePages> pages;      // of its config; null: it says nothing
   std::shared_ptr<const Engines> engines;
+  std::vector<std::string> unsaid;  // attributes of its config that no page has said, until that is told
+  size_t pages_read = 0;            // good ones, meanwhile
   bool seen = false;
 };
 
@@ -306,6 +311,8 @@ struct Scraper::Impl {
     if (pool.engines != nullptr && same) return false;
     pool.pages = std::move(pages);
     pool.engines = pool.pages == nullptr ? engines : EnginesOf(pool.pages);
+    pool.unsaid = pool.pages != nullptr ? api::AttributesOf(*pool.pages) : std::vector<std::string>();
+    pool.pages_read = 0;
     return true;
   }
 
@@ -450,10 +457,34 @@ struct Scraper::Impl {
     target.cell->ApplyScrape(signals, clock.Now());
     for (size_t i = 0; i < sample.custom.size(); ++i)
       target.cell->SetAttribute(target.reader->custom_keys()[i], sample.custom[i]);
+    if (!target.pool->unsaid.empty()) LookForUnsaid(target);
     if (target.shares_port) target.cell->PageIsGood();
     target.pool->scrapes->Add();
     if (target.failing) Recovered(target);
     AskWaitingTokens(target);
+  }
+
+  // Who decides by an attribute that no page says refuses or scores all alike, and nothing else would say why.
+  // It is told once, when every endpoint that can be read was read.
+  void LookForUnsaid(Target& target) {
+    PoolState& pool = *target.pool;
+    for (size_t i = 0; i < sample.custom.size(); ++i) {
+      if (std::isfinite(sample.custom[i]))
+        std::erase_if(pool.unsaid, [key = target.reader->custom_keys()[i]](const std::string& name) {
+          return fleet::PageAttributes::KeyOf(name) == key;
+        });
+    }
+    const auto& endpoints = pool.content->endpoints;
+    if (++pool.pages_read < kPagesUntilTold * endpoints.size()) return;
+    if (std::any_of(endpoints.begin(), endpoints.end(), [&](const fleet::Endpoint& endpoint) {
+          const auto known = targets.find({pool.key, endpoint.id});
+          return endpoint.cell->scraped_at() == 0 && known != targets.end() && !known->second->failing;
+        }))
+      return;
+    for (const std::string& name : pool.unsaid)
+      log.Warn("no page has the metric of an attribute of the config's: no endpoint has a value",
+               {{"pool", pool.key}, {"attribute", name}, {"metric", api::MetricsOf(*pool.pages, name)}});
+    pool.unsaid.clear();
   }
 
   // After a page that shows others' requests: without any there is nothing to be told.

@@ -586,6 +586,41 @@ TEST_F(ScraperTest, PagesAreReadAsThePoolsConfigSays) {
   ASSERT_TRUE(Await([&] { return Cell(1)->waiting() == 3; }));
 }
 
+TEST_F(ScraperTest, AnAttributeThatNoPageSaysIsToldOnce) {
+  SetPage(Page(3) + "heat 71.5\n");
+  Serve();
+  AddEndpoint(server_->port());
+  AddEndpoint(server_->port(), {}, "127.0.0.2");
+  auto said = std::make_shared<api::EnginePages>(
+      api::EnginePages{.label = "llm-d.ai/engine-type", .default_engine = "vllm"});
+  said->engines.push_back({.name = "vllm",
+                           .custom = {{"warm", api::MetricSpec{.name = "heat"}},
+                                      {"cold", api::MetricSpec{.name = "frost", .labels = {{"gpu", "0"}}}}}});
+  Start({.interval = 2 * base::kMillisecond, .pages = [&](const std::string&) { return said; }});
+  ASSERT_TRUE(Await([&] { return CountLines("attribute=") > 0; }));
+  const int asked = requests_;
+  ASSERT_TRUE(Await([&] { return requests_ > asked + 50; }));
+  EXPECT_EQ(CountLines("attribute="), 1u);
+  EXPECT_EQ(
+      CountLines("WARN  no page has the metric of an attribute of the config's: no endpoint has a value "
+                 "pool=default/pool attribute=cold metric=\"frost{gpu=0} (vllm)\""),
+      1u);
+}
+
+TEST_F(ScraperTest, AnAttributeThatOneEndpointSaysIsNotMissing) {
+  SetPage(Page(3));
+  Serve();
+  PagesByPath other({{"/metrics", Answer(Page(1) + "heat 2\n")}});
+  AddEndpoint(server_->port());
+  AddEndpoint(other.port());
+  auto said = std::make_shared<api::EnginePages>(
+      api::EnginePages{.label = "llm-d.ai/engine-type", .default_engine = "vllm"});
+  said->engines.push_back({.name = "vllm", .custom = {{"warm", api::MetricSpec{.name = "heat"}}}});
+  Start({.interval = 2 * base::kMillisecond, .pages = [&](const std::string&) { return said; }});
+  ASSERT_TRUE(Await([&] { return other.asked("/metrics") > 50 && requests_ > 50; }));
+  EXPECT_EQ(CountLines("attribute="), 0u);
+}
+
 TEST_F(ScraperTest, WaitingTokensAreAskedForWhereOthersAre) {
   PagesByPath server({{"/metrics", Answer("sglang:num_queue_reqs 0\nsglang:num_running_reqs 0\n")},
                       {"/v1/loads", Answer(Loads(50'000))}});
