@@ -134,7 +134,7 @@ Config::Instance* Compiler::Make(const PluginSpec& spec) {
     instances_.erase(spec.name);
     return nullptr;
   }
-  AddRoles(instance);
+  AddRoles(spec, instance);
   return &instance;
 }
 
@@ -161,7 +161,7 @@ void Compiler::Construct(const PluginSpec& spec, const PluginType& type, Config:
 }
 
 // What it is for the profiles that name it, and for all decisions.
-void Compiler::AddRoles(Config::Instance& instance) {
+void Compiler::AddRoles(const PluginSpec& spec, Config::Instance& instance) {
   const Plugin* plugin = instance.plugin.get();
   instance.filter = dynamic_cast<const Filter*>(plugin);
   instance.scorer = dynamic_cast<const Scorer*>(plugin);

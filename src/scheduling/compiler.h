@@ -53,7 +53,7 @@ class Compiler {
   const PluginType* FindType(std::string_view type) const;
   void CheckStability(const PluginSpec& spec, const PluginType& type);
   void Construct(const PluginSpec& spec, const PluginType& type, Config::Instance& instance);
-  void AddRoles(Config::Instance& instance);
+  void AddRoles(const PluginSpec& spec, Config::Instance& instance);
   void TakePageSettings(const Config::Instance& instance, const PluginSpec& spec);
   void WarnOfMissingTokens();
   void MakeMissing();
