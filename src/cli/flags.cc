@@ -80,7 +80,9 @@ void AddCommonFlags(CLI::App& app, CommonFlags& f, const std::string& interval_f
   app.add_option("--log-level", f.log_level, "debug, info, warn, error or off")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
-  app.add_option("--workers", f.workers, "Worker threads; 0 is one per core")->capture_default_str();
+  app.add_option("--workers", f.workers, "Worker threads; 0 is one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
 }
 
 base::LogFormat Format(const CommonFlags& flags) {

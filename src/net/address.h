@@ -28,8 +28,9 @@ std::string FormatHostPort(std::string_view host, uint16_t port);
 
 bool IsIpLiteral(std::string_view host);
 
-// Whom a connection is counted as, where each has a share: an IPv4 address as IPv6 has it (::ffff:a.b.c.d), so that
-// both ways to listen agree; of an IPv6 address its network of 64 bits, as who has one address of that has them all.
+// Whom a connection is counted as, where each has a share: an IPv4 address as IPv6 has it (::ffff:a.b.c.d),
+// so that both ways to listen agree; of an IPv6 address its network of 64 bits, as whoever has one address of
+// such a network can have all of them.
 // All zero for a socket without one.
 using PeerAddress = std::array<uint8_t, 16>;
 PeerAddress PeerAddressOf(const sockaddr_storage& address);

@@ -42,8 +42,8 @@ struct GrpcServerOptions {
   // Of these, calls that were not answered anything yet: the one that was silent for longest makes room (see
   // OnMemoryShort).
   uint32_t max_unanswered = 1000;
-  // When there are as many, or as many as that of one address (PeerAddressOf; 0: a quarter), the one (of that address) that
-  // had no call for longest makes room; without one the new connection is closed.
+  // When there are as many, or as many as that of one address (PeerAddressOf; 0: a quarter), the one (of that
+  // address) that had no call for longest makes room; without one the new connection is closed.
   uint32_t max_connections = 10'000;
   uint32_t max_connections_per_address = 0;
   // Descriptors that are left to others: a connection that would need one of the last ones is treated as one

@@ -91,7 +91,8 @@ class HttpResponseReader {
   HttpParse FeedChunks(std::string_view bytes);
   HttpParse Done(std::string_view body, bool extra_bytes);
   HttpParse Append(std::string_view bytes);
-  bool keeps_body() const { return piece_ == nullptr || head_.status != 200; }
+  // Of a refusal, and of what came encoded, the body is no answer to be read.
+  bool keeps_body() const { return piece_ == nullptr || head_.status != 200 || !content_encoding_.empty(); }
 
   size_t max_body_;
   const Piece* piece_ = nullptr;

@@ -581,11 +581,20 @@ TEST_F(HttpServerTest, AnAddressThatIsKnownHasAShareOfItsOwn) {
   ListenUnanswered(
       {.host = "::", .max_connections = 100, .max_of_address = 2, .counts_alone = [&](const std::string& ip) {
          seen.push_back(ip);
-         return true;
+         return seen.size() <= 2;
        }});
-  RawClient client(server_->port());
-  ASSERT_TRUE(Await([&] { return server_->stats()->accepted == 1; }));
-  OnLoop([&] { EXPECT_EQ(seen, std::vector<std::string>{"::ffff:127.0.0.1"}); });
+  std::vector<std::unique_ptr<RawClient>> clients;
+  const auto connect = [&] {
+    clients.push_back(std::make_unique<RawClient>(server_->port()));
+    clients.back()->Send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    return Await([&] { return busy_ == clients.size(); });
+  };
+  for (size_t i = 0; i < 4; ++i) ASSERT_TRUE(connect());
+  OnLoop([&] { EXPECT_EQ(seen, std::vector<std::string>(4, "::ffff:127.0.0.1")); });
+  EXPECT_EQ(server_->stats()->displaced, 0u) << "two as itself, and two as the network's";
+  ASSERT_TRUE(connect());
+  EXPECT_TRUE(Await([&] { return server_->stats()->displaced == 1; })) << "a third of the network's";
+  OnLoop([&] { unanswered_.clear(); });
 }
 
 TEST_F(HttpServerTest, AnAddressHasItsShare) {

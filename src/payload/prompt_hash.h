@@ -10,9 +10,9 @@
 // and depends on nothing else, so model and salt may come after the prompt. AppendChains then makes hashes of
 // prefixes of them, which say the same when the root and all blocks up to there are the same.
 //
-// A prompt is what a chat template makes of a body: the template itself where the body has one, tools, documents,
-// then the system text, then messages, wherever they stand in the JSON. All but messages end with a shorter block of
-// their own. What is one thing (an image's
+// A prompt is what a chat template makes of a body: the template itself where the body has one, tools,
+// documents, then the system text, then messages, wherever they stand in the JSON. All but messages end with
+// a shorter block of their own. What is one thing (an image's
 // URL or data) is one block, and the text before it ends with a shorter one. Of several prompts in one body
 // each is a chain of its own.
 //
@@ -76,8 +76,10 @@ class PromptHasher {
   void EndOne();
   void Add(std::string_view text);
   void AddToken(uint32_t token);  // four bytes, little-endian
-  // What was added is not what the engine will see, or the engine does not look into its cache: there are no chains.
+  // What was added is not what the engine will see, or the engine does not look into its cache: there are no
+  // chains and no tokens.
   void Spoil() { spoiled_ = true; }
+  bool spoiled() const { return spoiled_; }
 
   // The prompts' prefixes, to hashes that may be there already. `partial`: with a hash of the last block
   // where that is a shorter one (the reference has it; it can only be met by the same prompt again).

@@ -202,6 +202,9 @@ TEST(PromptHasher, AnotherTemplateOrOtherDocumentsAreAnotherPrompt) {
 TEST(PromptHasher, WhatAnEngineDoesNotLookUpHasNoChains) {
   const std::string chat = R"("messages":[{"role":"user","content":")" + Text(700) + "\"}]";
   const std::string text = R"("prompt":")" + Text(700) + "\"";
+  std::string tokens = R"("token_ids":[1)";
+  for (int i = 0; i < 300; ++i) tokens += ",7";
+  tokens += "]";
   const struct {
     Api api;
     std::string prompt;
@@ -215,7 +218,17 @@ TEST(PromptHasher, WhatAnEngineDoesNotLookUpHasNoChains) {
       {Api::kCompletions, text, R"("prompt_logprobs":5)", false},
       {Api::kCompletions, text, R"("echo":true)", false},
       {Api::kCompletions, text, R"("echo":false)", true},
+      {Api::kCompletions, text, R"("prompt_logprobs":"5")", false},
+      {Api::kCompletions, text, R"("echo":"true")", false},
+      {Api::kVllmGenerate, tokens, R"("sampling_params":{"prompt_logprobs":1})", false},
+      {Api::kVllmGenerate, tokens, R"("sampling_params":{"skip_reading_prefix_cache":true,"max_tokens":1})",
+       false},
+      {Api::kVllmGenerate, tokens, R"("sampling_params":{"max_tokens":1})", true},
+      {Api::kSglangGenerate, "\"text\":\"" + Text(700) + "\"", R"("logprob_start_len":[0])", false},
       {Api::kSglangGenerate, "\"text\":\"" + Text(700) + "\"", R"("logprob_start_len":0)", false},
+      {Api::kSglangGenerate, "\"text\":\"" + Text(700) + "\"",
+       "\"logprob_start_len\":" + std::string(99, '1'), false},
+      {Api::kCompletions, text, "\"prompt_logprobs\":" + std::string(99, '1'), false},
       {Api::kSglangGenerate, "\"text\":\"" + Text(700) + "\"", R"("logprob_start_len":-1)", true},
   };
   for (const auto& it : cases) {
@@ -339,7 +352,7 @@ TEST(PromptHasher, AnyBodyInAnyPiecesSaysTheSame) {
   size_t hashed = 0;
   RequestScanner again(Api::kUnknown);
   again.HashPrompt(true);
-  for (int round = 0; round < 8000; ++round) {
+  for (int round = 0; round < 12000; ++round) {
     const Api api = kApis[maker.random().Below(6)];
     std::string body = "{";
     for (const char* key : {"messages", "prompt", "input", "system", "tools", "documents", "echo",

@@ -208,6 +208,8 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
       if (IsMedia(key)) return Place::kOne;
       break;
     case Place::kSampling:
+      if (api_ == Api::kVllmGenerate && (key == "prompt_logprobs" || key == "skip_reading_prefix_cache"))
+        return Place::kUncached;
       return key == (api_ == Api::kSglangGenerate ? "max_new_tokens" : "max_tokens") ? Place::kLimit
                                                                                      : Place::kIgnored;
     default:
@@ -222,6 +224,8 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
     return SglangMember(key);
   const auto in = [this](Api api, Place place) { return api_ == api ? place : Place::kIgnored; };
   switch (key.size()) {
+    case 4:
+      return key == "echo" ? in(Api::kCompletions, Place::kUncached) : Place::kIgnored;
     case 5:
       if (key == "model") return Place::kModel;
       if (key == "input") return api_ == Api::kEmbeddings ? Place::kMain : in(Api::kResponses, Place::kMain);
@@ -235,8 +239,6 @@ RequestScanner::Place RequestScanner::Member(Place object, std::string_view key)
                                                                  : in(Api::kResponses, Place::kInstead);
       if (key == "system") return in(Api::kMessages, Place::kSide);
       return Place::kIgnored;
-    case 4:
-      return key == "echo" ? in(Api::kCompletions, Place::kUncached) : Place::kIgnored;
     case 8:
       if (key == "messages")
         return api_ == Api::kChatCompletions || api_ == Api::kEmbeddings ? Place::kMain
@@ -479,6 +481,11 @@ void RequestScanner::BeginValue(Place place, Type type) {
     case Place::kInstead:
       has_instead_ = type != Type::kNull;
       break;
+    case Place::
+        kUncached:  // what engines make a number or true of; these themselves are looked at where they end
+      if (hasher_ != nullptr && type != Type::kNull && type != Type::kBool && type != Type::kNumber)
+        hasher_->Spoil();
+      break;
     case Place::kMessage:
       role_bad_ = content_bad_ = false;
       *PartOf(Place::kContent) = {};
@@ -634,7 +641,7 @@ void RequestScanner::OnNumber(Span span, std::string_view text) {
       break;
     case Place::kUncached:
       // SGLang's -1 is none, vLLM's is all that there are.
-      if (hasher_ != nullptr && (api_ != Api::kSglangGenerate || text[0] != '-')) hasher_->Spoil();
+      if (hasher_ != nullptr && (api_ != Api::kSglangGenerate || !text.starts_with('-'))) hasher_->Spoil();
       break;
     default:
       break;

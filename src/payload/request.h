@@ -154,8 +154,8 @@ class RequestScanner final : private MemberSink, private GrpcSink {
     kInnerBlock,
     kPromptItem,  // element of prompt, or of embeddings' input
     kToken,
+    kUncached,  // what makes an engine leave its prefix cache unread
     kTools,     // up to kFile only where the prompt is hashed: tools of the body,
-    kUncached,  // what makes an engine leave its prefix cache unread,
     kWhole,     // all bytes of the value,
     kOne,       // the value as one block; also without hashing: an image and the like
     kFile,      // the value as one block

@@ -1,6 +1,6 @@
 // What RequestScanner reads in the requests of vLLM's gRPC service. Source: vllm_engine.proto, package
 // vllm.grpc.engine: GenerateRequest has tokenized = 2 (TokenizedInput: input_ids = 2) or text = 3, of which the last
-// one counts, sampling_params = 4 (max_tokens = 8), stream = 5, mm_inputs = 7; EmbedRequest has tokenized = 2. There is
+// one counts, sampling_params = 4 (max_tokens = 8, prompt_logprobs = 23), stream = 5, mm_inputs = 7; EmbedRequest has tokenized = 2. There is
 // no model in either: a server has one.
 #include <algorithm>
 
@@ -11,8 +11,8 @@ namespace {
 
 // Of GenerateRequest; the first of EmbedRequest, too.
 constexpr uint32_t kTokenized = 2, kText = 3, kSampling = 4, kStream = 5, kMedia = 7;
-constexpr uint32_t kInputIds = 2;   // of TokenizedInput
-constexpr uint32_t kMaxTokens = 8;  // of SamplingParams
+constexpr uint32_t kInputIds = 2;                         // of TokenizedInput
+constexpr uint32_t kMaxTokens = 8, kPromptLogprobs = 23;  // of SamplingParams
 
 }  // namespace
 
@@ -56,6 +56,8 @@ void RequestScanner::OnNumber(uint32_t field, uint64_t value) {
     if (hasher_ != nullptr) hasher_->AddToken(static_cast<uint32_t>(value));
   } else if (grpc.inside == kSampling && field == kMaxTokens) {
     fields_.max_tokens = static_cast<uint32_t>(value);
+  } else if (grpc.inside == kSampling && field == kPromptLogprobs) {
+    if (hasher_ != nullptr) hasher_->Spoil();  // the engine does not look into its cache
   } else if (grpc.inside == 0 && field == kStream && api_ == Api::kVllmGrpcGenerate) {
     fields_.stream = value != 0;
   }

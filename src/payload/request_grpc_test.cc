@@ -104,6 +104,8 @@ TEST(GrpcRequest, HashesAreThoseOfTheSamePromptInJson) {
   ASSERT_TRUE(ids.ok());
   EXPECT_EQ(ids.fields().prompt_bytes, 1200u);
   EXPECT_EQ(Chain(ids), Chain(Scan(Api::kCompletions, json)));
+  EXPECT_EQ(Chain(Read(Frame(Bytes(3, text) + Bytes(4, Number(23, 1))))), std::vector<uint64_t>())
+      << "with prompt_logprobs, for which the engine leaves its cache unread";
 }
 
 TEST(GrpcRequest, TokenIdsInAnyForm) {

@@ -142,6 +142,31 @@ TEST(TraceFile, ReadsAzure) {
   EXPECT_EQ(trace->requests[1].answer_tokens, 2u);
 }
 
+TEST(TraceFile, TimesHaveZonesAndTablesAByteOrderMark) {
+  std::vector<api::Problem> problems;
+  const auto head = "\xef\xbb\xbfTIMESTAMP,ContextTokens,GeneratedTokens\n";
+  const std::string text = std::string(head) +
+                           "2023-11-16 18:00:00.5+00:00,1,1\n2023-11-16 20:00:01+02:00,1,1\n"
+                           "2023-11-16 16:30:02.5-01:30,1,1\n2023-11-16T18:00:03.500Z,1,1\n";
+  ASSERT_TRUE(IsTrace(text));
+  const auto trace = ParseTrace(text, "t.csv", problems);
+  ASSERT_THAT(problems, testing::IsEmpty());
+  std::vector<base::Nanos> at;
+  for (const TraceRequest& request : trace->requests) at.push_back(request.at / base::kMillisecond);
+  EXPECT_THAT(at, testing::ElementsAre(0, 500, 2000, 3000));
+  const std::string mooncake =
+      "\xef\xbb\xbf{\"timestamp\": 0, \"input_length\": 100, \"output_length\": 5}\n";
+  ASSERT_TRUE(IsTrace(mooncake));
+  EXPECT_EQ(ParseTrace(mooncake, "t.jsonl", problems)->requests.size(), 1u);
+  EXPECT_THAT(problems, testing::IsEmpty());
+  for (const char* wrong :
+       {"2023-11-16 18:00:00garbage", "2023-11-16 18:00:00+25:00", "2023-11-16 18:00:00+0200"}) {
+    ParseTrace(std::string(head) + wrong + ",1,1\n", "t.csv", problems);
+    EXPECT_EQ(problems.size(), 1u) << wrong;
+    problems.clear();
+  }
+}
+
 TEST(TraceFile, NamesTheLineOfEachMistake) {
   EXPECT_THAT(TraceProblems(""), HasSubstr("t.jsonl:1: no request"));
   EXPECT_THAT(TraceProblems(R"({"timestamp": 1, "input_length": 5, "output_length": 5}

@@ -14,6 +14,8 @@ namespace fairway::replay {
 
 namespace {
 
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // tables are written with it on some systems
+
 constexpr std::string_view kCsvHead = "TIMESTAMP,ContextTokens,GeneratedTokens";
 constexpr size_t kMaxProblems = 20;
 constexpr double kMaxMilliseconds = 1e12;  // 31 years: none of these overflows nanoseconds
@@ -88,13 +90,24 @@ std::optional<base::Nanos> ParseTime(std::string_view text) {
   if (*year < 1970 || *year > 2200 || !date.ok() || *hour > 23 || *minute > 59 || *second > 60)
     return std::nullopt;
   base::Nanos fraction = 0;
-  if (text.size() > 19 && text[19] == '.') {
+  text.remove_prefix(19);
+  if (text.starts_with('.')) {
     base::Nanos unit = base::kSecond;
-    for (size_t i = 20; i < text.size() && text[i] >= '0' && text[i] <= '9'; ++i)
-      fraction += (unit /= 10) * (text[i] - '0');
+    for (text.remove_prefix(1); !text.empty() && text[0] >= '0' && text[0] <= '9'; text.remove_prefix(1))
+      fraction += (unit /= 10) * (text[0] - '0');
+  }
+  // Of a zone: what its clocks are ahead of UTC.
+  int64_t ahead = 0;
+  if (text.size() == 6 && (text[0] == '+' || text[0] == '-') && text[3] == ':') {
+    const auto hours = base::ParseInteger<unsigned>(text.substr(1, 2)),
+               minutes = base::ParseInteger<unsigned>(text.substr(4, 2));
+    if (!hours || !minutes || *hours > 23 || *minutes > 59) return std::nullopt;
+    ahead = (text[0] == '+' ? 1 : -1) * (int64_t{*hours} * 3600 + *minutes * 60);
+  } else if (!text.empty() && text != "Z") {
+    return std::nullopt;
   }
   const auto days = std::chrono::sys_days(date).time_since_epoch().count();
-  return ((days * 24LL + *hour) * 3600 + *minute * 60 + *second) * base::kSecond + fraction;
+  return ((days * 24LL + *hour) * 3600 + *minute * 60 + *second - ahead) * base::kSecond + fraction;
 }
 
 std::string ReadAzure(std::string_view line, TraceRequest& request) {
@@ -116,6 +129,7 @@ std::string ReadAzure(std::string_view line, TraceRequest& request) {
 
 bool IsTrace(std::string_view text) {
   std::string_view line;
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   while (line.empty() && !text.empty()) line = TakeLine(text);
   if (line.starts_with("TIMESTAMP,")) return true;
   return line.starts_with('{') && line.find("\"timestamp\"") != std::string_view::npos &&
@@ -132,6 +146,7 @@ std::shared_ptr<const Trace> ParseTrace(std::string_view text, const std::string
       problems.push_back({api::Severity::kError, {file, line}, "", "", std::move(what)});
   };
   bool csv = false;
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   for (int number = 1; !text.empty(); ++number) {
     const std::string_view line = TakeLine(text);
     if (line.empty()) continue;

@@ -104,7 +104,7 @@ TEST(ClientText, MakesNoPageLargeAndEveryPageCanBeRead) {
   for (int i = 0; i < 300; ++i) {
     const std::string name = Numbered("", i) + std::string(4000, 'x');
     Serve(scene, Completion(name), "/v1/completions", {});
-    const std::string rewrite = Numbered("", i) + std::string(50'000, '\xff');
+    const std::string rewrite = Numbered("", i) + std::string(4'000, '\xff');
     Serve(scene, Completion("m"), "/v1/completions", {.model_rewrite = rewrite});
     const std::string flow = Numbered("a\xff", i) + "\"}\n";
     Serve(scene, Completion("m"), "/v1/completions", {.fairness_id = flow});

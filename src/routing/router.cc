@@ -605,6 +605,8 @@ std::optional<TokenQuestion> Router::AskForTokens(Worker& worker_handle, const R
   const bool chat = body->api() == payload::Api::kChatCompletions;
   if (!chat && body->api() != payload::Api::kCompletions) return std::nullopt;
   if (TokensOf(*body) != nullptr) return std::nullopt;
+  // What is cached of it makes no difference.
+  if (body->prompt_hashes() != nullptr && body->prompt_hashes()->spoiled()) return std::nullopt;
   Worker::Impl& worker = static_cast<Worker::Impl&>(worker_handle);
   const fleet::PoolSnapshot* pool = worker.reader.Get()->FindPool(input.pool_key);
   if (pool == nullptr || pool->endpoints.empty()) return std::nullopt;
@@ -628,6 +630,9 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
 
 [[gnu::hot]] std::optional<Rejection> Router::Impl::FindRoute(Asked& asked, Worker::Impl& worker) const {
   const RequestInput& input = asked.input;
+  if (input.model_rewrite.size() > payload::RequestScanner::kMaxModelBytes) [[unlikely]]
+    return BadRequest("the model name in the rewrite header is longer than " +
+                      std::to_string(payload::RequestScanner::kMaxModelBytes) + " bytes");
   bool known_api = false;
   if (const payload::RequestScanner* body = input.body) {
     if (!body->ok()) return BadRequest(body->error());
@@ -690,6 +695,11 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
   state.reservation = outcome.reservation;
   places.Keep();
   state.received_at = input.received_at != 0 ? input.received_at : asked.start;
+  // Before anybody asks for the config, which may be a newer one then: the names of headers are the old one's.
+  if (outcome.num_further != 0 || outcome.destination_port != 0) [[unlikely]]
+    state.KeepFurther(pool, outcome);
+  if (outcome.num_session_headers != 0) [[unlikely]]
+    state.KeepSessions(pool, outcome);
   if (!worker.facts.prompts.prefixes.empty()) {
     Ticket::State::Extras& extras = state.NeedExtras();
     extras.believed_tokens = outcome.cached_tokens;
@@ -703,10 +713,6 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     pool.tally->decisions[static_cast<size_t>(outcome.rung)].fetch_add(1, std::memory_order_relaxed);
   }
   if (!asked.model.empty()) series.running.Add(1);
-  if (outcome.num_further != 0 || outcome.destination_port != 0) [[unlikely]]
-    state.KeepFurther(pool, outcome);
-  if (outcome.num_session_headers != 0) [[unlikely]]
-    state.KeepSessions(pool, outcome);
   if (scheduler.ConfigOf(pool, worker.scratch).tells_served) [[unlikely]]
     state.KeepServed();
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.

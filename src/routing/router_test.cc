@@ -232,6 +232,8 @@ TEST(Rewrites, TheRuleThatNamesTheModelThenTheModelThenTheGenericRuleThenTheHead
   EXPECT_EQ(plain.Target("talk"), "chat-v1");
   EXPECT_EQ(plain.Target("chat", "header"), "chat-v1") << "a rule beats the header";
   EXPECT_EQ(plain.Target("other", "header"), "header");
+  EXPECT_EQ(plain.Target("other", std::string(4096, 'x')), std::string(4096, 'x')) << "never half of it";
+  EXPECT_EQ(plain.Target("other", std::string(4097, 'x')), "400");
   EXPECT_EQ(plain.Target("other"), "other");
 
   PolicyScene all(

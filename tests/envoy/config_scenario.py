@@ -132,6 +132,9 @@ class Configs(Scenario):
                 answer = up.complete("llama", headers={"cookie": f"theme=dark; sid={sid}"})
                 self.assertNotIn("x-session-token", answer.headers)
                 self.assertEqual(served.setdefault(sid, answer.headers["x-served-by"]), answer.headers["x-served-by"])
+        # Cookies of several KB are usual: the id is found wherever it stands among them.
+        long = {"cookie": f"pad={'x' * 4000}; sid=b"}
+        self.assertEqual({up.complete("llama", headers=long).headers["x-served-by"] for _ in range(10)}, {served["b"]})
         gone = served["a"]
         del self.labels[int(gone.rsplit(":", 1)[1])]
         self.put_endpoints()

@@ -327,7 +327,9 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   if (headers.request_id.empty()) own_id = request::NewRequestId(worker_->random);
   input.pool_key = pool_key();
   input.request_id = own_id.empty() ? headers.request_id : std::string_view(own_id);
-  input.body = pending.has_body && !headers.unreadable_body ? &pending.scanner : nullptr;
+  // What can be read is, whatever its headers claim: else they would be a way round models and criticality.
+  const bool reads = pending.has_body && (!headers.unreadable_body || pending.scanner.ok());
+  input.body = reads ? &pending.scanner : nullptr;
   input.body_bytes = pending.body_bytes;
   input.fairness_id = headers.fairness_id;
   input.model_rewrite = headers.model_rewrite;

@@ -212,7 +212,7 @@ class Session {
   bool decided_ = false;        // by the message at hand
   bool generated_id_ = false;
   bool tunnel_ = false;           // an upgrade or CONNECT: decided at its headers, what follows passes by
-  bool unreadable_body_ = false;  // compressed: decided by load, when it is there
+  bool unreadable_body_ = false;  // says that it is compressed: where it is, decided by load
   bool has_content_length_ = false;
   bool if_available_ = false;
   bool asks_load_ = false;

@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint64_t kMaxBodyReserve = 4u << 20;  // a content-length is only a claim
 constexpr size_t kMaxId = 256;                  // bytes kept of each id and name in a header
-constexpr size_t kMaxWantedValue = 1024;        // of headers that plugins read
+constexpr size_t kMaxWantedValue = 16 << 10;    // of headers that plugins read; a longer one counts as none
 constexpr size_t kMaxHeaders = 10'000;          // Envoy takes 100 of a client, unless it is told to take more
 constexpr size_t kKeptForFree = 1024;           // what a call's own cost covers
 
@@ -70,7 +70,7 @@ bool Session::ReadRequestHeaders(std::string_view header_map, std::optional<rout
   no_parser = ChooseParser(headers.path);
   request_id_ = Cut(headers.request_id);
   fairness_id_ = Cut(headers.fairness_id);
-  model_rewrite_ = Cut(headers.model_rewrite);
+  model_rewrite_ = headers.model_rewrite;  // half a name would be another model's
   objective_ = Cut(headers.objective);
   tunnel_ = headers.tunnel;
   unreadable_body_ = headers.unreadable_body;
@@ -82,7 +82,7 @@ bool Session::ReadRequestHeaders(std::string_view header_map, std::optional<rout
   remove_headers_.assign(headers.control.begin(), headers.control.end());
   wanted_headers_.clear();
   for (const auto& [name, value] : headers.wanted)
-    wanted_headers_.emplace_back(name, value.substr(0, kMaxWantedValue));
+    if (value.size() <= kMaxWantedValue) wanted_headers_.emplace_back(name, value);
   if (request_id_.empty()) {
     request_id_ = request::NewRequestId(shared_.random);
     generated_id_ = true;
@@ -93,7 +93,7 @@ bool Session::ReadRequestHeaders(std::string_view header_map, std::optional<rout
 
 // Of headers and hints. Once, and not with each message: there may be a thousand.
 void Session::MeasureTexts() {
-  texts_ = 0;
+  texts_ = model_rewrite_.capacity();
   for (const std::string& name : remove_headers_) texts_ += sizeof(std::string) + name.capacity();
   for (const auto& [name, value] : wanted_headers_)
     texts_ += 2 * sizeof(std::string) + name.capacity() + value.capacity();
@@ -140,13 +140,11 @@ void Session::OnRequestHeaders(const RequestMessage& message) {
   request_ended_ = message.end_of_stream;
   if (message.end_of_stream || tunnel_ || request_mode() == BodyMode::kNone) return DecideByLoad();
   if (no_parser) return RefuseUncounted(*no_parser);
-  // There is nothing to wait for in it, and no reason to hold it back.
-  if (unreadable_body_ && request_mode() == BodyMode::kStreamed) return DecideByLoad();
 
   // STREAMED holds a body back for its model, which a gRPC message has none of.
   const bool reads =
       request_mode() != BodyMode::kStreamed || (api_ != payload::Api::kUnknown && !IsGrpc(api_));
-  if (reads && !unreadable_body_) NewScanner();
+  if (reads) NewScanner();
   switch (request_mode()) {
     case BodyMode::kNone:
       break;
@@ -351,7 +349,8 @@ routing::RequestInput Session::Input() const {
   routing::RequestInput input;
   input.pool_key = pool_key_;
   input.request_id = request_id_;
-  input.body = scanner_ ? &*scanner_ : nullptr;
+  // What can be read is, whatever its headers claim: else they would be a way round models and criticality.
+  input.body = scanner_ && (!unreadable_body_ || scanner_->ok()) ? &*scanner_ : nullptr;
   input.body_bytes = body_bytes_;
   input.fairness_id = fairness_id_;
   input.model_rewrite = model_rewrite_;

@@ -782,11 +782,25 @@ TEST_F(SessionTest, ACompressedBodyIsRoutedWithoutBeingRead) {
     for (const bool without_waiting : {false, true}) {
       NewExchange(Modes{.request = pb::STREAMED, .without_waiting = without_waiting});
       replies = Give(RequestHeaders(false, headers));
-      ASSERT_EQ(replies.size(), 1u);
+      for (auto& reply : Give(RequestBody(zstd, true))) replies.push_back(std::move(reply));
+      ASSERT_EQ(replies.size(), 2u);
       EXPECT_EQ(Destination(replies[0]), "10.0.0.1:8000");
-      replies = Give(RequestBody(zstd, true));
-      ASSERT_EQ(replies.size(), 1u);
-      EXPECT_FALSE(replies[0].request_body().response().has_body_mutation());
+      EXPECT_FALSE(replies[1].request_body().response().has_body_mutation());
+    }
+  }
+  // What can be read is no way round models and criticality.
+  for (const auto mode : {pb::FULL_DUPLEX_STREAMED, pb::STREAMED, pb::BUFFERED}) {
+    for (const bool known : {false, true}) {
+      NewExchange(Modes{.request = mode});
+      Give(RequestHeaders(false, {{"content-encoding", "gzip"}}));
+      const auto replies = Give(RequestBody(known ? kChat : R"({"model":"nobody","messages":[{}]})", true));
+      if (!known) {
+        ExpectRefused(replies, 404, "nobody");
+        continue;
+      }
+      std::string all;
+      for (const auto& reply : replies) all += reply.DebugString();
+      EXPECT_THAT(all, HasSubstr("llama2-v1")) << mode;
     }
   }
   // What says plainly that nothing was done to it is read.

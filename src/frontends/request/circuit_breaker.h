@@ -1,6 +1,6 @@
-// Whether a server is worth asking that requests wait for: one that kept kMostInARow questions in a row waiting for
-// nothing is left alone (the circuit is open), for a pause that doubles from kFirstPause to kMostPause. After each
-// pause one question is a probe; the first answer ends it.
+// Whether a server is worth asking that requests wait for: one that kept kMostInARow questions in a row
+// waiting for nothing is left alone (the circuit is open), for a pause that doubles from kFirstPause to
+// kMostPause. After each pause one question is a probe; the first answer ends it.
 //
 //   const auto ask = breaker.MayAsk(now);
 //   if (ask == CircuitBreaker::Ask::kNo) ...
@@ -28,7 +28,7 @@ class CircuitBreaker {
   bool open() const { return open_; }
   base::Nanos pause() const { return pause_; }
 
-  // kYes and kProbe: the outcome is told by one of the two below.
+  // kProbe: the outcome is told by one of the two below; kYes: where it says something of the server.
   Ask MayAsk(base::Nanos now) {
     if (!open_) return Ask::kYes;
     if (probing_ || now < again_at_) return Ask::kNo;

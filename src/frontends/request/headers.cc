@@ -12,8 +12,8 @@ namespace {
 
 constexpr std::string_view kDefaultPath = "/v1/completions";  // as the reference has it
 constexpr std::string_view kOwnPrefix = "x-fairway-";
-constexpr size_t kMaxHints = 1000;
-constexpr size_t kMaxHint = 300;  // bytes; a host name has 253 at most
+constexpr size_t kMaxHints = 20'000;  // a pool of 10,000 by two addresses each
+constexpr size_t kMaxHint = 300;      // bytes; a host name has 253 at most
 
 // The picker's own headers, and those that tell a prefill/decode side-car where to connect to
 // (x-prefiller-url: its first releases).

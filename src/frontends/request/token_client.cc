@@ -1,6 +1,7 @@
 #include "frontends/request/token_client.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <future>
 #include <list>
@@ -37,15 +38,18 @@ struct TokenClient::Impl {
   struct Server {
     std::string name;
     std::vector<std::unique_ptr<net::HttpFetcher>> idle;
-    CircuitBreaker breaker;
+    // Of text, and of prompts with images or the like: where a client's URL keeps the server waiting, text does not.
+    std::array<CircuitBreaker, 2> breakers;
     bool silent = false;  // that it gives none was told
+    base::Nanos asked_at = 0;
+    size_t answered_bytes = 0;  // of the last question that was answered
   };
   struct Open {
     Question question;
     net::Loop* back = nullptr;
     Answer answer;
     base::Nanos ends_at = 0;
-    Server* server = nullptr;
+    std::shared_ptr<Server> server;
     std::string name;  // path, an end of line and the body, which is nowhere else
     size_t bytes = 0;  // of the body
     std::unique_ptr<net::HttpFetcher> fetcher;
@@ -95,10 +99,28 @@ struct TokenClient::Impl {
   }
 
   // ---- On the thread.
-  Server& ServerOf(const Question& question) {
-    Server& server = servers[{question.host, question.port}];
-    if (server.name.empty()) server.name = net::FormatHostPort(question.host, question.port);
+  const std::shared_ptr<Server>& ServerOf(const Question& question, base::Nanos now) {
+    std::shared_ptr<Server>& server = servers[{question.host, question.port}];
+    if (server == nullptr) {
+      server = std::make_shared<Server>();
+      server->name = net::FormatHostPort(question.host, question.port);
+      server->asked_at = now;
+      ForgetOld(now);
+    }
+    server->asked_at = now;
     return server;
+  }
+  // Those that configs named once.
+  void ForgetOld(base::Nanos now) {
+    constexpr base::Nanos kOld = 600 * base::kSecond;
+    std::erase_if(servers, [&](const auto& it) {
+      if (now - it.second->asked_at < kOld) return false;
+      for (const CircuitBreaker& breaker : it.second->breakers) circuits_open.Add(breaker.open() ? -1 : 0);
+      return true;
+    });
+  }
+  static CircuitBreaker& BreakerOf(const Open& open) {
+    return open.server->breakers[open.question.media ? 1 : 0];
   }
 
   void Begin(const std::shared_ptr<Open>& open) {
@@ -108,9 +130,9 @@ struct TokenClient::Impl {
       kept.splice(kept.begin(), kept, found->second);
       return End(*open, found->second->tokens);
     }
-    open->server = &ServerOf(open->question);
     open->begun = clock.Now();
-    open->asked = open->server->breaker.MayAsk(open->begun);
+    open->server = ServerOf(open->question, open->begun);
+    open->asked = BreakerOf(*open).MayAsk(open->begun);
     if (open->asked == CircuitBreaker::Ask::kNo) {
       left_alone.Add();
       return End(*open, nullptr);
@@ -153,7 +175,7 @@ struct TokenClient::Impl {
     const base::Nanos took = clock.Now() - open->begun;
     duration.Observe(base::ToSeconds(took));
     (tokens != nullptr ? answered : failed).Add();
-    Judge(*open, tokens != nullptr, took);
+    Judge(*open, tokens != nullptr, outcome.failure == net::HttpFailure::kTimeout, took);
     Note(*open, tokens != nullptr, outcome.ok ? "no answer of a render server" : outcome.error);
     if (tokens != nullptr) Keep(open->name, tokens);
     asked.remove(open);
@@ -167,13 +189,19 @@ struct TokenClient::Impl {
     });
   }
 
-  // What took most of its time and brought nothing was not worth it, whatever the reason; a refusal costs none.
-  void Judge(const Open& open, bool good, base::Nanos took) {
-    CircuitBreaker& breaker = open.server->breaker;
-    if (good || took < open.question.timeout / 2) {
+  // What took most of its time and brought nothing was not worth it, whatever the reason; a refusal costs none. Of
+  // a time limit that was over soon, as the question had waited on this thread, the server knows nothing.
+  void Judge(const Open& open, bool good, bool timed_out, base::Nanos took) {
+    CircuitBreaker& breaker = BreakerOf(open);
+    const bool soon = took < open.question.timeout / 2;
+    if (good) open.server->answered_bytes = open.bytes;
+    if (good || (soon && !timed_out)) {
       if (breaker.Answered()) circuits_open.Add(-1);
       return;
     }
+    // Nor does one that was far longer than what is answered in time say that those will not be.
+    const bool far_longer = open.server->answered_bytes != 0 && open.bytes / 4 > open.server->answered_bytes;
+    if ((soon || far_longer) && open.asked != CircuitBreaker::Ask::kProbe) return;
     if (!breaker.Waited(open.asked, clock.Now())) return;
     circuits_open.Add(1);
     if (!alone_limit.Allow(clock.Now())) return;
@@ -226,7 +254,8 @@ struct TokenClient::Impl {
     thread->loop().Post([&] {
       for (const auto& open : asked) open->fetcher.reset();
       asked.clear();
-      for (auto& [at, server] : servers) server.idle.clear();  // what is posted knows their places
+      for (auto& [at, server] : servers) server->idle.clear();
+      servers.clear();
       done.set_value();
     });
     done.get_future().wait();
@@ -243,7 +272,7 @@ struct TokenClient::Impl {
   std::mutex mutex;
   std::unique_ptr<net::LoopThread> thread;  // null: nobody asked
   // The thread's.
-  std::map<std::pair<std::string, uint16_t>, Server> servers;
+  std::map<std::pair<std::string, uint16_t>, std::shared_ptr<Server>> servers;
   std::list<std::shared_ptr<Open>> asked;
   std::list<Kept> kept;  // the one used last first
   // By what clients write: under a hash that they cannot make collide.

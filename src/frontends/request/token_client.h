@@ -5,10 +5,10 @@
 //   client.Ask({...}, loop, [](std::shared_ptr<const payload::PromptTokens> tokens) { ... });
 //
 // Bounded: kMaxOpen questions and kMaxOpenBytes of their bodies at once; who comes then gets no tokens, and is
-// told at once. An answer is read as it comes, so that none holds up the others; it may be kMaxAnswer long and,
-// where the prompt is text alone, no longer than such a prompt's tokens can be (kAnswerBytes). What was read of all
-// answers under way is kMaxAnswerBytes at most. Answers to the same question are kept, least recently used out, up
-// to kMaxKeptBytes.
+// told at once. An answer is read as it comes, so that none holds up the others. It may be kMaxAnswer long
+// and, where the prompt is text alone, no longer than such a prompt's tokens can be (AnswerBytes). What was
+// read of all answers under way is kMaxAnswerBytes at most. Answers to the same question are kept, least
+// recently used out, up to kMaxKeptBytes.
 // A server that gives no answers is told of in the log once, and once when it is back. One that keeps requests
 // waiting for nothing is left alone for a while (circuit_breaker.h), and they go without tokens at once.
 // On the metrics page: fairway_token_questions_total{outcome}, fairway_token_circuits_open, and how long answers

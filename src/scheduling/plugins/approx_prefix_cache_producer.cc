@@ -413,8 +413,11 @@ class ApproxPrefixCacheProducer final : public Plugin,
       own += static_cast<float>(context.own[i]);
     }
     // Replicas that tell where they placed what are no others: what they did is known.
-    if (context.pool != nullptr)
-      own += static_cast<float>(context.pool->tally->told_requests.load(std::memory_order_relaxed));
+    if (context.pool != nullptr) {  // of the whole pool, of which these may be a part
+      const auto told =
+          static_cast<float>(context.pool->tally->told_requests.load(std::memory_order_relaxed));
+      own += told * static_cast<float>(n) / static_cast<float>(std::max(context.pool->endpoints.size(), n));
+    }
     if (all > 0) lookup.others += (1 - std::min(own / all, 1.0f) - lookup.others) / 32;
     const float* cached = made[cached_.id];
     float* likely = made[likely_.id];
