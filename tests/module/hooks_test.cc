@@ -188,10 +188,11 @@ TEST(ModuleHooks, LinesAreTextOrObjects) {
   const auto said = [](const std::string& format) {
     TheFakeEnvoy().log.clear();
     const std::string some = Endpoints(1);
-    const Config config = NewConfig(
+    Config config = NewConfig(
         some.substr(0, some.size() - 1) +
         R"(,"configText":"apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig")" + format + "}");
     EXPECT_NE(config, nullptr);
+    config.reset();  // its threads write, too
     std::string all;
     for (const auto& line : TheFakeEnvoy().log) all += line + "\n";
     return all;

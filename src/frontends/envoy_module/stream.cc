@@ -323,11 +323,10 @@ void Stream::ReadSubsetHint(routing::SubsetHint& hint, bool& present) const {
   routing::SubsetHint hint;
   bool hinted = false;
   if (filter_.config.use_subset_hint) ReadSubsetHint(hint, hinted);
-  std::string own_id;
-  if (headers.request_id.empty()) own_id = request::NewRequestId(worker_->random);
+  const std::string own_id = headers.request_id.empty() ? request::NewRequestId(worker_->random) : "";
   input.pool_key = pool_key();
   input.request_id = own_id.empty() ? headers.request_id : std::string_view(own_id);
-  // What can be read is, whatever its headers claim: else they would be a way round models and criticality.
+  // What can be read is, whatever its headers claim: they are no way round models and criticality.
   const bool reads = pending.has_body && (!headers.unreadable_body || pending.scanner.ok());
   input.body = reads ? &pending.scanner : nullptr;
   input.body_bytes = pending.body_bytes;
