@@ -41,7 +41,7 @@ std::string ToString(const MetricSpec& spec) {
   if (spec.labels.empty()) return spec.name;
   std::vector<std::string> labels;
   labels.reserve(spec.labels.size());
-  for (const auto& [name, value] : spec.labels) labels.push_back(name + "=" + value);
+  for (const auto& [name, value] : spec.labels) labels.emplace_back(name).append("=").append(value);
   return spec.name + "{" + base::Join(labels, ",") + "}";
 }
 
