@@ -12,9 +12,8 @@
 //
 // A prompt is what a chat template makes of a body: the template itself where the body has one, tools,
 // documents, then the system text, then messages, wherever they stand in the JSON. All but messages end with
-// a shorter block of their own. What is one thing (an image's
-// URL or data) is one block, and the text before it ends with a shorter one. Of several prompts in one body
-// each is a chain of its own.
+// a shorter block of their own. What is one thing (an image's URL or data) is one block, and the text before
+// it ends with a shorter one. Of several prompts in one body each is a chain of its own.
 //
 // Owned by one thread. Memory: 8 bytes a block, at most kMaxBlocks of them (2 MiB of text); what comes after
 // is not hashed. What comes out does not depend on how the bytes were cut. Collisions can be made by who

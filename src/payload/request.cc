@@ -481,8 +481,8 @@ void RequestScanner::BeginValue(Place place, Type type) {
     case Place::kInstead:
       has_instead_ = type != Type::kNull;
       break;
-    case Place::
-        kUncached:  // what engines make a number or true of; these themselves are looked at where they end
+    case Place::kUncached:
+      // Numbers and literals are judged where they end; engines may turn any other value into one.
       if (hasher_ != nullptr && type != Type::kNull && type != Type::kBool && type != Type::kNumber)
         hasher_->Spoil();
       break;

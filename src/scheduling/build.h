@@ -105,9 +105,9 @@ class Build {
     return found;
   }
 
-  // Request::prefixes are wanted.
+  // Prompts::prefixes are wanted.
   void WantsPrefixes();
-  // Request::tokens are wanted.
+  // Prompts::tokens are wanted.
   void WantsTokens();
   // Memory that each worker has of its own, made when it first decides: Get(context.worker).
   template <typename T>

@@ -413,7 +413,7 @@ class ApproxPrefixCacheProducer final : public Plugin,
       own += static_cast<float>(context.own[i]);
     }
     // Replicas that tell where they placed what are no others: what they did is known.
-    if (context.pool != nullptr) {  // of the whole pool, of which these may be a part
+    if (context.pool != nullptr) {  // the count is the whole pool's; the candidates get their share of it
       const auto told =
           static_cast<float>(context.pool->tally->told_requests.load(std::memory_order_relaxed));
       own += told * static_cast<float>(n) / static_cast<float>(std::max(context.pool->endpoints.size(), n));
