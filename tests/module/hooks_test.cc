@@ -188,9 +188,9 @@ TEST(ModuleHooks, LinesAreTextOrObjects) {
   const auto said = [](const std::string& format) {
     TheFakeEnvoy().log.clear();
     const std::string some = Endpoints(1);
-    Config config = NewConfig(
-        some.substr(0, some.size() - 1) +
-        R"(,"configText":"apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig")" + format + "}");
+    Config config = NewConfig(some.substr(0, some.size() - 1) +
+                              R"(,"configText":"apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig")" +
+                              format + "}");
     EXPECT_NE(config, nullptr);
     config.reset();  // its threads write, too
     std::string all;

@@ -27,6 +27,8 @@ constexpr size_t kMaxTurns = 20;
 // A turn's new adapter names make workers look anew: what untrusted pages can ask for is bounded. Further
 // names wait for a later page.
 constexpr int kNewAdaptersPerTurn = 32;
+// Between two snapshots that only name adapters and models: making one copies what the pools name.
+constexpr base::Nanos kNamesPause = 10 * base::kMillisecond;
 constexpr base::Nanos kAdaptersFullPause = base::kSecond;
 
 constexpr base::Nanos kLogAgain = 30 * base::kSecond;
@@ -183,7 +185,8 @@ struct Scraper::Impl {
         meters(std::make_shared<Meters>(registry)),
         freshness(std::make_shared<Freshness>(fleet.published(), clock, *meters)),
         snapshot(fleet.published()),
-        timer(loop) {
+        timer(loop),
+        names_timer(loop) {
     registry.AddCollector([kept_meters = meters, kept = freshness] { kept->Collect(); });
   }
   ~Impl() { freshness->Stop(); }
@@ -204,8 +207,6 @@ struct Scraper::Impl {
       Sync();
       AskNewcomers();
     }
-    published_names = false;
-    PublishNames();
     fleet.FreeOldSnapshots();
     turn = (turn + 1) % turns.size();
     for (Target* target : turns[turn]) {
@@ -647,11 +648,15 @@ struct Scraper::Impl {
     fleet.SetServed(target.pool->key, target.id, target.models);
   }
 
-  // Once a turn: what further pages of it name waits for the next one.
+  // The first at once, then every kNamesPause: hundreds of pages may each name something new.
   void PublishNames() {
-    if (published_names || !fleet.has_new_names()) return;
-    published_names = true;
+    if (names_wait || !fleet.has_new_names()) return;
     fleet.PublishNames();
+    names_wait = true;
+    names_timer.After(kNamesPause, [this] {
+      names_wait = false;
+      PublishNames();
+    });
   }
 
   uint32_t AdapterId(Target& target, std::string_view name) {
@@ -681,7 +686,7 @@ struct Scraper::Impl {
   std::vector<std::vector<Target*>> turns = std::vector<std::vector<Target*>>(1);
   size_t turn = 0;
   int new_adapters_left = kNewAdaptersPerTurn;
-  bool published_names = false;  // in this turn
+  bool names_wait = false;  // for names_timer
   EngineSample sample;
   std::string ca_pem;
   net::TlsContext tls;  // null: no https page so far
@@ -689,6 +694,7 @@ struct Scraper::Impl {
   std::set<std::string> told_places;
   std::set<std::pair<std::string, std::string>> detected;  // pool, engine: told
   net::Timer timer;
+  net::Timer names_timer;
 };
 
 Scraper::Scraper(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

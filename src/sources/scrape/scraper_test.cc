@@ -263,9 +263,8 @@ TEST_F(ScraperTest, FollowsLoraResidency) {
   EXPECT_TRUE(Cell()->lora_has_room());
 
   SetPage(Page(1, 0, 0, Lora("old", "", 4, 1) + Lora("b,c,d,e,e", "", 4, 2)));
-  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 1; }));
+  ASSERT_TRUE(Await([&] { return Cell()->waiting() == 1 && Cell()->adapter_running(Adapter("e")); }));
   EXPECT_FALSE(Cell()->adapter_running(Adapter("a")));
-  EXPECT_TRUE(Cell()->adapter_running(Adapter("e")));
   EXPECT_EQ(Cell()->lora_used(), 4u);
   EXPECT_FALSE(Cell()->lora_has_room());
 
@@ -274,6 +273,21 @@ TEST_F(ScraperTest, FollowsLoraResidency) {
   EXPECT_FALSE(Cell()->adapter_running(Adapter("e")));
   EXPECT_EQ(Cell()->lora_used(), 0u);
   EXPECT_EQ(Cell()->lora_max(), 4u);
+}
+
+// Until a name is known, the adapter's requests go where it is not.
+TEST_F(ScraperTest, NamesOfAllFirstPagesAreKnownBeforeTheNextOnes) {
+  std::vector<std::unique_ptr<PagesByPath>> servers;
+  for (const char* adapter : {"a", "b", "c"}) {
+    servers.push_back(std::make_unique<PagesByPath>(
+        std::map<std::string, std::string>{{"/metrics", Answer(Page(0, 0, 0, Lora(adapter)))}}));
+    AddEndpoint(servers.back()->port());
+  }
+  Start({.interval = 3600 * base::kSecond});
+  EXPECT_TRUE(Await([&] {
+    return Cell(0)->adapter_running(Adapter("a")) && Cell(1)->adapter_running(Adapter("b")) &&
+           Cell(2)->adapter_running(Adapter("c"));
+  }));
 }
 
 TEST_F(ScraperTest, BoundsTheAdaptersThatPagesCanInvent) {
