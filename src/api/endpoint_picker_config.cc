@@ -76,7 +76,7 @@ Config::FeatureGates ReadGates(const Node& node, const EndpointPickerConfigOptio
     if (std::string problem = ReadGate(*text, gates); !problem.empty()) item.Error(std::move(problem));
   }
   for (const std::string& text : options.feature_gates) {
-    const std::string problem = ReadGate(text, gates);
+    const std::string problem = text.empty() ? "" : ReadGate(text, gates);
     if (problem.empty()) continue;
     node.context().problems->Add(Severity::kError, 0, "", "--feature-gates", problem);
   }
@@ -239,6 +239,13 @@ const Config::Plugin* Config::Find(std::string_view name) const {
 }
 
 bool EndpointPickerConfigResult::ok() const { return !HasErrors(problems); }
+
+std::string CheckFeatureGate(std::string_view text) {
+  Config::FeatureGates gates;
+  if (ReadGate(text, gates).empty()) return "";
+  return "want " + std::string(kGates[0].name) + " or " + std::string(kGates[1].name) +
+         ", each alone or with =true or =false";
+}
 
 EndpointPickerConfigResult ParseEndpointPickerConfig(std::string_view text, std::string_view name,
                                                      const EndpointPickerConfigOptions& options) {

@@ -132,6 +132,9 @@ struct EndpointPickerConfigOptions {
 constexpr size_t kMaxConfigBytes = 1024 * 1024;  // what a ConfigMap can hold
 constexpr size_t kMaxPlugins = 500;
 
+// A TextRule of one feature gate, as a flag or setting gives it.
+std::string CheckFeatureGate(std::string_view text);
+
 // One text. `name` stands for the file in messages: its path, or "--config-text". Never throws.
 EndpointPickerConfigResult ParseEndpointPickerConfig(std::string_view text, std::string_view name,
                                                      const EndpointPickerConfigOptions& options = {});

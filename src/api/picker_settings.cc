@@ -1,5 +1,6 @@
 #include "api/picker_settings.h"
 
+#include "api/endpoint_picker_config.h"
 #include "api/text_rules.h"
 
 namespace fairway::api {
@@ -38,6 +39,7 @@ std::vector<Setting> OfDecisions(PickerSettings& s) {
       {.flag = "--feature-gates",
        .field = "featureGates",
        .value = &s.feature_gates,
+       .rule = CheckFeatureGate,
        .help = "As in a config's featureGates: name or name=false"},
       {.flag = "--max-endpoints",
        .field = "maxEndpoints",

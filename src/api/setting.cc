@@ -83,6 +83,12 @@ std::string ListOfWords(const Setting& setting) {
 }
 
 // What would be right; nothing when the text was taken.
+std::optional<std::string> WantedBy(TextRule rule, std::string_view text) {
+  if (rule == nullptr || text.empty()) return std::nullopt;
+  const std::string wrong = rule(text);
+  return wrong.empty() ? std::nullopt : std::optional(wrong.substr(5));  // "want "
+}
+
 std::optional<std::string> Take(const Setting& setting, std::string_view text) {
   const auto number_of_word = [&]() -> std::optional<size_t> {
     const auto at = std::find(setting.words.begin(), setting.words.end(), text);
@@ -106,16 +112,14 @@ std::optional<std::string> Take(const Setting& setting, std::string_view text) {
                                },
                                [&](std::string* out) -> std::optional<std::string> {
                                  if (!setting.words.empty() && !number_of_word()) return ListOfWords(setting);
-                                 if (setting.rule != nullptr && !text.empty()) {
-                                   if (std::string wanted = setting.rule(text); !wanted.empty())
-                                     return wanted.substr(5);  // "want "
-                                 }
-                                 *out = text;
-                                 return std::nullopt;
+                                 auto wanted = WantedBy(setting.rule, text);
+                                 if (!wanted) *out = text;
+                                 return wanted;
                                },
                                [&](std::vector<std::string>* out) -> std::optional<std::string> {
-                                 out->emplace_back(text);
-                                 return std::nullopt;
+                                 auto wanted = WantedBy(setting.rule, text);
+                                 if (!wanted) out->emplace_back(text);
+                                 return wanted;
                                },
                                [&](base::Nanos* out) { return TakeDuration(setting, text, *out); },
                                [&](std::optional<base::Nanos>* out) -> std::optional<std::string> {
@@ -195,7 +199,9 @@ void Read(const Setting& setting, const Node& node) {
     auto& texts = *std::get<std::vector<std::string>*>(setting.value);
     texts.clear();
     for (const Node& item : node.Items(0, 10'000)) {
-      if (auto text = item.Text()) texts.push_back(std::move(*text));
+      const auto text = item.Text();
+      if (!text) continue;
+      if (const auto wanted = Take(setting, *text)) item.Error("want " + *wanted + ", got " + Quote(*text));
     }
     return;
   }

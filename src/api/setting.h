@@ -65,7 +65,7 @@ struct Setting {
   bool path = false;   // a text that names a file or folder
   bool map = false;    // a text for which a field may also have the document itself
   std::vector<std::string_view> words = {};
-  TextRule rule = nullptr;          // of a text that is not empty
+  TextRule rule = nullptr;          // of a text that is not empty, and of each of a list
   std::string_view otherwise = {};  // the default in words, where the value does not say it
   std::string_view help = {};
 };

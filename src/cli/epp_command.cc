@@ -183,9 +183,13 @@ base::Result<void> UsePeers(const EppFlags& f, PickerOptions& options) {
   if (f.peers.empty()) return {};
   const auto bad = [](const char* what) { return base::Fail(base::ErrorCode::kInvalidArgument, what); };
   for (const std::string& peer : f.peers) {
-    // A free port of ours is none that a peer can be asked at.
-    if (const auto parsed = sources::peers::ParsePeer(peer, std::max<uint16_t>(f.peer_port, 1)); !parsed)
-      return base::Fail(base::ErrorCode::kInvalidArgument, "--peers: " + parsed.error().message);
+    if (sources::peers::ParsePeer(peer, f.peer_port)) continue;
+    const auto parsed = sources::peers::ParsePeer(peer, 1);
+    return base::Fail(base::ErrorCode::kInvalidArgument,
+                      "--peers: " + (parsed ? "\"" + peer +
+                                                  "\": want HOST:PORT, as --peer-port 0 is another port "
+                                                  "in each replica"
+                                            : parsed.error().message));
   }
   if (f.leader_election)
     return bad("--peers is for replicas that all serve: leave out --ha-enable-leader-election");

@@ -40,12 +40,23 @@ std::vector<std::string> Arguments(int argc, char** argv) {
   return all;
 }
 
-// CLI11 takes an empty text for 0.
-void RefuseEmptyNumbers(CLI::App& command) {
+// CLI11 takes an empty text for 0, and of other texts says that it "could not convert" them.
+void CheckNumbers(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     const std::string type = option->get_type_name();
-    if (!type.starts_with("UINT") && !type.starts_with("INT") && !type.starts_with("FLOAT")) continue;
-    option->check([](const std::string& text) { return text.empty() ? "want a number" : ""; }, "");
+    if (type.starts_with("FLOAT")) {
+      option->check([](const std::string& text) { return text.empty() ? "want a number" : ""; }, "");
+    }
+    if (!type.starts_with("UINT")) continue;
+    const bool port = option->get_name().find("port") != std::string::npos;
+    option->check(
+        [port](const std::string& text) -> std::string {
+          const auto number = fairway::base::ParseInteger<uint64_t>(text);
+          if (number && (!port || *number <= 65535)) return "";
+          return "want a whole number from 0 " + std::string(port ? "to 65535" : "on") + ", got \"" + text +
+                 "\"";
+        },
+        "");
   }
 }
 
@@ -115,7 +126,7 @@ int main(int argc, char** argv) {
   fairway::cli::AddConfigCommand(app, run);
   fairway::cli::AddReferenceCommand(app, run);
   fairway::cli::AddVersionCommand(app, run);
-  for (CLI::App* command : app.get_subcommands({})) RefuseEmptyNumbers(*command);
+  for (CLI::App* command : app.get_subcommands({})) CheckNumbers(*command);
   try {
     app.parse(Arguments(argc, argv));
   } catch (const CLI::Success& e) {

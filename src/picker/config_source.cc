@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 using api::Severity;
 
 constexpr std::string_view kTextName = "--config-text";
+constexpr base::Nanos kTidyEvery = 5 * base::kSecond;
 
 void Unsuggest(const std::string& name, std::vector<api::Problem>& problems) {
   const std::string hint = "; did you mean " + api::Quote(name) + "?";
@@ -176,6 +177,20 @@ void ConfigSource::Watch(net::Loop& loop, const base::Log& log, base::Registry& 
     WatchFile(loop, *entry, entry == &common_ ? changed_.configs : changed_.shadow);
   }
   if (!options_.directory.empty()) WatchFolder(loop);
+  tidy_ = std::make_unique<net::Timer>(loop);
+  tidy_->Every(kTidyEvery, [this] { Tidy(); });
+}
+
+void ConfigSource::Stop() {
+  tidy_.reset();
+  sources_.clear();
+}
+
+// A config's plugins hold what they remember: an index of 256 MB, say.
+void ConfigSource::Tidy() {
+  changed_.tidy();
+  for (const Entry* entry : {&common_, &shadow_}) entry->states->FreeUnused();
+  for (const auto& [pool, entry] : pools_) entry.states->FreeUnused();
 }
 
 // What the source's own thread read, until the loop takes it. The loop itself reads no file: a file system
@@ -208,7 +223,6 @@ void ConfigSource::WatchFile(net::Loop& loop, Entry& entry, const std::function<
     }
     if (documents.empty() || !Take(entry, documents.begin()->second)) return;
     taken();
-    entry.states->FreeUnused();
   };
   sources_.push_back(std::make_unique<sources::FileSource>(
       loop, std::vector<std::string>{entry.path}, std::move(heard), 50 * base::kMillisecond,
@@ -305,7 +319,6 @@ void ConfigSource::OnFolder(Inbox& inbox) {
   }
   if (!changed) return;
   changed_.configs();
-  for (const auto& [pool, entry] : pools_) entry.states->FreeUnused();
 }
 
 void ConfigSource::CountTaken(const Entry& entry) {

@@ -68,11 +68,13 @@ class ConfigSource {
   struct Changed {
     std::function<void()> configs;  // common or of_pools
     std::function<void()> shadow;
+    // Now and then, as workers let go of a config with their next request: frees those that were swapped out.
+    std::function<void()> tidy;
   };
-  // Both hear of good changes only.
+  // The first two hear of good changes only.
   void Watch(net::Loop& loop, const base::Log& log, base::Registry& registry, Changed changed);
   void LookAgain();
-  void Stop() { sources_.clear(); }  // on the loop
+  void Stop();  // on the loop
 
  private:
   struct Inbox;
@@ -93,6 +95,7 @@ class ConfigSource {
   void OnFolder(Inbox& inbox);
   void CountTaken(const Entry& entry);
   void CountRefused(const Entry& entry);
+  void Tidy();
 
   const ConfigOptions options_;
   Entry common_{.path = options_.file, .label = "common"};
@@ -103,6 +106,7 @@ class ConfigSource {
   base::CounterFamily* reloads_ = nullptr;
   base::GaugeFamily* stale_ = nullptr;
   std::vector<std::unique_ptr<sources::FileSource>> sources_;
+  std::unique_ptr<net::Timer> tidy_;
 };
 
 }  // namespace fairway::picker

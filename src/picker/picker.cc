@@ -332,7 +332,8 @@ base::Result<std::unique_ptr<Picker>> Picker::Start(Options options, const base:
     if (self.config != nullptr) {
       self.config->Watch(control, self.log, self.registry,
                          {.configs = [&self] { self.SwapConfigs(); },
-                          .shadow = [&self] { self.router->SwapShadow(self.config->shadow()); }});
+                          .shadow = [&self] { self.router->SwapShadow(self.config->shadow()); },
+                          .tidy = [&self] { self.router->FreeUnused(); }});
     }
     if (o.scrape_endpoints) {
       auto scrape = o.scrape;

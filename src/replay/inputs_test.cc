@@ -52,6 +52,11 @@ classes:
   EXPECT_THAT(text, HasSubstr("classes[1].system-prompt.tokens"));
 }
 
+TEST(WorkloadFile, AWarmUpIsShorterThanTheRun) {
+  EXPECT_THAT(WorkloadProblems("duration: 10s\nwarmup: 10s\n"),
+              HasSubstr("w.yaml:2: warmup: want less than the duration"));
+}
+
 TEST(WorkloadFile, SaysWhichOfATracesRequestsFitNowhere) {
   std::vector<api::Problem> problems;
   Workload workload;

@@ -162,7 +162,9 @@ Workload ReadWorkload(const Node& node, const Place& place) {
     workload.classes.push_back(ReadClass(item, place));
   workload.duration =
       ReadTime(object.Get("duration"), base::kMillisecond).value_or(DefaultDuration(workload));
-  workload.warmup = ReadTime(object.Get("warmup")).value_or(DefaultWarmup(workload.duration));
+  const Node warmup = object.Get("warmup");
+  workload.warmup = ReadTime(warmup).value_or(DefaultWarmup(workload.duration));
+  if (warmup.present() && workload.warmup >= workload.duration) warmup.Error("want less than the duration");
   if (const Node fleet = object.Get("fleet"); fleet.present()) workload.fleet = ReadFleet(fleet);
   object.Get("description").Text();
   object.Finish();

@@ -235,7 +235,7 @@ struct Router::Impl {
         fleet(f),
         built_in(o.config == nullptr ? scheduler.configs() : nullptr),
         shadow(o.shadow),
-        options(std::move(o)) {
+        options(WithoutConfigs(std::move(o))) {
     registry.AddCollector([this] { metrics.Collect(fleet.Load(), clock.Now(), options.ready_staleness); });
   }
 
@@ -255,6 +255,11 @@ struct Router::Impl {
   Begun Refuse(Worker::Impl& worker, const RequestInput& input, Rejection rejection);
   Begun RefuseUnpicked(const scheduling::Outcome& outcome, const fleet::PoolSnapshot& pool,
                        RequestSeries& series, Worker::Impl& worker);
+  // Those that decided first are freed like others once they were swapped out.
+  static RouterOptions WithoutConfigs(RouterOptions o) {
+    o.config = o.shadow = nullptr;
+    return o;
+  }
   static bool Keeps(const RouterOptions& o) {
     return o.explain || o.decisions != nullptr || o.record != nullptr;
   }
@@ -559,6 +564,10 @@ void Router::SwapShadow(std::shared_ptr<const scheduling::Config> shadow) {
   impl_->shadow.Publish(std::move(shadow));
   impl_->PublishWants();
   impl_->keeps.store(on || Impl::Keeps(impl_->options), std::memory_order_relaxed);
+}
+void Router::FreeUnused() {
+  impl_->scheduler.FreeUnused();
+  impl_->shadow.FreeUnused();
 }
 std::shared_ptr<const scheduling::ConfigSet> Router::configs() const { return impl_->scheduler.configs(); }
 

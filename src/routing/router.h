@@ -225,6 +225,8 @@ class Router {
   void Prepare(const fleet::Snapshot& snapshot);
   // RouterOptions::shadow from now on; null: none. As Swap.
   void SwapShadow(std::shared_ptr<const scheduling::Config> shadow);
+  // Frees what was swapped out and no worker decides by any more, also what its plugins remembered. As Swap.
+  void FreeUnused();
   // Names of the headers that frontends hand over (RequestInput::headers), sorted, in lower case. Most
   // configs want none. Good until this worker's next call.
   std::span<const std::string> WantedHeaders(Worker& worker) const;

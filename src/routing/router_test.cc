@@ -1131,6 +1131,21 @@ TEST(Router, EachPoolHasTheParsersOfItsConfig) {
   EXPECT_EQ(ToString(*scene.router->parsers()), "vllmgrpc-parser");
 }
 
+TEST(Router, AConfigThatWasSwappedOutIsFreedOnceNoWorkerDecidesByIt) {
+  auto first = tests::ConfigOf("plugins: [{type: queue-scorer}]\n");
+  const std::weak_ptr<const scheduling::Config> before = first;
+  Scene scene({{.name = "a"}}, {}, {.config = std::move(first)});
+  const auto ask = [&] { scene.Get(R"({"model":"m","prompt":"hi"})").OnResponseHeaders(200, "", true); };
+  ask();
+  scene.router->Swap(std::make_shared<scheduling::ConfigSet>(scheduling::ConfigSet{
+      .common = tests::ConfigOf("plugins: [{type: running-requests-size-scorer}]\n"), .of_pools = {}}));
+  scene.router->FreeUnused();
+  EXPECT_FALSE(before.expired()) << "the worker may decide by it";
+  ask();
+  scene.router->FreeUnused();
+  EXPECT_TRUE(before.expired());
+}
+
 TEST(Router, AnswersNameWhoGaveThemWhereAPluginWantsIt) {
   Scene scene({{.name = "a"}, {.name = "b"}}, {},
               {.config = tests::ConfigOf(

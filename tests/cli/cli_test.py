@@ -159,7 +159,7 @@ class CliTest(unittest.TestCase):
         kinds = {"integer": "1", "number": "0.5", "text": "x", "path": "x", "list": "x", "duration": "1s", "size": "4Mi"}
         samples = {"--pool-group": "inference.networking.k8s.io", "--grpc-max-recv-msg-size": "4Mi",
                    "--grpc-max-send-msg-size": "4Mi", "--model-server-metrics-path": "/m", "--model-server-metrics-scheme": "https",
-                   "--model-server-metrics-port": "1", "--model-server-metrics-server-name": "x"}
+                   "--model-server-metrics-port": "1", "--model-server-metrics-server-name": "x", "--feature-gates": "flowControl"}
         for command, least in (("epp", 50), ("up", 20), ("sim", 15), ("check", 4)):
             args = []
             for name, kind, default in self.flags(command):
@@ -195,7 +195,13 @@ class CliTest(unittest.TestCase):
                              (["--tls-min-version", "TLS1.3"], "--tls-min-version, --tls-cipher-suites: unknown TLS version \"TLS1.3\""),
                              (["--tls-cipher-suites", "nosuch"], "--tls-min-version, --tls-cipher-suites: "),
                              (["--record-max-bytes", "1"], "want a size from 1048576 to 1099511627776 bytes, such as 64Mi"),
-                             (["--model-server-metrics-path", "x"], "want a path such as /metrics")):
+                             (["--model-server-metrics-path", "x"], "want a path such as /metrics"),
+                             (["--grpc-port", "65536"], "--grpc-port: want a whole number from 0 to 65535, got \"65536\""),
+                             (["--metrics-port", "-1"], "--metrics-port: want a whole number from 0 to 65535, got \"-1\""),
+                             (["--endpoint-target-ports", "8000,x"], "want a whole number from 0 to 65535, got \"x\""),
+                             (["--feature-gates", "nosuchgate=true"],
+                              "--feature-gates: want flowControl or haPopulateNonLeaderDatastore, each alone or with =true or =false, got "),
+                             (["--peers", "h", "--peer-port", "0"], "--peers: \"h\": want HOST:PORT, as --peer-port 0 is another")):
             done = run("epp", "-f", "x", *args)
             self.assertEqual(done.returncode, 2, done)
             self.assertIn(wanted, done.stderr, args)
