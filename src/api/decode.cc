@@ -146,6 +146,19 @@ Node Node::Child(std::string_view key) const {
   return {context_, nullptr, std::move(path), line_};
 }
 
+std::vector<std::pair<std::string_view, Node>> Node::Members(size_t max) const {
+  std::vector<std::pair<std::string_view, Node>> members;
+  if (!Is(Value::Kind::kMap)) return members;
+  const size_t count = value_->entries.size();
+  if (count > max) Error("at most " + std::to_string(max) + " entries, not " + std::to_string(count));
+  for (size_t i = 0; i < std::min(count, max); ++i) {
+    const Value::Entry& entry = value_->entries[i];
+    members.emplace_back(entry.key,
+                         Node(context_, entry.value.get(), JoinPath(path_, entry.key), entry.line));
+  }
+  return members;
+}
+
 ObjectReader::ObjectReader(Node node) : node_(std::move(node)) {
   valid_ = node_.Is(Value::Kind::kMap);
   if (node_.present() && !valid_) node_.WrongType("a map");

@@ -75,6 +75,9 @@ class Node {
   // `max` are given.
   std::vector<Node> Items(size_t min, size_t max) const;
   Node Child(std::string_view key) const;
+  // The entries of a map by their keys, in their order: Child for each would search for each. Empty when it is
+  // no map. Reported: more than `max`; then that many are given.
+  std::vector<std::pair<std::string_view, Node>> Members(size_t max) const;
 
  private:
   void Report(Severity severity, std::string message) const;

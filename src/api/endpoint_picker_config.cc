@@ -22,6 +22,7 @@ constexpr std::string_view kXV1Alpha1 = "inference.networking.x-k8s.io/v1alpha1"
 constexpr size_t kMaxProfiles = 100;
 constexpr size_t kMaxParsers = 50;
 constexpr size_t kMaxGates = 100;
+constexpr size_t kMaxParameters = 1000;  // of one plugin
 
 struct Gate {
   std::string_view name;
@@ -97,6 +98,9 @@ std::vector<Config::Plugin> ReadPlugins(const Node& node) {
     const Node parameters = reader.Get("parameters");
     if (parameters.present() && !parameters.Is(Value::Kind::kMap)) {
       parameters.WrongType("a map");
+    } else if (parameters.present() && parameters.value().entries.size() > kMaxParameters) {
+      parameters.Error("at most " + std::to_string(kMaxParameters) + " entries, not " +
+                       std::to_string(parameters.value().entries.size()));
     } else if (parameters.present()) {
       // Values are shared: the one in the list of entries is the one that the node shows.
       for (const Value::Entry& entry : item.value().entries) {

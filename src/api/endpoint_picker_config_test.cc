@@ -435,6 +435,15 @@ const std::vector<Rule> kRules = {
      "featureGates: ['flowControl=maybe']",
      {"c:3: featureGates[0]: want flowControl, flowControl=true or flowControl=false, got "
       "\"flowControl=maybe\""}},
+    {"MoreParametersThanAPluginCanHave",
+     "plugins: [{type: queue-scorer, parameters: {" +
+         [] {
+           std::string many = "a: 1";
+           for (int i = 0; i < 1000; ++i) many += ", p" + std::to_string(i) + ": 1";
+           return many;
+         }() +
+         "}}]",
+     {"c:3: plugins[0].parameters: at most 1000 entries, not 1001"}},
     {"GatesAsGoReadsThem", "featureGates: [flowControl=T, 'haPopulateNonLeaderDatastore= FALSE']", {}},
     {"GateAsAMap", "featureGates: {flowControl: true}", {"c:3: featureGates: want a list, got a map"}},
     // The data layer.

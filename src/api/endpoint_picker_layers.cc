@@ -190,8 +190,8 @@ Config::FlowControl ReadFlowControl(const Node& node, bool on) {
   reader.Mistaken("usageLimitPolicyRef", "it is usageLimitPolicyPluginRef");
   reader.Finish();
   if (!reader.valid() || on) return control;
-  for (const Value::Entry& entry : node.value().entries) {
-    if (entry.key == "saturationDetector" || !node.Child(entry.key).present()) continue;
+  for (const auto& [key, member] : node.Members(1000)) {
+    if (key == "saturationDetector" || !member.present()) continue;
     node.Warn(
         "has no effect but for saturationDetector: the feature gate flowControl is off (featureGates: "
         "[flowControl])");

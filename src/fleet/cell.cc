@@ -265,10 +265,32 @@ void EndpointCell::ApplyLora(const Signals::Lora& lora, base::Nanos now) {
       UseAdapter(i * 64 + static_cast<uint32_t>(std::countr_zero(left)), now);
     }
   }
+  CountSlots(lora.restarted);
+}
+
+void EndpointCell::CountSlots(bool restarted) noexcept {
+  const std::lock_guard lock(loading_);
+  uint32_t loaded = 0;
+  for (AdapterWords& words : adapters_) {
+    if (restarted) words.resident.store(0, std::memory_order_relaxed);
+    loaded += static_cast<uint32_t>(std::popcount(words.resident.load(std::memory_order_relaxed)));
+  }
+  SetSlots(loaded);
+}
+
+void EndpointCell::SetSlots(uint32_t loaded) noexcept {
+  const AdapterSlots slots{loaded < lora_max() ? AdapterSlots::kFree : AdapterSlots::kFull, lora_max()};
+  for (AdapterWords& words : adapters_) words.slots.store(slots, std::memory_order_relaxed);
 }
 
 void EndpointCell::UseAdapter(uint32_t id, base::Nanos now) noexcept {
   UseTimes* used = used_.load(std::memory_order_acquire);
+  if (used == nullptr) {
+    for (AdapterWords& words : adapters_) {
+      AdapterSlots untold;
+      words.slots.compare_exchange_strong(untold, {.state = AdapterSlots::kTried}, std::memory_order_relaxed);
+    }
+  }
   if (used == nullptr || id >= kMaxAdapters) return;
   (*used)[id].store(Millis(now), std::memory_order_relaxed);
   if (!adapter_resident(id)) LoadAdapter(id, *used);
@@ -295,7 +317,7 @@ void EndpointCell::LoadAdapter(uint32_t id, UseTimes& used) noexcept {
         oldest = other;
       }
     }
-    if (count <= std::max(lora_max(), 1u) || oldest == id) return;
+    if (count <= std::max(lora_max(), 1u) || oldest == id) return SetSlots(count);
     adapters_[oldest / 64].resident.fetch_and(~(uint64_t{1} << (oldest % 64)), std::memory_order_relaxed);
   }
 }

@@ -40,6 +40,19 @@ inline constexpr uint32_t kNoAdapter = UINT32_MAX;
 using AdapterSet = std::array<uint64_t, kMaxAdapters / 64>;
 inline void AddAdapter(AdapterSet& set, uint32_t id) { set[id / 64] |= uint64_t{1} << (id % 64); }
 
+// Is a slot empty, so that loading another adapter costs none its place? As far as is believed; room on the
+// page says that a slot is not in use now.
+struct AdapterSlots {
+  enum State : uint32_t {
+    kUntold,  // no page has said anything of adapters: vLLM's does so from its first request on
+    kTried,   // as before, but one was sent there: an engine without LoRA will never tell
+    kFull,
+    kFree,
+  };
+  State state = kUntold;
+  uint32_t max = 0;  // EndpointCell::lora_max()
+};
+
 // One good page's worth of signals. What the page did not have is unknown from now on.
 struct Signals {
   std::optional<uint32_t> waiting;  // requests queued in the engine
@@ -50,7 +63,8 @@ struct Signals {
     AdapterSet waiting{};         // adapters that queued requests wait for
     uint32_t resident_count = 0;  // |running|, also those beyond kMaxAdapters
     uint32_t waiting_count = 0;
-    uint32_t max = 0;  // slots; 0 means no room, as in the reference
+    uint32_t max = 0;        // slots; 0 means no room, as in the reference
+    bool restarted = false;  // the engine lost what it had loaded
   };
   std::optional<Lora> lora;
   std::optional<uint32_t> block_size;  // tokens per KV block
@@ -216,6 +230,10 @@ class alignas(64) EndpointCell {
   bool adapter_resident(uint32_t id) const noexcept {
     return id < kMaxAdapters && Has(adapters_[id / 64].resident, id);
   }
+  // REQUIRES: id < kMaxAdapters.
+  AdapterSlots adapter_slots(uint32_t id) const noexcept {
+    return adapters_[id / 64].slots.load(std::memory_order_relaxed);
+  }
   // What these read of an adapter, for who asks for it ahead. REQUIRES: id < kMaxAdapters.
   const void* adapter_line(uint32_t id) const noexcept { return &adapters_[id / 64]; }
   // Adapters running or waited for, as of the last page.
@@ -233,6 +251,7 @@ class alignas(64) EndpointCell {
     std::atomic<uint64_t> running{0};
     std::atomic<uint64_t> waiting{0};
     std::atomic<uint64_t> resident{0};
+    std::atomic<AdapterSlots> slots{AdapterSlots{}};  // the same in all of them: this line is read anyway
   };
   using UseTimes = std::array<std::atomic<uint32_t>, kMaxAdapters>;  // Millis
   static bool Has(const std::atomic<uint64_t>& word, uint32_t id) noexcept {
@@ -249,6 +268,8 @@ class alignas(64) EndpointCell {
   void SupposeWaitingTokens(uint32_t others, uint32_t millis) noexcept;
   void ApplyLora(const Signals::Lora& lora, base::Nanos now);
   void LoadAdapter(uint32_t id, UseTimes& used) noexcept;
+  void CountSlots(bool restarted) noexcept;
+  void SetSlots(uint32_t loaded) noexcept;
   uint32_t AddWork(uint32_t tokens) noexcept;  // returns what there is now
   void TakeWork(uint32_t tokens) noexcept;
   void AddUnseen(uint32_t tokens, uint32_t now) noexcept;

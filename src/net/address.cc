@@ -55,6 +55,8 @@ base::Result<HostPort> ParseHostPort(std::string_view text, bool allow_zero_port
     if (!rest.starts_with(':')) return Bad(text, "a port is missing; write [fd00::1]:8000");
     port = rest.substr(1);
   } else {
+    if (const size_t scheme = text.find("://"); scheme != std::string_view::npos)
+      return Bad(text, "want HOST:PORT without a scheme, such as " + std::string(text.substr(scheme + 3)));
     const size_t colon = text.find(':');
     if (colon == std::string_view::npos) return Bad(text, "want HOST:PORT, such as 127.0.0.1:8000");
     if (text.find(':', colon + 1) != std::string_view::npos) {

@@ -340,6 +340,22 @@ TEST(GrpcLimitsTest, RapidResetGetsGoAway) {
   }
 }
 
+// On a gateway's connection, beside everybody else's calls.
+TEST(GrpcLimitsTest, TwentyThousandResetsOfAGatewaysClientsAreBorne) {
+  GrpcTestServer server;
+  auto client = RawClient::Connect(server.port());
+  std::string resets = Preface();
+  for (uint32_t i = 0; i < 20'000; ++i) {
+    resets += Frame(testing::kHeadersFrame, testing::kEndHeaders, 2 * i + 1, RequestBlock("/t/Hold"));
+    resets += Frame(testing::kResetFrame, 0, 2 * i + 1, std::string("\0\0\0\x8", 4));
+  }
+  ASSERT_TRUE(client.Send(resets));
+  for (int i = 0; i < 4000 && server->stats().calls < 20'000; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(server->stats().calls, 20'000u);
+  EXPECT_EQ(server->stats().aborted_connections, 0u);
+}
+
 TEST(GrpcLimitsTest, CallsThatAreRefusedCountToo) {
   GrpcTestServer server({.reset_burst = 50, .reset_rate = 1});
   auto client = RawClient::Connect(server.port());

@@ -63,9 +63,11 @@ struct GrpcServerOptions {
   // RESOURCE_EXHAUSTED).
   size_t max_buffered_bytes = 512u << 20;
   // Resets of calls that were not answered yet, per connection; Envoy ends every ext_proc call with a reset,
-  // so answered calls do not count. Beyond the budget: GOAWAY (CVE-2023-44487).
-  double reset_burst = 5000;
-  double reset_rate = 500;                     // per second
+  // so answered calls do not count. Beyond the budget: GOAWAY (CVE-2023-44487). A gateway's connection carries
+  // everybody's calls, and its clients may leave 25,000 times a second: that costs some 20 ms of CPU here, and
+  // GOAWAY would end the calls of all others.
+  double reset_burst = 100'000;
+  double reset_rate = 30'000;                  // per second
   base::Nanos keepalive = 60 * base::kSecond;  // silence before a PING; twice that: closed
   base::Nanos max_connection_age = 0;          // 0: no limit
   // For TLS, for the client's SETTINGS and its acknowledgement of ours, and for each block of headers.

@@ -373,7 +373,7 @@ TEST(PromptHasher, AnyBodyInAnyPiecesSaysTheSame) {
     ASSERT_EQ(chains, ChainsOf(*again.prompt_hashes(), 1, true)) << body;
     ASSERT_EQ(whole.prompt_hashes()->bytes(), cut.prompt_hashes()->bytes()) << body;
   }
-  EXPECT_GT(hashed, 500U);
+  EXPECT_GT(hashed, 400U);  // 519, and 499 on ARM64, where the maker draws in another order
 }
 
 TEST(PromptHasher, HashingChangesNothingElse) {

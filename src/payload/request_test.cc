@@ -76,6 +76,17 @@ Parsers Only(std::initializer_list<Parser> listed) {
   return parsers;
 }
 
+// As servers read it: an escape is no way round what a model's name is checked by.
+TEST(ApiOfPath, EscapesAreTheCharactersThatTheyStandFor) {
+  EXPECT_EQ(ApiOfPath("/v1%2Fcompletions"), Api::kCompletions);
+  EXPECT_EQ(ApiOfPath("/v1%2fchat%2Fcompletions%2f?x=%"), Api::kChatCompletions);
+  EXPECT_EQ(ApiOfPath("/v1/%63ompletion%73"), Api::kCompletions);
+  EXPECT_EQ(ApiOfPath("/v1/completions%3Fx"), Api::kUnknown) << "no query: a server has nobody of that name";
+  for (const char* path :
+       {"/v1/completions%", "/v1/completions%7", "/v1/completions%zz", "/v1%252Fcompletions"})
+    EXPECT_EQ(ApiOfPath(path), Api::kUnknown) << path;
+}
+
 TEST(ApiOfPath, GoesToTheParsersThatAreOn) {
   const Parsers openai = Only({Parser::kOpenai});
   EXPECT_EQ(ApiOfPath("/v1/chat/completions", openai), Api::kChatCompletions);

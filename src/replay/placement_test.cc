@@ -32,6 +32,17 @@ classes:
   prompt: {uniform: [300, 2700]}
   answer: {uniform: [13, 115]}
 )";
+constexpr char kOneAdapter[] = R"(
+duration: 70s
+warmup: 10s
+classes:
+- name: tuned
+  arrivals: {process: ramp, from: 0.2, to: 16}
+  adapters: {count: 1}
+  criticality: Critical
+  prompt: {uniform: [100, 400]}
+  answer: {uniform: [100, 300]}
+)";
 constexpr char kOverload[] = R"(
 duration: 70s
 warmup: 10s
@@ -97,6 +108,7 @@ constexpr char kTelling[] = "8,jitter=0.05,tells-waiting-tokens=true";
 constexpr char kSmallCaches[] = "8,jitter=0.05,num-blocks=2049";
 constexpr char kEqual[] = "8,jitter=0.05";
 constexpr char kUnequal[] = "6,jitter=0.05;2,name=old,jitter=0.05,prefill-rate=4000,decode-ms=24";
+constexpr char kFewWithSlots[] = "4,max-loras=4";
 constexpr char kWithSlots[] = "8,jitter=0.05,max-loras=4,lora-load-ms=500";
 
 struct Question {
@@ -185,6 +197,15 @@ TEST(Placement, AdaptersStayWhereTheyAre) {
     const double round_robin = Mean(question, "round-robin");
     for (const char* policy : {"fairway", "fairway-tree"})
       EXPECT_LT(Mean(question, policy), 0.4 * round_robin) << policy << ", " << pickers;
+  }
+}
+
+TEST(Placement, OneAdapterSpreadsOverEmptySlots) {
+  for (const uint32_t pickers : {1u, 4u}) {
+    const Question question{.workload = kOneAdapter, .fleet = kFewWithSlots, .pickers = pickers};
+    const double round_robin = Mean(question, "round-robin");
+    for (const char* policy : {"fairway", "fairway-tree"})
+      EXPECT_LT(Mean(question, policy), 1.2 * round_robin) << policy << ", " << pickers;
   }
 }
 

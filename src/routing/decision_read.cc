@@ -149,15 +149,16 @@ void ReadGenerator(const Node& node, base::Random& random) {
   random = base::Random::Of(state);
 }
 
+constexpr size_t kMaxColumns = 1000;
+
 // Values by name, each a list of one number for each endpoint.
 void ReadColumns(const Node& node, Recording& seen) {
   if (!node.present()) return;
   if (!node.Is(Value::Kind::kMap)) return node.WrongType("a map of columns");
-  for (const Value::Entry& entry : node.value().entries) {
-    const auto values =
-        ReadList<float>(node.Child(entry.key), seen.size(), std::numeric_limits<float>::quiet_NaN());
+  for (const auto& [key, member] : node.Members(kMaxColumns)) {
+    const auto values = ReadList<float>(member, seen.size(), std::numeric_limits<float>::quiet_NaN());
     if (values.size() != seen.size()) continue;
-    seen.names.push_back(entry.key);
+    seen.names.emplace_back(key);
     seen.values.insert(seen.values.end(), values.begin(), values.end());
   }
   seen.num_columns = seen.names.size();

@@ -54,6 +54,12 @@ void MakeKey(std::string& key, const RequestLabels& labels) {
   }
 }
 
+// Of a key of RequestSeries::stages, as its family has them.
+std::array<std::string_view, 4> StagesLabels(std::string_view key, std::string_view model) {
+  const auto parts = base::Split(key, '\n');
+  return {parts[0], parts[1], model, parts[2]};
+}
+
 size_t TextBytes(const RequestLabels& l) {
   return l.model.size() + l.target_model.size() + l.fairness_id.size() + l.priority.size();
 }
@@ -138,6 +144,11 @@ RouterMetrics::RouterMetrics(base::Registry& registry)
                                           {{"model_rewrite_name", "model_rewrite_name"},
                                            {"model_name", "model_name"},
                                            {"target_model", "target_model"}}))),
+      stages_(registry.AddCounter(Named("disagg_decision_total",
+                                        "Requests by the stages that have an endpoint of their own.",
+                                        {"plugin_name", "plugin_type", "model_name", "decision_type"}, {},
+                                        "llm_d_inference_scheduler_disagg_decision_total",
+                                        {{"model_name", "model_name"}, {"decision_type", "decision_type"}}))),
       refusals_(registry.AddCounter(
           {.name = "fairway_refusals_total",
            .help = "Requests that a decision refused, by what did: filters (the profile left nobody), "
@@ -301,6 +312,19 @@ base::Counter& RouterMetrics::Rewrites(RequestSeries& series, std::string_view r
                                            : rewrites_.Share({rewrite, l.model, l.target_model}));
 }
 
+base::Counter& RouterMetrics::Stages(RequestSeries& series, View& view, const StagesChosen& chosen) {
+  std::string& key = view.key;
+  key.assign(chosen.plugin_name).append(1, '\n').append(chosen.plugin_type);
+  key.append(1, '\n').append(chosen.decision);
+  if (base::Counter* found = series.stages.Find(key)) return *found;
+  const std::lock_guard lock(mutex_);
+  if (series.stages.full()) key = "other\nother\nother";
+  if (base::Counter* found = series.stages.Find(key)) return *found;
+  const bool gone = series.state.load(std::memory_order_relaxed) == RequestSeries::kGone;
+  return series.stages.Add(key, gone ? std::make_shared<base::Counter>()
+                                     : stages_.Share(StagesLabels(key, series.labels().target_model)));
+}
+
 // ---- What leaves it.
 
 void RouterMetrics::TrySweep(base::Nanos now) {
@@ -336,14 +360,23 @@ void RouterMetrics::Retire(const Record& record) {
   series.errors.ForEach([&](std::string_view code) {
     errors_.Remove({l.model, l.target_model, l.fairness_id, l.priority, code});
   });
+  // Others that differ in fairness id or priority count in the same one.
+  const auto shares = [&](const auto& counts) {
+    return std::any_of(records_.begin(), records_.end(), [&](const auto& other) {
+      return other.second.series.get() != &series && counts(*other.second.series);
+    });
+  };
   series.rewrites.ForEach([&](std::string_view rewrite) {
-    // Others that differ in fairness id or priority count in the same one.
-    const bool shared = std::any_of(records_.begin(), records_.end(), [&](const auto& other) {
-      const RequestSeries& o = *other.second.series;
-      return &o != &series && o.texts[0] == l.model && o.texts[1] == l.target_model &&
-             o.rewrites.Find(rewrite) != nullptr;
+    const bool shared = shares([&](const RequestSeries& o) {
+      return o.texts[0] == l.model && o.texts[1] == l.target_model && o.rewrites.Find(rewrite) != nullptr;
     });
     if (!shared) rewrites_.Remove({rewrite, l.model, l.target_model});
+  });
+  series.stages.ForEach([&](std::string_view key) {
+    const bool shared = shares([&](const RequestSeries& o) {
+      return o.texts[1] == l.target_model && o.stages.Find(key) != nullptr;
+    });
+    if (!shared) stages_.Remove(StagesLabels(key, l.target_model));
   });
   if (series.target != 0) ReturnTarget(l.target_model);
   page_bytes_[record.kind].fetch_sub(record.page_bytes, std::memory_order_relaxed);

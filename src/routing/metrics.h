@@ -54,6 +54,8 @@ class RouterMetrics {
   // Lock-free but for the first of each code or name.
   base::Counter& Errors(RequestSeries& series, std::string_view code);
   base::Counter& Rewrites(RequestSeries& series, std::string_view rewrite);
+  // What a profile handler with stages chose.
+  base::Counter& Stages(RequestSeries& series, View& view, const StagesChosen& chosen);
   // What refused requests of a pool. With a mutex; good as long as this object.
   base::Counter& Refusals(std::string_view pool, const scheduling::Outcome& outcome) {
     return refusals_.With({pool, ToString(outcome.refusal), outcome.refused_by});
@@ -118,6 +120,7 @@ class RouterMetrics {
   base::HistogramFamily& ttft_;
   base::GaugeFamily& running_;
   base::CounterFamily& rewrites_;
+  base::CounterFamily& stages_;
   base::CounterFamily& refusals_;
   base::Histogram& scheduler_duration_;
   RequestBounds bounds_;

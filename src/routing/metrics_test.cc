@@ -283,6 +283,31 @@ TEST(Names, AnIdleOneTakesItsErrorsAndRewritesAlong) {
   }
 }
 
+TEST(Names, AnIdleOneTakesTheStagesOfItsRequestsAlongOnceNobodySharesThem) {
+  Scene scene({{"A"}}, {}, {.config = tests::ConfigOf(R"(
+plugins:
+- {type: disagg-profile-handler}
+- {type: random-picker}
+schedulingProfiles:
+- {name: decode, plugins: [{pluginRef: random-picker}]}
+)")});
+  const auto serve = [&](const char* fairness_id) {
+    Serve(scene, Completion("typo"), "/v1/completions", {.fairness_id = fairness_id});
+  };
+  const auto count = [&] {
+    return scene.Page().Value("llm_d_epp_disagg_decision_total", {{"model_name", "typo"}});
+  };
+  serve("a");
+  serve("b");
+  EXPECT_EQ(count(), 2);
+  scene.clock.Advance(6 * kMinute);
+  serve("a");
+  scene.clock.Advance(6 * kMinute);
+  EXPECT_EQ(count(), 3) << "b is gone, a shares it";
+  scene.clock.Advance(6 * kMinute);
+  EXPECT_EQ(count(), std::nullopt);
+}
+
 TEST(Names, WhatIsNoLongerDeclaredMayIdle) {
   Scene scene({{"A"}},
               {Model("chat", api::Criticality::kCritical), Model("old", api::Criticality::kCritical)});

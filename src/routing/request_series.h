@@ -25,6 +25,13 @@ struct RequestLabels {
   std::string_view priority;
 };
 
+// Which stages of a request have an endpoint of their own, and the profile handler that chose so.
+struct StagesChosen {
+  std::string_view plugin_name;
+  std::string_view plugin_type;
+  std::string_view decision;  // "decode-only", "prefill-decode", "encode-decode", "encode-prefill-decode"
+};
+
 inline constexpr std::string_view kDefaultFlow = "default-flow";
 inline constexpr std::string_view kOther = "other";  // what has no series of its own
 
@@ -91,6 +98,7 @@ struct alignas(64) RequestSeries {
   base::Histogram streaming_per_output_token;
   NamedCounters errors;                    // by code
   NamedCounters rewrites;                  // by the InferenceModelRewrite's name
+  NamedCounters stages;                    // by plugin name, plugin type and decision, a line each
   const std::array<std::string, 4> texts;  // the labels
 };
 

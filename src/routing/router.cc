@@ -276,6 +276,8 @@ struct Router::Impl {
   void DecideShadow(const fleet::PoolSnapshot& pool, Worker::Impl& worker, Decision& decision) const;
 
   // Of a request whose prompt was looked up.
+  void CountStages(const scheduling::Config::Instance& handler, const scheduling::Outcome& outcome,
+                   RequestSeries& series, Worker::Impl& worker);
   void CountPrefixes(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome,
                      Worker::Impl& worker);
 
@@ -353,6 +355,20 @@ struct Router::Impl {
   series.prompt_tokens->Observe(prompt);
   pool.tally->predicted[0].fetch_add(cached, std::memory_order_relaxed);
   pool.tally->predicted[1].fetch_add(prompt - cached, std::memory_order_relaxed);
+}
+
+[[gnu::noinline]] void Router::Impl::CountStages(const scheduling::Config::Instance& handler,
+                                                 const scheduling::Outcome& outcome, RequestSeries& series,
+                                                 Worker::Impl& worker) {
+  size_t stages = 0;
+  for (uint32_t i = 0; i < outcome.num_further; ++i) {
+    stages |= outcome.further[i].header == scheduling::kPrefillHeader  ? 1
+              : outcome.further[i].header == scheduling::kEncodeHeader ? 2
+                                                                       : 0;
+  }
+  constexpr std::array<std::string_view, 4> kDecisions{"decode-only", "prefill-decode", "encode-decode",
+                                                       "encode-prefill-decode"};
+  metrics.Stages(series, worker.series, {handler.name, handler.type, kDecisions[stages]}).Add();
 }
 
 [[gnu::noinline]] scheduling::Recording& Router::Impl::Recording(Worker::Impl& worker) {
@@ -722,8 +738,11 @@ void Router::CountRejection(Worker& worker, const RequestInput& input, const Rej
     pool.tally->decisions[static_cast<size_t>(outcome.rung)].fetch_add(1, std::memory_order_relaxed);
   }
   if (!asked.model.empty()) series.running.Add(1);
-  if (scheduler.ConfigOf(pool, worker.scratch).tells_served) [[unlikely]]
+  const scheduling::Config& config = scheduler.ConfigOf(pool, worker.scratch);
+  if (config.tells_served) [[unlikely]]
     state.KeepServed();
+  if (config.stages != nullptr && !input.provisional) [[unlikely]]
+    CountStages(*config.stages, outcome, series, worker);
   // Last: it needs memory, and a ticket that ends for want of it takes back all of the above.
   if (keeps_scores) state.KeepScores(pool, worker.explanation);
   return ticket;

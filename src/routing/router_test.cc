@@ -637,6 +637,15 @@ schedulingProfiles:
   const Ticket ticket = ask(R"({"type":"image_url","image_url":{"url":"http://x/y.png"}})");
   ASSERT_EQ(ticket.request_headers().size(), 1u);
   EXPECT_EQ(ticket.request_headers()[0].first, "x-encoder-hosts-ports");
+  for (const std::string decision : {"decode-only", "encode-decode"}) {
+    EXPECT_THAT(
+        scene.registry.Render(),
+        AllOf(HasSubstr("llm_d_epp_disagg_decision_total{plugin_name=\"disagg-profile-handler\",plugin_type="
+                        "\"disagg-profile-handler\",model_name=\"m\",decision_type=\"" +
+                        decision + "\"} 1\n"),
+              HasSubstr("llm_d_inference_scheduler_disagg_decision_total{model_name=\"m\",decision_type=\"" +
+                        decision + "\"} 1\n")));
+  }
 }
 
 // ---- Engines' own APIs.

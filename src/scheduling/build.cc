@@ -206,14 +206,16 @@ std::shared_ptr<void> Build::Remember(std::type_index type,
   return compiler_.Remember(spec_.type + "\n" + spec_.name + "\n" + type.name(), make);
 }
 
+constexpr size_t kMaxUnread = 1000;
+
 // What the reference does not look at either is no mistake that would keep it from running.
 void Build::WarnOfUnread() {
   if (!LeavesParametersUnread(spec_.type) || !reader_.valid()) return;
-  for (const auto& entry : reader_.node().value().entries) {
-    const auto asked = [&](const ParameterInfo& parameter) { return parameter.name == entry.key; };
+  for (const auto& [key, node] : reader_.node().Members(kMaxUnread)) {
+    const auto asked = [&key = key](const ParameterInfo& parameter) { return parameter.name == key; };
     if (std::any_of(parameters_.begin(), parameters_.end(), asked)) continue;
-    reader_.node().Child(entry.key).Warn("unknown field, without effect: this type has no parameters");
-    reader_.Ignore({entry.key});
+    node.Warn("unknown field, without effect: this type has no parameters");
+    reader_.Ignore({key});
   }
 }
 

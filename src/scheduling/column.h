@@ -41,7 +41,7 @@ inline constexpr std::array kLiveColumns{
     LiveColumn{"requests", Unit::kCount, false},        // own open requests + others
     LiveColumn{"work", Unit::kMilliseconds, false},     // until what is there already is computed
     LiveColumn{"prefill", Unit::kMilliseconds, false},  // for this request's own uncached prompt tokens
-    LiveColumn{"adapter", Unit::kAdapter, false},       // kAdapter* bits, 0..15
+    LiveColumn{"adapter", Unit::kAdapter, false},       // kAdapter* bits, 0..31
     LiveColumn{"tokens", Unit::kTokens, false},         // prompt tokens that are still to be computed
     LiveColumn{"queue", Unit::kCount, true},            // requests - running
     LiveColumn{"running", Unit::kCount, true},          // as on the page, but not more than requests
@@ -67,9 +67,11 @@ inline constexpr std::string_view kLikelyCachedTokens = "likely-cached-tokens";
 inline constexpr unsigned kAdapterRunning = 1;  // on the page: resident and in use
 inline constexpr unsigned kAdapterWaiting =
     2;                                       // on the page: queued requests wait for it: about to be loaded
-inline constexpr unsigned kAdapterRoom = 4;  // a slot is free to load it
+inline constexpr unsigned kAdapterRoom = 4;  // no request uses some slot: it can be loaded
 inline constexpr unsigned kAdapterResident =
     8;  // believed to be loaded, whether or not a request uses it now
+inline constexpr unsigned kAdapterFree =
+    16;  // beside kAdapterRoom: a slot is believed to be empty, so that no other adapter is lost for it
 inline constexpr unsigned kAdapterHere = kAdapterRunning | kAdapterWaiting | kAdapterResident;  // no loading
 inline unsigned AdapterBits(float value) noexcept { return static_cast<unsigned>(value); }
 

@@ -82,6 +82,8 @@ std::unique_ptr<Config> Compiler::Run() {
   if (!spec_.handler.empty()) {
     const Config::Instance* handler = Find(spec_.handler, 0, "config");
     if (handler != nullptr) config_->handler = handler->handler;
+    if (handler != nullptr && handler->handler != nullptr && handler->handler->has_stages())
+      config_->stages = handler;
     if (spec_.profiles.empty()) Error(0, "config", "schedulingProfiles", "want at least one profile");
     if (handler != nullptr && handler->handler == nullptr)
       Error(0, "config", "", "plugin " + spec_.handler + " is no profile handler");

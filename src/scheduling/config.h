@@ -156,6 +156,7 @@ struct Config {
   std::vector<const ProfileTeller*> profile_tellers;
   const RequestText* flow = nullptr;        // RequestText::names_flow; null: none does
   const ProfileHandler* handler = nullptr;  // null: ProgramOf the pool decides alone
+  const Instance* stages = nullptr;         // the handler, if it has_stages
   payload::Parsers parsers = payload::Parsers::Default();
   std::vector<std::string> headers;             // in lower case
   bool wants_prefixes = false;                  // Prompts::prefixes

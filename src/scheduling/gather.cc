@@ -252,16 +252,21 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   return age;
 }
 
-// What is known of the request's adapter (kNoAdapter: of none), and who has room for one. False: nothing of
-// anybody.
+// What is known of the request's adapter (kNoAdapter: of none), and who has room for one. A slot counts as
+// empty (kAdapterFree) only where all adapters of the pool would fit: else another one will want it soon.
+// False: nothing of anybody.
 [[gnu::noinline]] bool GatherAdapters(std::span<const EndpointLoad* const> loads,
                                       const fleet::EndpointCell* const* cells, uint32_t adapter,
-                                      bool believed, float* out) noexcept {
+                                      size_t adapters, bool believed, float* out) noexcept {
+  using Slots = fleet::AdapterSlots;
   // Cells come from farther away than the next cache, and want to be asked for ahead.
   constexpr size_t kAhead = 32;
   const size_t n = loads.size();
   const unsigned counted = kAdapterRunning | kAdapterWaiting | (believed ? kAdapterResident : 0u);
   unsigned seen = 0;
+  bool untold = false;
+  size_t most = 1;  // slots of one engine
+  const uint32_t line = adapter == fleet::kNoAdapter ? 0 : adapter;
   for (size_t i = 0; i < n; ++i) {
     unsigned bits = loads[i]->last().lora_room ? kAdapterRoom : 0;
     if (adapter != fleet::kNoAdapter) {
@@ -271,10 +276,25 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
                          cell.adapter_waiting(adapter) * kAdapterWaiting |
                          cell.adapter_resident(adapter) * kAdapterResident);
     }
+    if (believed) {
+      const Slots slots = cells[i]->adapter_slots(line);
+      untold |= slots.state == Slots::kUntold;
+      most = std::max<size_t>(most, slots.max);
+      if (slots.state == Slots::kFree && adapters <= slots.max && (bits & kAdapterRoom) != 0)
+        bits |= kAdapterFree;
+    }
     out[i] = static_cast<float>(bits);
     seen |= bits;
   }
-  return seen != 0;
+  if (!untold) [[likely]]
+    return seen != 0;
+  // An engine whose page says nothing of adapters yet has all slots empty, as many as others have: else it
+  // would never get its first.
+  const unsigned bits = kAdapterRoom | (adapters <= most ? kAdapterFree : 0u);
+  for (size_t i = 0; i < n; ++i) {
+    if (cells[i]->adapter_slots(line).state == Slots::kUntold) out[i] = static_cast<float>(bits);
+  }
+  return true;
 }
 
 // Prompt tokens that are to be computed: those of our own that are watched, and what is left of others.
@@ -400,8 +420,11 @@ std::shared_ptr<const EndpointColumns> ComputeEndpointColumns(const Config& conf
     GatherTokens(loads, s);
   bool adapters = false;
   const bool adapter = request.adapter != fleet::kNoAdapter && !pool.adapters.empty();
-  if (together.lora_room || adapter) [[unlikely]]
-    adapters = GatherAdapters(loads, cells, adapter ? request.adapter : fleet::kNoAdapter, ledger, s.adapter);
+  // A base model needs no slot; the reference asks for room for it, too.
+  const bool base = ledger && !adapter && pool.served->contains(request.target_model);
+  if (adapter || (together.lora_room && !base)) [[unlikely]]
+    adapters = GatherAdapters(loads, cells, adapter ? request.adapter : fleet::kNoAdapter,
+                              pool.adapters.size(), ledger, s.adapter);
   s.table[kAdapter.id] = adapters ? s.adapter : s.no_adapter;
   if (!config.endpoint_columns.empty() || !config.absent_columns.empty()) [[unlikely]]
     GatherEndpointColumns(config, candidates, s);

@@ -30,7 +30,8 @@ class PlainTime final : public Plugin, public Scorer {
  public:
   explicit PlainTime(Build& build)
       : request_cost_(build.Float("requestCost", 5, 0, 1e9)),
-        load_cost_(build.Float("loadCost", 1000, 0, 1e9)) {}
+        load_cost_(build.Float("loadCost", 1000, 0, 1e9)),
+        free_slot_cost_(build.Float("freeSlotCost", 100, 0, 1e9)) {}
   void Score(const Context& context, std::span<const uint32_t> in, float* out) const noexcept override {
     const Columns& columns = context.columns;
     float least = 0;
@@ -48,12 +49,16 @@ class PlainTime final : public Plugin, public Scorer {
       const unsigned adapter = AdapterBits(columns[kAdapter][at]);
       const bool needs_loading = context.request.adapter != fleet::kNoAdapter && columns.adapters &&
                                  (adapter & (kAdapterRunning | kAdapterWaiting | kAdapterResident)) == 0;
-      if (needs_loading) out[i] -= load_cost_ * ((adapter & kAdapterRoom) != 0 ? 1.0f : 2.0f) * scale;
+      if (needs_loading) {
+        out[i] -= scale * ((adapter & kAdapterFree) != 0   ? free_slot_cost_
+                           : (adapter & kAdapterRoom) != 0 ? load_cost_
+                                                           : 2 * load_cost_);
+      }
     }
   }
 
  private:
-  float request_cost_, load_cost_;
+  float request_cost_, load_cost_, free_slot_cost_;
 };
 
 class PlainMaxScore final : public Plugin, public Picker {
@@ -159,6 +164,8 @@ struct World {
 // What the columns have to be, from the cells.
 struct Averages {
   float others = 0, running = 0, kv_usage = 0, ms_per_token = 0, unseen = 0;
+  size_t most_slots = 1;
+  bool any_room = false;
 };
 
 bool Fresh(const fleet::EndpointCell& cell, base::Nanos now) {
@@ -182,6 +189,8 @@ Averages PlainAverages(const fleet::PoolSnapshot& pool, const std::vector<uint32
   float fresh = 0, learned = 0;
   for (const uint32_t number : candidates) {
     const fleet::EndpointCell& cell = *pool.cells[number];
+    averages.any_room |= cell.lora_has_room();
+    averages.most_slots = std::max<size_t>(averages.most_slots, cell.lora_max());
     if (cell.ms_per_token() > 0) {
       ++learned;
       averages.ms_per_token += cell.ms_per_token();
@@ -203,6 +212,19 @@ Averages PlainAverages(const fleet::PoolSnapshot& pool, const std::vector<uint32
   return averages;
 }
 
+// Of an adapter that the endpoint does not have.
+const char* PlainSlot(const fleet::PoolSnapshot& pool, const fleet::EndpointCell& cell, uint32_t adapter,
+                      const Averages& averages) {
+  using Slots = fleet::AdapterSlots;
+  const bool known = adapter != fleet::kNoAdapter && !pool.adapters.empty();
+  if (!known && !averages.any_room) return "none";
+  const Slots slots = cell.adapter_slots(known ? adapter : 0);
+  const size_t adapters = pool.adapters.size();
+  if (slots.state == Slots::kUntold) return adapters <= averages.most_slots ? "free slot" : "room";
+  if (!cell.lora_has_room()) return "none";
+  return slots.state == Slots::kFree && adapters <= cell.lora_max() ? "free slot" : "room";
+}
+
 Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t number, const Facts& request,
                                       const Averages& averages, base::Nanos now) {
   const fleet::EndpointCell& cell = *pool.cells[number];
@@ -220,11 +242,11 @@ Explanation::Candidate PlainCandidate(const fleet::PoolSnapshot& pool, uint32_t 
   candidate.work = static_cast<float>(cell.load().own_work().tokens) * ms_per_token +
                    (candidate.fresh ? unseen : std::max(unseen, averages.unseen));
   candidate.prefill = static_cast<float>(request.prompt_tokens) * ms_per_token;
-  candidate.adapter = cell.adapter_running(request.adapter)    ? "resident"
-                      : cell.adapter_waiting(request.adapter)  ? "waiting"
-                      : cell.adapter_resident(request.adapter) ? "believed"
-                      : cell.lora_has_room()                   ? "room"
-                                                               : "none";
+  candidate.adapter = cell.adapter_running(request.adapter)   ? "resident"
+                      : cell.adapter_waiting(request.adapter) ? "waiting"
+                      : cell.adapter_resident(request.adapter)
+                          ? "believed"
+                          : PlainSlot(pool, cell, request.adapter, averages);
   return candidate;
 }
 

@@ -165,6 +165,9 @@ class ProfileHandler {
     static_cast<void>(profile);
     return {};
   }
+  // Its further places are stages of a request, told in kPrefillHeader and kEncodeHeader: metrics count which
+  // were chosen.
+  virtual bool has_stages() const noexcept { return false; }
   // Not 0: destinations have this port instead of their own, and `header` tells the first choice's own
   // address.
   struct Port {

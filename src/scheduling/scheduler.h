@@ -98,6 +98,8 @@ struct Further {
   fleet::Reservation reservation;
 };
 inline constexpr size_t kMaxFurther = 9;
+inline constexpr std::string_view kPrefillHeader = "x-prefiller-host-port";
+inline constexpr std::string_view kEncodeHeader = "x-encoder-hosts-ports";
 
 // A header of the answer that tells the client which endpoint served it, so that it can ask for the same one
 // again: `name` with SessionToken(endpoint), session_token.h.

@@ -186,6 +186,22 @@ TEST(CriticalityTree, OnlyWhereThereIsCriticalTrafficDoesTheLedgerShed) {
   EXPECT_EQ(picks.Name(later, false, "", kNow + 20 * kSecond), "A");
 }
 
+TEST(CriticalityTree, ABaseModelNeedsNoSlot) {
+  TestPool pool({{"A", 9, 0.1f, {}, {}, 2}, {"B", 0, 0.1f, {"x", "y"}, {}, 2}}, SomeModel());
+  Picks picks;
+  EXPECT_EQ(picks.Name(pool, true, "m"), "A") << "an adapter, as far as is known";
+  pool.fleet().SetServed(pool.pool()->key, pool.pool()->endpoints[1].id, {"m"});
+  pool.fleet().PublishNames();
+  EXPECT_EQ(picks.Name(pool, true, "m"), "B");
+}
+
+TEST(CriticalityTree, AServerThatHasToldNothingYetHasRoom) {
+  TestPool pool({{"A", 9, 0.1f, {}, {}, 2}, {.name = "B", .kv_usage = 0.1f, .tells_adapters = false}},
+                SomeModel());
+  Picks picks;
+  EXPECT_EQ(picks.Name(pool, true, "z"), "B");
+}
+
 TEST(CriticalityTree, UnknownAdapterGoesWhereThereIsRoom) {
   TestPool pool({{"A", 0, 0.1f, {"x", "y"}, {}, 2}, {"B", 9, 0.9f, {"x"}, {}, 2}}, SomeModel());
   Picks picks;
@@ -288,7 +304,13 @@ TEST(DefaultProfile, AnEngineThatIsTwiceAsFastGetsTwiceTheWork) {
 
 TEST(DefaultProfile, AnAdapterThatIsNotLoadedCostsItsLoading) {
   Picks picks({.tolerance = 0});
-  TestPool lora({{"A", 0, 0, {"x"}, {}, 1}, {"B", 0, 0, {}, {}, 1}});
+  TestPool empty({{"A", 0, 0, {"x"}, {}, 1}, {"B", 0, 0, {}, {}, 1}});
+  empty.pool()->endpoints[0].cell->Reserve(360, kNow);  // 90 ms, and 5 for the request
+  EXPECT_EQ(picks.Name(empty, true, "x"), "A");
+  EXPECT_EQ(picks.why_.candidates[1].adapter, "free slot");
+  empty.pool()->endpoints[0].cell->Reserve(20, kNow);
+  EXPECT_EQ(picks.Name(empty, true, "x"), "B") << "into an empty slot it is 100 ms";
+  TestPool lora({{"A", 0, 0, {"x"}, {}, 1}, {"B", 0, 0, {}, {}, 1}, {"C", 0, 0, {"y"}, {}, 1}});
   auto& a = *lora.pool()->endpoints[0].cell;
   a.Reserve(3840, kNow);  // 960 ms, and 5 for the request
   EXPECT_EQ(picks.Name(lora, true, "x"), "A");

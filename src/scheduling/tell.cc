@@ -52,6 +52,7 @@ std::string_view AdapterWord(unsigned bits) {
   if ((bits & kAdapterRunning) != 0) return "resident";
   if ((bits & kAdapterWaiting) != 0) return "waiting";
   if ((bits & kAdapterResident) != 0) return "believed";
+  if ((bits & kAdapterFree) != 0) return "free slot";
   return (bits & kAdapterRoom) != 0 ? "room" : "none";
 }
 

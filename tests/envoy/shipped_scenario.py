@@ -176,6 +176,9 @@ class Shipped(unittest.TestCase):
                     windows = options["explicit_http_config"]["http2_protocol_options"]
                     self.assertLessEqual(int(windows["initial_stream_window_size"]), 256 << 10)
                     self.assertGreaterEqual(int(windows["initial_connection_window_size"]), 1 << 30)
+                    # Clients that leave by the thousand are as many resets to the picker.
+                    self.assertGreaterEqual(int(windows["max_outbound_control_frames"]), 1_000_000)
+                    self.assertGreaterEqual(int(windows["max_outbound_frames"]), 1_000_000)
             for route in walk(documents):
                 self.assertLessEqual(int(route.get("request_body_buffer_limit", 0)), 1 << 20)
         self.each(check)

@@ -4,12 +4,15 @@ import contextlib
 import http.client
 import json
 import socket
+import struct
 import threading
 import time
 import unittest
 
 import sources_scenario
+import wire
 from attack import REQUEST_HEAD, RawServer, ThroughEnvoy, support
+from wire import field, frame
 
 
 class Gateway(ThroughEnvoy):
@@ -88,7 +91,24 @@ class Gateway(ThroughEnvoy):
             for i in range(600):
                 with socket.create_connection(("127.0.0.1", up.port), timeout=5) as connection:
                     connection.sendall(text[:len(text) * (i % 7) // 6])
-        # And nothing stays taken.
+        self.await_idle(up)
+
+    def test_resets_by_the_ten_thousand_end_nobody_elses_call(self):
+        """Envoy passes each on to the picker, on the connection that has everybody's calls."""
+        up = self.gateway()
+        request = b"".join(field(*one) for one in ((b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"),
+                                                   (b":path", b"/v1/completions"), (b"content-type", b"application/json")))
+        burst = b"".join(frame(wire.HEADERS, 4, stream, request) + frame(wire.DATA, 0, stream, b'{"model":') +
+                         frame(wire.RST_STREAM, 0, stream, struct.pack(">I", 8)) for stream in range(1, 80, 2))
+        # What is late is Envoy, which reads all this.
+        with self.beside(up, ("gateway", up.port, "llama"), pids=up.pids, peak=2500, after=2500, late=20):
+            for _ in range(600):
+                with contextlib.suppress(OSError), contextlib.closing(wire.Connection(up.port, timeout=5)) as connection:
+                    connection.send(burst)
+        self.await_idle(up)
+
+    def await_idle(self, up):
+        """Nothing stays taken."""
         def idle():
             fleet = json.loads(support.ask(up.admin, "GET", "/debug/fleet").body)
             return sum(e["inflight"] for p in fleet["pools"] for e in p["endpoints"]) == 0

@@ -19,6 +19,7 @@ struct ServerState {
   std::vector<std::string> waiting_adapters;
   uint32_t max_adapters = 0;
   uint32_t running = 0;
+  bool tells_adapters = true;  // false: its page says nothing of them
 };
 
 // One pool "default/pool" of endpoints 10.0.0.1:8000, 10.0.0.2:8000, ... in the order given.
@@ -61,6 +62,7 @@ class TestPool {
     signals.lora->resident_count = static_cast<uint32_t>(state.adapters.size());
     signals.lora->waiting_count = static_cast<uint32_t>(state.waiting_adapters.size());
     signals.lora->max = state.max_adapters;
+    if (!state.tells_adapters) signals.lora.reset();
     auto& cell = *pool()->endpoints[number].cell;
     cell.BeginScrape(now);
     cell.ApplyScrape(signals, now);

@@ -28,6 +28,8 @@ constexpr int64_t kStreamWindow = 256 << 10;
 constexpr int64_t kConnectionWindow = 1 << 20;
 constexpr int64_t kRetryBuffer = 1 << 20;
 constexpr int64_t kAllStreamsWindow = 1 << 30;
+constexpr int64_t kMostFrames =
+    1'000'000;  // that wait to be sent to the picker; Envoy's heap limit comes first
 
 Json Type(std::string_view name) { return JsonText("type.googleapis.com/" + std::string(name)); }
 Json Seconds(int64_t seconds) { return JsonText(std::to_string(seconds) + "s"); }
@@ -197,8 +199,12 @@ class Writer {
                                {{"endpoint", JsonObject({{"address", Address(options_.picker)}})}})})}})})}});
     // Bodies come back through it: a call holds no more here than one window, and what one leaves unread does
     // not keep the others' answers back.
+    // And clients that leave by the thousand: each is a reset here, and Envoy would give up the connection, with
+    // everybody's calls, at 1,000 that wait to be sent.
     const Json http2 = JsonObject({{"initial_stream_window_size", JsonNumber(kStreamWindow)},
-                                   {"initial_connection_window_size", JsonNumber(kAllStreamsWindow)}});
+                                   {"initial_connection_window_size", JsonNumber(kAllStreamsWindow)},
+                                   {"max_outbound_frames", JsonNumber(kMostFrames)},
+                                   {"max_outbound_control_frames", JsonNumber(kMostFrames)}});
     const Json tls = JsonObject(
         {{"name", JsonText("envoy.transport_sockets.tls")},
          {"typed_config",
@@ -597,6 +603,12 @@ class Writer {
         {{"node", JsonObject({{"id", JsonText("fairway-local")}, {"cluster", JsonText("fairway")}})},
          {"admin", JsonObject({{"address", AdminAddress()}})},
          {"overload_manager", OverloadManager()},
+         // Who has many requests on a connection takes turns with others.
+         {"layered_runtime",
+          JsonObject({{"layers",
+                       JsonArray({JsonObject({{"name", JsonText("fairway")},
+                                              {"static_layer", JsonObject({{"http.max_requests_per_io_cycle",
+                                                                            JsonNumber(2)}})}})})}})},
          {"dynamic_resources",
           JsonObject({{"lds_config", FileSource("lds.json")}, {"cds_config", FileSource("cds.json")}})},
          {"static_resources", options_.place == PickerPlace::kModule

@@ -22,8 +22,8 @@ enum Stage { kDecodeStage, kPrefillStage, kEncodeStage, kStages };
 constexpr std::array<std::string_view, kStages> kNames{"decode", "prefill", "encode"};
 
 ToldIn Told(size_t profile, std::optional<size_t> prefill, std::optional<size_t> encode) noexcept {
-  if (profile == prefill) return {"x-prefiller-host-port"};
-  if (profile == encode) return {"x-encoder-hosts-ports", true};
+  if (profile == prefill) return {kPrefillHeader};
+  if (profile == encode) return {kEncodeHeader, true};
   return {};
 }
 
@@ -73,6 +73,7 @@ class DisaggProfileHandler final : public Plugin, public ProfileHandler {
   ToldIn TellOf(size_t profile) const noexcept override {
     return Told(profile, profiles_[kPrefillStage], profiles_[kEncodeStage]);
   }
+  bool has_stages() const noexcept override { return true; }
 
  private:
   // Not run yet, and its decider wants it for what `other` chose.

@@ -90,19 +90,19 @@ Requirement Roles(std::vector<std::string> roles, bool or_absent) {
 
 }  // namespace
 
+constexpr size_t kMaxRequirements = 1000;
+
 std::unique_ptr<Plugin> MakeLabelSelectorFilter(Build& build) {
   std::vector<Requirement> requirements;
   const api::Node labels = build.Object("matchLabels", "Labels that endpoints must have");
   if (labels.present() && !labels.Is(api::Value::Kind::kMap)) labels.WrongType("labels and values");
-  if (labels.Is(api::Value::Kind::kMap)) {
-    for (const auto& entry : labels.value().entries) {
-      if (auto value = labels.Child(entry.key).Text())
-        requirements.push_back({.key = entry.key, .values = {std::move(*value)}});
-    }
+  for (const auto& [key, node] : labels.Members(kMaxRequirements)) {
+    if (auto value = node.Text())
+      requirements.push_back({.key = std::string(key), .values = {std::move(*value)}});
   }
   for (const api::Node& item :
        build.Object("matchExpressions", "[{key, operator: In, NotIn, Exists or DoesNotExist, values}]")
-           .Items(0, 1000))
+           .Items(0, kMaxRequirements))
     requirements.push_back(ReadExpression(item));
   return std::make_unique<LabelFilter>(build, std::move(requirements));
 }

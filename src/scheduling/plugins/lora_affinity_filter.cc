@@ -6,7 +6,10 @@
 //
 // Ours: affinity costs no more than loading does. As soon as the least loaded endpoint that has the adapter
 // has more work ahead than the least loaded one with room by `loadCost` ms (1000), both kinds stay. Without
-// that bound an adapter's requests pile up where it happens to be until 50 wait there.
+// that bound an adapter's requests pile up where it happens to be until 50 wait there. Where a slot is empty,
+// loading takes nobody's place and is paid once for all requests that follow: there both stay as soon as the
+// difference is more than `freeSlotRequests` (32) open requests; and where nobody has the adapter, those with
+// room that is another adapter's stay only when it saves `loadCost`.
 #include <algorithm>
 #include <limits>
 
@@ -20,49 +23,69 @@ class LoraAffinityFilter final : public Plugin, public Filter {
   explicit LoraAffinityFilter(Build& build)
       : adapter_(build.Reads("adapter")),
         work_(build.Reads("work")),
+        requests_(build.Reads("requests")),
         exploration_(build.Number("exploration", 0.001, 0, 1,
-                                  "Share of picks that load the adapter on a further endpoint")),
-        load_cost_(build.Float("loadCost", 1000, 0, 1e9, "What loading an adapter costs, in ms")) {}
+                                  "Share of picks that load an adapter on a further endpoint")),
+        load_cost_(build.Float("loadCost", 1000, 0, 1e9, "What loading an adapter costs, in ms")),
+        free_slot_requests_(build.Float(
+            "freeSlotRequests", 32, 0, 1e9,
+            "Open requests more than where a slot is empty, from which on the adapter is loaded there")) {}
 
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
-    constexpr float kNone = std::numeric_limits<float>::infinity();
     const float* adapter = context.columns[adapter_];
-    const float* work = context.columns[work_];
-    float here = kNone;  // the least work of any of this kind
-    float room = kNone;
+    Least here, free, room;
     for (const uint32_t position : in) {
-      float* least = Here(adapter[position]) ? &here : Room(adapter[position]) ? &room : nullptr;
-      if (least != nullptr) *least = std::min(*least, work[position]);
+      const unsigned bits = AdapterBits(adapter[position]);
+      if (!Here(bits) && !Room(bits)) continue;
+      (Here(bits)   ? here
+       : Free(bits) ? free
+                    : room)
+          .Take(context.columns[work_][position], context.columns[requests_][position]);
     }
-    if (here == kNone && room == kNone) return 0;
+    if (!here.any() && !free.any() && !room.any()) return 0;
+    const bool other = free.any() || room.any();
     const bool explore =
-        here != kNone && room != kNone && exploration_ > 0 && context.random.NextDouble() < exploration_;
-    const bool take_here = here != kNone && !explore;
-    const bool take_room = here == kNone || explore || here > room + load_cost_;
+        here.any() && other && exploration_ > 0 && context.random.NextDouble() < exploration_;
+    const bool take_here = here.any() && !explore;
+    const bool take_free = !take_here || here.work > free.work + load_cost_ ||
+                           here.requests > free.requests + free_slot_requests_;
+    const float work = take_here ? here.work : free.work;
+    const bool take_room = (!take_here && !free.any()) || work > room.work + load_cost_;
     size_t kept = 0;
     for (const uint32_t position : in) {
+      const unsigned bits = AdapterBits(adapter[position]);
       out[kept] = position;
-      kept += (take_here && Here(adapter[position])) || (take_room && Room(adapter[position])) ? 1 : 0;
+      kept += Here(bits) ? take_here : Free(bits) ? take_free : Room(bits) ? take_room : 0;
     }
     return kept;
   }
 
   std::string Why(const Context& context, uint32_t position) const override {
-    const float adapter = context.columns[adapter_][position];
-    if (Here(adapter)) return "has the adapter, but this pick explores an endpoint with room";
-    if (Room(adapter)) return "the adapter is not loaded here, but elsewhere";
+    const unsigned bits = AdapterBits(context.columns[adapter_][position]);
+    if (Here(bits)) return "has the adapter, but this pick explores an endpoint with room";
+    if (Free(bits)) return "the adapter is not loaded here, but elsewhere";
+    if (Room(bits)) return "the adapter would take the place of another one here";
     return "the adapter is not loaded and there is no room for it";
   }
 
  private:
-  static bool Here(float adapter) { return (AdapterBits(adapter) & kAdapterHere) != 0; }
-  static bool Room(float adapter) {
-    return (AdapterBits(adapter) & (kAdapterHere | kAdapterRoom)) == kAdapterRoom;
-  }
+  // The least loaded of one kind.
+  struct Least {
+    float work = std::numeric_limits<float>::infinity();
+    float requests = std::numeric_limits<float>::infinity();
+    bool any() const { return work < std::numeric_limits<float>::infinity(); }
+    void Take(float its_work, float its_requests) {
+      work = std::min(work, its_work);
+      requests = std::min(requests, its_requests);
+    }
+  };
+  static bool Here(unsigned bits) { return (bits & kAdapterHere) != 0; }
+  static bool Free(unsigned bits) { return (bits & kAdapterFree) != 0; }
+  static bool Room(unsigned bits) { return (bits & kAdapterRoom) != 0; }
 
-  Column adapter_, work_;
+  Column adapter_, work_, requests_;
   double exploration_;
-  float load_cost_;
+  float load_cost_, free_slot_requests_;
 };
 
 }  // namespace

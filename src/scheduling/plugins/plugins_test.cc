@@ -90,6 +90,23 @@ TEST(LoraAffinityFilter, ResidentThenRoomElseFails) {
   EXPECT_TRUE(f.Keep("lora-affinity-filter").empty());
 }
 
+TEST(LoraAffinityFilter, AnEmptySlotIsUsedOnceOpenRequestsPileUpElsewhere) {
+  Fixture f(4);
+  f["adapter"] = {kAdapterRunning, kAdapterRoom | kAdapterFree, kAdapterRoom, 0};
+  f["requests"] = {33, 1, 0, 0};
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}}), (List{0}))
+      << "32 more are not more than 32";
+  f["requests"][0] = 34;
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}}), (List{0, 1}));
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}, {"freeSlotRequests", 33}}), (List{0}));
+  f["work"] = {1001, 0, 500, 0};
+  EXPECT_EQ(f.Keep("lora-affinity-filter", {{"exploration", 0}, {"freeSlotRequests", 33}}), (List{0, 1}));
+  f["adapter"][0] = 0;
+  EXPECT_EQ(f.Keep("lora-affinity-filter"), (List{1})) << "who has room has another adapter to lose";
+  f["work"][1] = 1501;
+  EXPECT_EQ(f.Keep("lora-affinity-filter"), (List{1, 2}));
+}
+
 TEST(LoraAffinityFilter, ExplorationTakesItsShare) {
   Fixture f(2);
   f["adapter"] = {kAdapterRunning, kAdapterRoom};
@@ -142,6 +159,9 @@ TEST(TimeToFirstTokenScorer, AddsWhatHasToHappenBefore) {
   const std::vector<float> scores = f.Scores("time-to-first-token-scorer");
   for (const auto& [i, ms] : {std::pair{0, 60 + 10.0}, {1, 130 + 2.5}, {2, 1050}, {3, 2050}})
     EXPECT_NEAR(scores[static_cast<size_t>(i)], 1 - ms / 600'000.0, 1e-7) << i;
+  f["adapter"][2] = kAdapterRoom | kAdapterFree;
+  EXPECT_NEAR(f.Scores("time-to-first-token-scorer")[2], 1 - 150 / 600'000.0, 1e-7);
+  EXPECT_NEAR(f.Scores("time-to-first-token-scorer", {{"loadCost", 60}})[2], 1 - 110 / 600'000.0, 1e-7);
   f.request.shows_end = false;
   EXPECT_NEAR(f.Scores("time-to-first-token-scorer")[0], 1 - (60 + 5) / 600'000.0, 1e-7);
   EXPECT_NEAR(f.Scores("time-to-first-token-scorer")[1], 1 - 130 / 600'000.0, 1e-7);

@@ -48,10 +48,15 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
     if (build.Flag("prefixCache", true, "What is cached of the prompt need not be computed"))
       build.Reads(kCachedTokens);
     const float load_cost = build.Float("loadCost", 1000, 0, 1e9, "What loading an adapter costs, in ms");
+    const float free_slot_cost =
+        build.Float("freeSlotCost", 100, 0, 1e9,
+                    "The same where a slot is empty, in ms: it is paid once, and used for long");
     scale_ = 1 / build.Float("horizon", 600'000, 1, 1e9, "Time to first token that scores 0, in ms");
     for (unsigned bits = 0; bits < loading_.size(); ++bits) {
-      if ((bits & kAdapterHere) == 0)
-        loading_[bits] = load_cost * ((bits & kAdapterRoom) != 0 ? 1.0f : 2.0f) * scale_;
+      if ((bits & kAdapterHere) != 0) continue;
+      loading_[bits] = scale_ * ((bits & kAdapterFree) != 0   ? std::min(free_slot_cost, load_cost)
+                                 : (bits & kAdapterRoom) != 0 ? load_cost
+                                                              : 2 * load_cost);
     }
   }
 
@@ -84,7 +89,7 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
   Column work_, prefill_, requests_, adapter_;
   float request_cost_, interference_;
   float scale_ = 0;
-  std::array<float, 2 * kAdapterResident> loading_{};  // by kAdapter* bits
+  std::array<float, 2 * kAdapterFree> loading_{};  // by kAdapter* bits
 };
 
 }  // namespace

@@ -604,6 +604,7 @@ struct Scraper::Impl {
       // A server that restarted and has loaded nothing yet: its adapters are gone, its slots are not.
       fleet::Signals::Lora lora;
       lora.max = target.cell->lora_max();
+      lora.restarted = true;
       signals.lora = lora;
     }
     return signals;

@@ -190,6 +190,9 @@ static_resources:
               # A call holds little here, and what one leaves unread does not keep the others' answers back.
               initial_stream_window_size: 262144
               initial_connection_window_size: 1073741824
+              # Nor do a thousand clients that leave at once end everybody's calls.
+              max_outbound_frames: 1000000
+              max_outbound_control_frames: 1000000
       load_assignment:
         cluster_name: picker
         endpoints:
