@@ -181,6 +181,23 @@ bool GrpcConnection::Choked() const {
          (calmed_ || nghttp2_session_get_outbound_queue_size(session_) > kMaxControlFrames);
 }
 
+// Scanners fail, too, and are nobody's mistake. Who speaks no TLS at all is a gateway that was set up so: all of
+// its calls fail.
+void GrpcConnection::NoteFailedHandshake(std::string_view error) {
+  const std::string peer = PeerOf(descriptor_.native_handle());
+  const bool plain = error.find("wrong version number") != std::string_view::npos ||
+                     error.find("http request") != std::string_view::npos;
+  uint64_t held_back = 0;
+  if (plain && shared_->abort_limit.Allow(shared_->clock.Now(), &held_back)) {
+    shared_->log.Warn(
+        "a client speaks without TLS to a port with TLS: it needs a TLS transport socket, or this "
+        "port none (--secure-serving=false)",
+        {{"peer", peer}, {"held_back", std::to_string(held_back)}});
+    return;
+  }
+  shared_->log.Debug("TLS handshake failed", {{"peer", peer}, {"error", std::string(error)}});
+}
+
 bool GrpcConnection::Handshake() {
   if (handshaken_) return true;
   switch (stream_.Handshake()) {
@@ -193,8 +210,7 @@ bool GrpcConnection::Handshake() {
       return false;
     case SocketStream::Status::kClosed:
     case SocketStream::Status::kFailed:
-      shared_->log.Debug("TLS handshake failed",
-                         {{"peer", PeerOf(descriptor_.native_handle())}, {"error", stream_.error()}});
+      NoteFailedHandshake(stream_.error());
       Fail();
       return false;
   }

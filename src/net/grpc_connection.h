@@ -195,6 +195,7 @@ class GrpcConnection : public std::enable_shared_from_this<GrpcConnection> {
   void WaitWritable();
   void OnReadable();
   bool Handshake();
+  void NoteFailedHandshake(std::string_view error);
   void ReadSome();
   bool ReadFurther();
   bool TakeUnread();

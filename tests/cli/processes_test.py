@@ -521,6 +521,14 @@ class Readers(unittest.TestCase):
             for flood, _, _ in floods:
                 flood.close()
 
+    def test_a_gateway_without_tls_is_told_of(self):
+        with Epp("--secure-serving=true") as epp:
+            epp.await_healthy()
+            port = int(re.search(r"ext_proc=(?:\S*:)?(\d+)", epp.log())[1])
+            with socket.create_connection(("127.0.0.1", port)) as plain:
+                plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
+                await_that(lambda: "speaks without TLS to a port with TLS" in epp.log(), "no word of it")
+
     def test_all_places_taken_by_silence_and_drips(self):
         with Epp() as epp:
             epp.await_healthy()
