@@ -196,6 +196,12 @@ class Shipped(unittest.TestCase):
                 self.assertEqual(actions[action], [heap])
         self.each(check)
 
+    def test_nobody_has_a_turn_for_many_requests(self):
+        def check(documents):
+            (layer,) = documents[0]["layered_runtime"]["layers"]
+            self.assertLessEqual(layer["static_layer"]["http.max_requests_per_io_cycle"], 10)
+        self.each(check)
+
 
 class Taken(Scenario):
     def test_a_real_envoy_takes_each(self):

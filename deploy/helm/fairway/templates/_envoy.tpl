@@ -11,6 +11,9 @@ nothing to fall back to when the picker is gone; both are in one Pod. What a cli
 admin:
   address:
     socket_address: {address: 127.0.0.1, port_value: 19000}
+# Who has many requests on a connection takes turns with others.
+layered_runtime:
+  layers: [{name: fairway, static_layer: {http.max_requests_per_io_cycle: 2}}]
 # All requests together: near this limit of Envoy's heap the streams that hold most are reset, then nothing new is taken. To be set
 # below the memory that Envoy may have.
 overload_manager:
