@@ -419,6 +419,11 @@ void Compiler::FillIn(bool no_profile) {
     const auto* detector = MakeDefault("utilization-detector");
     if (detector != nullptr) spec_.saturation = detector->name;
   }
+  const auto given = instances_.find(spec_.saturation);
+  if (given != instances_.end() && given->second->saturation == nullptr) {
+    return Error(spec_.saturation_line, "config", spec_.saturation_field,
+                 "plugin " + spec_.saturation + " is no saturation detector; utilization-detector is one");
+  }
   for (ProfileSpec& profile : spec_.profiles) profile.saturation = spec_.saturation;
 }
 
@@ -431,8 +436,11 @@ void Compiler::FillInHandler() {
   if (handlers.size() > 1) {
     Error(0, "config", "plugins", "want one profile handler, not " + base::Join(handlers, " and "));
   } else if (handlers.empty() && profiles > 1) {
-    Error(0, "config", "plugins",
-          "want a profile handler: there are " + std::to_string(profiles) + " profiles");
+    Error(
+        spec_.profiles[1].line, "config", "schedulingProfiles",
+        "want a profile handler among the plugins, such as header-profile-handler or disagg-profile-handler: "
+        "there are " +
+            std::to_string(profiles) + " profiles");
   } else if (!handlers.empty()) {
     const std::string& type = instances_.find(handlers.front())->second->type;
     if (type != "single-profile-handler") spec_.handler = handlers.front();

@@ -77,6 +77,8 @@ struct ConfigSpec {
   // counts for all profiles; "": utilization-detector.
   bool fills_in = false;
   std::string saturation;
+  std::string saturation_field;  // where it stands
+  int saturation_line = 0;
   // Who reads bodies, in this order; none: payload::Parsers::Default().
   struct Parser {
     std::string plugin;

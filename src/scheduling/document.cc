@@ -33,6 +33,8 @@ ConfigSpec FromDocument(const api::EndpointPickerConfig& document) {
   }
   if (document.flow_control.saturation_detector) {
     spec.saturation = document.flow_control.saturation_detector->name;
+    spec.saturation_field = document.flow_control.saturation_detector->field;
+    spec.saturation_line = document.flow_control.saturation_detector->where.line;
     AddImplied(*document.flow_control.saturation_detector, spec);
   }
   for (const auto& parser : document.parsers) {

@@ -258,7 +258,14 @@ schedulingProfiles:
 - {name: b, plugins: [{pluginRef: queue-scorer}]}
 )")
                 .errors,
-            (Texts{"c.yaml: config: plugins: want a profile handler: there are 2 profiles"}));
+            (Texts{"c.yaml:6: config: schedulingProfiles: want a profile handler among the plugins, such as "
+                   "header-profile-handler or disagg-profile-handler: there are 2 profiles"}));
+  EXPECT_EQ(FromText(R"(plugins: [{type: queue-scorer}]
+flowControl: {saturationDetector: {pluginRef: queue-scorer}}
+)")
+                .errors,
+            (Texts{"c.yaml:4: config: flowControl.saturationDetector.pluginRef: plugin queue-scorer is no "
+                   "saturation detector; utilization-detector is one"}));
   EXPECT_EQ(
       FromText(
           R"(plugins: [{type: queue-scorer}, {type: single-profile-handler}, {type: header-profile-handler, parameters: {defaultProfile: default}}]
