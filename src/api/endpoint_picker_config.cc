@@ -22,7 +22,6 @@ constexpr std::string_view kXV1Alpha1 = "inference.networking.x-k8s.io/v1alpha1"
 constexpr size_t kMaxProfiles = 100;
 constexpr size_t kMaxParsers = 50;
 constexpr size_t kMaxGates = 100;
-constexpr size_t kMaxParameters = 1000;  // of one plugin
 
 struct Gate {
   std::string_view name;

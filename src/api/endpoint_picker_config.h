@@ -131,6 +131,7 @@ struct EndpointPickerConfigOptions {
 
 constexpr size_t kMaxConfigBytes = 1024 * 1024;  // what a ConfigMap can hold
 constexpr size_t kMaxPlugins = 500;
+constexpr size_t kMaxParameters = 1000;  // of one plugin
 
 // A TextRule of one feature gate, as a flag or setting gives it.
 std::string CheckFeatureGate(std::string_view text);

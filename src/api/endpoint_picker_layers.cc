@@ -1,4 +1,5 @@
 // The sections dataLayer and flowControl, and how references to plugins are read.
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -190,12 +191,14 @@ Config::FlowControl ReadFlowControl(const Node& node, bool on) {
   reader.Mistaken("usageLimitPolicyRef", "it is usageLimitPolicyPluginRef");
   reader.Finish();
   if (!reader.valid() || on) return control;
-  for (const auto& [key, member] : node.Members(1000)) {
-    if (key == "saturationDetector" || !member.present()) continue;
+  const auto& entries = node.value().entries;
+  const auto is_idle = [](const Value::Entry& entry) {
+    return entry.key != "saturationDetector" && entry.value->kind != Value::Kind::kNull;
+  };
+  if (std::any_of(entries.begin(), entries.end(), is_idle)) {
     node.Warn(
         "has no effect but for saturationDetector: the feature gate flowControl is off (featureGates: "
         "[flowControl])");
-    break;
   }
   return control;
 }

@@ -82,13 +82,14 @@ std::string ListOfWords(const Setting& setting) {
   return base::Join(all.first(all.size() - 1), ", ") + " or " + words.back();
 }
 
-// What would be right; nothing when the text was taken.
+// What would be right; nothing when the rule takes the text.
 std::optional<std::string> WantedBy(TextRule rule, std::string_view text) {
   if (rule == nullptr || text.empty()) return std::nullopt;
   const std::string wrong = rule(text);
   return wrong.empty() ? std::nullopt : std::optional(wrong.substr(5));  // "want "
 }
 
+// What would be right; nothing when the text was taken.
 std::optional<std::string> Take(const Setting& setting, std::string_view text) {
   const auto number_of_word = [&]() -> std::optional<size_t> {
     const auto at = std::find(setting.words.begin(), setting.words.end(), text);

@@ -32,6 +32,17 @@ std::optional<Integer> ParseInteger(std::string_view text) {
   return value;
 }
 
+// 0 to 15; -1 for what is no hexadecimal digit.
+constexpr int HexDigit(char c) noexcept {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+// A URL's text with each "%2F" as the byte that it stands for (RFC 3986, 2.1); what is no escape stays.
+std::string PercentDecoded(std::string_view text);
+
 // Go's duration syntax, as the reference's flags take it: "50ms", "1m30s", "2.5s", "0". Nanoseconds.
 std::optional<int64_t> ParseDuration(std::string_view text);
 

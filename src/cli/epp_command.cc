@@ -181,15 +181,15 @@ base::Result<void> UseMetricsCertificates(const EppFlags& f, PickerOptions& opti
 
 base::Result<void> UsePeers(const EppFlags& f, PickerOptions& options) {
   if (f.peers.empty()) return {};
-  const auto bad = [](const char* what) { return base::Fail(base::ErrorCode::kInvalidArgument, what); };
+  const auto bad = [](const std::string& what) {
+    return base::Fail(base::ErrorCode::kInvalidArgument, what);
+  };
   for (const std::string& peer : f.peers) {
-    if (sources::peers::ParsePeer(peer, f.peer_port)) continue;
-    const auto parsed = sources::peers::ParsePeer(peer, 1);
-    return base::Fail(base::ErrorCode::kInvalidArgument,
-                      "--peers: " + (parsed ? "\"" + peer +
-                                                  "\": want HOST:PORT, as --peer-port 0 is another port "
-                                                  "in each replica"
-                                            : parsed.error().message));
+    if (const auto parsed = sources::peers::ParsePeer(peer, std::max<uint16_t>(f.peer_port, 1)); !parsed)
+      return bad("--peers: " + parsed.error().message);
+    if (!sources::peers::ParsePeer(peer, f.peer_port))
+      return bad("--peers: \"" + peer +
+                 "\": want HOST:PORT, as --peer-port 0 is another port in each replica");
   }
   if (f.leader_election)
     return bad("--peers is for replicas that all serve: leave out --ha-enable-leader-election");

@@ -44,9 +44,8 @@ std::vector<std::string> Arguments(int argc, char** argv) {
 void CheckNumbers(CLI::App& command) {
   for (CLI::Option* option : command.get_options()) {
     const std::string type = option->get_type_name();
-    if (type.starts_with("FLOAT")) {
+    if (type.starts_with("FLOAT") || type.starts_with("INT"))
       option->check([](const std::string& text) { return text.empty() ? "want a number" : ""; }, "");
-    }
     if (!type.starts_with("UINT")) continue;
     const bool port = option->get_name().find("port") != std::string::npos;
     option->check(

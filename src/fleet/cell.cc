@@ -279,17 +279,15 @@ void EndpointCell::CountSlots(bool restarted) noexcept {
 }
 
 void EndpointCell::SetSlots(uint32_t loaded) noexcept {
-  const AdapterSlots slots{loaded < lora_max() ? AdapterSlots::kFree : AdapterSlots::kFull, lora_max()};
-  for (AdapterWords& words : adapters_) words.slots.store(slots, std::memory_order_relaxed);
+  slots_.store({loaded < lora_max() ? AdapterSlots::kFree : AdapterSlots::kFull, lora_max()},
+               std::memory_order_relaxed);
 }
 
 void EndpointCell::UseAdapter(uint32_t id, base::Nanos now) noexcept {
   UseTimes* used = used_.load(std::memory_order_acquire);
   if (used == nullptr) {
-    for (AdapterWords& words : adapters_) {
-      AdapterSlots untold;
-      words.slots.compare_exchange_strong(untold, {.state = AdapterSlots::kTried}, std::memory_order_relaxed);
-    }
+    AdapterSlots untold;
+    slots_.compare_exchange_strong(untold, {.state = AdapterSlots::kTried}, std::memory_order_relaxed);
   }
   if (used == nullptr || id >= kMaxAdapters) return;
   (*used)[id].store(Millis(now), std::memory_order_relaxed);

@@ -230,10 +230,7 @@ class alignas(64) EndpointCell {
   bool adapter_resident(uint32_t id) const noexcept {
     return id < kMaxAdapters && Has(adapters_[id / 64].resident, id);
   }
-  // REQUIRES: id < kMaxAdapters.
-  AdapterSlots adapter_slots(uint32_t id) const noexcept {
-    return adapters_[id / 64].slots.load(std::memory_order_relaxed);
-  }
+  AdapterSlots adapter_slots() const noexcept { return slots_.load(std::memory_order_relaxed); }
   // What these read of an adapter, for who asks for it ahead. REQUIRES: id < kMaxAdapters.
   const void* adapter_line(uint32_t id) const noexcept { return &adapters_[id / 64]; }
   // Adapters running or waited for, as of the last page.
@@ -251,7 +248,6 @@ class alignas(64) EndpointCell {
     std::atomic<uint64_t> running{0};
     std::atomic<uint64_t> waiting{0};
     std::atomic<uint64_t> resident{0};
-    std::atomic<AdapterSlots> slots{AdapterSlots{}};  // the same in all of them: this line is read anyway
   };
   using UseTimes = std::array<std::atomic<uint32_t>, kMaxAdapters>;  // Millis
   static bool Has(const std::atomic<uint64_t>& word, uint32_t id) noexcept {
@@ -311,8 +307,9 @@ class alignas(64) EndpointCell {
   std::atomic<UseTimes*> used_{nullptr};
   std::atomic<PageAttributes*> attributes_{nullptr};
   std::mutex loading_;  // one adapter is loaded at a time, which takes the engine far longer
-  // All sets side by side: a decision asks them for the same adapter.
-  alignas(64) std::array<AdapterWords, kMaxAdapters / 64> adapters_{};
+  // All sets side by side: a decision asks them for the same adapter; beside the first 128 what it asks each time.
+  alignas(64) std::atomic<AdapterSlots> slots_{AdapterSlots{}};
+  std::array<AdapterWords, kMaxAdapters / 64> adapters_{};
 };
 
 }  // namespace fairway::fleet

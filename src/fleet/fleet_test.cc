@@ -739,22 +739,22 @@ TEST(Cell, AdaptersAreBelievedToStayInTheirSlots) {
 TEST(Cell, SlotsAreFreeUntilAsManyAdaptersAreBelievedThere) {
   using Slots = AdapterSlots;
   EndpointCell cell;
-  EXPECT_EQ(cell.adapter_slots(1).state, Slots::kUntold);
+  EXPECT_EQ(cell.adapter_slots().state, Slots::kUntold);
   cell.UseAdapter(1, kMs);
-  for (const uint32_t id : {0u, 1u, kMaxAdapters - 1}) EXPECT_EQ(cell.adapter_slots(id).state, Slots::kTried);
+  EXPECT_EQ(cell.adapter_slots().state, Slots::kTried);
   Signals signals{.running = 1};
   signals.lora = Signals::Lora{.resident_count = 1, .max = 2};
   AddAdapter(signals.lora->running, 1);
   Page(cell, signals, kMs, 2 * kMs);
-  EXPECT_EQ(cell.adapter_slots(500).state, Slots::kFree);
+  EXPECT_EQ(cell.adapter_slots().state, Slots::kFree);
   cell.UseAdapter(300, 60 * kMs);
-  EXPECT_EQ(cell.adapter_slots(1).state, Slots::kFull);
+  EXPECT_EQ(cell.adapter_slots().state, Slots::kFull);
   signals.lora = Signals::Lora{.max = 2};
   Page(cell, signals, 90 * kMs, 91 * kMs);
-  EXPECT_EQ(cell.adapter_slots(1).state, Slots::kFull) << "nobody uses them now, but they are there";
+  EXPECT_EQ(cell.adapter_slots().state, Slots::kFull) << "nobody uses them now, but they are there";
   signals.lora->restarted = true;
   Page(cell, signals, 100 * kMs, 101 * kMs);
-  EXPECT_EQ(cell.adapter_slots(1).state, Slots::kFree);
+  EXPECT_EQ(cell.adapter_slots().state, Slots::kFree);
   EXPECT_FALSE(cell.adapter_resident(1));
 }
 

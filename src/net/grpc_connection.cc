@@ -190,8 +190,8 @@ void GrpcConnection::NoteFailedHandshake(std::string_view error) {
   uint64_t held_back = 0;
   if (plain && shared_->abort_limit.Allow(shared_->clock.Now(), &held_back)) {
     shared_->log.Warn(
-        "a client speaks without TLS to a port with TLS: it needs a TLS transport socket, or this "
-        "port none (--secure-serving=false)",
+        "a client speaks without TLS to a port with TLS: it needs a TLS transport socket, or this port "
+        "has to serve without TLS",
         {{"peer", peer}, {"held_back", std::to_string(held_back)}});
     return;
   }

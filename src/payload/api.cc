@@ -1,5 +1,6 @@
 #include <array>
 
+#include "base/strings.h"
 #include "payload/request.h"
 
 namespace fairway::payload {
@@ -80,30 +81,13 @@ std::optional<Api> ApiOfPlainPath(std::string_view path, Parsers parsers) {
   return Api::kUnknown;
 }
 
-int HexDigit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  c = static_cast<char>(c | 0x20);
-  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-// As servers read a path before they look for who answers it: "/v1%2Fcompletions" is "/v1/completions".
-[[gnu::cold]] std::string Unescaped(std::string_view path) {
-  std::string out;
-  for (size_t i = 0; i < path.size(); ++i) {
-    const bool escape =
-        path[i] == '%' && i + 2 < path.size() && HexDigit(path[i + 1]) >= 0 && HexDigit(path[i + 2]) >= 0;
-    out += escape ? static_cast<char>(HexDigit(path[i + 1]) * 16 + HexDigit(path[i + 2])) : path[i];
-    if (escape) i += 2;
-  }
-  return out;
-}
-
 }  // namespace
 
 [[gnu::hot]] std::optional<Api> ApiOfPath(std::string_view path, Parsers parsers) {
   path = path.substr(0, path.find('?'));
+  // As servers read a path before they look for who answers it: "/v1%2Fcompletions" is "/v1/completions".
   if (path.find('%') != std::string_view::npos) [[unlikely]]
-    return ApiOfPlainPath(Unescaped(path), parsers);
+    return ApiOfPlainPath(base::PercentDecoded(path), parsers);
   return ApiOfPlainPath(path, parsers);
 }
 

@@ -15,13 +15,6 @@ constexpr bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
-int HexValue(char c) {
-  if (IsDigit(c)) return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
 // What an escape other than \u stands for; 0: no such escape.
 char Unescape(char c) {
   switch (c) {
@@ -365,7 +358,7 @@ const char* JsonScanner::Escape(const char* p) {
 }
 
 const char* JsonScanner::Hex(const char* p) {
-  const int value = HexValue(*p);
+  const int value = base::HexDigit(*p);
   if (value < 0) return FailCharacter(p, "expected four hexadecimal digits after '\\u', found ", "");
   hex_ = hex_ << 4 | static_cast<uint32_t>(value);
   if (++hex_digits_ == 4) {

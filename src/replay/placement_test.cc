@@ -191,22 +191,22 @@ TEST(Placement, BurstsWhoseAnswersNobodyShowsAreSpread) {
   }
 }
 
-TEST(Placement, AdaptersStayWhereTheyAre) {
+// By both profiles, with one picker and with four.
+void ExpectBelowRoundRobinTimes(double bound, Question question) {
   for (const uint32_t pickers : {1u, 4u}) {
-    const Question question{.workload = kAdapters, .fleet = kWithSlots, .pickers = pickers};
+    question.pickers = pickers;
     const double round_robin = Mean(question, "round-robin");
     for (const char* policy : {"fairway", "fairway-tree"})
-      EXPECT_LT(Mean(question, policy), 0.4 * round_robin) << policy << ", " << pickers;
+      EXPECT_LT(Mean(question, policy), bound * round_robin) << policy << ", " << pickers;
   }
 }
 
+TEST(Placement, AdaptersStayWhereTheyAre) {
+  ExpectBelowRoundRobinTimes(0.4, {.workload = kAdapters, .fleet = kWithSlots});
+}
+
 TEST(Placement, OneAdapterSpreadsOverEmptySlots) {
-  for (const uint32_t pickers : {1u, 4u}) {
-    const Question question{.workload = kOneAdapter, .fleet = kFewWithSlots, .pickers = pickers};
-    const double round_robin = Mean(question, "round-robin");
-    for (const char* policy : {"fairway", "fairway-tree"})
-      EXPECT_LT(Mean(question, policy), 1.2 * round_robin) << policy << ", " << pickers;
-  }
+  ExpectBelowRoundRobinTimes(1.2, {.workload = kOneAdapter, .fleet = kFewWithSlots});
 }
 
 TEST(Placement, InOverloadWhatMayBeShedDoesNotGoFirst) {

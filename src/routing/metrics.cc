@@ -289,40 +289,39 @@ void RouterMetrics::Show(const std::shared_ptr<RequestSeries>& series) {
   series->state.store(RequestSeries::kShown, std::memory_order_relaxed);
 }
 
-base::Counter& RouterMetrics::Errors(RequestSeries& series, std::string_view code) {
-  if (base::Counter* found = series.errors.Find(code)) return *found;
+// The one of that name, else of `rest` where there are too many. `share` gives what is on the page for a name.
+template <typename Share>
+base::Counter& RouterMetrics::FindOrAdd(RequestSeries& series, NamedCounters& counters, std::string_view name,
+                                        std::string_view rest, const Share& share) {
+  if (base::Counter* found = counters.Find(name)) return *found;
   const std::lock_guard lock(mutex_);
-  if (series.errors.full()) code = kOther;
-  if (base::Counter* found = series.errors.Find(code)) return *found;
-  const RequestLabels l = series.labels();
+  if (counters.full()) name = rest;
+  if (base::Counter* found = counters.Find(name)) return *found;
   const bool gone = series.state.load(std::memory_order_relaxed) == RequestSeries::kGone;
-  return series.errors.Add(code,
-                           gone ? std::make_shared<base::Counter>()
-                                : errors_.Share({l.model, l.target_model, l.fairness_id, l.priority, code}));
+  return counters.Add(name, gone ? std::make_shared<base::Counter>() : share(name, series.labels()));
+}
+
+base::Counter& RouterMetrics::Errors(RequestSeries& series, std::string_view code) {
+  return FindOrAdd(series, series.errors, code, kOther, [&](std::string_view name, const RequestLabels& l) {
+    return errors_.Share({l.model, l.target_model, l.fairness_id, l.priority, name});
+  });
 }
 
 base::Counter& RouterMetrics::Rewrites(RequestSeries& series, std::string_view rewrite) {
-  if (base::Counter* found = series.rewrites.Find(rewrite)) return *found;
-  const std::lock_guard lock(mutex_);
-  if (series.rewrites.full()) rewrite = kOther;
-  if (base::Counter* found = series.rewrites.Find(rewrite)) return *found;
-  const RequestLabels l = series.labels();
-  const bool gone = series.state.load(std::memory_order_relaxed) == RequestSeries::kGone;
-  return series.rewrites.Add(rewrite, gone ? std::make_shared<base::Counter>()
-                                           : rewrites_.Share({rewrite, l.model, l.target_model}));
+  return FindOrAdd(series, series.rewrites, rewrite, kOther,
+                   [&](std::string_view name, const RequestLabels& l) {
+                     return rewrites_.Share({name, l.model, l.target_model});
+                   });
 }
 
 base::Counter& RouterMetrics::Stages(RequestSeries& series, View& view, const StagesChosen& chosen) {
   std::string& key = view.key;
   key.assign(chosen.plugin_name).append(1, '\n').append(chosen.plugin_type);
   key.append(1, '\n').append(chosen.decision);
-  if (base::Counter* found = series.stages.Find(key)) return *found;
-  const std::lock_guard lock(mutex_);
-  if (series.stages.full()) key = "other\nother\nother";
-  if (base::Counter* found = series.stages.Find(key)) return *found;
-  const bool gone = series.state.load(std::memory_order_relaxed) == RequestSeries::kGone;
-  return series.stages.Add(key, gone ? std::make_shared<base::Counter>()
-                                     : stages_.Share(StagesLabels(key, series.labels().target_model)));
+  return FindOrAdd(series, series.stages, key, "other\nother\nother",
+                   [&](std::string_view name, const RequestLabels& l) {
+                     return stages_.Share(StagesLabels(name, l.target_model));
+                   });
 }
 
 // ---- What leaves it.

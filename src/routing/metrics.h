@@ -69,6 +69,9 @@ class RouterMetrics {
   void Collect(std::shared_ptr<const fleet::Snapshot> snapshot, base::Nanos now, base::Nanos staleness);
 
  private:
+  template <typename Share>
+  base::Counter& FindOrAdd(RequestSeries& series, NamedCounters& counters, std::string_view name,
+                           std::string_view rest, const Share& share);
   // Whose name it is, and which part of the page it may take.
   enum Kind : uint8_t { kKept, kFairness, kMadeUp, kKinds };
   struct Record {

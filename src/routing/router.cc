@@ -275,9 +275,9 @@ struct Router::Impl {
   void Tell(const Asked& asked, Worker::Impl& worker);
   void DecideShadow(const fleet::PoolSnapshot& pool, Worker::Impl& worker, Decision& decision) const;
 
-  // Of a request whose prompt was looked up.
   void CountStages(const scheduling::Config::Instance& handler, const scheduling::Outcome& outcome,
                    RequestSeries& series, Worker::Impl& worker);
+  // Of a request whose prompt was looked up.
   void CountPrefixes(const fleet::PoolSnapshot& pool, const scheduling::Outcome& outcome,
                      Worker::Impl& worker);
 

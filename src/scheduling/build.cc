@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "api/endpoint_picker_config.h"
 #include "api/print.h"
 #include "api/scalars.h"
 #include "base/json_writer.h"
@@ -206,12 +207,10 @@ std::shared_ptr<void> Build::Remember(std::type_index type,
   return compiler_.Remember(spec_.type + "\n" + spec_.name + "\n" + type.name(), make);
 }
 
-constexpr size_t kMaxUnread = 1000;
-
 // What the reference does not look at either is no mistake that would keep it from running.
 void Build::WarnOfUnread() {
   if (!LeavesParametersUnread(spec_.type) || !reader_.valid()) return;
-  for (const auto& [key, node] : reader_.node().Members(kMaxUnread)) {
+  for (const auto& [key, node] : reader_.node().Members(api::kMaxParameters)) {
     const auto asked = [&key = key](const ParameterInfo& parameter) { return parameter.name == key; };
     if (std::any_of(parameters_.begin(), parameters_.end(), asked)) continue;
     node.Warn("unknown field, without effect: this type has no parameters");

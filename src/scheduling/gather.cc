@@ -266,7 +266,6 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   unsigned seen = 0;
   bool untold = false;
   size_t most = 1;  // slots of one engine
-  const uint32_t line = adapter == fleet::kNoAdapter ? 0 : adapter;
   for (size_t i = 0; i < n; ++i) {
     unsigned bits = loads[i]->last().lora_room ? kAdapterRoom : 0;
     if (adapter != fleet::kNoAdapter) {
@@ -277,7 +276,7 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
                          cell.adapter_resident(adapter) * kAdapterResident);
     }
     if (believed) {
-      const Slots slots = cells[i]->adapter_slots(line);
+      const Slots slots = cells[i]->adapter_slots();
       untold |= slots.state == Slots::kUntold;
       most = std::max<size_t>(most, slots.max);
       if (slots.state == Slots::kFree && adapters <= slots.max && (bits & kAdapterRoom) != 0)
@@ -292,7 +291,7 @@ bool GatherPages(const Fours& fours, const Scratch::Impl::Arrays s) noexcept {
   // would never get its first.
   const unsigned bits = kAdapterRoom | (adapters <= most ? kAdapterFree : 0u);
   for (size_t i = 0; i < n; ++i) {
-    if (cells[i]->adapter_slots(line).state == Slots::kUntold) out[i] = static_cast<float>(bits);
+    if (cells[i]->adapter_slots().state == Slots::kUntold) out[i] = static_cast<float>(bits);
   }
   return true;
 }
@@ -421,8 +420,8 @@ std::shared_ptr<const EndpointColumns> ComputeEndpointColumns(const Config& conf
   bool adapters = false;
   const bool adapter = request.adapter != fleet::kNoAdapter && !pool.adapters.empty();
   // A base model needs no slot; the reference asks for room for it, too.
-  const bool base = ledger && !adapter && pool.served->contains(request.target_model);
-  if (adapter || (together.lora_room && !base)) [[unlikely]]
+  const auto is_base = [&] { return ledger && pool.served->contains(request.target_model); };
+  if (adapter || (together.lora_room && !is_base())) [[unlikely]]
     adapters = GatherAdapters(loads, cells, adapter ? request.adapter : fleet::kNoAdapter,
                               pool.adapters.size(), ledger, s.adapter);
   s.table[kAdapter.id] = adapters ? s.adapter : s.no_adapter;

@@ -218,7 +218,7 @@ const char* PlainSlot(const fleet::PoolSnapshot& pool, const fleet::EndpointCell
   using Slots = fleet::AdapterSlots;
   const bool known = adapter != fleet::kNoAdapter && !pool.adapters.empty();
   if (!known && !averages.any_room) return "none";
-  const Slots slots = cell.adapter_slots(known ? adapter : 0);
+  const Slots slots = cell.adapter_slots();
   const size_t adapters = pool.adapters.size();
   if (slots.state == Slots::kUntold) return adapters <= averages.most_slots ? "free slot" : "room";
   if (!cell.lora_has_room()) return "none";

@@ -73,12 +73,6 @@ net::HttpResponse Refusal(int status) {
   return response;
 }
 
-int HexDigit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  const char lower = static_cast<char>(c | 0x20);
-  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
-}
-
 // The value of a query's parameter, decoded; nothing where it is not there.
 std::optional<std::string> QueryValue(std::string_view target, std::string_view name) {
   const size_t query = target.find('?');
@@ -87,16 +81,9 @@ std::optional<std::string> QueryValue(std::string_view target, std::string_view 
     const size_t equals = std::min(pair.find('='), pair.size());
     if (pair.substr(0, equals) != name) continue;
     const std::string_view text = pair.substr(std::min(equals + 1, pair.size()));
-    std::string value;
-    for (size_t i = 0; i < text.size(); ++i) {
-      const bool escape =
-          text[i] == '%' && i + 2 < text.size() && HexDigit(text[i + 1]) >= 0 && HexDigit(text[i + 2]) >= 0;
-      value += escape           ? static_cast<char>(HexDigit(text[i + 1]) << 4 | HexDigit(text[i + 2]))
-               : text[i] == '+' ? ' '
-                                : text[i];
-      if (escape) i += 2;
-    }
-    return value;
+    std::string value(text);
+    std::replace(value.begin(), value.end(), '+', ' ');
+    return base::PercentDecoded(value);
   }
   return std::nullopt;
 }

@@ -28,8 +28,8 @@ constexpr int64_t kStreamWindow = 256 << 10;
 constexpr int64_t kConnectionWindow = 1 << 20;
 constexpr int64_t kRetryBuffer = 1 << 20;
 constexpr int64_t kAllStreamsWindow = 1 << 30;
-constexpr int64_t kMostFrames =
-    1'000'000;  // that wait to be sent to the picker; Envoy's heap limit comes first
+// Frames that wait to be sent to the picker; Envoy's heap limit comes first.
+constexpr int64_t kMostFrames = 1'000'000;
 
 Json Type(std::string_view name) { return JsonText("type.googleapis.com/" + std::string(name)); }
 Json Seconds(int64_t seconds) { return JsonText(std::to_string(seconds) + "s"); }

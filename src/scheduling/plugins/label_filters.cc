@@ -88,9 +88,9 @@ Requirement Roles(std::vector<std::string> roles, bool or_absent) {
   return {.key = "llm-d.ai/role", .values = std::move(roles), .or_absent = or_absent};
 }
 
-}  // namespace
-
 constexpr size_t kMaxRequirements = 1000;
+
+}  // namespace
 
 std::unique_ptr<Plugin> MakeLabelSelectorFilter(Build& build) {
   std::vector<Requirement> requirements;

@@ -27,9 +27,9 @@ class LoraAffinityFilter final : public Plugin, public Filter {
         exploration_(build.Number("exploration", 0.001, 0, 1,
                                   "Share of picks that load an adapter on a further endpoint")),
         load_cost_(build.Float("loadCost", 1000, 0, 1e9, "What loading an adapter costs, in ms")),
-        free_slot_requests_(build.Float(
-            "freeSlotRequests", 32, 0, 1e9,
-            "Open requests more than where a slot is empty, from which on the adapter is loaded there")) {}
+        free_slot_requests_(build.Float("freeSlotRequests", 32, 0, 1e9,
+                                        "So many open requests more than on an endpoint with an empty slot, "
+                                        "and the adapter is loaded there, too")) {}
 
   size_t Apply(const Context& context, std::span<const uint32_t> in, uint32_t* out) const noexcept override {
     const float* adapter = context.columns[adapter_];
@@ -64,7 +64,7 @@ class LoraAffinityFilter final : public Plugin, public Filter {
     const unsigned bits = AdapterBits(context.columns[adapter_][position]);
     if (Here(bits)) return "has the adapter, but this pick explores an endpoint with room";
     if (Free(bits)) return "the adapter is not loaded here, but elsewhere";
-    if (Room(bits)) return "the adapter would take the place of another one here";
+    if (Room(bits)) return "the adapter is not loaded here; elsewhere it is, or a slot is empty";
     return "the adapter is not loaded and there is no room for it";
   }
 

@@ -50,7 +50,7 @@ class TimeToFirstTokenScorer final : public Plugin, public Scorer {
     const float load_cost = build.Float("loadCost", 1000, 0, 1e9, "What loading an adapter costs, in ms");
     const float free_slot_cost =
         build.Float("freeSlotCost", 100, 0, 1e9,
-                    "The same where a slot is empty, in ms: it is paid once, and used for long");
+                    "What loading one into an empty slot costs, in ms: all requests that follow use it");
     scale_ = 1 / build.Float("horizon", 600'000, 1, 1e9, "Time to first token that scores 0, in ms");
     for (unsigned bits = 0; bits < loading_.size(); ++bits) {
       if ((bits & kAdapterHere) != 0) continue;
